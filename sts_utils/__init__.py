@@ -1,0 +1,1 @@
+"""Predict, before fine-tuning, how much each domain's performance will move."""

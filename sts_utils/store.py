@@ -1,0 +1,104 @@
+"""Artifacts on disk: computed once, written atomically, verified when read.
+
+An artifact is a folder `data/runs/<name>-<key>/` whose `made.json` holds the recipe that it was made
+by (settings, seed, versions) and the SHA-256 of each of its files. The key is a hash of the recipe,
+so another recipe is another artifact; a file that does not match its hash is computed again.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file, save_file
+
+log = logging.getLogger(__name__)
+
+#: The project's folder; `STS_ROOT` moves data and figures elsewhere (tests do).
+ROOT = Path(os.environ.get("STS_ROOT", Path(__file__).resolve().parents[1]))
+DATA = ROOT / "data"
+CACHE = DATA / "cache"
+RUNS = DATA / "runs"
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what computes: part of every recipe."""
+    packages = ("torch", "transformers", "sae-lens", "lm-eval", "numpy")
+    return {p: importlib.metadata.version(p) for p in packages}
+
+
+def digest(value: object) -> str:
+    """A short hash of anything JSON can write."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `folder` only when the block ends without an error."""
+    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(scratch, folder)
+    except OSError as error:
+        if error.errno == 28:
+            raise ValueError(f"the disk is full: free some space below {DATA} and start again") from None
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def folder(name: str, recipe: Mapping, make: Callable[[Path], None]) -> Path:
+    """The artifact `name` made by `recipe`: found and whole, or made now by `make(folder)`."""
+    recipe = json.loads(json.dumps({**recipe, "versions": versions()}, default=str))
+    path = RUNS / f"{name}-{digest(recipe)}"
+    if path.exists():
+        if _whole(path):
+            return path
+        log.warning("%s is damaged: computing it again", path.relative_to(ROOT))
+    with atomic_folder(path) as scratch:
+        make(scratch)
+        hashes = {f.relative_to(scratch).as_posix(): file_hash(f) for f in scratch.rglob("*") if f.is_file()}
+        made = {"recipe": recipe, "files": hashes}
+        (scratch / "made.json").write_text(json.dumps(made, indent=1, sort_keys=True))
+    return path
+
+
+def frame(name: str, recipe: Mapping, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """A table, stored as parquet."""
+    path = folder(name, recipe, lambda out: compute().to_parquet(out / "table.parquet", index=False))
+    return pd.read_parquet(path / "table.parquet")
+
+
+def arrays(name: str, recipe: Mapping, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Named arrays, stored as safetensors."""
+    path = folder(name, recipe, lambda out: save_file(compute(), out / "arrays.safetensors"))
+    return load_file(path / "arrays.safetensors")
+
+
+def _whole(path: Path) -> bool:
+    """Whether every file of an artifact is there and matches its hash."""
+    try:
+        files = json.loads((path / "made.json").read_text())["files"]
+        return all(file_hash(path / file) == expected for file, expected in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
