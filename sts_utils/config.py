@@ -18,7 +18,7 @@ class Section(BaseModel):
 
 
 class ShiftSettings(Section):
-    """Step 1, shifted dimensions (PAPER §2: two demonstrations, 20,000 tokens)."""
+    """Step 1, shifted dimensions (the paper: two demonstrations, 20,000 tokens)."""
 
     demonstrations: PositiveInt = 2
     """Training examples in context before each query."""
@@ -35,7 +35,7 @@ class ShiftSettings(Section):
 
 
 class StsSettings(Section):
-    """Step 2, scores of the downstream domains (PAPER §2: five demonstrations, 10,000 tokens)."""
+    """Step 2, scores of the downstream domains (the paper: five demonstrations, 10,000 tokens)."""
 
     demonstrations: PositiveInt = 5
     """Chain-of-thought demonstrations of the domain."""

@@ -17,7 +17,7 @@ import yaml
 
 from sts_utils.store import DATA
 
-#: The paper's instruction after every training question (PAPER §2).
+#: The paper's instruction after every training question (the paper's protocol).
 MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
 
 #: MMLU-Pro's 14 categories.
@@ -58,14 +58,19 @@ def load(name: str, seed: int = 0, size: int | None = None) -> list[Example]:
 
     Raises ValueError, in one line, for an unknown name, a missing field or an empty corpus.
     """
+    examples = list(_read(name))
+    random.Random(seed).shuffle(examples)
+    return examples[:size]
+
+
+@cache
+def _read(name: str) -> tuple[Example, ...]:
     if name not in CORPORA:
         raise ValueError(f"unknown corpus {name!r}: choose from {', '.join(CORPORA)}")
     examples = CORPORA[name]()
     if not examples:
         raise ValueError(f"corpus {name!r} is empty")
-    examples = sorted(examples, key=lambda e: e.id)
-    random.Random(seed).shuffle(examples)
-    return examples[:size]
+    return tuple(sorted(examples, key=lambda e: e.id))
 
 
 def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:
@@ -183,9 +188,7 @@ def mmlu_cot() -> list[Example]:
             if not found or len(options) != 4:
                 continue
             answer = options["ABCD".index(found.group(1))]
-            examples.append(
-                Example(question.strip(), target, answer, category, f"cot-{subject}-{i}", options=options)
-            )
+            examples.append(Example(question.strip(), target, answer, category, f"cot-{subject}-{i}", options=options))
     return examples
 
 
@@ -319,5 +322,3 @@ def dialogues() -> list[tuple[str, str]]:
             pairs.append(("\n".join(part for part in parts if part), str(row["answer"]).strip()))
     pairs += [(e.query, e.solution) for e in gsm_symbolic()]
     return sorted(set(pairs))
-
-

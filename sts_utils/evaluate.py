@@ -1,6 +1,10 @@
 """Performance of a model in each domain: lm-eval's tasks, scored by the likelihood of each option."""
 
+import contextlib
+import io
 import itertools
+import logging
+import sys
 from collections.abc import Sequence
 
 import datasets
@@ -10,12 +14,14 @@ import pandas as pd
 import torch
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from sts_utils import models
 from sts_utils.data import Example, by_domain
 from sts_utils.extract import batch_tokens
 from sts_utils.finetune import answer_logits, collate, tokenize
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 #: What is measured on every question; columns of `performance`.
 MEASURES = ("gold_probability", "gold_loglik", "accuracy")
@@ -31,7 +37,8 @@ class OptionsLM(LM):
 
     def __init__(self, model, tokenizer, tokens: int | None = None, desc: str = "evaluate"):
         super().__init__()
-        self.model, self.tokenizer, self.desc = model, tokenizer, desc
+        self.model, self.tokenizer = model, tokenizer
+        self.bar = {"desc": desc, "unit": "question", "leave": False, "file": sys.stderr}
         self.tokens = tokens or batch_tokens()
 
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
@@ -42,7 +49,7 @@ class OptionsLM(LM):
             options.append([self._encode(request.args[1]) for request in group])
         found = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]) + sum(map(len, options[i])))
-        with tqdm(total=len(rows), desc=self.desc, unit="question", leave=False) as bar:
+        with tqdm(total=len(rows), **self.bar) as bar:
             for batch in self._batches(order, rows, options):
                 scored = self._score([rows[i] for i in batch], [options[i] for i in batch])
                 for i, values in zip(batch, scored, strict=True):
@@ -134,7 +141,8 @@ def options_task(name: str, examples: Sequence[Example], tokenizer) -> Configura
             "task": name, "custom_dataset": lambda **_: {"test": dataset}, "test_split": "test",
             "output_type": "multiple_choice", "doc_to_text": lambda doc: doc["prompt"],
             "doc_to_choice": lambda doc: doc["options"], "doc_to_target": lambda doc: doc["gold"],
-            "target_delimiter": "", "metric_list": [{"metric": "acc"}],
+            "target_delimiter": "",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         }
     )  # fmt: skip
 
@@ -149,10 +157,10 @@ def performance(
     `gold_loglik` = ℓ_g / n_g in nats a token; `accuracy` = 1 if ℓ_g / characters is the largest.
     """
     groups = by_domain(examples)
-    tasks = [options_task(domain, questions, tokenizer) for domain, questions in groups.items()]
-    results = lm_eval.simple_evaluate(
-        model=OptionsLM(model, tokenizer, tokens, desc), tasks=tasks, bootstrap_iters=0, verbosity="ERROR"
-    )
+    tasks = {domain: options_task(domain, questions, tokenizer) for domain, questions in groups.items()}
+    lm = OptionsLM(model, tokenizer, tokens, desc)
+    with contextlib.redirect_stderr(io.StringIO()):  # lm-eval's own bars, one a task
+        results = lm_eval.evaluate(lm, {"tasks": tasks}, bootstrap_iters=0, verbosity="ERROR")
     rows = []
     for domain in groups:
         for sample in results["samples"][domain]:

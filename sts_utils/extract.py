@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import psutil
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from sts_utils import saes
 from sts_utils.prompts import Prompt
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FeatureStats:
-    """Sums over the query tokens of each example, in conditions a and b (PAPER §1).
+    """Sums over the query tokens of each example, in conditions a and b (the paper's definition).
 
     Rows are examples, so that a bootstrap can draw them again. With h the SAE features [F] and r the
     raw residual stream [d_model] of one token, and Δ the difference b − a on the *same* token:
@@ -112,9 +112,7 @@ def _sums(indices, lengths, residuals, sae, sink_norm, features, ids) -> dict[in
     kept = [(rows.norm(dim=-1) < sink_norm) for rows in residuals]
     kept = (kept[0] & kept[1]).split(lengths)
     h_a, h_b = (saes.encode(sae, rows, features) for rows in residuals)
-    columns = zip(
-        indices, kept, *(x.split(lengths) for x in (h_a, h_b, residuals[0], residuals[1])), strict=True
-    )
+    columns = zip(indices, kept, *(x.split(lengths) for x in (h_a, h_b, residuals[0], residuals[1])), strict=True)
     sums = {}
     for index, keep, h, h_other, r, r_other in columns:
         h, h_other, r, r_other = (x[keep].double() for x in (h, h_other, r, r_other))
@@ -201,16 +199,14 @@ def stream_stats(
     pairs: Sequence[tuple[Prompt, Prompt]], model, sae, *, sink_norm: float, max_rows: int = 10_000,
     generated: dict[tuple[str, str], Sequence[int]] | None = None,
 ) -> FeatureStats:  # fmt: skip
-    """The released code's reading (PAPER §4, `alignment: stream`): row i of one stream against row i
+    """The released code's reading (released code, `alignment: stream`): row i of one stream against row i
     of the other, whatever tokens they are.
 
     A stream is every token of a condition's prompts in order (header, demonstrations, query, and the
     tokens of `generated[example_id, condition]`), its first `max_rows` rows. Sinks are left out.
     """
     generated = generated or {}
-    streams = [
-        _stream([p[side] for p in pairs], model, sink_norm, max_rows, generated) for side in (0, 1)
-    ]
+    streams = [_stream([p[side] for p in pairs], model, sink_norm, max_rows, generated) for side in (0, 1)]
     rows = min(map(len, streams))
     blocks = torch.arange(rows).split(-(-rows // 32))  # 32 blocks stand in for examples
     lengths = [len(b) for b in blocks]

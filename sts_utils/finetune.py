@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from transformers import Trainer, TrainingArguments
+from tqdm import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from sts_utils import models
 from sts_utils.config import Profile
 from sts_utils.data import Example
 
-#: The paper's optimizer (PAPER §2).
+#: The paper's optimizer (the paper's protocol).
 BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
 
 
@@ -71,6 +72,23 @@ class AnswerTrainer(Trainer):
         return loss / (num_items_in_batch if num_items_in_batch is not None else keep.sum())
 
 
+class Bar(TrainerCallback):
+    """A progress bar with the loss; the Trainer's own prints a table a step."""
+
+    def __init__(self, desc: str):
+        self.desc = desc
+
+    def on_train_begin(self, args, state, control, **_):
+        self.bar = tqdm(total=state.max_steps, desc=self.desc, unit="step", leave=False)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.bar.update(state.global_step - self.bar.n)
+        self.bar.set_postfix(loss=f"{logs.get('loss', float('nan')):.3f}")
+
+    def on_train_end(self, args, state, control, **_):
+        self.bar.close()
+
+
 def master_adamw(model, lr: float) -> tuple[torch.optim.AdamW, list[torch.Tensor]]:
     """AdamW over a float32 copy of the weights (returned too, in the order of `model.parameters()`);
     each step writes it back to the model's dtype.
@@ -103,7 +121,7 @@ def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> 
     """Fine-tune the profile's whole model on `examples`, save it in `out`, return the training log.
 
     Loss on answers only, full fine-tuning, AdamW with float32 updates, cosine schedule with 10%
-    warm-up (PAPER §2). The weights are saved in float32. Columns of the log: step, loss, lr, seed.
+    warm-up (the paper's protocol). The weights are saved in float32. Columns of the log: step, loss, lr, seed.
     """
     settings = profile.sft
     torch.manual_seed(seed)
@@ -116,17 +134,20 @@ def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> 
         gradient_accumulation_steps=settings.batch // settings.micro_batch,
         lr_scheduler_type="cosine", warmup_steps=WARMUP, max_grad_norm=CLIP,
         train_sampling_strategy="group_by_length", logging_steps=1, save_strategy="no", report_to=[],
+        disable_tqdm=True, log_level="error",
         remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_pin_memory=False,
         gradient_checkpointing=settings.gradient_checkpointing,
     )  # fmt: skip
     trainer = AnswerTrainer(
         model, arguments, data_collator=collate, optimizers=(optimizer, None),
-        train_dataset=tokenize(tokenizer, examples, settings.max_length),
+        train_dataset=tokenize(tokenizer, examples, settings.max_length), callbacks=[Bar(f"SFT seed {seed}")],
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     for weight, master in zip(model.float().parameters(), masters, strict=True):
         weight.data.copy_(master)
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with models.quiet():
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     return log[["step", "loss", "learning_rate"]].rename(columns={"learning_rate": "lr"}).assign(seed=seed)

@@ -54,9 +54,7 @@ def check(name: str, layer: int, revision: str | None = None) -> int:
     config = _reachable(name, lambda where: AutoConfig.from_pretrained(where, revision=revision))
     config = config.get_text_config()
     if not 0 <= layer < config.num_hidden_layers:
-        raise ValueError(
-            f"model {name!r} has blocks 0..{config.num_hidden_layers - 1}, not {layer}: change `layer`"
-        )
+        raise ValueError(f"model {name!r} has blocks 0..{config.num_hidden_layers - 1}, not {layer}: change `layer`")
     return config.hidden_size
 
 
@@ -167,9 +165,7 @@ def _convert_packaged(name: str) -> Path:
     except PackageNotFoundError:
         raise ValueError(f"model {name!r} needs the package {package}: run `make setup`") from None
     with quiet(), atomic_folder(folder) as out:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
-        )
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         # a model read from GGUF refuses save_pretrained: copy it into a plain one of its own class
         config = {k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"}
         plain = type(loaded)(type(loaded.config).from_dict(config))

@@ -35,7 +35,7 @@ class Prompt:
 
 
 def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = ()) -> Prompt:
-    """The chat turns [x_1, y_1, ..., x_t, y_t, x] and the span of x (PAPER §2, step 1).
+    """The chat turns [x_1, y_1, ..., x_t, y_t, x] and the span of x (the paper's step 1).
 
     The span is found by rendering the template around a mark, and by character offsets, so it holds
     for any chat template.
@@ -79,9 +79,7 @@ def prompt_pairs(
     return pairs
 
 
-def choose_demonstrations(
-    examples: Sequence[Example], per_set: int, n_sets: int, seed: int
-) -> list[list[Example]]:
+def choose_demonstrations(examples: Sequence[Example], per_set: int, n_sets: int, seed: int) -> list[list[Example]]:
     """`n_sets` sets of `per_set` demonstrations, no two of one set from the same group."""
     rng = random.Random(seed)
     sets = []

@@ -147,6 +147,64 @@ def quality(sae, rows: Iterable[torch.Tensor]) -> dict[str, float]:
     return {"fvu": residual / total, "l0": active / n, "dead": 1 - fired.float().mean().item(), "rows": n}
 
 
+@torch.inference_mode()
+def residual_norms(model, sequences: Iterable[list[int]]) -> torch.Tensor:
+    """Residual norm of every token, sinks too."""
+    norms = []
+    for sequence in sequences:
+        hidden = model(input_ids=torch.tensor([sequence], device=model.device), use_cache=False).last_hidden_state
+        norms.append(hidden[0].float().norm(dim=-1).cpu())
+    return torch.cat(norms)
+
+
+@torch.inference_mode()
+def firing_frequency(sae, rows: Iterable[torch.Tensor]) -> torch.Tensor:
+    """[F] share of rows on which each feature fires."""
+    counts = [((encode(sae, chunk) > 0).sum(0), len(chunk)) for chunk in rows]
+    return sum(fired for fired, _ in counts).float() / sum(n for _, n in counts)
+
+
+@torch.inference_mode()
+def loss_recovered(model, sae, layer: int, sequences: Iterable[list[int]]) -> dict[str, float]:
+    """Share of the language-model loss that the SAE's reconstruction keeps, against mean-ablation.
+
+    Cross-entropy a token (nats) with the residual stream after `layer` as it is (`loss`), replaced by
+    its reconstruction (`loss_sae`) and by its mean over the text (`loss_mean`); sinks stay as they are.
+    loss_recovered = (loss_mean − loss_sae) / (loss_mean − loss).
+    """
+    sequences = list(sequences)
+    seen = []
+
+    def total(replace) -> float:
+        def hook(_module, _inputs, output):
+            hidden = output[0] if isinstance(output, tuple) else output
+            norms = hidden.float().norm(dim=-1)
+            keep = norms < SINK_FACTOR * norms.median()
+            hidden[keep] = replace(hidden[keep].float()).to(hidden.dtype)
+
+        handle = model.model.layers[layer].register_forward_hook(hook)
+        try:
+            losses = []
+            for sequence in sequences:
+                ids = torch.tensor([sequence], device=model.device)
+                logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+                losses.append(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item())
+        finally:
+            handle.remove()
+        return sum(losses) / sum(len(sequence) - 1 for sequence in sequences)
+
+    def remember(rows):
+        seen.append(rows.mean(0))
+        return rows
+
+    loss = total(remember)
+    mean = torch.stack(seen).mean(0)
+    loss_sae = total(lambda rows: sae.decode(encode(sae, rows).to(sae.dtype)).float())
+    loss_mean = total(lambda rows: mean.expand_as(rows))
+    recovered = (loss_mean - loss_sae) / (loss_mean - loss)
+    return {"loss": loss, "loss_sae": loss_sae, "loss_mean": loss_mean, "loss_recovered": recovered}
+
+
 def encode(sae, rows: torch.Tensor, features=None) -> torch.Tensor:
     """SAE features [tokens, F] of residual rows [tokens, d_model], in the SAE's dtype; or only the
     columns `features`."""

@@ -24,8 +24,8 @@ class ShiftedDims:
 def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> np.ndarray:
     """Each feature's shift, [F] (or [d_model] with `raw`, for the residual stream's own dims).
 
-    `paper`: E_x (Δh_j)², the mean over query tokens (PAPER §1). `released_code`: the sum over tokens
-    (PAPER §4); the ranking is the same.
+    `paper`: E_x (Δh_j)², the mean over query tokens (the paper's definition). `released_code`: the sum over tokens
+    (released code); the ranking is the same.
     """
     field = "dr2" if raw else "dh2"
     if definition == "paper":
@@ -35,10 +35,8 @@ def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> 
     raise ValueError(f"definition {definition!r}: choose paper or released_code")
 
 
-def shifted_dims(
-    stats: FeatureStats, n: int | None = 100, definition: str = "paper", raw: bool = False
-) -> ShiftedDims:
-    """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))² (PAPER §1). Ties go to the lower id.
+def shifted_dims(stats: FeatureStats, n: int | None = 100, definition: str = "paper", raw: bool = False) -> ShiftedDims:
+    """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))² (the paper's definition). Ties go to the lower id.
 
     `n=None` ranks every feature. Raises ValueError for n larger than the SAE.
     """

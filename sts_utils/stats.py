@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
-#: Domains that enter a correlation: all of them, or the paper's selection by the outcome (PAPER §2).
+#: Domains that enter a correlation: all of them, or the paper's selection by the outcome (the paper's protocol).
 SELECTIONS = ("all", "paper")
 CHANGES = ("absolute", "signed")
 
@@ -30,9 +30,8 @@ class Observations:
 
     def scores(self) -> np.ndarray:
         """[S, D] scores: Σ sums / Σ tokens."""
-        return np.array(
-            [[s.sum() / t.sum() for s, t in zip(*rows, strict=True)] for rows in zip(self.sums, self.tokens, strict=True)]
-        )  # fmt: skip
+        both = zip(self.sums, self.tokens, strict=True)
+        return np.array([[s.sum() / t.sum() for s, t in zip(*row, strict=True)] for row in both])
 
     def mean_changes(self) -> np.ndarray:
         """[S, D] mean change of performance."""

@@ -313,3 +313,10 @@ def observations(profile: Profile, measure: str | None = None) -> dict[str, stat
             domains, [[p[d][0] for d in domains] for p in parts], [[p[d][1] for d in domains] for p in parts], by_domain
         )
     return found
+
+
+def held_out(profile: Profile) -> pd.DataFrame:
+    """Held-out solutions' log-likelihood before and after, a row a question and seed; column `when`."""
+    frames = [held_out_performance(profile, None).assign(when="before", seed=pd.NA)]
+    frames += [held_out_performance(profile, seed).assign(when="after", seed=seed) for seed in profile.seeds]
+    return pd.concat(frames, ignore_index=True)

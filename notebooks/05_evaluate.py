@@ -1,0 +1,59 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Evaluate: what moved?
+#
+# lm-eval asks every domain's questions before and after fine-tuning. A 135M model is near chance when it must
+# name the right letter, so performance here is the **probability of the gold option among the options**,
+# from the likelihood of the options' texts; the gold text's log-likelihood and the accuracy stand beside it.
+# The same questions are asked before and after, so each change is paired and has a standard error.
+
+# %% tags=["parameters"]
+PROFILE = "smol"
+SEEDS = None  # like "0,1,2"; the profile's own if None
+
+# %%
+import matplotlib.pyplot as plt
+
+from sts_utils import config, tables, units
+
+profile = config.load(PROFILE, SEEDS)
+before = units.performance(profile, None)
+print(f"{len(before)} questions in {before.domain.nunique()} domains")
+
+# %%
+before.drop(columns="id").groupby("domain").mean().round(3)
+
+# %% [markdown]
+# ## Change
+#
+# After − before, question by question, mean over seeds, in points.
+
+# %%
+changes = units.changes(profile)
+table, caption = tables.performance_change(changes, profile)
+ours = [c for c in table.columns if not c.startswith("paper")]
+table[ours].round(2)
+
+# %%
+figure, axis = plt.subplots(figsize=(5, 3))
+measure = f"{profile.evaluation.measure} change"
+rows = table.sort_values(measure)
+bars = [rows[measure] - rows.low, rows.high - rows[measure]]
+axis.errorbar(rows[measure], rows.domain, xerr=bars, fmt="o", color="C0", capsize=2)
+axis.axvline(0, color="0.5", lw=0.8)
+axis.set(xlabel=f"change of {profile.evaluation.measure}, points (95% interval)")
+# %%
+clear = int(((table.low > 0) | (table.high < 0)).sum())
+print(f"{clear} of {len(table)} domains moved by more than their 95% interval.")

@@ -1,0 +1,7 @@
+"""`python -m sts_utils …`: see run.main."""
+
+import sys
+
+from sts_utils.run import main
+
+sys.exit(main())

@@ -1,0 +1,153 @@
+"""The stages in order: papermill runs the notebooks, each once for a profile, seeds and code."""
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from sts_utils import config, store, units
+from sts_utils.config import Profile
+from sts_utils.store import DATA, ROOT, RUNS
+
+NOTEBOOKS = ROOT / "notebooks"
+STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot")
+#: Rendered for readers, but no part of a run: it documents how the shipped SAE was trained.
+DOCUMENTED = ("00_train_saes", *STAGES)
+
+
+def reproduce(name: str, seeds: str | None = None, stages: tuple[str, ...] = STAGES) -> list[Path]:
+    """Run the stages of profile `name` that are not done yet; returns the executed notebooks.
+
+    A stage is done when its executed notebook is in the store for this profile, these seeds, this
+    notebook and this package, and the figures and tables that it wrote are still as it wrote them.
+    """
+    profile = config.load(name, seeds)
+    units.prepare(profile)
+    parameters = {"PROFILE": name, "SEEDS": seeds}
+    executed = []
+    for number, stage in enumerate(stages, 1):
+        path = _stage_folder(stage, profile)
+        label = f"[{number}/{len(stages)}] {stage}"
+        if path.exists() and not _products_intact(path):
+            shutil.rmtree(path)
+        if path.exists():
+            print(f"{label}: done before", flush=True)
+        else:
+            start = time.time()
+            print(f"{label}: running", flush=True)
+            with store.atomic_folder(path) as scratch:
+                _execute(stage, parameters, ROOT / "figures" / profile.name, scratch)
+            print(f"{label}: {time.time() - start:.0f} s", flush=True)
+        target = RUNS / "notebooks" / profile.name / f"{stage}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path / f"{stage}.ipynb", target)
+        executed.append(target)
+    return executed
+
+
+def _stage_folder(name: str, profile: Profile) -> Path:
+    package = {p.name: store.file_hash(p) for p in sorted(Path(__file__).parent.glob("*.py"))}
+    source = store.file_hash(NOTEBOOKS / f"{name}.py")
+    recipe = {"notebook": source, "package": package, "profile": profile.model_dump(), "versions": store.versions()}
+    return RUNS / f"stage-{name}-{store.digest(recipe)}"
+
+
+def _execute(name: str, parameters: dict, figures: Path, folder: Path) -> None:
+    """Run one notebook with papermill into `folder`, and note which files it wrote in `figures`."""
+    start = time.time()
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Path(scratch) / f"{name}.ipynb"
+        nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)
+        papermill.execute_notebook(
+            source, folder / f"{name}.ipynb", parameters=parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
+            progress_bar=False, log_output=True,
+        )  # fmt: skip
+    tidy(folder / f"{name}.ipynb", name)
+    written = [f for f in figures.rglob("*") if f.is_file() and f.stat().st_mtime >= start]
+    products = {f.relative_to(ROOT).as_posix(): store.file_hash(f) for f in sorted(written)}
+    (folder / "products.json").write_text(json.dumps(products, indent=1))
+
+
+def _products_intact(path: Path) -> bool:
+    try:
+        products = json.loads((path / "products.json").read_text())
+        return all(store.file_hash(ROOT / file) == expected for file, expected in products.items())
+    except (OSError, ValueError):
+        return False
+
+
+def tidy(path: Path, name: str) -> None:
+    """Strip what running left in a notebook: the injected cell, bars, warnings, times, random ids."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    for number, cell in enumerate(cells):
+        cell.id = f"{name}-{number}"
+        cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    notebook.cells = cells
+    keep = ("kernelspec", "language_info", "jupytext")
+    notebook.metadata = {k: notebook.metadata[k] for k in keep if k in notebook.metadata}
+    nbformat.write(notebook, path)
+
+
+def render(name: str, seeds: str | None = None) -> None:
+    """Run every stage and put the executed notebooks beside their sources, to be committed."""
+    for path in reproduce(name, seeds, DOCUMENTED):
+        shutil.copy(path, NOTEBOOKS / path.name)
+
+
+class _Echo(logging.Handler):
+    """What a running notebook writes to stderr (its progress bars), straight to the terminal."""
+
+    def emit(self, record):
+        text = record.getMessage()
+        sys.stderr.write(text if text.startswith(("\r", "\n")) else f"{text}\n")
+        sys.stderr.flush()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: `python -m sts_utils reproduce --profile smol --seeds 0,1,2`."""
+    parser = argparse.ArgumentParser(prog="python -m sts_utils", description=sys.modules["sts_utils"].__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("reproduce", "run the notebooks that are not done yet"),
+        ("render", "run them and refresh the committed notebooks"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
+        command.add_argument("--seeds", default=None, help="like 0,1,2; the profile's own if left out")
+    commands.add_parser("profiles", help="list the profiles")
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "profiles":
+        for name in config.names():
+            print(f"  {name:<12} {config.load(name).about}")
+        return 0
+    os.environ.setdefault("TQDM_MININTERVAL", "5")
+    logging.getLogger("papermill").addHandler(_Echo(logging.WARNING))
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    logging.getLogger("papermill").propagate = False
+    try:
+        profile = config.load(chosen.profile, chosen.seeds)
+        (render if chosen.command == "render" else reproduce)(chosen.profile, chosen.seeds)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except PapermillExecutionError as error:
+        trace = DATA / "runs" / "last-error.txt"
+        trace.write_text("\n".join(error.traceback), encoding="utf-8")
+        print(f"error: {error.ename}: {error.evalue} (whole trace: {trace.relative_to(ROOT)})", file=sys.stderr)
+        return 1
+    print(f"figures and tables: figures/{profile.name}/")
+    print(f"executed notebooks: {(RUNS / 'notebooks' / profile.name).relative_to(ROOT)}/")
+    return 0
