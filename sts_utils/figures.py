@@ -13,7 +13,7 @@ from sts_utils import shift, stats
 from sts_utils.config import Profile
 from sts_utils.data import DOMAINS
 from sts_utils.extract import FeatureStats
-from sts_utils.store import DATA, ROOT
+from sts_utils.store import DATA, FIGURES
 
 #: Colour-blind safe; a domain has the same colour and marker in every figure.
 PALETTE = sns.color_palette("colorblind", 7)
@@ -50,7 +50,7 @@ MEASURE_NAMES = {
 
 def save(figure: Figure, name: str, caption: str, profile: Profile) -> list[Path]:
     """Write a figure as PDF and PNG, and its caption as text, into figures/<profile>/."""
-    folder = ROOT / "figures" / profile.name
+    folder = FIGURES / profile.name
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("pdf", "png", "txt")]
     figure.savefig(paths[0], metadata={"CreationDate": None})
@@ -134,7 +134,7 @@ def fig2a(estimated: Sequence[FeatureStats], actual: Sequence[FeatureStats], pro
         exact = _overlaps(*pairs, np.array([k])).mean()
         band = interval(_overlaps(*drawn, np.array([k])).mean(1)[:, 0])
         at[name] = f"{exact:.0%} (95% interval {band[0]:.0%} to {band[1]:.0%}) at the top {k} of {size}"
-    grid = np.array([0.2, 100])
+    grid = np.geomspace(0.2, 100)
     axis.plot(grid, grid / 100, color=CHANCE_COLOUR, ls="--", label="chance")
     axis.set(xscale="log", xlabel="top dims taken (% of all)", ylabel="overlap, ICL and SFT", ylim=(0, 1.02))
     axis.legend(frameon=False, loc="upper left")
@@ -163,7 +163,7 @@ def fig2b(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str
         axis.fill_between(100 * ks / size, low[ks - 1], high[ks - 1], color=colour, alpha=0.25, lw=0)
         k = max(1, round(0.01 * size))
         at[name] = f"{share[k - 1]:.0%} (95% interval {low[k - 1]:.0%} to {high[k - 1]:.0%})"
-    axis.plot([0.2, 100], [0.002, 1], color=CHANCE_COLOUR, ls="--", label="uniform")
+    axis.plot(np.geomspace(0.2, 100), np.geomspace(0.002, 1), color=CHANCE_COLOUR, ls="--", label="uniform")
     axis.set(xscale="log", xlabel="top dims taken (% of all)", ylabel="share of SFT's change", ylim=(0, 1.02))
     axis.legend(frameon=False, loc="upper left")
     caption = (

@@ -1,7 +1,7 @@
 """Chat prompts with demonstrations, and which of their tokens are the query."""
 
 import random
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,8 +51,8 @@ def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = (
         raise ValueError(f"the chat template of {tokenizer.name_or_path} drops the user's text")
     text = query.query.strip()
     encoded = tokenizer(before + text + after, add_special_tokens=False, return_offsets_mapping=True)
-    starts = [start for start, _ in encoded["offset_mapping"]]
-    span = bisect_left(starts, len(before)), bisect_left(starts, len(before) + len(text))
+    starts, ends = zip(*encoded["offset_mapping"], strict=True)
+    span = bisect_left(starts, len(before)), bisect_right(ends, len(before) + len(text))
     return Prompt(tuple(encoded["input_ids"]), span, query.id, "icl" if demonstrations else "plain")
 
 

@@ -17,7 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import config, store, units
 from sts_utils.config import Profile
-from sts_utils.store import DATA, ROOT, RUNS
+from sts_utils.store import FIGURES, ROOT, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
 STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot")
@@ -46,7 +46,7 @@ def reproduce(name: str, seeds: str | None = None, stages: tuple[str, ...] = STA
             start = time.time()
             print(f"{label}: running", flush=True)
             with store.atomic_folder(path) as scratch:
-                _execute(stage, parameters, ROOT / "figures" / profile.name, scratch)
+                _execute(stage, parameters, FIGURES / profile.name, scratch)
             print(f"{label}: {time.time() - start:.0f} s", flush=True)
         target = RUNS / "notebooks" / profile.name / f"{stage}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,14 +74,14 @@ def _execute(name: str, parameters: dict, figures: Path, folder: Path) -> None:
         )  # fmt: skip
     tidy(folder / f"{name}.ipynb", name)
     written = [f for f in figures.rglob("*") if f.is_file() and f.stat().st_mtime >= start]
-    products = {f.relative_to(ROOT).as_posix(): store.file_hash(f) for f in sorted(written)}
+    products = {f.relative_to(FIGURES).as_posix(): store.file_hash(f) for f in sorted(written)}
     (folder / "products.json").write_text(json.dumps(products, indent=1))
 
 
 def _products_intact(path: Path) -> bool:
     try:
         products = json.loads((path / "products.json").read_text())
-        return all(store.file_hash(ROOT / file) == expected for file, expected in products.items())
+        return all(store.file_hash(FIGURES / file) == expected for file, expected in products.items())
     except (OSError, ValueError):
         return False
 
@@ -144,10 +144,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except PapermillExecutionError as error:
-        trace = DATA / "runs" / "last-error.txt"
+        trace = RUNS / "last-error.txt"
         trace.write_text("\n".join(error.traceback), encoding="utf-8")
-        print(f"error: {error.ename}: {error.evalue} (whole trace: {trace.relative_to(ROOT)})", file=sys.stderr)
+        print(f"error: {error.ename}: {error.evalue} (whole trace: {trace})", file=sys.stderr)
         return 1
-    print(f"figures and tables: figures/{profile.name}/")
-    print(f"executed notebooks: {(RUNS / 'notebooks' / profile.name).relative_to(ROOT)}/")
+    print(f"figures and tables: {FIGURES / profile.name}")
+    print(f"executed notebooks: {RUNS / 'notebooks' / profile.name}")
     return 0

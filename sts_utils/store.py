@@ -23,11 +23,13 @@ from safetensors.numpy import load_file, save_file
 
 log = logging.getLogger(__name__)
 
-#: The project's folder; `STS_ROOT` moves data and figures elsewhere (tests do).
-ROOT = Path(os.environ.get("STS_ROOT", Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 CACHE = DATA / "cache"
-RUNS = DATA / "runs"
+#: What runs write; `STS_OUT` puts it in another folder (another disk, a test's own).
+OUT = os.environ.get("STS_OUT")
+RUNS = Path(OUT) / "runs" if OUT else DATA / "runs"
+FIGURES = Path(OUT) / "figures" if OUT else ROOT / "figures"
 
 
 @cache
@@ -61,7 +63,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         os.replace(scratch, folder)
     except OSError as error:
         if error.errno == 28:
-            raise ValueError(f"the disk is full: free some space below {DATA} and start again") from None
+            raise ValueError(f"the disk is full: free some space below {RUNS} and start again") from None
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -74,7 +76,7 @@ def folder(name: str, recipe: Mapping, make: Callable[[Path], None]) -> Path:
     if path.exists():
         if _whole(path):
             return path
-        log.warning("%s is damaged: computing it again", path.relative_to(ROOT))
+        log.warning("%s is damaged: computing it again", path)
     with atomic_folder(path) as scratch:
         make(scratch)
         hashes = {f.relative_to(scratch).as_posix(): file_hash(f) for f in scratch.rglob("*") if f.is_file()}

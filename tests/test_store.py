@@ -1,0 +1,54 @@
+import pandas as pd
+import pytest
+
+from sts_utils import store
+
+
+def test_computed_once_and_read_back():
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return pd.DataFrame({"a": [1.5, 2.5]})
+
+    for _ in range(2):
+        pd.testing.assert_frame_equal(store.frame("once", {"x": 1}, compute), pd.DataFrame({"a": [1.5, 2.5]}))
+    assert len(calls) == 1
+    store.frame("once", {"x": 2}, compute)
+    assert len(calls) == 2
+
+
+def test_a_damaged_artifact_is_rebuilt(caplog):
+    path = store.folder("damaged", {}, lambda out: (out / "value").write_text("right"))
+    for harm in (lambda f: f.write_text("wrong"), lambda f: f.unlink(), lambda f: f.write_text("")):
+        harm(path / "value")
+        again = store.folder("damaged", {}, lambda out: (out / "value").write_text("right"))
+        assert again == path and (path / "value").read_text() == "right"
+    assert caplog.text.count("is damaged: computing it again") == 3
+
+
+def test_nothing_is_left_by_a_failure():
+    def fail(out):
+        (out / "half").write_text("half")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        store.folder("failing", {}, fail)
+    assert not list(store.RUNS.glob("*failing*"))
+
+
+def test_an_artifact_says_what_made_it():
+    import json
+
+    path = store.folder("made", {"seed": 3}, lambda out: (out / "value").write_text("x"))
+    made = json.loads((path / "made.json").read_text())
+    assert made["recipe"]["seed"] == 3 and made["recipe"]["versions"]["torch"]
+    assert made["files"] == {"value": store.file_hash(path / "value")}
+
+
+def test_a_full_disk_is_one_line():
+    def fill(out):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ValueError, match="the disk is full: free some space below"):
+        store.folder("full", {}, fill)
