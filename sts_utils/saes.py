@@ -13,7 +13,6 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopK
 from sae_lens.training.mixing_buffer import mixing_buffer
 from sae_lens.training.sae_trainer import SAETrainer
 
-from sts_utils import data
 from sts_utils.store import ROOT, atomic_folder
 
 #: A row whose norm exceeds this multiple of the median is an attention sink.
@@ -59,30 +58,6 @@ def _batches(sequences, batch_tokens):
         yield from batches
 
 
-def training_sequences(tokenizer, seed: int = 0) -> list[list[int]]:
-    """Token ids of packaged passages (up to 512 tokens) and chats of one to six turns (up to 1024).
-
-    None of the text is an evaluation question or a demonstration of one.
-    """
-    rng = random.Random(seed)
-    sequences = []
-    for ids in tokenizer(data.passages(), add_special_tokens=False).input_ids:
-        chunks = [ids[start : start + 512] for start in range(0, min(len(ids), 2048), 512)]
-        sequences += [chunk for chunk in chunks if len(chunk) > 16]
-    pairs = data.dialogues()
-    rng.shuffle(pairs)
-    chats = []
-    while pairs:
-        turns = []
-        for question, answer in [pairs.pop() for _ in range(min(len(pairs), rng.choice((1, 1, 2, 3, 4, 6))))]:
-            turns.append({"role": "user", "content": question})
-            turns.append({"role": "assistant", "content": answer})
-        chats.append(tokenizer.apply_chat_template(turns, tokenize=False))
-    sequences += [ids[:1024] for ids in tokenizer(chats, add_special_tokens=False).input_ids]
-    rng.shuffle(sequences)
-    return sequences
-
-
 def replayed(rows: Iterator[torch.Tensor], n_tokens: int, seed: int = 0) -> Iterator[torch.Tensor]:
     """The first `n_tokens` rows, then the same again in other orders, for ever (bfloat16 in memory).
 
@@ -120,6 +95,34 @@ def train(
     )  # fmt: skip
     stream = mixing_buffer(64 * batch, batch, rows)
     return SAETrainer(trainer_cfg, TopKTrainingSAE(cfg), stream).fit()
+
+
+def revive(
+    sae: SAE, rows: Iterator[torch.Tensor], n_tokens: int, *, lr: float = 1e-3, batch: int = 1024, window: int = 100
+) -> TopKTrainingSAE:
+    """A second, short training phase of a loaded TopK SAE that brings silent features back.
+
+    A feature that has not fired for `window` batches is trained, by TopK's auxiliary loss, to reconstruct what
+    the others leave over. Rows are scaled to norm √d_in as in `train`, and the scale folded in afterwards.
+    """
+    chunk = next(rows)
+    scale = sae.cfg.d_in**0.5 / chunk.norm(dim=-1).mean().item()
+    cfg = TopKTrainingSAEConfig(
+        d_in=sae.cfg.d_in, d_sae=sae.cfg.d_sae, k=sae.cfg.k, dtype="float32", device="cpu", metadata=sae.cfg.metadata
+    )
+    training = TopKTrainingSAE(cfg)
+    with torch.no_grad():
+        for name, factor in (("W_enc", 1 / scale), ("b_enc", 1.0), ("W_dec", scale), ("b_dec", scale)):
+            getattr(training, name).copy_(getattr(sae, name).float() * factor)
+    steps = n_tokens // batch
+    trainer_cfg = SAETrainerConfig(
+        total_training_samples=n_tokens, train_batch_size_samples=batch, lr=lr, lr_end=0.0, autocast=True,
+        lr_warm_up_steps=steps // 20, lr_decay_steps=steps // 2, dead_feature_window=window,
+    )  # fmt: skip
+    stream = mixing_buffer(64 * batch, batch, (rows_ * scale for rows_ in rows))
+    SAETrainer(trainer_cfg, training, stream).fit()
+    training.fold_activation_norm_scaling_factor(scale)
+    return training
 
 
 def save(sae: TopKTrainingSAE, folder: Path) -> None:

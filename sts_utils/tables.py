@@ -34,7 +34,7 @@ def performance_change(changes: pd.DataFrame, profile: Profile, draws: int = 200
 
     `changes` is `units.changes(profile)`. Values are points (× 100), mean over seeds and questions;
     `se` is the standard error over questions of the seed-mean change, `low` and `high` a 95% bootstrap
-    interval over questions.
+    interval over questions and seeds.
     """
     rows = []
     for domain, group in changes.groupby("domain"):
@@ -43,12 +43,13 @@ def performance_change(changes: pd.DataFrame, profile: Profile, draws: int = 200
             if f"{measure} change" in row:
                 continue
             of = group[group.measure == measure]
-            by_question = 100 * of.pivot(index="seed", columns="id", values="change").mean().to_numpy()
+            values = 100 * of.pivot(index="seed", columns="id", values="change").to_numpy()
+            by_question = values.mean(0)
             row[f"{measure} before"] = 100 * of.before.mean()
             row[f"{measure} change"] = by_question.mean()
             row[f"{measure} se"] = by_question.std(ddof=1) / len(by_question) ** 0.5
             if measure == profile.evaluation.measure:
-                row["low"], row["high"] = stats.mean_interval(by_question, draws)
+                row["low"], row["high"] = stats.mean_interval(values, draws)
         rows.append(row)
     table = pd.DataFrame(rows)
     order = table[f"{profile.evaluation.measure} change"].abs().sort_values(ascending=False).index

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from sts_utils import data, saes
+from sts_utils import config, data, texts, units
 
 
 def test_domains_are_mmlu_pros_and_demonstrations_suffice():
@@ -18,11 +18,11 @@ def test_no_demonstration_is_an_evaluation_question():
 
 
 def test_sae_text_holds_no_evaluation_question(tokenizer):
-    text = "\n".join([*data.passages(), *(q for q, _ in data.dialogues())])
+    text = "\n".join([*texts.passages(), *(q for q, _ in texts.dialogues())])
     long = [e.question for e in data.load("mmlu-test") if len(e.question) > 60]
     assert len(long) > 1000
     assert not [question for question in long if question in text]
-    chats = saes.training_sequences(tokenizer)
+    chats = texts.training_sequences(tokenizer)
     assert max(map(len, chats)) <= 1024
 
 
@@ -55,6 +55,17 @@ def test_mirror_is_read_first(tmp_path, monkeypatch):
     assert data.gsm8k()[0].solution == "1+1=2\nThe final answer is \\boxed{2}."
 
 
+def test_a_fall_back_is_named(tmp_path, monkeypatch):
+    assert data.source("gsm-symbolic") == "gsm-symbolic" and data.source("mmlu-cot") == "mmlu-cot"
+    folder = tmp_path / "openai/gsm8k"
+    folder.mkdir(parents=True)
+    pd.DataFrame({"question": ["1+1?"], "answer": ["2\n#### 2"]}).to_parquet(folder / "train.parquet")
+    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
+    data._read.cache_clear()
+    assert data.source("limo-or-gsm8k") == "gsm8k"
+    data._read.cache_clear()
+
+
 def test_missing_field_is_named(tmp_path, monkeypatch):
     folder = tmp_path / "openai/gsm8k"
     folder.mkdir(parents=True)
@@ -74,6 +85,7 @@ def test_mirror_holds_the_real_benchmarks(mirror):
     assert {e.domain for e in data.mmlu_pro()} == set(data.DOMAINS)
     assert len(data.mmlu_pro()) > 11_000
     assert len(data.gsm8k()) == 7473
+    units.prepare(config.load("smol-hub"))
 
 
 @pytest.fixture

@@ -143,6 +143,17 @@ def test_generation_continues_the_whole_prompt(pairs, whole, tokenizer):
         ids.append(token)
 
 
+def test_a_profile_can_select_the_released_code_s_readings(profile):
+    from sts_utils import units
+
+    released = profile.model_copy(update={"alignment": "stream", "definition": "released_code"})
+    stats = units.train_stats(released, 0)
+    assert stats.n.sum() == profile.shift.stream_rows
+    expected = np.argsort(-stats.dh2.sum(0), kind="stable")[: profile.top_n]
+    np.testing.assert_array_equal(units.dims(released, 0).ids, expected)
+    assert set(units.dims(released, 0).ids) != set(units.dims(profile, 0).ids)
+
+
 def test_stored_and_read_back(pairs, backbone, sae):
     stats = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
     back = FeatureStats.from_arrays(stats.arrays())

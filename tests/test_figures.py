@@ -33,7 +33,7 @@ def test_fig1a_share_of_the_top(seeds, small):
 def test_fig2a_overlap(seeds, small):
     figure, caption = figures.fig2a(*seeds, small)
     axis = figure.axes[0]
-    for label, field in (("SAE features", "dh2"), ("raw residual dims", "dr2")):
+    for label, field in (("SAE features", "dh2"), ("raw dims", "dr2")):
         x, y = line(axis, label).get_data()
         size = getattr(seeds[0][0], field).shape[1]
         for percent, value in zip(x, y, strict=True):
@@ -80,6 +80,13 @@ def test_fig3_points_are_scores_and_changes(observed, small):
     row = table.query("metric == 'sts_act' and selection == 'all' and change == 'absolute'").iloc[0]
     assert f"sts_act, all 14 domains: r = {row.r:.2f}" in caption
     plt.close(figure)
+
+
+def test_seeds_are_drawn_again_too():
+    drawn = np.broadcast_to(np.array([0.0, 1.0])[None, :, None], (4000, 2, 3))
+    means = figures.over_seeds(drawn)
+    assert means.shape == (4000, 3) and set(np.unique(means)) == {0.0, 0.5, 1.0}
+    assert means.mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_a_domain_looks_the_same_everywhere():

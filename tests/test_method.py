@@ -140,7 +140,7 @@ def test_same_seed_same_interval():
 
 def test_mean_interval_is_near_the_normal_one():
     values = np.random.default_rng(0).normal(2.0, 1.0, size=400)
-    low, high = stats.mean_interval(values)
+    low, high = stats.mean_interval(values[None])
     se = values.std(ddof=1) / 20
     assert low == pytest.approx(values.mean() - 1.96 * se, abs=0.02)
     assert high == pytest.approx(values.mean() + 1.96 * se, abs=0.02)
