@@ -65,7 +65,7 @@ figure, axis = plt.subplots(figsize=(5, 2.2))
 axis.hist(norms.clip(1), bins=80, log=True, color="0.6")
 axis.axvline(saes.SINK_FACTOR * norms.median(), color="C3", ls="--", label="sink threshold")
 axis.set(xscale="log", xlabel="residual norm", ylabel="tokens")
-axis.legend(frameon=False)
+_ = axis.legend(frameon=False)
 # %% [markdown]
 # ## Training
 #
@@ -112,7 +112,7 @@ pd.Series(quality).round(3).to_frame("held out")
 frequency = saes.firing_frequency(sae, rows)
 figure, axis = plt.subplots(figsize=(5, 2.2))
 axis.hist(frequency.clip(1e-6).log10(), bins=60, color="C0")
-axis.set(xlabel="log10 of the share of tokens on which a feature fires", ylabel="features")
+_ = axis.set(xlabel="log10 of the share of tokens on which a feature fires", ylabel="features")
 # %%
 print(
     f"The SAE lies in {profile.sae}: {sae.cfg.d_sae:,} features, k = {sae.cfg.k}, FVU {quality['fvu']:.3f}, "

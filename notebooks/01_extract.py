@@ -71,7 +71,7 @@ print(f"per-query sums: {first.dh2.shape} (queries, features); {first.n.sum():,.
 figure, axis = plt.subplots(figsize=(5, 2.2))
 moved = first.mean("dh2")
 axis.hist(moved[moved > 0], bins=[10 ** (x / 8) for x in range(-40, 25)], color="0.6")
-axis.set(xscale="log", yscale="log", xlabel=r"$E_x(\Delta h_j)^2$, icl against plain", ylabel="features")
+_ = axis.set(xscale="log", yscale="log", xlabel=r"$E_x(\Delta h_j)^2$, icl against plain", ylabel="features")
 # %% [markdown]
 # ## The domains
 #

@@ -74,7 +74,7 @@ for label, raw, colour in (("SAE", False, figures.SAE_COLOUR), ("raw", True, fig
     ks = range(1, len(moved) + 1)
     axis.plot([100 * k / len(moved) for k in ks], shift.top_share(moved, list(ks)), color=colour, label=label)
 axis.set(xscale="log", xlabel="top dims taken (% of all)", ylabel="share of the ICL shift")
-axis.legend(frameon=False)
+_ = axis.legend(frameon=False)
 # %%
 share = float(shift.top_share(shift.shift(estimated[seed]), profile.top_n))
 print(f"D_{profile.top_n} holds {share:.0%} of the shift that demonstrations cause (seed {seed}).")

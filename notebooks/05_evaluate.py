@@ -53,7 +53,7 @@ rows = table.sort_values(measure)
 bars = [rows[measure] - rows.low, rows.high - rows[measure]]
 axis.errorbar(rows[measure], rows.domain, xerr=bars, fmt="o", color="C0", capsize=2)
 axis.axvline(0, color="0.5", lw=0.8)
-axis.set(xlabel=f"change of {profile.evaluation.measure}, points (95% interval)")
+_ = axis.set(xlabel=f"change of {profile.evaluation.measure}, points (95% interval)")
 # %%
 clear = int(((table.low > 0) | (table.high < 0)).sum())
 print(f"{clear} of {len(table)} domains moved by more than their 95% interval.")

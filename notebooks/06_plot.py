@@ -45,22 +45,22 @@ def show(name, made, save):
 # ## Fig 1a: SFT moves few features
 
 # %%
-show("fig1a", figures.fig1a(actual, profile), figures.save)
+_ = show("fig1a", figures.fig1a(actual, profile), figures.save)
 # %% [markdown]
 # ## Fig 2a: demonstrations in context find the features that SFT moves
 
 # %%
-show("fig2a", figures.fig2a(estimated, actual, profile), figures.save)
+_ = show("fig2a", figures.fig2a(estimated, actual, profile), figures.save)
 # %% [markdown]
 # ## Fig 2b: the change is concentrated
 
 # %%
-show("fig2b", figures.fig2b(actual, profile), figures.save)
+_ = show("fig2b", figures.fig2b(actual, profile), figures.save)
 # %% [markdown]
 # ## Fig 3: the score against the change
 
 # %%
-show("fig3", figures.fig3(observed, correlations, profile), figures.save)
+_ = show("fig3", figures.fig3(observed, correlations, profile), figures.save)
 # %% [markdown]
 # ## Tables 2–4: change of performance in every domain
 
