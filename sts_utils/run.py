@@ -112,8 +112,6 @@ class _Echo(logging.Handler):
 
     def emit(self, record):
         text = record.getMessage()
-        if "IPKernelApp" in text:  # the kernel's note on its own sockets
-            return
         sys.stderr.write(text if text.startswith(("\r", "\n")) else f"{text}\n")
         sys.stderr.flush()
 
