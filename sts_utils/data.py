@@ -17,7 +17,7 @@ import yaml
 
 from sts_utils.store import DATA
 
-#: The paper's instruction after every training question (the paper's protocol).
+#: The paper's instruction after every training question.
 MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
 
 #: MMLU-Pro's 14 categories.

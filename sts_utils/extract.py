@@ -199,7 +199,7 @@ def stream_stats(
     pairs: Sequence[tuple[Prompt, Prompt]], model, sae, *, sink_norm: float, max_rows: int = 10_000,
     generated: dict[tuple[str, str], Sequence[int]] | None = None,
 ) -> FeatureStats:  # fmt: skip
-    """The released code's reading (released code, `alignment: stream`): row i of one stream against row i
+    """The released code's reading (`alignment: stream`): row i of one stream against row i
     of the other, whatever tokens they are.
 
     A stream is every token of a condition's prompts in order (header, demonstrations, query, and the

@@ -13,7 +13,7 @@ def parts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(sums, tokens), both [Q]: a score is sum(sums) / sum(tokens), so a bootstrap can draw queries.
 
-    | metric | paper (the paper's definition) | released_code (released code) |
+    | metric | definition: paper | definition: released_code |
     |---|---|---|
     | sts_act | Σ_{j∈D_N} h_j | mean over D_N of h_j² |
     | sts_icl | Σ_{j∈D_N} (Δh_j)² | mean over D_N of (Δh_j)² |

@@ -24,8 +24,8 @@ class ShiftedDims:
 def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> np.ndarray:
     """Each feature's shift, [F] (or [d_model] with `raw`, for the residual stream's own dims).
 
-    `paper`: E_x (Δh_j)², the mean over query tokens (the paper's definition). `released_code`: the sum over tokens
-    (released code); the ranking is the same.
+    `paper`: E_x (Δh_j)², the mean over query tokens. `released_code`: the sum over tokens; the ranking
+    is the same.
     """
     field = "dr2" if raw else "dh2"
     if definition == "paper":
