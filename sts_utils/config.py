@@ -69,6 +69,76 @@ class EvaluationSettings(Section):
     """What the scores are correlated with the change of."""
 
 
+class SweepSettings(Section):
+    """Fig 4a–c: SAEs by name; each one's layer, width and L0 are read from it."""
+
+    widths: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    """Selective fine-tuning (Fig 7) acts at these layers too."""
+    sparsities: tuple[str, ...] = ()
+
+
+class AblationSettings(Section):
+    """Fig 1b: mathematics performance with features zeroed."""
+
+    counts: tuple[PositiveInt, ...] = (10, 30, 100, 300, 1000)
+    draws: PositiveInt = 3
+    """Random sets of features a count."""
+    questions: PositiveInt = 32
+
+
+class MixtureSettings(Section):
+    """Fig 5, Table 10 (the paper: 220 extra examples beside LIMO's 817)."""
+
+    examples: PositiveInt = 128
+    """Of the training set."""
+    extra: PositiveInt = 48
+    """From the most and the least affected domain together."""
+    answer_tokens: PositiveInt = 96
+    """Length of the untouched model's sampled answers."""
+    questions: PositiveInt = 100
+    """Test questions a domain, at most."""
+
+
+class SelectiveSettings(Section):
+    """Fig 7, Table 11 (the paper: 1000 and 3000 of 28,672 features at five layers)."""
+
+    dims: tuple[PositiveInt, ...] = (80, 240)
+    draws: PositiveInt = 2
+    """Random sets of features a size."""
+    examples: PositiveInt = 128
+    lr: float = Field(1e-3, gt=0)
+
+
+class GrpoSettings(Section):
+    """Fig 6: reinforcement learning on verifiable mathematics."""
+
+    train: str = "chain-sum"
+    """Corpus with ground-truth chains of thought and answers that can be checked."""
+    steps: PositiveInt = 16
+    prompts: PositiveInt = 4
+    """Questions a step."""
+    generations: PositiveInt = 8
+    """Completions a question."""
+    completion_tokens: PositiveInt = 96
+    lr: float = Field(1e-5, gt=0)
+    temperature: float = Field(1.0, gt=0)
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+class LabelSettings(Section):
+    """Tables 7 and 8: what kind of text drives a feature."""
+
+    code: str = "code-io"
+    dialogue: str = "mts-dialog"
+    samples: PositiveInt = 90
+    """Texts of each of the three kinds; mathematics is the training set."""
+    tokens: PositiveInt = 128
+    """Length of a text, at most."""
+    top: PositiveInt = 10
+    """Highest-activating samples that vote."""
+
+
 class Profile(Section):
     """One run: the model, its SAE, the corpora and the sizes."""
 
@@ -99,6 +169,14 @@ class Profile(Section):
     sts: StsSettings = StsSettings()
     sft: SftSettings = SftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    others: tuple[str, ...] = ()
+    """Table 1: further training sets, each fine-tuned on with the first seed."""
+    sweep: SweepSettings = SweepSettings()
+    ablation: AblationSettings = AblationSettings()
+    mixture: MixtureSettings = MixtureSettings()
+    selective: SelectiveSettings = SelectiveSettings()
+    grpo: GrpoSettings = GrpoSettings()
+    labels: LabelSettings = LabelSettings()
 
 
 def names() -> list[str]:

