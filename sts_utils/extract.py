@@ -5,10 +5,12 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 import torch
+from sae_lens import SAE
 from tqdm import tqdm
 
 from sts_utils import saes
@@ -69,22 +71,32 @@ def batch_tokens() -> int:
     return int(min(2048 * torch.get_num_threads(), psutil.virtual_memory().available / 2**20))
 
 
-def feature_stats(
-    pairs: Sequence[tuple[Prompt, Prompt]], model, sae, *, sink_norm: float, other_model=None,
-    features: np.ndarray | None = None, tokens: int | None = None, desc: str = "extract",
-) -> FeatureStats:  # fmt: skip
-    """Paired sums over the query tokens of `pairs`: condition a is the first prompt, b the second.
+class Tap(NamedTuple):
+    """An SAE on the residual stream after block `layer`; rows above `sink_norm` are attention sinks."""
 
-    `model` is truncated after the SAE's layer; `other_model` runs condition b where the two
-    conditions are two models (before and after fine-tuning). Each distinct context is run once and
-    its key-value cache reused by every query behind it. Tokens at position 0 and tokens whose
-    residual norm exceeds `sink_norm` in either condition are left out.
+    layer: int
+    sae: SAE
+    sink_norm: float
+
+
+def feature_stats(
+    pairs: Sequence[tuple[Prompt, Prompt]], model, taps: Sequence[Tap], *, other_model=None,
+    features: np.ndarray | None = None, tokens: int | None = None, desc: str = "extract",
+) -> list[FeatureStats]:  # fmt: skip
+    """Paired sums over the query tokens of `pairs`, for each tap: condition a is the first prompt, b the second.
+
+    `model` is truncated after the deepest tap or later, so one forward pass serves every tap;
+    `other_model` runs condition b where the two conditions are two models (before and after
+    fine-tuning). Each distinct context is run once and its key-value cache reused by every query
+    behind it. Tokens at position 0 and tokens whose residual norm exceeds the tap's `sink_norm` in
+    either condition are left out.
 
     Raises ValueError where the query tokens differ or features are not finite.
     """
     models = (model, other_model or model)
     ids = [a.example_id for a, _ in pairs]
-    sums = {}
+    layers = sorted({tap.layer for tap in taps})
+    sums = [{} for _ in taps]
     groups = defaultdict(list)
     for index, (a, b) in enumerate(pairs):
         if a.query != b.query:
@@ -97,31 +109,37 @@ def feature_stats(
             longest = max(map(len, contexts))
             for batch in _batches(members, pairs, longest, tokens or batch_tokens()):
                 queries = [pairs[i][0].query for i in batch]
-                for part in _halving(queries, models, caches, list(batch)):
-                    indices, lengths, residuals = part
-                    sums.update(_sums(indices, lengths, residuals, sae, sink_norm, features, ids))
+                for indices, lengths, residuals in _halving(queries, models, caches, list(batch), layers):
+                    for tap, found in zip(taps, sums, strict=True):
+                        rows = [side[tap.layer] for side in residuals]
+                        found.update(_sums(indices, lengths, rows, tap.sae, tap.sink_norm, features, ids))
                 bar.update(len(batch))
 
-    stacked = {k: np.stack([sums[i][k] for i in range(len(pairs))]) for k in sums[0]}
+    return [_stacked(found, ids, tap.sae, features) for tap, found in zip(taps, sums, strict=True)]
+
+
+def _stacked(sums: dict[int, dict], ids: Sequence[str], sae, features=None) -> FeatureStats:
+    """Each query's sums, in order, as one FeatureStats."""
+    fields_ = {k: np.stack([sums[i][k] for i in range(len(ids))]) for k in sums[0]}
     columns = np.arange(sae.cfg.d_sae) if features is None else np.asarray(features)
-    return FeatureStats(ids=tuple(ids), features=columns, **stacked)
+    return FeatureStats(ids=tuple(ids), features=columns, **fields_)
 
 
 def _sums(indices, lengths, residuals, sae, sink_norm, features, ids) -> dict[int, dict]:
     """Residual rows of one batch in both conditions -> each query's sums."""
-    kept = [(rows.norm(dim=-1) < sink_norm) for rows in residuals]
-    kept = (kept[0] & kept[1]).split(lengths)
-    h_a, h_b = (saes.encode(sae, rows, features) for rows in residuals)
-    columns = zip(indices, kept, *(x.split(lengths) for x in (h_a, h_b, residuals[0], residuals[1])), strict=True)
+    kept = (residuals[0].norm(dim=-1) < sink_norm) & (residuals[1].norm(dim=-1) < sink_norm)
+    r, r_other = (rows[kept] for rows in residuals)
+    h, h_other = (saes.encode(sae, rows, features) for rows in (r, r_other))
+    n = torch.stack([part.sum() for part in kept.split(lengths)])
+    dh, dr = h_other - h, r_other - r
     sums = {}
-    for index, keep, h, h_other, r, r_other in columns:
-        h, h_other, r, r_other = (x[keep].double() for x in (h, h_other, r, r_other))
-        dh, dr = h_other - h, r_other - r
-        rows = {"n": keep, "h": h, "h2": h**2, "dh": dh, "dh2": dh**2, "r": r, "dr": dr, "dr2": dr**2}
-        totals = {k: v.sum(0) for k, v in rows.items()}
+    for start, stop, index, count in zip(n.cumsum(0) - n, n.cumsum(0), indices, n, strict=True):
+        rows = {"h": h, "h2": h, "dh": dh, "dh2": dh, "r": r, "dr": dr, "dr2": dr}
+        rows = {k: v[start:stop].double() for k, v in rows.items()}
+        totals = {k: (v.square() if k.endswith("2") else v).sum(0) for k, v in rows.items()}
         if not torch.isfinite(totals["dh2"]).all():
             raise ValueError(f"question {ids[index]}: features are not finite; try dtype: float32")
-        sums[index] = {k: v.cpu().numpy() for k, v in totals.items()}
+        sums[index] = {"n": count.cpu().numpy()} | {k: v.cpu().numpy() for k, v in totals.items()}
     return sums
 
 
@@ -133,8 +151,8 @@ def context_cache(model, context: Sequence[int]):
     return model(input_ids=ids, use_cache=True).past_key_values
 
 
-def query_residuals(model, cache, queries: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Residual rows [sum of query lengths, d_model], float32, of queries behind one cached context.
+def query_residuals(model, cache, queries: Sequence[Sequence[int]], layers: Sequence[int]) -> dict[int, torch.Tensor]:
+    """Block -> residual rows [sum of query lengths, d_model], float32, of queries behind one cached context.
 
     Without a context the first token is position 0, an attention sink: `sink_norm` drops it.
     """
@@ -152,9 +170,10 @@ def query_residuals(model, cache, queries: Sequence[Sequence[int]]) -> torch.Ten
     device = model.device
     hidden = model(
         input_ids=ids.to(device), attention_mask=mask.to(device), past_key_values=cache,
-        use_cache=cache is not None,
-    ).last_hidden_state  # fmt: skip
-    return hidden[mask[:, past:].bool().to(device)].float()
+        use_cache=cache is not None, output_hidden_states=True,
+    ).hidden_states  # fmt: skip
+    own = mask[:, past:].bool().to(device)
+    return {layer: hidden[layer + 1][own].float() for layer in layers}
 
 
 def _batches(members, pairs, longest, tokens) -> Iterator[list[int]]:
@@ -170,10 +189,10 @@ def _batches(members, pairs, longest, tokens) -> Iterator[list[int]]:
     yield batch
 
 
-def _halving(queries, models, caches, batch):
+def _halving(queries, models, caches, batch, layers):
     """(indices, lengths, [residuals a, residuals b]); halves the batch when the GPU has no room."""
     try:
-        residuals = [query_residuals(m, c, queries) for m, c in zip(models, caches, strict=True)]
+        residuals = [query_residuals(m, c, queries, layers) for m, c in zip(models, caches, strict=True)]
         yield batch, [len(q) for q in queries], residuals
     except torch.cuda.OutOfMemoryError:
         if len(batch) == 1:
@@ -181,8 +200,8 @@ def _halving(queries, models, caches, batch):
         log.warning("CUDA out of memory with %d queries a batch: going on with half", len(batch))
         torch.cuda.empty_cache()
         half = len(batch) // 2
-        yield from _halving(queries[:half], models, caches, batch[:half])
-        yield from _halving(queries[half:], models, caches, batch[half:])
+        yield from _halving(queries[:half], models, caches, batch[:half], layers)
+        yield from _halving(queries[half:], models, caches, batch[half:], layers)
 
 
 @torch.inference_mode()
@@ -213,8 +232,7 @@ def stream_stats(
     ids = [f"rows-{i}" for i in range(len(blocks))]
     with torch.inference_mode():
         sums = _sums(range(len(blocks)), lengths, [s[:rows] for s in streams], sae, np.inf, None, ids)
-    stacked = {k: np.stack([sums[i][k] for i in range(len(blocks))]) for k in sums[0]}
-    return FeatureStats(ids=tuple(ids), features=np.arange(sae.cfg.d_sae), **stacked)
+    return _stacked(sums, ids, sae)
 
 
 @torch.inference_mode()

@@ -77,26 +77,13 @@ def paper(name: str) -> pd.DataFrame:
     return pd.read_csv(DATA / "paper" / f"{name}.csv")
 
 
-def over_seeds(drawn: np.ndarray, seed: int = 0) -> np.ndarray:
-    """[B, …] means over seeds of draws [B, S, …], seeds drawn with replacement too."""
-    picked = np.random.default_rng(seed).integers(drawn.shape[1], size=drawn.shape[:2])
-    index = picked.reshape(*picked.shape, *[1] * (drawn.ndim - 2))
-    return np.take_along_axis(drawn, index, axis=1).mean(1)
-
-
-def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95% percentile interval over the first axis (bootstrap draws)."""
-    low, high = np.percentile(values, [2.5, 97.5], axis=0)
-    return low, high
-
-
 def fig1a(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str]:
     """Distribution of the shift that SFT gave each SAE feature (Fig 1a), and what the top N hold."""
     moved = np.mean([shift.shift(a) for a in actual], axis=0)
     n = profile.top_n
     shares = [float(shift.top_share(shift.shift(a), n)) for a in actual]
     drawn = np.sort(shift_draws(actual), axis=-1)
-    low, high = interval(over_seeds(drawn[..., -n:].sum(-1) / drawn.sum(-1)))
+    low, high = stats.interval(stats.over_seeds(drawn[..., -n:].sum(-1) / drawn.sum(-1)))
     share, ginis = np.mean(shares), [shift.gini(shift.shift(a)) for a in actual]
 
     figure, axis = plt.subplots(figsize=(3.4, 2.5))
@@ -136,12 +123,12 @@ def fig2a(estimated: Sequence[FeatureStats], actual: Sequence[FeatureStats], pro
         pairs = [np.stack([shift.shift(x, raw=raw) for x in side]) for side in (estimated, actual)]
         mean = _overlaps(*pairs, ks).mean(0)
         drawn = [shift_draws(side, raw, draws=100) for side in (estimated, actual)]
-        low, high = interval(over_seeds(_overlaps(*drawn, ks)))
+        low, high = stats.interval(stats.over_seeds(_overlaps(*drawn, ks)))
         axis.plot(100 * ks / size, mean, color=colour, label=name)
         axis.fill_between(100 * ks / size, low, high, color=colour, alpha=0.25, lw=0)
         k = max(1, round(share * size))
         exact = _overlaps(*pairs, np.array([k])).mean()
-        band = interval(over_seeds(_overlaps(*drawn, np.array([k])))[:, 0])
+        band = stats.interval(stats.over_seeds(_overlaps(*drawn, np.array([k])))[:, 0])
         at[name] = f"{exact:.0%} (95% interval {band[0]:.0%} to {band[1]:.0%}) at the top {k} of {size}"
     grid = np.geomspace(0.2, 100)
     axis.plot(grid, grid / 100, color=CHANCE_COLOUR, ls="--", label="chance")
@@ -167,7 +154,7 @@ def fig2b(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str
         size = ordered.shape[-1]
         ks = np.unique(np.maximum(1, np.round(np.geomspace(0.002, 1, 60) * size)).astype(int))
         share = (ordered.cumsum(-1) / ordered.sum(-1, keepdims=True)).mean(0)
-        low, high = interval(over_seeds(drawn.cumsum(-1) / drawn.sum(-1, keepdims=True)))
+        low, high = stats.interval(stats.over_seeds(drawn.cumsum(-1) / drawn.sum(-1, keepdims=True)))
         axis.plot(100 * ks / size, share[ks - 1], color=colour, label=name)
         axis.fill_between(100 * ks / size, low[ks - 1], high[ks - 1], color=colour, alpha=0.25, lw=0)
         k = max(1, round(0.01 * size))
@@ -191,10 +178,9 @@ def fig3(observed: Mapping[str, stats.Observations], table: pd.DataFrame, profil
     figure, axes = plt.subplots(1, len(observed), figsize=(7.0, 3.1), sharey=True, squeeze=False)
     said = []
     for axis, (metric, values) in zip(axes[0], observed.items(), strict=True):
-        x, y = values.scores().mean(0), 100 * np.abs(values.mean_changes()).mean(0)
-        drawn_x, drawn_y = stats.bootstrap(values, 500)
-        bars_x = interval(drawn_x.mean(1))
-        bars_y = interval(100 * np.abs(drawn_y).mean(1))
+        x, y = values.scores.mean(0), 100 * np.abs(values.mean_changes()).mean(0)
+        bars_x = stats.interval(stats.over_seeds(values.replicates))
+        bars_y = stats.interval(100 * stats.over_seeds(np.abs(stats.change_draws(values.changes))))
         kept = set(stats.select(y, "paper"))
         sns.regplot(x=x, y=y, ax=axis, scatter=False, color="0.4", line_kws={"lw": 1}, n_boot=500, seed=0)
         for i, domain in enumerate(values.domains):

@@ -1,5 +1,6 @@
 """Supervised fine-tuning (SFT) with transformers' Trainer and the paper's optimizer and schedule."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,9 +90,8 @@ class Bar(TrainerCallback):
         self.bar.close()
 
 
-def master_adamw(model, lr: float) -> tuple[torch.optim.AdamW, list[torch.Tensor]]:
-    """AdamW over a float32 copy of the weights (returned too, in the order of `model.parameters()`);
-    each step writes it back to the model's dtype.
+def master_adamw(model, lr: float) -> torch.optim.AdamW:
+    """AdamW over a float32 copy of the trainable weights; each step writes it back to the model's dtype.
 
     Plain bfloat16 weights lose small updates to rounding (a learning rate of 1e-5 moves a weight by
     less than its last bit); the copy keeps them.
@@ -114,40 +114,47 @@ def master_adamw(model, lr: float) -> tuple[torch.optim.AdamW, list[torch.Tensor
 
     optimizer.register_step_pre_hook(take_gradients)
     optimizer.register_step_post_hook(give_weights)
-    return optimizer, masters
+    return optimizer
 
 
 def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> pd.DataFrame:
     """Fine-tune the profile's whole model on `examples`, save it in `out`, return the training log.
 
     Loss on answers only, full fine-tuning, AdamW with float32 updates, cosine schedule with 10%
-    warm-up (the paper's protocol). The weights are saved in float32. Columns of the log: step, loss, lr, seed.
+    warm-up (the paper's protocol). The weights are saved in the dtype that they were trained in. Columns of
+    the log: step, loss, lr, seed.
     """
-    settings = profile.sft
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(profile.model, profile.revision)
-    model = models.load_model(profile.model, settings.dtype, profile.revision).train()
-    optimizer, masters = master_adamw(model, settings.lr)
-    arguments = TrainingArguments(
-        output_dir=str(out), seed=seed, data_seed=seed, num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.micro_batch,
-        gradient_accumulation_steps=settings.batch // settings.micro_batch,
-        lr_scheduler_type="cosine", warmup_steps=WARMUP, max_grad_norm=CLIP,
-        train_sampling_strategy="group_by_length", logging_steps=1, save_strategy="no", report_to=[],
-        disable_tqdm=True, log_level="error",
-        remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_pin_memory=False,
-        gradient_checkpointing=settings.gradient_checkpointing,
-    )  # fmt: skip
-    trainer = AnswerTrainer(
-        model, arguments, data_collator=collate, optimizers=(optimizer, None),
-        train_dataset=tokenize(tokenizer, examples, settings.max_length), callbacks=[Bar(f"SFT seed {seed}")],
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
-    for weight, master in zip(model.float().parameters(), masters, strict=True):
-        weight.data.copy_(master)
+    model = models.load_model(profile.model, profile.sft.dtype, profile.revision).train()
+    log = train_answers(model, tokenizer, profile, examples, profile.sft.lr, seed, f"SFT seed {seed}")
     with models.quiet():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
+    return log
+
+
+def train_answers(
+    model, tokenizer, profile: Profile, examples: Sequence[Example], lr: float, seed: int, desc: str
+) -> pd.DataFrame:
+    """Train what is trainable in `model` on the answers of `examples` (in place); the log as `sft` returns it."""
+    settings = profile.sft
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch, seed=seed, data_seed=seed, num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.micro_batch,
+            gradient_accumulation_steps=settings.batch // settings.micro_batch,
+            lr_scheduler_type="cosine", warmup_steps=WARMUP, max_grad_norm=CLIP,
+            train_sampling_strategy="group_by_length", logging_steps=1, save_strategy="no", report_to=[],
+            disable_tqdm=True, log_level="error",
+            remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_pin_memory=False,
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )  # fmt: skip
+        trainer = AnswerTrainer(
+            model, arguments, data_collator=collate, optimizers=(master_adamw(model, lr), None),
+            train_dataset=tokenize(tokenizer, examples, settings.max_length), callbacks=[Bar(desc)],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     return log[["step", "loss", "learning_rate"]].rename(columns={"learning_rate": "lr"}).assign(seed=seed)

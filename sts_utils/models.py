@@ -58,6 +58,12 @@ def check(name: str, layer: int, revision: str | None = None) -> int:
     return config.hidden_size
 
 
+def context_length(name: str, revision: str | None = None) -> int:
+    """The most tokens model `name` takes."""
+    config = _reachable(name, lambda where: AutoConfig.from_pretrained(where, revision=revision))
+    return config.get_text_config().max_position_embeddings
+
+
 def load_tokenizer(name: str, revision: str | None = None):
     """The tokenizer of model `name`, with a padding token."""
     tokenizer = _reachable(name, lambda where: AutoTokenizer.from_pretrained(where, revision=revision))

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from sae_lens.training.sae_trainer import SAETrainer
 from tqdm import tqdm
 
 from sts_utils.store import ROOT, atomic_folder
+
+#: Names of random SAEs, for tests: "random-8x", "random-4x-k16", "random-4x-layer1".
+RANDOM = re.compile(r"random-(?P<expansion>\d+)x(-k(?P<k>\d+))?(-layer(?P<layer>\d+))?")
 
 #: A row whose norm exceeds this multiple of the median is an attention sink.
 SINK_FACTOR = 10.0
@@ -242,16 +246,18 @@ def encode(sae, rows: torch.Tensor, features=None) -> torch.Tensor:
 
 def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     """The SAE `name`, float32: a folder (relative to the project), "release/sae_id" of sae-lens, or
-    "random", a seeded random one of any width for tests.
+    "random-8x" or "random-4x-layer1", a seeded random one of any width for tests.
 
     Raises ValueError, in one line, if it is not there or does not fit a residual stream of width
     `d_in` after block `layer`.
     """
     folder = ROOT / name
-    if name == "random":
+    if random_one := RANDOM.fullmatch(name):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            cfg = TopKSAEConfig(d_in=d_in, d_sae=8 * d_in, k=8, dtype="float32", device="cpu")
+            metadata = SAEMetadata(hook_name=hook_point(int(random_one["layer"] or 0)))
+            d_sae, k = int(random_one["expansion"]) * d_in, int(random_one["k"] or 8)
+            cfg = TopKSAEConfig(d_in=d_in, d_sae=d_sae, k=k, dtype="float32", device="cpu", metadata=metadata)
             sae = TopKSAE(cfg)
             sae.W_enc.data.normal_()
     elif folder.is_dir():
@@ -269,6 +275,19 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     if layer is not None and hook and hook != hook_point(layer):
         raise ValueError(f"SAE {name!r} was trained at {hook}, the profile reads {hook_point(layer)}")
     return sae.eval()
+
+
+def layer(name: str) -> int:
+    """The block whose residual stream the SAE `name` reads, from its metadata."""
+    if random_one := RANDOM.fullmatch(name):
+        return int(random_one["layer"] or 0)
+    hook = load(name).cfg.metadata.hook_name or ""
+    found = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook)
+    if not found:
+        raise ValueError(
+            f"SAE {name!r} reads {hook or 'no known place'}: choose one on the residual stream after a block"
+        )
+    return int(found.group(1))
 
 
 def hook_point(layer: int) -> str:

@@ -12,30 +12,76 @@ SELECTIONS = ("all", "paper")
 CHANGES = ("absolute", "signed")
 
 
+DRAWS = 2000
+#: Whatever is drawn again, questions, queries or seeds, has a generator of its own, so that two statistics of the
+#: same questions see the same replicates and their difference has an interval.
+_QUESTIONS, _QUERIES, _SEEDS = 1, 2, 3
+
+
 @dataclass(frozen=True)
 class Observations:
-    """What a correlation over domains is computed from, question by question.
+    """What a correlation over domains is computed from.
 
     | field | shape | is |
     |---|---|---|
     | domains | D names | |
-    | sums, tokens | [S seeds][D domains] arrays [Q] | parts of the score (`score.parts`) |
+    | scores | [S seeds, D domains] | the score |
+    | replicates | [B, S, D] | the score with its queries drawn again, B times |
     | changes | [D domains] arrays [S, Q'] | performance after − before, the same questions in every seed |
     """
 
     domains: tuple[str, ...]
-    sums: Sequence[Sequence[np.ndarray]]
-    tokens: Sequence[Sequence[np.ndarray]]
+    scores: np.ndarray
+    replicates: np.ndarray
     changes: Sequence[np.ndarray]
-
-    def scores(self) -> np.ndarray:
-        """[S, D] scores: Σ sums / Σ tokens."""
-        both = zip(self.sums, self.tokens, strict=True)
-        return np.array([[s.sum() / t.sum() for s, t in zip(*row, strict=True)] for row in both])
 
     def mean_changes(self) -> np.ndarray:
         """[S, D] mean change of performance."""
         return np.array([change.mean(1) for change in self.changes]).T
+
+
+def ratio_of_sums(
+    domains: Sequence[str], sums: Sequence[Sequence[np.ndarray]], tokens: Sequence[Sequence[np.ndarray]],
+    changes: Sequence[np.ndarray], draws: int = DRAWS,
+) -> Observations:  # fmt: skip
+    """Observations of a score Σ sums / Σ tokens over queries (`score.parts`): both [S][D] arrays [Q]."""
+    scores = np.array(
+        [[s.sum() / t.sum() for s, t in zip(*row, strict=True)] for row in zip(sums, tokens, strict=True)]
+    )
+    replicates = np.empty((draws, *scores.shape))
+    for s, d in np.ndindex(scores.shape):
+        weights = query_weights(len(sums[s][d]), draws, s, d)
+        replicates[:, s, d] = (weights @ sums[s][d]) / (weights @ tokens[s][d])
+    return Observations(tuple(domains), scores, replicates, changes)
+
+
+def query_weights(queries: int, draws: int, *stream: int) -> np.ndarray:
+    """[B, Q] how often each query is drawn in each replicate; `stream` numbers (seed, domain) tell draws apart."""
+    rng = np.random.default_rng((_QUERIES, *stream))
+    return rng.multinomial(queries, np.full(queries, 1 / queries), size=draws)
+
+
+def change_draws(changes: Sequence[np.ndarray], draws: int = DRAWS) -> np.ndarray:
+    """[B, S, D] mean changes with each domain's questions drawn again, the same for all seeds, as they were asked."""
+    drawn = []
+    for d, change in enumerate(changes):
+        q = change.shape[1]
+        weights = np.random.default_rng((_QUESTIONS, d)).multinomial(q, np.full(q, 1 / q), size=draws) / q
+        drawn.append(weights @ change.T)
+    return np.stack(drawn, -1)
+
+
+def over_seeds(drawn: np.ndarray) -> np.ndarray:
+    """[B, …] means over seeds of draws [B, S, …], seeds drawn with replacement too."""
+    picked = np.random.default_rng(_SEEDS).integers(drawn.shape[1], size=drawn.shape[:2])
+    index = picked.reshape(*picked.shape, *[1] * (drawn.ndim - 2))
+    return np.take_along_axis(drawn, index, axis=1).mean(1)
+
+
+def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95% percentile interval over the first axis (bootstrap draws)."""
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return low, high
 
 
 def select(change: np.ndarray, selection: str, each: int = 4) -> np.ndarray:
@@ -67,33 +113,15 @@ def _r(x: np.ndarray, change: np.ndarray, selection: str, kind: str, rank: bool 
     return pearson(x, y)
 
 
-def bootstrap(observed: Observations, draws: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """([B, S, D] scores, [B, S, D] changes) of `draws` replicates.
-
-    A replicate draws seeds, and within every domain evaluation questions (the same for all seeds,
-    as they were asked) and score queries, all with replacement.
-    """
-    rng = np.random.default_rng(seed)
-    n_seeds, n_domains = len(observed.sums), len(observed.domains)
-    picked = rng.integers(n_seeds, size=(draws, n_seeds))
-    scores, changes = np.empty((2, draws, n_seeds, n_domains))
-    for d in range(n_domains):
-        change = observed.changes[d]
-        q = change.shape[1]
-        weights = rng.multinomial(q, np.full(q, 1 / q), size=draws) / q
-        changes[:, :, d] = np.take_along_axis(weights @ change.T, picked, 1)
-        by_seed = []
-        for s in range(n_seeds):
-            sums, tokens = observed.sums[s][d], observed.tokens[s][d]
-            q = len(sums)
-            weights = rng.multinomial(q, np.full(q, 1 / q), size=draws)
-            by_seed.append((weights @ sums) / (weights @ tokens))
-        scores[:, :, d] = np.take_along_axis(np.stack(by_seed, 1), picked, 1)
-    return scores, changes
+def r_draws(observed: Observations, selection: str = "all", change: str = "absolute") -> tuple[float, np.ndarray]:
+    """(Pearson r over domains, mean over seeds; its [B] bootstrap draws over queries, questions and seeds)."""
+    r = _r(observed.scores, observed.mean_changes(), selection, change).mean()
+    changes = change_draws(observed.changes, len(observed.replicates))
+    return float(r), over_seeds(_r(observed.replicates, changes, selection, change))
 
 
 def correlation(
-    observed: Observations, selection: str = "all", change: str = "absolute", draws: int = 2000, seed: int = 0
+    observed: Observations, selection: str = "all", change: str = "absolute", permutations: int = DRAWS
 ) -> dict[str, float]:
     """Pearson r of score and change over domains, mean over seeds, with its uncertainty.
 
@@ -103,11 +131,10 @@ def correlation(
     """
     if change not in CHANGES:
         raise ValueError(f"change {change!r}: choose from {', '.join(CHANGES)}")
-    x, y = observed.scores(), observed.mean_changes()
+    x, y = observed.scores, observed.mean_changes()
     r, rho = _r(x, y, selection, change), _r(x, y, selection, change, rank=True)
-    drawn = _r(*bootstrap(observed, draws, seed), selection, change)
-    low, high = np.percentile(drawn.mean(1), [2.5, 97.5])
-    low2, high2 = np.percentile((drawn**2).mean(1), [2.5, 97.5])
+    drawn = _r(observed.replicates, change_draws(observed.changes, len(observed.replicates)), selection, change)
+    (low, high), (low2, high2) = interval(over_seeds(drawn)), interval(over_seeds(drawn**2))
 
     def permuted(order, axis=-1):  # one order of the domains for all seeds
         shuffled = np.moveaxis(x[:, np.asarray(order, dtype=int)], 0, -2)
@@ -115,7 +142,7 @@ def correlation(
 
     test = scipy_stats.permutation_test(
         (np.arange(x.shape[1], dtype=float),), permuted, permutation_type="pairings", vectorized=True,
-        n_resamples=draws, rng=np.random.default_rng(seed),
+        n_resamples=permutations, rng=np.random.default_rng(0),
     )  # fmt: skip
     spread = {k: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for k, v in (("r_sd", r), ("r2_sd", r**2))}
     return {
@@ -125,22 +152,23 @@ def correlation(
     }  # fmt: skip
 
 
-def correlations(observed: Mapping[str, Observations], draws: int = 2000) -> pd.DataFrame:
+def correlations(observed: Mapping[str, Observations], permutations: int = DRAWS) -> pd.DataFrame:
     """Every metric × selection × kind of change: a row each, columns as `correlation` returns."""
     return pd.DataFrame(
         [
             {"metric": metric, "selection": selection, "change": kind}
-            | correlation(values, selection, kind, draws)
+            | correlation(values, selection, kind, permutations)
             for metric, values in observed.items() for selection in SELECTIONS for kind in CHANGES
         ]
     )  # fmt: skip
 
 
-def mean_interval(values: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean of [S seeds, Q questions], both drawn again."""
-    rng = np.random.default_rng(seed)
-    s, q = values.shape
-    by_seed = rng.multinomial(q, np.full(q, 1 / q), size=draws) @ values.T / q
-    means = np.take_along_axis(by_seed, rng.integers(s, size=(draws, s)), axis=1).mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
+def mean_draws(values: np.ndarray, draws: int = DRAWS) -> np.ndarray:
+    """[B] means of [S seeds, Q questions], both drawn again."""
+    return over_seeds(change_draws([values], draws)[..., 0])
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """95% bootstrap interval of the mean of [S seeds, Q questions]."""
+    low, high = interval(mean_draws(values))
     return float(low), float(high)

@@ -69,20 +69,28 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def path(name: str, recipe: Mapping) -> Path:
+    """Where the artifact `name` made by `recipe` lies, or will lie."""
+    return RUNS / f"{name}-{digest(_whole_recipe(recipe))}"
+
+
+def _whole_recipe(recipe: Mapping) -> dict:
+    return json.loads(json.dumps({**recipe, "versions": versions()}, default=str))
+
+
 def folder(name: str, recipe: Mapping, make: Callable[[Path], None]) -> Path:
     """The artifact `name` made by `recipe`: found and whole, or made now by `make(folder)`."""
-    recipe = json.loads(json.dumps({**recipe, "versions": versions()}, default=str))
-    path = RUNS / f"{name}-{digest(recipe)}"
-    if path.exists():
-        if _whole(path):
-            return path
-        log.warning("%s is damaged: computing it again", path)
-    with atomic_folder(path) as scratch:
+    path_ = path(name, recipe)
+    if path_.exists():
+        if _whole(path_):
+            return path_
+        log.warning("%s is damaged: computing it again", path_)
+    with atomic_folder(path_) as scratch:
         make(scratch)
         hashes = {f.relative_to(scratch).as_posix(): file_hash(f) for f in scratch.rglob("*") if f.is_file()}
-        made = {"recipe": recipe, "files": hashes}
+        made = {"recipe": _whole_recipe(recipe), "files": hashes}
         (scratch / "made.json").write_text(json.dumps(made, indent=1, sort_keys=True))
-    return path
+    return path_
 
 
 def frame(name: str, recipe: Mapping, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def _latex(text: str) -> str:
     return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
 
 
-def performance_change(changes: pd.DataFrame, profile: Profile, draws: int = 2000) -> tuple[pd.DataFrame, str]:
+def performance_change(changes: pd.DataFrame, profile: Profile) -> tuple[pd.DataFrame, str]:
     """Change of performance in each domain (Tables 2–4), largest absolute change first.
 
     `changes` is `units.changes(profile)`. Values are points (× 100), mean over seeds and questions;
@@ -49,7 +49,7 @@ def performance_change(changes: pd.DataFrame, profile: Profile, draws: int = 200
             row[f"{measure} change"] = by_question.mean()
             row[f"{measure} se"] = by_question.std(ddof=1) / len(by_question) ** 0.5
             if measure == profile.evaluation.measure:
-                row["low"], row["high"] = stats.mean_interval(values, draws)
+                row["low"], row["high"] = stats.mean_interval(values)
         rows.append(row)
     table = pd.DataFrame(rows)
     order = table[f"{profile.evaluation.measure} change"].abs().sort_values(ascending=False).index

@@ -4,17 +4,34 @@ Every function here loads its result if it is in the store and computes it other
 resumes at the unit it died in, and any notebook can be opened on its own.
 """
 
-import random
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from sts_utils import config, data, evaluate, extract, finetune, models, prompts, saes, score, shift, stats, store
+from sts_utils import (
+    config,
+    data,
+    evaluate,
+    extract,
+    finetune,
+    models,
+    prompts,
+    saes,
+    samples,
+    score,
+    shift,
+    stats,
+    store,
+)
 from sts_utils.config import Profile
 from sts_utils.data import Example
-from sts_utils.extract import FeatureStats
+from sts_utils.extract import FeatureStats, Tap
+from sts_utils.samples import evaluation_questions
 from sts_utils.shift import ShiftedDims
 
 # --- models and SAEs, loaded once a process ----------------------------------------------------
@@ -27,7 +44,17 @@ def prepare(profile: Profile) -> None:
     sae = _sae(profile.sae, width, profile.layer)
     if profile.top_n > sae.cfg.d_sae:
         raise ValueError(f"top_n is {profile.top_n}, but SAE {profile.sae!r} has {sae.cfg.d_sae} features")
-    for corpus in (profile.train, profile.domains, profile.demonstrations):
+    for other in sweep(profile):
+        _sae(other.sae, models.check(profile.model, other.layer, profile.revision), other.layer)
+    labels = (profile.labels.code, profile.labels.dialogue)
+    for corpus in (
+        profile.train,
+        profile.domains,
+        profile.demonstrations,
+        profile.grpo.train,
+        *profile.others,
+        *labels,
+    ):
         data.load(corpus)
     shown = data.by_domain(data.load(profile.demonstrations))
     for domain in evaluation_questions(profile):
@@ -36,12 +63,6 @@ def prepare(profile: Profile) -> None:
                 f"domain {domain!r} has {len(shown.get(domain, ()))} demonstrations in "
                 f"{profile.demonstrations!r}, sts.demonstrations asks for {profile.sts.demonstrations}"
             )
-
-
-@cache
-def tokenizer(name: str, revision: str | None = None):
-    """The tokenizer of a model name."""
-    return models.load_tokenizer(name, revision)
 
 
 @cache
@@ -73,59 +94,59 @@ def sink_norm(profile: Profile) -> float:
 
 
 def _tokenizer(profile: Profile):
-    return tokenizer(profile.model, profile.revision)
+    return samples.tokenizer(profile.model, profile.revision)
 
 
-# --- which questions a run uses ----------------------------------------------------------------
+def with_sae(profile: Profile, name: str) -> Profile:
+    """The same run read through another SAE, at its layer."""
+    return profile.model_copy(update={"sae": name, "layer": saes.layer(name)})
 
 
-def training_examples(profile: Profile, seed: int) -> tuple[list[Example], list[Example]]:
-    """(SFT pool, held out) of the training corpus: the same split for every seed, other orders."""
-    train, held_out = data.split(data.load(profile.train), profile.shift.held_out, seed=0)
-    for part in (train, held_out):
-        random.Random(seed).shuffle(part)
-    return train, held_out
+def sweep_names(profile: Profile) -> list[str]:
+    """The SAEs of Fig 4a–c beside the profile's own."""
+    named = {*profile.sweep.widths, *profile.sweep.layers, *profile.sweep.sparsities} - {profile.sae}
+    return sorted(named)
 
 
-def evaluation_questions(profile: Profile) -> dict[str, list[Example]]:
-    """The questions of each domain on which performance is measured; the same for all seeds.
-
-    No question is among the demonstrations, compared by its text.
-    """
-    shown = {e.question for e in data.load(profile.demonstrations)}
-    questions = data.by_domain(e for e in data.load(profile.domains) if e.question not in shown)
-    return {domain: group[: profile.evaluation.questions] for domain, group in questions.items()}
+def sweep(profile: Profile) -> list[Profile]:
+    """The run read through each SAE of Fig 4a–c."""
+    return [with_sae(profile, name) for name in sweep_names(profile)]
 
 
-def domain_queries(profile: Profile, domain: str, seed: int) -> list[Example]:
-    """The questions on which a domain is scored: drawn anew for each seed from those it is evaluated on."""
-    questions = evaluation_questions(profile)[domain]
-    if len(questions) < profile.sts.queries:
-        return questions
-    return random.Random(seed).sample(questions, profile.sts.queries)
+# --- fine-tuned models -------------------------------------------------------------------------
 
 
-def training_pairs(profile: Profile, seed: int):
-    """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool."""
-    train, held_out = training_examples(profile, seed)
-    settings = profile.shift
-    if len(held_out) < 2:
-        raise ValueError(f"corpus {profile.train!r} has {len(held_out)} held-out questions: raise shift.held_out")
-    sets = prompts.choose_demonstrations(train, settings.demonstrations, settings.sets, seed)
-    return prompts.prompt_pairs(_tokenizer(profile), held_out[: settings.queries], sets, context_length(profile))
+class Trained(NamedTuple):
+    """A fine-tuned model that is, or can be, in the store: its key, and the folder (trained now if missing)."""
+
+    key: str
+    folder: Callable[[], Path]
 
 
-def domain_pairs(profile: Profile, domain: str, seed: int):
-    """(plain, icl) prompts of a downstream domain, with its own chain-of-thought demonstrations."""
-    shown = data.by_domain(data.load(profile.demonstrations))[domain]
-    sets = prompts.choose_demonstrations(shown, profile.sts.demonstrations, 1, seed)
-    queries = domain_queries(profile, domain, seed)
-    return prompts.prompt_pairs(_tokenizer(profile), queries, sets, context_length(profile))
+def trained(profile: Profile, recipe: Mapping, train: Callable[[Path], pd.DataFrame]) -> Trained:
+    """The model that `train(out)` leaves in `out`, with the training log that it returns in `log.parquet`."""
+    recipe = {"model": profile.model, "revision": profile.revision, **recipe}
+    made = store.path("trained", recipe)
+
+    def make(out):
+        train(out).to_parquet(out / "log.parquet", index=False)
+
+    return Trained(made.name, lambda: store.folder("trained", recipe, make))
 
 
-def context_length(profile: Profile) -> int:
-    """The most tokens the profile's model takes."""
-    return backbone(profile).config.get_text_config().max_position_embeddings
+def finetuned(profile: Profile, seed: int) -> Trained:
+    """The model after SFT on the training set."""
+
+    def train(out):
+        return finetune.sft(profile, samples.training_examples(profile, seed)[0][: profile.sft.examples], seed, out)
+
+    recipe = {"train": profile.train, "sft": profile.sft.model_dump(), "held_out": profile.shift.held_out, "seed": seed}
+    return trained(profile, recipe, train)
+
+
+def training_log(models_: Mapping[object, Trained]) -> pd.DataFrame:
+    """The logs of several models, a column `run` naming each."""
+    return pd.concat([pd.read_parquet(m.folder() / "log.parquet").assign(run=name) for name, m in models_.items()])
 
 
 # --- features ----------------------------------------------------------------------------------
@@ -137,47 +158,89 @@ def _recipe(profile: Profile, *sections: str, **more) -> dict:
     return {key: profile.model_dump()[key] for key in keys} | more
 
 
-def train_stats(profile: Profile, seed: int) -> FeatureStats:
-    """Features of training questions without and with training demonstrations (for D_N)."""
+def train_stats(profile: Profile, seed: int, also: Sequence[Profile] = ()) -> FeatureStats:
+    """Features of training questions without and with training demonstrations (for D_N).
 
-    def compute():
-        pairs = training_pairs(profile, seed)
-        if profile.alignment == "stream":
-            return _stream(profile, pairs).arrays()
-        return _extract(profile, pairs, f"{profile.train} seed {seed}").arrays()
+    `also`: the same run read through other SAEs, whose statistics are stored from the same forward pass.
+    """
 
-    recipe = _recipe(profile, "train", "shift", "alignment", seed=seed)
-    return FeatureStats.from_arrays(store.arrays("features-train", recipe, compute))
+    def recipe(p):
+        return _recipe(p, "train", "shift", "alignment", seed=seed)
 
+    def pairs():
+        return samples.training_pairs(profile, seed)
 
-def domain_stats(profile: Profile, domain: str, seed: int) -> FeatureStats:
-    """Features of a domain's questions without and with its demonstrations (for STS)."""
-
-    def compute():
-        return _extract(profile, domain_pairs(profile, domain, seed), f"{domain} seed {seed}").arrays()
-
-    sections = ("domains", "demonstrations", "sts")
-    recipe = _recipe(profile, *sections, seed=seed, domain=domain, questions=profile.evaluation.questions)
-    return FeatureStats.from_arrays(store.arrays("features-domain", recipe, compute))
+    if profile.alignment == "stream":
+        return _loaded("features-train", recipe(profile), lambda: _stream(profile, pairs()))
+    return _features("features-train", [profile, *also], recipe, pairs, f"{profile.train} seed {seed}")
 
 
-def actual_stats(profile: Profile, seed: int) -> FeatureStats:
+def domain_stats(profile: Profile, domain: str, seed: int, also: Sequence[Profile] = ()) -> FeatureStats:
+    """Features of a domain's questions without and with its demonstrations (for STS); `also` as in `train_stats`."""
+
+    def recipe(p):
+        sections = ("domains", "demonstrations", "sts")
+        return _recipe(p, *sections, seed=seed, domain=domain, questions=p.evaluation.questions)
+
+    def pairs():
+        return samples.domain_pairs(profile, domain, seed)
+
+    return _features("features-domain", [profile, *also], recipe, pairs, f"{domain} seed {seed}")
+
+
+def actual_stats(profile: Profile, seed: int, model: Trained | None = None) -> FeatureStats:
     """Features of the same plain training questions before and after fine-tuning (the actual shift)."""
+    model = model or finetuned(profile, seed)
 
-    def compute():
-        plain = [pair[0] for pair in training_pairs(profile, seed)]
-        after = models.load_truncated(str(finetuned(profile, seed)), profile.layer, profile.dtype)
-        pairs = list(zip(plain, plain, strict=True))
-        return _extract(profile, pairs, f"SFT seed {seed}", other_model=after).arrays()
+    def pairs():
+        return [(plain, plain) for plain, _ in samples.training_pairs(profile, seed)]
 
-    recipe = _recipe(profile, "train", "shift", "sft", seed=seed)
-    return FeatureStats.from_arrays(store.arrays("features-actual", recipe, compute))
+    def recipe(p):
+        return _recipe(p, "train", "shift", seed=seed, trained=model.key)
+
+    return _features("features-actual", [profile], recipe, pairs, f"after training, seed {seed}", model)
 
 
-def _extract(profile: Profile, pairs, desc: str, other_model=None) -> FeatureStats:
-    return extract.feature_stats(
-        pairs, backbone(profile), sae(profile), sink_norm=sink_norm(profile), other_model=other_model, desc=desc
-    )
+def domain_after(profile: Profile, domain: str, seed: int) -> FeatureStats:
+    """Residual stream of a domain's plain questions before and after SFT (no SAE features but one)."""
+    model = finetuned(profile, seed)
+
+    def pairs():
+        return [(plain, plain) for plain, _ in samples.domain_pairs(profile, domain, seed)]
+
+    def recipe(p):
+        more = {"questions": p.evaluation.questions, "trained": model.key}
+        return _recipe(p, "domains", "demonstrations", "sts", seed=seed, domain=domain, **more)
+
+    desc = f"{domain} after SFT, seed {seed}"
+    return _features("residual-domain", [profile], recipe, pairs, desc, model, features=np.array([0]))
+
+
+def _loaded(name: str, recipe: dict, compute: Callable[[], FeatureStats]) -> FeatureStats:
+    return FeatureStats.from_arrays(store.arrays(name, recipe, lambda: compute().arrays()))
+
+
+def _features(
+    name: str, profiles: Sequence[Profile], recipe: Callable[[Profile], dict], pairs: Callable, desc: str,
+    after: Trained | None = None, features: np.ndarray | None = None,
+) -> FeatureStats:  # fmt: skip
+    """Statistics of the first profile; those of all are stored, from one forward pass for what is missing."""
+    missing = [p for p in profiles if not store.path(name, recipe(p)).exists()]
+    if missing:
+        deepest = max(missing, key=lambda p: p.layer)
+        taps = [Tap(p.layer, sae(p), sink_norm(p)) for p in missing]
+        other = backbone(deepest, after.folder()) if after else None
+        found = extract.feature_stats(
+            pairs(), backbone(deepest), taps, other_model=other, features=features, desc=desc
+        )  # fmt: skip
+        for p, made in zip(missing, found, strict=True):
+            _loaded(name, recipe(p), lambda made=made: made)
+
+    def again():  # a damaged artifact
+        store.path(name, recipe(profiles[0])).rename(store.path(name, recipe(profiles[0])).with_suffix(".damaged"))
+        return _features(name, profiles[:1], recipe, pairs, desc, after, features)
+
+    return _loaded(name, recipe(profiles[0]), again)
 
 
 def _stream(profile: Profile, pairs) -> FeatureStats:
@@ -196,14 +259,16 @@ def _stream(profile: Profile, pairs) -> FeatureStats:
 # --- dims and scores ---------------------------------------------------------------------------
 
 
-def dims(profile: Profile, seed: int) -> ShiftedDims:
-    """D_N, estimated before any fine-tuning."""
-    return shift.shifted_dims(train_stats(profile, seed), profile.top_n, profile.definition)
+def dims(profile: Profile, seed: int, n: int | None = 0) -> ShiftedDims:
+    """D_N, estimated before any fine-tuning; N is the profile's, or `n` (None: every feature, ranked)."""
+    return shift.shifted_dims(train_stats(profile, seed), profile.top_n if n == 0 else n, profile.definition)
 
 
-def score_parts(profile: Profile, metric: str, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Domain -> (sums, tokens) a query."""
-    chosen = dims(profile, seed)
+def score_parts(
+    profile: Profile, metric: str, seed: int, chosen: ShiftedDims | None = None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Domain -> (sums, tokens) a query, on D_N or other dims."""
+    chosen = dims(profile, seed) if chosen is None else chosen
     return {
         domain: score.parts(domain_stats(profile, domain, seed), chosen, metric, profile.definition)
         for domain in evaluation_questions(profile)
@@ -226,67 +291,63 @@ def scores(profile: Profile) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# --- fine-tuning and performance ---------------------------------------------------------------
+# --- performance -------------------------------------------------------------------------------
 
 
-def finetuned(profile: Profile, seed: int):
-    """The folder of the fine-tuned model, with its training log in `log.parquet`."""
-
-    def make(out):
-        examples = training_examples(profile, seed)[0][: profile.sft.examples]
-        log = finetune.sft(profile, examples, seed, out)
-        log.to_parquet(out / "log.parquet", index=False)
-
-    keys = {k: profile.model_dump()[k] for k in ("model", "revision", "train", "sft")}
-    return store.folder("sft", keys | {"seed": seed, "held_out": profile.shift.held_out}, make)
-
-
-def training_log(profile: Profile) -> pd.DataFrame:
-    """Loss by step and seed."""
-    return pd.concat([pd.read_parquet(finetuned(profile, seed) / "log.parquet") for seed in profile.seeds])
-
-
-def _performing(profile: Profile, seed: int | None):
-    """The whole model to evaluate: untouched (seed None) or fine-tuned."""
+def performing(profile: Profile, model: Trained | None = None):
+    """The whole model to evaluate: untouched (None) or fine-tuned."""
     torch.set_num_threads(config.cpu_threads())
-    where = profile.model if seed is None else str(finetuned(profile, seed))
-    return models.load_model(where, profile.evaluation.dtype, profile.revision if seed is None else None)
+    where = str(model.folder()) if model else profile.model
+    return models.load_model(where, profile.evaluation.dtype, None if model else profile.revision)
 
 
-def performance(profile: Profile, seed: int | None) -> pd.DataFrame:
-    """Each question's performance before (seed None) or after fine-tuning (evaluate.performance)."""
+def performance(
+    profile: Profile, model: Trained | None = None, questions: Sequence[Example] | None = None
+) -> pd.DataFrame:
+    """Each question's performance before (None) or after fine-tuning (evaluate.performance).
 
-    def compute():
+    The questions are the profile's evaluation questions of all domains, if none are given.
+    """
+    if questions is None:
         questions = [e for group in evaluation_questions(profile).values() for e in group]
-        label = "before SFT" if seed is None else f"after SFT, seed {seed}"
-        return evaluate.performance(_performing(profile, seed), _tokenizer(profile), questions, desc=label)
-
-    return store.frame("performance", _evaluation_recipe(profile, seed), compute)
-
-
-def held_out_performance(profile: Profile, seed: int | None) -> pd.DataFrame:
-    """Log-likelihood of held-out training-set solutions before or after fine-tuning."""
 
     def compute():
-        examples = training_examples(profile, 0)[1][: profile.evaluation.held_out]
-        model = _performing(profile, seed)
-        return evaluate.solution_loglik(model, _tokenizer(profile), examples, profile.sft.max_length)
+        label = f"evaluate {model.key}" if model else "evaluate before"
+        return evaluate.performance(performing(profile, model), _tokenizer(profile), questions, desc=label)
 
-    return store.frame("held-out", _evaluation_recipe(profile, seed), compute)
-
-
-def _evaluation_recipe(profile: Profile, seed: int | None) -> dict:
-    sections = ("model", "revision", "domains", "demonstrations", "evaluation", "train")
-    keys = {k: profile.model_dump()[k] for k in sections} | {"held_out": profile.shift.held_out}
-    return keys if seed is None else keys | {"sft": profile.sft.model_dump(), "seed": seed}
+    return store.frame("performance", _evaluation_recipe(profile, model, questions), compute)
 
 
-def changes(profile: Profile) -> pd.DataFrame:
-    """Performance after − before, a row for each seed, domain, question and measure."""
-    before = performance(profile, None)
+def held_out_performance(profile: Profile, model: Trained | None = None) -> pd.DataFrame:
+    """Log-likelihood of held-out training-set solutions before (None) or after fine-tuning."""
+    examples = samples.training_examples(profile, 0)[1][: profile.evaluation.held_out]
+
+    def compute():
+        return evaluate.solution_loglik(
+            performing(profile, model), _tokenizer(profile), examples, profile.sft.max_length
+        )  # fmt: skip
+
+    recipe = _evaluation_recipe(profile, model, examples) | {"max_length": profile.sft.max_length}
+    return store.frame("held-out", recipe, compute)
+
+
+def _evaluation_recipe(profile: Profile, model: Trained | None, questions: Sequence[Example]) -> dict:
+    return {
+        "model": profile.model, "revision": profile.revision, "dtype": profile.evaluation.dtype,
+        "questions": store.digest([e.id for e in questions]), "trained": model.key if model else None,
+    }  # fmt: skip
+
+
+def changes(profile: Profile, after: Mapping[int, Trained] | None = None) -> pd.DataFrame:
+    """Performance after − before, a row for each seed, domain, question and measure.
+
+    `after`: the fine-tuned model of each seed; SFT on the training set if not given.
+    """
+    after = after or {seed: finetuned(profile, seed) for seed in profile.seeds}
+    before = performance(profile)
     frames = []
-    for seed in profile.seeds:
-        both = performance(profile, seed).merge(before, on=["domain", "id"], suffixes=("_after", "_before"))
+    for seed, model in after.items():
+        both = performance(profile, model).merge(before, on=["domain", "id"], suffixes=("_after", "_before"))
         for measure in evaluate.MEASURES:
             frames.append(
                 both[["domain", "id"]].assign(
@@ -297,26 +358,36 @@ def changes(profile: Profile) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def observations(profile: Profile, measure: str | None = None) -> dict[str, stats.Observations]:
-    """Metric -> what its correlation with the change of `measure` is computed from."""
-    table = changes(profile)
-    table = table[table.measure == (measure or profile.evaluation.measure)]
-    domains = tuple(evaluation_questions(profile))
-    by_domain = [
-        table[table.domain == d].pivot(index="seed", columns="id", values="change").loc[list(profile.seeds)].to_numpy()
-        for d in domains
+def change_arrays(profile: Profile, after: Mapping[int, Trained] | None = None) -> list[np.ndarray]:
+    """Change of the profile's measure: for each domain, [S seeds, Q questions]."""
+    table = changes(profile, after)
+    table = table[table.measure == profile.evaluation.measure]
+    seeds = list(after or profile.seeds)
+    return [
+        table[table.domain == d].pivot(index="seed", columns="id", values="change").loc[seeds].to_numpy()
+        for d in evaluation_questions(profile)
     ]
+
+
+def observations(
+    profile: Profile, after: Mapping[int, Trained] | None = None, chosen: Mapping[int, ShiftedDims] | None = None
+) -> dict[str, stats.Observations]:
+    """Metric -> what its correlation with the change is computed from.
+
+    `after` as in `changes`; `chosen`: the dims of each seed on which domains are scored, D_N if not given.
+    """
+    domains, changed = tuple(evaluation_questions(profile)), change_arrays(profile, after)
     found = {}
     for metric in score.METRICS:
-        parts = [score_parts(profile, metric, seed) for seed in profile.seeds]
-        found[metric] = stats.Observations(
-            domains, [[p[d][0] for d in domains] for p in parts], [[p[d][1] for d in domains] for p in parts], by_domain
-        )
+        parts = [score_parts(profile, metric, seed, chosen and chosen[seed]) for seed in after or profile.seeds]
+        sums, tokens = ([[p[d][side] for d in domains] for p in parts] for side in (0, 1))
+        found[metric] = stats.ratio_of_sums(domains, sums, tokens, changed)
     return found
 
 
 def held_out(profile: Profile) -> pd.DataFrame:
     """Held-out solutions' log-likelihood before and after, a row a question and seed; column `when`."""
-    frames = [held_out_performance(profile, None).assign(when="before", seed=pd.NA)]
-    frames += [held_out_performance(profile, seed).assign(when="after", seed=seed) for seed in profile.seeds]
+    frames = [held_out_performance(profile).assign(when="before", seed=pd.NA)]
+    for seed in profile.seeds:
+        frames.append(held_out_performance(profile, finetuned(profile, seed)).assign(when="after", seed=seed))
     return pd.concat(frames, ignore_index=True)

@@ -38,7 +38,7 @@ def backbone(profile):
 
 @pytest.fixture(scope="session")
 def sae():
-    return saes.load("random", 64)
+    return saes.load("random-8x", 64)
 
 
 @pytest.fixture

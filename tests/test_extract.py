@@ -96,7 +96,7 @@ def test_differing_query_tokens_are_refused(pairs, backbone, sae):
 
 
 def test_nan_features_are_named(pairs, backbone, sae):
-    broken = saes.load("random", 64)
+    broken = saes.load("random-8x", 64)
     broken.b_enc.data[3] = float("nan")
     with pytest.raises(ValueError, match=f"question {pairs[0][0].example_id}: features are not finite"):
         feature_stats(pairs[:1], backbone, broken, sink_norm=np.inf)
