@@ -13,6 +13,7 @@ from sts_utils import data, shift, stats
 from sts_utils.config import Profile
 from sts_utils.data import DOMAINS
 from sts_utils.extract import FeatureStats
+from sts_utils.stats import Estimate
 from sts_utils.store import DATA, FIGURES
 
 #: Colour-blind safe; a domain has the same colour and marker in every figure.
@@ -61,17 +62,6 @@ def save(figure: Figure, name: str, caption: str, profile: Profile) -> list[Path
     return paths
 
 
-def shift_draws(features: Sequence[FeatureStats], raw: bool = False, draws: int = 200, seed: int = 0) -> np.ndarray:
-    """[B, S, F] shifts of each seed's features under a bootstrap over its questions."""
-    field = "dr2" if raw else "dh2"
-    rng = np.random.default_rng(seed)
-    out = []
-    for item in features:
-        weights = rng.multinomial(len(item.n), np.full(len(item.n), 1 / len(item.n)), size=draws)
-        out.append((weights @ getattr(item, field)) / (weights @ item.n)[:, None])
-    return np.stack(out, 1)
-
-
 def paper(name: str) -> pd.DataFrame:
     """A table of the paper's own numbers, e.g. paper("table06_pearson")."""
     return pd.read_csv(DATA / "paper" / f"{name}.csv")
@@ -82,7 +72,7 @@ def fig1a(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str
     moved = np.mean([shift.shift(a) for a in actual], axis=0)
     n = profile.top_n
     shares = [float(shift.top_share(shift.shift(a), n)) for a in actual]
-    drawn = np.sort(shift_draws(actual), axis=-1)
+    drawn = np.sort(shift.draws(actual), axis=-1)
     low, high = stats.interval(stats.over_seeds(drawn[..., -n:].sum(-1) / drawn.sum(-1)))
     share, ginis = np.mean(shares), [shift.gini(shift.shift(a)) for a in actual]
 
@@ -103,14 +93,6 @@ def fig1a(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str
     return figure, caption
 
 
-def _overlaps(estimated: np.ndarray, actual: np.ndarray, ks: np.ndarray) -> np.ndarray:
-    """[..., K] overlap of the top-k sets of two arrays of shifts [..., F], for every k at once."""
-    ranks = [np.argsort(np.argsort(-x, axis=-1, kind="stable"), axis=-1) for x in (estimated, actual)]
-    worst = np.sort(np.maximum(*ranks), axis=-1)  # a dim is in both top-k sets when its worse rank is < k
-    counts = np.stack([(worst < k).sum(-1) for k in ks], axis=-1)
-    return counts / ks
-
-
 def fig2a(estimated: Sequence[FeatureStats], actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str]:
     """Overlap of the dims that ICL finds with those that SFT moves, SAE and raw (Fig 2a)."""
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
@@ -121,14 +103,14 @@ def fig2a(estimated: Sequence[FeatureStats], actual: Sequence[FeatureStats], pro
         size = len(shift.shift(actual[0], raw=raw))
         ks = np.unique(np.maximum(1, np.round(fractions * size)).astype(int))
         pairs = [np.stack([shift.shift(x, raw=raw) for x in side]) for side in (estimated, actual)]
-        mean = _overlaps(*pairs, ks).mean(0)
-        drawn = [shift_draws(side, raw, draws=100) for side in (estimated, actual)]
-        low, high = stats.interval(stats.over_seeds(_overlaps(*drawn, ks)))
+        mean = shift.overlaps(*pairs, ks).mean(0)
+        drawn = [shift.draws(side, raw, 100) for side in (estimated, actual)]
+        low, high = stats.interval(stats.over_seeds(shift.overlaps(*drawn, ks)))
         axis.plot(100 * ks / size, mean, color=colour, label=name)
         axis.fill_between(100 * ks / size, low, high, color=colour, alpha=0.25, lw=0)
         k = max(1, round(share * size))
-        exact = _overlaps(*pairs, np.array([k])).mean()
-        band = stats.interval(stats.over_seeds(_overlaps(*drawn, np.array([k])))[:, 0])
+        exact = shift.overlaps(*pairs, np.array([k])).mean()
+        band = stats.interval(stats.over_seeds(shift.overlaps(*drawn, np.array([k])))[:, 0])
         at[name] = f"{exact:.0%} (95% interval {band[0]:.0%} to {band[1]:.0%}) at the top {k} of {size}"
     grid = np.geomspace(0.2, 100)
     axis.plot(grid, grid / 100, color=CHANCE_COLOUR, ls="--", label="chance")
@@ -150,7 +132,7 @@ def fig2b(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str
     at = {}
     for name, raw, colour in (("SAE features", False, SAE_COLOUR), ("raw dims", True, RAW_COLOUR)):
         ordered = -np.sort(-np.stack([shift.shift(a, raw=raw) for a in actual]), axis=-1)
-        drawn = -np.sort(-shift_draws(actual, raw), axis=-1)
+        drawn = -np.sort(-shift.draws(actual, raw), axis=-1)
         size = ordered.shape[-1]
         ks = np.unique(np.maximum(1, np.round(np.geomspace(0.002, 1, 60) * size)).astype(int))
         share = (ordered.cumsum(-1) / ordered.sum(-1, keepdims=True)).mean(0)
@@ -225,15 +207,200 @@ SHORT_NAMES = {
 }
 
 
-def training(log: pd.DataFrame, held_out: pd.DataFrame, profile: Profile) -> tuple[Figure, str]:
+def fig1b(estimates: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[Figure, str]:
+    """Mathematics performance while the k most shifted features are zeroed, against random ones (Fig 1b).
+
+    `estimates` is `studies.ablation_estimates(profile)`.
+    """
+    figure, axis = plt.subplots(figsize=(3.4, 2.6))
+    names = {"shifted": "most shifted by SFT", "active": "random, as active", "random": "random"}
+    for (which, label), colour in zip(names.items(), (SAE_COLOUR, PALETTE[2], CHANCE_COLOUR), strict=True):
+        counts = sorted(count for name, count in estimates if name == which)
+        of = [estimates[which, count] for count in counts]
+        axis.plot(counts, [e.value for e in of], "o-", ms=4, color=colour, label=label)
+        axis.fill_between(counts, [e.low for e in of], [e.high for e in of], color=colour, alpha=0.25, lw=0)
+    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+    axis.set(xscale="log", xlabel="features zeroed", ylabel="change of log-likelihood,\nnats a token")
+    figure.legend(frameon=False, loc="outside upper center", ncols=3, columnspacing=0.8, handlelength=1.2, fontsize=8)
+    k = min(counts, key=lambda count: abs(count - profile.top_n))
+    said = "; ".join(f"{label}: {estimates[which, k]}" for which, label in names.items())
+    caption = (
+        "Fig 1b. Log-likelihood of held-out mathematics solutions under the fine-tuned model (first seed) while SAE "
+        "features are taken out of the residual stream, reconstruction error kept, attention sinks untouched: the "
+        f"most shifted by SFT, random ones ({profile.ablation.draws} draws), and random ones of like mean "
+        f"activation. With {k} zeroed, change against none: {said}. The paper: accuracy falls fast for shifted "
+        f"features and stays for random ones. {about(profile)}"
+    )
+    return figure, caption
+
+
+def _r_points(
+    rows: Mapping[str, Mapping[str, Estimate]], axis_label: str, size=(3.4, 2.6), rotate: int = 0
+) -> tuple[Figure, str]:
+    """r of each metric with its interval, a group a row of `rows`; the picture and the numbers in words."""
+    figure, axis = plt.subplots(figsize=size)
+    metrics = list(next(iter(rows.values())))
+    for i, metric in enumerate(metrics):
+        x = np.arange(len(rows)) + 0.16 * (i - (len(metrics) - 1) / 2)
+        of = [row[metric] for row in rows.values()]
+        bars = np.array([[e.value - e.low, e.high - e.value] for e in of]).T.clip(0)
+        marker = "os^D"[i]
+        label = METRIC_NAMES.get(metric, metric)
+        axis.errorbar(x, [e.value for e in of], yerr=bars, fmt=marker, ms=5, capsize=2, color=PALETTE[i], label=label)
+    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+    axis.set_xticks(range(len(rows)), list(rows), rotation=rotate, ha="right" if rotate else "center")
+    axis.set(xlabel=axis_label, ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
+    if len(metrics) > 1:
+        figure.legend(frameon=False, loc="outside upper center", ncols=len(metrics))
+    said = "; ".join(f"{name}: {', '.join(f'{m} {e}' for m, e in row.items())}" for name, row in rows.items())
+    return figure, said
+
+
+def fig4(panel: str, rows: Mapping[str, Mapping[str, Estimate]], profile: Profile) -> tuple[Figure, str]:
+    """One panel of Fig 4, "a" to "e": r by SAE width, layer and L0, by rank range, and against probes.
+
+    `rows`: label -> metric -> r, from `studies.sweep`, `studies.rank_ranges` or `studies.predictors`.
+    """
+    axis_label, what, theirs = FIG4[panel]
+    figure, said = _r_points(rows, axis_label, rotate=20 if panel == "e" else 0)
+    caption = (
+        f"Fig 4{panel}. r of score and absolute change over all domains, {what}; bars are 95% intervals. {said}. "
+        f"The paper: {theirs}. {about(profile)}"
+    )
+    return figure, caption
+
+
+FIG4 = {
+    "a": ("SAE features", "for SAEs of two widths at one layer and L0", "wider (131k against 16k) is lower"),
+    "b": ("block", "for SAEs at three layers", "stable over layers 15, 20, 25"),
+    "c": ("L0 of the SAE", "for SAEs that keep more or fewer features a token", "falls from 0.78 at L0 13 to 0.65 at 109"),
+    "d": ("ranks of the shifted dims used", "with dims of these ranks in place of D_N", "falls for dims of smaller shift"),
+    "e": (
+        "",
+        "for STS and for ridge probes from a domain's mean activations to its change, left-out domains predicted from "
+        "the others (14 points, so a probe of noise scores below zero)",
+        "STS 0.79, probe on raw activations 0.03, on SAE activations 0.08",
+    ),
+}  # fmt: skip
+
+
+def fig5(
+    gains: Mapping[str, Mapping[str, Estimate]], extra: Mapping[str, tuple[int, int]], profile: Profile
+) -> tuple[Figure, str]:
+    """Change of the most and least affected domain by the mixture trained on (Fig 5a–c).
+
+    `gains` is `studies.mixture_changes(profile)`, `extra` is `studies.mixtures(profile)`.
+    """
+    most, least = (d for d in next(iter(gains.values())) if d != "mathematics")
+    if not {most, least} <= set(STYLES):
+        raise ValueError(f"domains {most!r} and {least!r} are none of {', '.join(STYLES)}")
+    figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.6), sharey=True)
+    ratios = [name for name in gains if name in ("all least", "half", "all most")]
+    for axis, domain, side in zip(axes, (most, least), (0, 1), strict=False):
+        names = sorted(ratios, key=lambda name: extra[name][side])
+        _gain(axis, [extra[n][side] for n in names], [gains[n][domain] for n in names], domain)
+        axis.set(title=domain, xlabel=f"of {profile.mixture.extra} extra examples, from it")
+        axis.set_xticks([extra[n][side] for n in names])
+    for i, domain in enumerate((most, least)):
+        _gain(axes[2], np.array([0, 1]) + 0.1 * (i - 0.5), [gains[n][domain] for n in ("none", "STS")], domain)
+    axes[2].set_xticks([0, 1], ["none", f"STS split\n{extra['STS'][0]}:{extra['STS'][1]}"])
+    axes[2].set(title="no extra data, STS split", xlim=(-0.5, 1.5))
+    axes[2].legend(frameon=False)
+    axes[0].set_ylabel(f"change of {SHORT_NAMES[profile.evaluation.measure]}")
+    said = "; ".join(
+        f"{name} {extra[name]}: {_points(row[most])}, {_points(row[least])}" for name, row in gains.items()
+    )
+    caption = (
+        f"Fig 5. Change against the untouched model on test halves of {most} (most affected by SFT, measured on "
+        f"other questions) and {least} (least) after SFT on {profile.mixture.examples} training examples and "
+        f"{profile.mixture.extra} extra ones with answers sampled from the untouched model; one seed, intervals over "
+        f"questions. (extra of {most}, of {least}): change of {most}, of {least} in points: {said}. The paper: "
+        f"engineering gains much, law little, the STS split is balanced. {about(profile)}"
+    )
+    return figure, caption
+
+
+def _points(e: Estimate) -> str:
+    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+
+
+def _gain(axis, x, estimates: Sequence[Estimate], domain: str) -> None:
+    colour, marker = STYLES[domain]
+    y = 100 * np.array([e.value for e in estimates])
+    bars = 100 * np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(0)
+    axis.errorbar(x, y, yerr=bars, fmt=marker, color=colour, capsize=2, ls="-", lw=1, label=domain)
+    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+
+
+def fig6(found: Mapping[str, Estimate], accuracy: pd.DataFrame, profile: Profile) -> tuple[Figure, str]:
+    """Overlap of estimated and actual dims for SFT and RL, and r for RL with either (Fig 6a, b).
+
+    `found` is `studies.reinforcement(profile)`, `accuracy` `studies.reinforced_accuracy(profile)`.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.0, 2.6), width_ratios=[2, 3])
+    of = [found["overlap SFT"], found["overlap RL"]]
+    bars = np.array([[e.value - e.low, e.high - e.value] for e in of]).T.clip(0)
+    left.bar([0, 1], [e.value for e in of], yerr=bars, capsize=3, color=[SAE_COLOUR, PALETTE[4]], width=0.6)
+    left.set_xticks([0, 1], ["SFT", "RL"])
+    left.set(ylabel=f"overlap of the top {profile.top_n}", ylim=(0, 1), title="a")
+    for i, metric in enumerate(("sts_act", "sts_icl")):
+        of = [found[f"{metric} {which}"] for which in ("estimated", "actual")]
+        bars = np.array([[e.value - e.low, e.high - e.value] for e in of]).T.clip(0)
+        x = np.arange(2) + 0.16 * (i - 0.5)
+        label = METRIC_NAMES[metric]
+        right.errorbar(x, [e.value for e in of], yerr=bars, fmt="os"[i], capsize=2, color=PALETTE[i], label=label)
+    right.axhline(0, color="0.8", lw=0.8, zorder=0)
+    right.set_xticks([0, 1], ["estimated dims", "actual dims"])
+    right.set(ylabel="r with |change|, RL", ylim=(-1.05, 1.05), xlim=(-0.5, 1.5), title="b")
+    right.legend(frameon=False)
+    g, solved = profile.grpo, accuracy.groupby("when").accuracy.mean()
+    said = "; ".join(f"{name} {e}" for name, e in found.items())
+    caption = (
+        f"Fig 6. Reinforcement learning: GRPO on {g.train} ({g.steps} steps of {g.prompts} questions with "
+        f"{g.generations} completions, learning rate {g.lr:g}; greedy accuracy on {accuracy.id.nunique()} held-out "
+        f"questions {solved['before']:.0%} before, {solved['after']:.0%} after). a: overlap of the dims that "
+        "ground-truth demonstrations find with those that training moved (SFT on its own training set, all seeds). b: "
+        f"r over domains of STS on either dims with the absolute change after GRPO, one seed. {said}. The paper: "
+        f"overlap lower for RL; r low with estimated dims, high with actual ones. {about(profile)}"
+    )
+    return figure, caption
+
+
+def fig7(found: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[Figure, str]:
+    """Mathematics after selective fine-tuning of estimated against random dims (Fig 7).
+
+    `found` is `studies.selective(profile)`.
+    """
+    figure, axis = plt.subplots(figsize=(3.4, 2.6))
+    for i, (which, colour) in enumerate((("estimated", SAE_COLOUR), ("random", CHANCE_COLOUR))):
+        sizes = sorted(n for name, n in found if name == which)
+        of = [found[which, n] for n in sizes]
+        bars = np.array([[e.value - e.low, e.high - e.value] for e in of]).T.clip(0)
+        x = np.arange(len(sizes)) + 0.3 * (i - 0.5)
+        axis.bar(x, [e.value for e in of], 0.28, yerr=bars, capsize=3, color=colour, label=f"{which} dims")
+    axis.set_xticks(range(len(sizes)), sizes)
+    axis.set(xlabel="dims trained a layer", ylabel="change of log-likelihood,\nnats a token")
+    axis.legend(frameon=False)
+    said = "; ".join(f"{n} {which}: {e}" for (which, n), e in found.items())
+    caption = (
+        "Fig 7. Log-likelihood of held-out mathematics solutions after selective fine-tuning, against the untouched "
+        f"model: only linear maps from the chosen features into the residual stream train, at {len(profile.sweep.layers)} "
+        f"layers (the paper: five; SAEs exist for these), on {profile.selective.examples} examples, one seed, "
+        f"{profile.selective.draws} random draws. {said}. The paper: estimated dims are better (accuracy). {about(profile)}"
+    )
+    return figure, caption
+
+
+def training(logs: pd.DataFrame, held_out: pd.DataFrame, profile: Profile) -> tuple[Figure, str]:
     """Training loss by step, and held-out training-set loss before and after, to see that SFT taught.
 
-    `log`: step, loss, seed. `held_out`: seed (NaN before), solution_loglik a question.
+    `logs`: step, loss, run (a name). `held_out`: seed (NaN before), solution_loglik a question.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.0, 2.4), width_ratios=[3, 2])
-    sns.lineplot(log, x="step", y="loss", hue="seed", palette=list(PALETTE[: log.seed.nunique()]), ax=left)
+    palette = sns.color_palette("colorblind", logs.run.nunique())
+    sns.lineplot(logs, x="step", y="loss", hue="run", palette=palette, ax=left)
     left.set(xlabel="SFT step", ylabel="training loss, nats a token")
-    left.legend(title="seed", frameon=False)
+    left.legend(frameon=False)
     bars = held_out.assign(loss=-held_out.solution_loglik)
     sns.pointplot(bars, x="when", y="loss", errorbar=("ci", 95), seed=0, color=SAE_COLOUR, ax=right, capsize=0.1)
     right.set(xlabel="", ylabel="held-out loss, nats a token")

@@ -64,6 +64,14 @@ def context_length(name: str, revision: str | None = None) -> int:
     return config.get_text_config().max_position_embeddings
 
 
+def size(name: str, revision: str | None = None) -> int:
+    """Weights of model `name`, counted from its config without loading any."""
+    config = _reachable(name, lambda where: AutoConfig.from_pretrained(where, revision=revision))
+    with torch.device("meta"), quiet():
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(p.numel() for p in model.parameters())
+
+
 def load_tokenizer(name: str, revision: str | None = None):
     """The tokenizer of model `name`, with a padding token."""
     tokenizer = _reachable(name, lambda where: AutoTokenizer.from_pretrained(where, revision=revision))

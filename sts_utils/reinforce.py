@@ -10,11 +10,10 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from tqdm import tqdm
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from sts_utils import finetune, models
+from sts_utils import finetune, generation, models
 from sts_utils.config import Profile
 from sts_utils.data import Example
 
@@ -36,16 +35,6 @@ def reward(completion: str, answer: str) -> float:
     final = completion[max(completion.rfind("\\boxed"), 0) :]  # math-verify joins boxes that stand close together
     gold, found = (parse(text, forms, parsing_timeout=seconds) for text in (f"\\boxed{{{answer}}}", final))
     return float(verify(gold, found, timeout_seconds=seconds))
-
-
-def stop_ids(model, tokenizer) -> list[int]:
-    """Ids of the tokens that end a completion: the model's, the tokenizer's, the chat template's."""
-    known = model.generation_config.eos_token_id
-    ids = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])}
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
-    last = tokenizer(text, add_special_tokens=False).input_ids[-1]
-    return sorted((ids | ({last} & set(tokenizer.added_tokens_decoder))) - {None})
 
 
 class AnswerGRPO(GRPOTrainer):
@@ -88,9 +77,10 @@ def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) ->
     """Train the profile's whole model on `examples` with GRPO, save it in `out`, return the training log.
 
     A step is `prompts` questions with `generations` sampled completions each and one update: no
-    reference model, AdamW with float32 updates (finetune.master_adamw), constant learning rate. Raises
-    ValueError where a step asks for more questions than there are. Columns of the log: step, reward,
-    reward_sd (mean standard deviation within a question), length (tokens), seed.
+    reference model, AdamW with float32 updates (finetune.master_adamw), constant learning rate.
+    The weights are saved in the dtype that they were trained in. Columns of the log: step, reward,
+    reward_sd (mean standard deviation within a question), length (tokens), seed. Raises ValueError
+    where a step asks for more questions than there are.
     """
     settings = profile.grpo
     if len(examples) < settings.prompts:
@@ -104,8 +94,7 @@ def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) ->
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(profile.model, profile.revision)
     model = models.load_model(profile.model, settings.dtype, profile.revision).train()
-    model.generation_config.eos_token_id = stop_ids(model, tokenizer)
-    optimizer, masters = finetune.master_adamw(model, settings.lr)
+    model.generation_config.eos_token_id = generation.stop_ids(model, tokenizer)
     arguments = GRPOConfig(
         output_dir=str(out), seed=seed, data_seed=seed, max_steps=settings.steps, num_iterations=1,
         per_device_train_batch_size=settings.generations, gradient_accumulation_steps=settings.prompts,
@@ -119,13 +108,11 @@ def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) ->
     rows = [{"prompt": [{"role": "user", "content": e.query}], "answer": e.answer} for e in examples]
     trainer = AnswerGRPO(
         model, rewards, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
-        optimizers=(optimizer, None), callbacks=[RewardBar(f"GRPO seed {seed}")],
+        optimizers=(finetune.master_adamw(model, settings.lr), None), callbacks=[RewardBar(f"GRPO seed {seed}")],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     log = pd.DataFrame([row for row in trainer.state.log_history if "reward" in row])
-    for weight, master in zip(model.float().parameters(), masters, strict=True):
-        weight.data.copy_(master)
     with models.quiet():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -133,27 +120,9 @@ def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) ->
     return log[["step", "reward", "reward_sd", "length"]].assign(seed=seed)
 
 
-@torch.inference_mode()
-def accuracy(model, tokenizer, examples: Sequence[Example], completion_tokens: int, batch: int) -> pd.DataFrame:
+def accuracy(model, tokenizer, examples: Sequence[Example], completion_tokens: int, batch: int = 32) -> pd.DataFrame:
     """Reward of the model's greedy completion of each question; columns id, accuracy."""
-    turns = [[{"role": "user", "content": e.query}] for e in examples]
-    texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    order = sorted(range(len(examples)), key=lambda i: len(texts[i]))
-    stops, rewards = stop_ids(model, tokenizer), {}
-    with tqdm(total=len(order), desc="accuracy", unit="question", leave=False) as bar:
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            inputs = tokenizer(
-                [texts[i] for i in chosen], add_special_tokens=False, padding=True, padding_side="left",
-                return_tensors="pt",
-            ).to(model.device)  # fmt: skip
-            with models.quiet():
-                ids = model.generate(
-                    **inputs, max_new_tokens=completion_tokens, do_sample=False, repetition_penalty=1.0,
-                    eos_token_id=stops, pad_token_id=tokenizer.pad_token_id,
-                )  # fmt: skip
-            completions = tokenizer.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-            for i, completion in zip(chosen, completions, strict=True):
-                rewards[i] = reward(completion, examples[i].answer)
-            bar.update(len(chosen))
-    return pd.DataFrame({"id": [e.id for e in examples], "accuracy": [rewards[i] for i in range(len(examples))]})
+    questions = [e.query for e in examples]
+    written = generation.completions(model, tokenizer, questions, completion_tokens, batch=batch, desc="accuracy")
+    rewards = [reward(text, e.answer) for text, e in zip(written, examples, strict=True)]
+    return pd.DataFrame({"id": [e.id for e in examples], "accuracy": rewards})

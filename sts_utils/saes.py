@@ -274,7 +274,7 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     hook = sae.cfg.metadata.hook_name
     if layer is not None and hook and hook != hook_point(layer):
         raise ValueError(f"SAE {name!r} was trained at {hook}, the profile reads {hook_point(layer)}")
-    return sae.eval()
+    return sae.eval().requires_grad_(False)
 
 
 def layer(name: str) -> int:

@@ -1,5 +1,6 @@
 """Shifted dimensions D_N: which features move, and how concentrated the movement is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,3 +65,22 @@ def gini(moved: np.ndarray) -> float:
     ordered = np.sort(moved)
     ranks = np.arange(1, len(ordered) + 1)
     return float(2 * (ranks * ordered).sum() / (len(ordered) * ordered.sum()) - (len(ordered) + 1) / len(ordered))
+
+
+def draws(features: Sequence[FeatureStats], raw: bool = False, n: int = 200, seed: int = 0) -> np.ndarray:
+    """[B, S, F] shifts of each seed's features under a bootstrap over its questions."""
+    field = "dr2" if raw else "dh2"
+    rng = np.random.default_rng(seed)
+    out = []
+    for item in features:
+        weights = rng.multinomial(len(item.n), np.full(len(item.n), 1 / len(item.n)), size=n)
+        out.append((weights @ getattr(item, field)) / (weights @ item.n)[:, None])
+    return np.stack(out, 1)
+
+
+def overlaps(estimated: np.ndarray, actual: np.ndarray, ks: np.ndarray) -> np.ndarray:
+    """[..., K] overlap of the top-k sets of two arrays of shifts [..., F], for every k at once."""
+    ranks = [np.argsort(np.argsort(-x, axis=-1, kind="stable"), axis=-1) for x in (estimated, actual)]
+    worst = np.sort(np.maximum(*ranks), axis=-1)  # a dim is in both top-k sets when its worse rank is < k
+    counts = np.stack([(worst < k).sum(-1) for k in ks], axis=-1)
+    return counts / ks

@@ -19,6 +19,31 @@ _QUESTIONS, _QUERIES, _SEEDS = 1, 2, 3
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A number and its [B] bootstrap draws; the difference of two that share their draws is another."""
+
+    value: float
+    draws: np.ndarray
+
+    @property
+    def low(self) -> float:
+        return float(np.percentile(self.draws, 2.5))
+
+    @property
+    def high(self) -> float:
+        return float(np.percentile(self.draws, 97.5))
+
+    def __sub__(self, other: "Estimate | float") -> "Estimate":
+        if not isinstance(other, Estimate):
+            return Estimate(self.value - other, self.draws - other)
+        n = min(len(self.draws), len(other.draws))
+        return Estimate(self.value - other.value, self.draws[:n] - other.draws[:n])
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
 class Observations:
     """What a correlation over domains is computed from.
 
@@ -61,12 +86,12 @@ def query_weights(queries: int, draws: int, *stream: int) -> np.ndarray:
     return rng.multinomial(queries, np.full(queries, 1 / queries), size=draws)
 
 
-def change_draws(changes: Sequence[np.ndarray], draws: int = DRAWS) -> np.ndarray:
+def change_draws(changes: Sequence[np.ndarray], draws: int = DRAWS, stream: int = 0) -> np.ndarray:
     """[B, S, D] mean changes with each domain's questions drawn again, the same for all seeds, as they were asked."""
     drawn = []
     for d, change in enumerate(changes):
         q = change.shape[1]
-        weights = np.random.default_rng((_QUESTIONS, d)).multinomial(q, np.full(q, 1 / q), size=draws) / q
+        weights = np.random.default_rng((_QUESTIONS, stream, d)).multinomial(q, np.full(q, 1 / q), size=draws) / q
         drawn.append(weights @ change.T)
     return np.stack(drawn, -1)
 
@@ -113,11 +138,11 @@ def _r(x: np.ndarray, change: np.ndarray, selection: str, kind: str, rank: bool 
     return pearson(x, y)
 
 
-def r_draws(observed: Observations, selection: str = "all", change: str = "absolute") -> tuple[float, np.ndarray]:
-    """(Pearson r over domains, mean over seeds; its [B] bootstrap draws over queries, questions and seeds)."""
-    r = _r(observed.scores, observed.mean_changes(), selection, change).mean()
+def r(observed: Observations, selection: str = "all", change: str = "absolute") -> Estimate:
+    """Pearson r over domains, mean over seeds, with bootstrap draws over queries, questions and seeds."""
+    value = _r(observed.scores, observed.mean_changes(), selection, change).mean()
     changes = change_draws(observed.changes, len(observed.replicates))
-    return float(r), over_seeds(_r(observed.replicates, changes, selection, change))
+    return Estimate(float(value), over_seeds(_r(observed.replicates, changes, selection, change)))
 
 
 def correlation(
@@ -163,9 +188,9 @@ def correlations(observed: Mapping[str, Observations], permutations: int = DRAWS
     )  # fmt: skip
 
 
-def mean_draws(values: np.ndarray, draws: int = DRAWS) -> np.ndarray:
-    """[B] means of [S seeds, Q questions], both drawn again."""
-    return over_seeds(change_draws([values], draws)[..., 0])
+def mean_draws(values: np.ndarray, stream: int = 0) -> np.ndarray:
+    """[B] means of [S seeds, Q questions], both drawn again; another `stream` draws other questions."""
+    return over_seeds(change_draws([values], stream=stream)[..., 0])
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:

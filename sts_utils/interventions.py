@@ -1,0 +1,78 @@
+"""Changing the residual stream while the model runs: features zeroed, or decoded through new maps."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from sae_lens import SAE
+
+from sts_utils import saes
+
+
+@contextlib.contextmanager
+def edited(model, edits: Mapping[int, callable]) -> Iterator[None]:
+    """A causal LM whose residual stream [batch, tokens, d_model] after block `layer` is `edits[layer](it)`."""
+
+    def hook(edit):
+        def run(_module, _inputs, output):
+            if isinstance(output, tuple):
+                return (edit(output[0]), *output[1:])
+            return edit(output)
+
+        return run
+
+    handles = [model.model.layers[layer].register_forward_hook(hook(edit)) for layer, edit in edits.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def zeroed(sae: SAE, features: Sequence[int], sink_norm: float):
+    """The edit that takes `features` out: r − Σ_j h_j(r) d_j, the reconstruction error kept (Fig 1b).
+
+    Attention sinks (rows above `sink_norm`) stay as they are: they carry no text, and the model breaks
+    without them whichever features are zeroed.
+    """
+    chosen = torch.as_tensor(np.asarray(features), dtype=torch.long)
+
+    def edit(hidden: torch.Tensor) -> torch.Tensor:
+        rows = hidden.float()
+        h = saes.encode(sae, rows.flatten(0, 1))
+        only = torch.zeros_like(h)
+        only[:, chosen] = h[:, chosen]
+        part = (sae.decode(only) - sae.decode(torch.zeros_like(only[:1]))).view_as(rows)
+        kept = (rows.norm(dim=-1, keepdim=True) < sink_norm).to(part.dtype)
+        return (rows - kept * part).to(hidden.dtype)
+
+    return edit
+
+
+class SelectiveMaps(torch.nn.Module):
+    """Trainable linear maps [K, d_model], one a layer, that decode chosen features into the residual stream
+    (selective fine-tuning, Fig 7): r + h_D(r) M. They start at zero, so training starts from the model itself.
+    """
+
+    def __init__(self, taps: Mapping[int, tuple[SAE, Sequence[int]]]):
+        super().__init__()
+        self.taps = {layer: (sae, torch.as_tensor(np.asarray(ids))) for layer, (sae, ids) in taps.items()}
+        self.maps = torch.nn.ParameterDict(
+            {str(layer): torch.zeros(len(ids), sae.cfg.d_in) for layer, (sae, ids) in self.taps.items()}
+        )
+
+    def edits(self, sink_norm: Mapping[int, float]) -> dict[int, callable]:
+        """What `edited` takes; attention sinks stay as they are."""
+        return {layer: self._edit(layer, sink_norm[layer]) for layer in self.taps}
+
+    def _edit(self, layer: int, sink_norm: float):
+        sae, ids = self.taps[layer]
+
+        def edit(hidden: torch.Tensor) -> torch.Tensor:
+            rows = hidden.float()
+            h = saes.encode(sae, rows.flatten(0, 1), ids).view(*rows.shape[:2], -1)
+            kept = (rows.norm(dim=-1, keepdim=True) < sink_norm).to(h.dtype)
+            return (rows + kept * (h @ self.maps[str(layer)])).to(hidden.dtype)
+
+        return edit
