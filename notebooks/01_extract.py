@@ -27,7 +27,7 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from sts_utils import config, prompts, units
+from sts_utils import config, prompts, samples, units
 
 profile = config.load(PROFILE, SEEDS)
 units.prepare(profile)
@@ -42,9 +42,9 @@ print(f"model {profile.model}, block {profile.layer}, SAE {profile.sae}, seeds {
 # assistant's header are left out, and so are attention sinks.
 
 # %%
-pairs = units.training_pairs(profile, profile.seeds[0])
+pairs = samples.training_pairs(profile, profile.seeds[0])
 plain, icl = pairs[0]
-tokenizer = units.tokenizer(profile.model, profile.revision)
+tokenizer = samples.tokenizer(profile.model, profile.revision)
 print(prompts.decoded(tokenizer, icl))
 
 # %%
@@ -60,7 +60,8 @@ print(f"a residual row above norm {units.sink_norm(profile):,.0f} is an attentio
 # all its queries.
 
 # %%
-train = {seed: units.train_stats(profile, seed) for seed in profile.seeds}
+others = units.sweep(profile)  # the SAEs of Fig 4 read the same forward passes
+train = {seed: units.train_stats(profile, seed, also=others) for seed in profile.seeds}
 first = train[profile.seeds[0]]
 print(f"per-query sums: {first.dh2.shape} (queries, features); {first.n.sum():,.0f} query tokens a seed")
 
@@ -80,9 +81,9 @@ _ = axis.set(xscale="log", yscale="log", xlabel=r"$E_x(\Delta h_j)^2$, icl again
 
 # %%
 domains = {
-    (domain, seed): units.domain_stats(profile, domain, seed)
+    (domain, seed): units.domain_stats(profile, domain, seed, also=others)
     for seed in profile.seeds
-    for domain in units.evaluation_questions(profile)
+    for domain in samples.evaluation_questions(profile)
 }
 summary = pd.DataFrame(
     [{"domain": d, "seed": s, "queries": len(v.n), "query tokens": int(v.n.sum())} for (d, s), v in domains.items()]

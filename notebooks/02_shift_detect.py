@@ -28,9 +28,10 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 import itertools
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 
-from sts_utils import config, figures, shift, units
+from sts_utils import config, figures, labels, shift, studies, units
 
 profile = config.load(PROFILE, SEEDS)
 estimated = {seed: units.train_stats(profile, seed) for seed in profile.seeds}
@@ -75,6 +76,26 @@ for label, raw, colour in (("SAE", False, figures.SAE_COLOUR), ("raw", True, fig
     axis.plot([100 * k / len(moved) for k in ks], shift.top_share(moved, list(ks)), color=colour, label=label)
 axis.set(xscale="log", xlabel="top dims taken (% of all)", ylabel="share of the ICL shift")
 _ = axis.legend(frameon=False)
+# %% [markdown]
+# ## What are they about?
+#
+# Texts of three kinds, mathematics, code and dialogue; a feature is labelled by the kind of the texts on which it fires
+# hardest. Below, the share of each kind's votes over the shifted features and over all that fire.
+
+# %%
+peaks, kinds, judged = studies.label_peaks(profile)
+votes = labels.votes(peaks, kinds, profile.labels.top)
+chosen = dims[profile.seeds[0]].ids
+named = {f"D_{profile.top_n}": np.nanmean(votes[chosen], 0), "all features": np.nanmean(votes, 0)}
+pd.DataFrame(named, index=labels.KINDS).T.round(3)
+
+# %% [markdown]
+# The paper asks a language model for the label. Could this one be the judge? The share of the texts whose kind it
+# names rightly (chance 33%):
+
+# %%
+print(f"{(judged == kinds).mean():.0%}")
+
 # %%
 share = float(shift.top_share(shift.shift(estimated[seed]), profile.top_n))
 print(f"D_{profile.top_n} holds {share:.0%} of the shift that demonstrations cause (seed {seed}).")

@@ -52,6 +52,17 @@ ORDER = (
     Item("table13", "Table 13: probes", "table"),
     Item("training", "Training: did SFT teach its training set?", "figure", "04_finetune"),
 )
+
+
+def chosen(figures: str | None) -> set[str]:
+    """The figures and tables asked for ("fig3 table6"); all if None. Raises ValueError for an unknown name."""
+    known = [item.name for item in ORDER]
+    names = set(figures.split()) if figures is not None else set(known)
+    if unknown := sorted(names - set(known)):
+        raise ValueError(f"FIGURES holds {unknown[0]!r}: choose from {' '.join(known)}")
+    return names
+
+
 VERDICTS = ("agrees", "does not", "inconclusive")
 RULE = (
     "A claim's statistic has a 95% bootstrap interval over questions, seeds or random draws. The run agrees with the "

@@ -15,7 +15,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from sts_utils import config, store, units
+from sts_utils import config, report, store, units
 from sts_utils.config import Profile
 from sts_utils.store import FIGURES, ROOT, RUNS
 
@@ -25,18 +25,26 @@ STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evalua
 DOCUMENTED = ("00_train_saes", *STAGES)
 
 
-def reproduce(name: str, seeds: str | None = None, stages: tuple[str, ...] = STAGES) -> list[Path]:
+def reproduce(
+    name: str, seeds: str | None = None, figures: str | None = None, stages: tuple[str, ...] = STAGES
+) -> list[Path]:
     """Run the stages of profile `name` that are not done yet; returns the executed notebooks.
+
+    `figures` ("fig3 table6"): make these alone, and compute only what they need. Otherwise everything, and the
+    report page at the end.
 
     A stage is done when its executed notebook is in the store for this profile, these seeds, this
     notebook and this package, and the figures and tables that it wrote are still as it wrote them.
     """
     profile = config.load(name, seeds)
+    report.chosen(figures)
     units.prepare(profile)
     parameters = {"PROFILE": name, "SEEDS": seeds}
+    if figures is not None:
+        stages, parameters = ("06_plot",), parameters | {"FIGURES": figures}
     executed = []
     for number, stage in enumerate(stages, 1):
-        path = _stage_folder(stage, profile)
+        path = _stage_folder(stage, profile, figures)
         label = f"[{number}/{len(stages)}] {stage}"
         if path.exists() and not _products_intact(path):
             shutil.rmtree(path)
@@ -52,13 +60,16 @@ def reproduce(name: str, seeds: str | None = None, stages: tuple[str, ...] = STA
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path / f"{stage}.ipynb", target)
         executed.append(target)
+    if figures is None:
+        report.write(profile)
     return executed
 
 
-def _stage_folder(name: str, profile: Profile) -> Path:
+def _stage_folder(name: str, profile: Profile, figures: str | None) -> Path:
     package = {p.name: store.file_hash(p) for p in sorted(Path(__file__).parent.glob("*.py"))}
     source = store.file_hash(NOTEBOOKS / f"{name}.py")
-    recipe = {"notebook": source, "package": package, "profile": profile.model_dump(), "versions": store.versions()}
+    recipe = {"notebook": source, "package": package, "profile": profile.model_dump(), "figures": figures}
+    recipe["versions"] = store.versions()
     return RUNS / f"stage-{name}-{store.digest(recipe)}"
 
 
@@ -103,7 +114,7 @@ def tidy(path: Path, name: str) -> None:
 
 def render(name: str, seeds: str | None = None) -> None:
     """Run every stage and put the executed notebooks beside their sources, to be committed."""
-    for path in reproduce(name, seeds, DOCUMENTED):
+    for path in reproduce(name, seeds, stages=DOCUMENTED):
         shutil.copy(path, NOTEBOOKS / path.name)
 
 
@@ -127,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
         command.add_argument("--seeds", default=None, help="like 0,1,2; the profile's own if left out")
+        if name == "reproduce":
+            command.add_argument("--figures", default=None, help='like "fig3 table6"; everything if left out')
     commands.add_parser("profiles", help="list the profiles")
     chosen = parser.parse_args(arguments)
     if chosen.command == "profiles":
@@ -139,7 +152,10 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("papermill").propagate = False
     try:
         profile = config.load(chosen.profile, chosen.seeds)
-        (render if chosen.command == "render" else reproduce)(chosen.profile, chosen.seeds)
+        if chosen.command == "render":
+            render(chosen.profile, chosen.seeds)
+        else:
+            reproduce(chosen.profile, chosen.seeds, chosen.figures)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

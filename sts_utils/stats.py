@@ -145,6 +145,13 @@ def r(observed: Observations, selection: str = "all", change: str = "absolute") 
     return Estimate(float(value), over_seeds(_r(observed.replicates, changes, selection, change)))
 
 
+def r_spread(observed: Observations, selection: str = "all", change: str = "absolute") -> Estimate:
+    """Standard deviation of r over seeds; draws over queries and questions."""
+    value = _r(observed.scores, observed.mean_changes(), selection, change)
+    drawn = _r(observed.replicates, change_draws(observed.changes, len(observed.replicates)), selection, change)
+    return Estimate(float(value.std(ddof=1)), drawn.std(1, ddof=1))
+
+
 def correlation(
     observed: Observations, selection: str = "all", change: str = "absolute", permutations: int = DRAWS
 ) -> dict[str, float]:

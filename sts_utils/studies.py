@@ -186,6 +186,27 @@ def sweep(profile: Profile, names: tuple[str, ...]) -> dict[str, dict[str, Estim
     return {name: correlations(units.with_sae(profile, name)) for name in names}
 
 
+def block(profile: Profile, name: str) -> int:
+    """The block that an SAE reads."""
+    return units.with_sae(profile, name).layer
+
+
+def width(profile: Profile, name: str) -> int:
+    """Features of an SAE."""
+    return units.sae(units.with_sae(profile, name)).cfg.d_sae
+
+
+@cache
+def l0(profile: Profile, name: str) -> float:
+    """Mean number of active features a token of an SAE: k of a TopK SAE, else measured on training questions."""
+    run = units.with_sae(profile, name)
+    if known := getattr(units.sae(run).cfg, "k", None):
+        return float(known)
+    questions = [e.query for e in data.load(profile.train, 0, 64)]
+    ids = samples.tokenizer(profile.model, profile.revision)(questions, add_special_tokens=False).input_ids
+    return saes.quality(units.sae(run), saes.activations(units.backbone(run), ids, 4096))["l0"]
+
+
 @cache
 def rank_ranges(profile: Profile, ranges: int = 6) -> dict[tuple[int, int], dict[str, Estimate]]:
     """(first, last) rank -> r of each metric with the dims of those ranks in place of D_N."""
@@ -249,6 +270,22 @@ def costs(profile: Profile) -> dict[str, float]:
         "sts_act": forward * (plain + sum(training)),
         "sts_icl": forward * (plain + icl + sum(training)),
     }
+
+
+def ranges_by_name(profile: Profile) -> dict[str, dict[str, Estimate]]:
+    """`rank_ranges`, the range in words."""
+    return {f"{first}–{last}": row for (first, last), row in rank_ranges(profile).items()}
+
+
+def against_probes(profile: Profile) -> dict[str, dict[str, Estimate]]:
+    """STS and the two probes, for Fig 4e."""
+    names = {
+        "sts_act": "STS_act",
+        "sts_icl": "STS_ICL",
+        "probe_raw_activations": "probe, raw",
+        "probe_sae_activations": "probe, SAE",
+    }
+    return {words: {"r": predictors(profile)[name]} for name, words in names.items()}
 
 
 # --- Fig 5, Table 10: mixtures -----------------------------------------------------------------
@@ -512,6 +549,12 @@ def label_shares(profile: Profile, sizes=(50, 100, 200), draws: int = 200) -> di
     recalls = {n: estimate(values) for n, values in recall.items()}
     recalls["chance"] = Estimate(chance, np.array([chance]))
     return {"share": {n: estimate(values) for n, values in share.items()}, "recall": recalls}
+
+
+def labelling(profile: Profile, what: str) -> tuple[dict[object, Estimate], float]:
+    """("share" or "recall" of `label_shares`, share of the texts whose source the model names as a judge)."""
+    _, kinds, judged = label_peaks(profile)
+    return label_shares(profile)[what], float((judged == kinds).mean())
 
 
 def _share(hits: np.ndarray, among: np.ndarray) -> float:

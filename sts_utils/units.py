@@ -144,7 +144,12 @@ def finetuned(profile: Profile, seed: int) -> Trained:
     return trained(profile, recipe, train)
 
 
-def training_log(models_: Mapping[object, Trained]) -> pd.DataFrame:
+def training_log(profile: Profile) -> pd.DataFrame:
+    """Loss by step of SFT on the training set; column `run` names the seed."""
+    return logs({f"seed {seed}": finetuned(profile, seed) for seed in profile.seeds})
+
+
+def logs(models_: Mapping[object, Trained]) -> pd.DataFrame:
     """The logs of several models, a column `run` naming each."""
     return pd.concat([pd.read_parquet(m.folder() / "log.parquet").assign(run=name) for name, m in models_.items()])
 
