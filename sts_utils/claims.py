@@ -18,7 +18,7 @@ LITTLE = 0.2
 
 
 class Claim(NamedTuple):
-    """A statement of the paper and the statistic that decides it: above zero speaks for it, unless `side` is "below"."""
+    """A statement of the paper and what decides it: above zero speaks for it, unless `side` is "below"."""
 
     claim: str
     statistic: str
@@ -161,7 +161,7 @@ def _fig4d(profile: Profile) -> Iterator[Claim]:
             float(np.mean([row[metric].value for row in later])), np.mean([row[metric].draws for row in later], axis=0)
         )
         yield Claim(
-            "dims of smaller shift predict worse", f"{metric}: r of the first {profile.top_n} minus the mean of later ranges",
+            "dims of smaller shift predict worse", f"{metric}: r of ranks 1 to {profile.top_n} minus the mean of later ranges",
             first[metric] - mean, "falls",
         )  # fmt: skip
 
@@ -238,7 +238,7 @@ def _fig7(profile: Profile) -> Iterator[Claim]:
     found, theirs = studies.selective(profile), ("75.6 against 74.2", "76.9 against 74.0")
     for n, paper in zip(profile.selective.dims, theirs, strict=False):
         yield Claim(
-            "tuning estimated dims beats random dims", f"log-likelihood a token, estimated minus random, {n} dims a layer",
+            "tuning estimated dims beats random dims", f"log-likelihood, estimated minus random, {n} dims a layer",
             found["estimated", n] - found["random", n], paper,
         )  # fmt: skip
 

@@ -273,8 +273,8 @@ def fig4(panel: str, rows: Mapping[str, Mapping[str, Estimate]], profile: Profil
 FIG4 = {
     "a": ("SAE features", "for SAEs of two widths at one layer and L0", "wider (131k against 16k) is lower"),
     "b": ("block", "for SAEs at three layers", "stable over layers 15, 20, 25"),
-    "c": ("L0 of the SAE", "for SAEs that keep more or fewer features a token", "falls from 0.78 at L0 13 to 0.65 at 109"),
-    "d": ("ranks of the shifted dims used", "with dims of these ranks in place of D_N", "falls for dims of smaller shift"),
+    "c": ("L0 of the SAE", "for SAEs of five sparsities", "falls from 0.78 at L0 13 to 0.65 at 109"),
+    "d": ("ranks of the shifted dims used", "with these dims in place of D_N", "falls for dims of smaller shift"),
     "e": (
         "",
         "for STS and for ridge probes from a domain's mean activations to its change, left-out domains predicted from "
@@ -384,9 +384,10 @@ def fig7(found: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[F
     said = "; ".join(f"{n} {which}: {e}" for (which, n), e in found.items())
     caption = (
         "Fig 7. Log-likelihood of held-out mathematics solutions after selective fine-tuning, against the untouched "
-        f"model: only linear maps from the chosen features into the residual stream train, at {len(profile.sweep.layers)} "
-        f"layers (the paper: five; SAEs exist for these), on {profile.selective.examples} examples, one seed, "
-        f"{profile.selective.draws} random draws. {said}. The paper: estimated dims are better (accuracy). {about(profile)}"
+        "model: only linear maps from the chosen features into the residual stream train, at "
+        f"{len(profile.sweep.layers)} layers (the paper: five; SAEs exist for these), on {profile.selective.examples} examples, one seed, "
+        f"{profile.selective.draws} random draws. {said}. The paper: estimated dims are better "
+        f"(accuracy). {about(profile)}"
     )
     return figure, caption
 

@@ -19,6 +19,7 @@ from sts_utils import (
     labels,
     models,
     reinforce,
+    saes,
     samples,
     shift,
     stats,

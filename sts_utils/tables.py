@@ -138,7 +138,7 @@ def table5(
     table = pd.DataFrame(
         [
             {
-                "predictor": name, **_numbers(found[name]), "needs the fine-tuned model": name == "similarity_before_after_sft",
+                "predictor": name, **_numbers(found[name]), "uses the tuned model": name == "similarity_before_after_sft",
                 "cost, TFLOP": costs[name] / 1e12, "paper": theirs.get("sts" if name == "sts_icl" else name),
             }
             for name in names
@@ -146,8 +146,9 @@ def table5(
     )  # fmt: skip
     caption = (
         "Table 5. r of simple predictors with the absolute change over all domains, 95% intervals, and what each "
-        "costs for one seed, counted in floating-point operations (evaluation left out). Similarity before and after SFT "
-        "is 1 − cosine, so that more movement is more. The paper's column is for 8 domains; it gives one number for STS. "
+        "costs for one seed, counted in floating-point operations (evaluation left out). Similarity before and "
+        "after SFT is 1 − cosine, so that more movement is more. The paper's column is for 8 domains, with one number for "
+        "STS. "
         f"{about(profile)}"
     )
     return table, caption
@@ -161,8 +162,8 @@ def table7(shares: Mapping[object, Estimate], agreement: float, profile: Profile
         for n, e in shares.items()
     ]
     return pd.DataFrame(rows), (
-        "Table 7. Share of the shifted dims whose highest-activating texts are mostly mathematics, of those that fire on "
-        f"any; 'all labelled' is the base rate. {_labelling(profile, agreement)} {about(profile)}"
+        "Table 7. Share of the shifted dims whose highest-activating texts are mostly mathematics, of those that fire "
+        f"on any; 'all labelled' is the base rate. {_labelling(profile, agreement)} {about(profile)}"
     )
 
 
@@ -194,8 +195,9 @@ def table10(gains: Mapping[str, Mapping[str, Estimate]], profile: Profile) -> tu
         row = {"condition": condition, **_numbers(gains[name]["mathematics"]), "paper accuracy, %": theirs[condition]}
         rows.append(row)
     return pd.DataFrame(rows), (
-        "Table 10. Mathematics: change of the log-likelihood a token (nats) of held-out solutions against the untouched "
-        f"model, after SFT on the training set alone and with extra data in the ratio of STS; one seed. {about(profile)}"
+        "Table 10. Mathematics: change of the log-likelihood a token (nats) of held-out solutions against the "
+        "untouched model, after SFT on the training set alone and with extra data in the ratio of STS; one seed. "
+        f"{about(profile)}"
     )
 
 

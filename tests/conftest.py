@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sts_utils import config, models, saes, units
+from sts_utils import config, models, saes, samples
 from sts_utils.extract import FeatureStats
 
 torch.set_num_threads(config.cpu_threads())
@@ -23,7 +23,7 @@ def profile():
 
 @pytest.fixture(scope="session")
 def tokenizer(profile):
-    return units.tokenizer(profile.model)
+    return samples.tokenizer(profile.model)
 
 
 @pytest.fixture(scope="session")

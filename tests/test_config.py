@@ -61,7 +61,7 @@ def test_seeds():
             "reads width 576, the model's residual stream is 64",
         ),
         ({"sae": "no-such-release/x"}, "SAE 'no-such-release/x' is no folder and sae-lens can't load it"),
-        ({"top_n": 9999}, "top_n is 9999, but SAE 'random' has 512 features"),
+        ({"top_n": 9999}, "top_n is 9999, but SAE 'random-8x' has 512 features"),
         ({"train": "gsm"}, "unknown corpus 'gsm'"),
         ({"sts": {"demonstrations": 6}}, "domain 'engineering' has 5 demonstrations in 'mmlu-cot'"),
     ],

@@ -4,13 +4,18 @@ import pytest
 import torch
 
 from sts_utils import data, extract, prompts, saes
-from sts_utils.extract import FeatureStats, feature_stats
+from sts_utils.extract import FeatureStats, Tap, feature_stats
 
 
 @pytest.fixture(scope="module")
 def pairs(tokenizer):
     shown = [data.load("gsm-symbolic", 1, 2), data.load("gsm-symbolic", 2, 2)]
     return prompts.prompt_pairs(tokenizer, data.load("mmlu-test", 0, 7), shown, 8192)
+
+
+def one_tap(pairs, model, sae, limit=np.inf, **more):
+    """`feature_stats` of one SAE after the last block of `backbone`."""
+    return feature_stats(pairs, model, [Tap(1, sae, limit)], **more)[0]
 
 
 @torch.inference_mode()
@@ -41,7 +46,7 @@ def close(stats, expected):
 
 
 def test_sums_equal_brute_force(pairs, backbone, sae):
-    stats = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
+    stats = one_tap(pairs, backbone, sae)
     close(stats, brute_force(pairs, backbone, backbone, sae, np.inf))
     assert stats.ids == tuple(p.example_id for p, _ in pairs)
     np.testing.assert_array_equal(stats.n, [len(p.query) for p, _ in pairs])
@@ -54,15 +59,15 @@ def test_two_models_are_compared_on_the_same_prompts(pairs, backbone, sae):
     with torch.no_grad():
         other.layers[0].mlp.down_proj.weight.mul_(1.5)
     plain = [(p, p) for p, _ in pairs]
-    stats = feature_stats(plain, backbone, sae, sink_norm=np.inf, other_model=other)
+    stats = one_tap(plain, backbone, sae, other_model=other)
     close(stats, brute_force(plain, backbone, other, sae, np.inf))
-    same = feature_stats(plain, backbone, sae, sink_norm=np.inf)
+    same = one_tap(plain, backbone, sae)
     assert same.dh2.sum() == 0 < stats.dh2.sum()
 
 
 @pytest.mark.parametrize("tokens", [64, 300, 100_000])
 def test_batch_size_changes_nothing_beyond_rounding(pairs, backbone, sae, tokens):
-    one, other = (feature_stats(pairs, backbone, sae, sink_norm=np.inf, tokens=t) for t in (tokens, 2000))
+    one, other = (one_tap(pairs, backbone, sae, tokens=t) for t in (tokens, 2000))
     # float32 forward passes of other shapes round otherwise; 1e-4 relative on sums over tokens
     np.testing.assert_allclose(one.dh2.sum(0), other.dh2.sum(0), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(one.mean("dh2").sum(), other.mean("dh2").sum(), rtol=1e-4)
@@ -70,7 +75,7 @@ def test_batch_size_changes_nothing_beyond_rounding(pairs, backbone, sae, tokens
 
 def test_sinks_are_left_out(pairs, backbone, sae):
     limit = float(np.median(np.concatenate([rows(backbone, p).norm(dim=-1).numpy() for p, _ in pairs])))
-    stats = feature_stats(pairs, backbone, sae, sink_norm=limit)
+    stats = one_tap(pairs, backbone, sae, limit)
     assert 0 < stats.n.sum() < sum(len(p.query) for p, _ in pairs)
     close(stats, brute_force(pairs, backbone, backbone, sae, limit))
 
@@ -84,36 +89,36 @@ def test_sink_norm_is_ten_medians_without_position_0(pairs, backbone):
 
 def test_features_can_be_restricted(pairs, backbone, sae):
     chosen = np.array([3, 50, 7])
-    all_of_them = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
-    few = feature_stats(pairs, backbone, sae, sink_norm=np.inf, features=chosen)
+    all_of_them = one_tap(pairs, backbone, sae)
+    few = one_tap(pairs, backbone, sae, features=chosen)
     np.testing.assert_allclose(few.dh2, all_of_them.dh2[:, chosen])
     np.testing.assert_array_equal(few.features, chosen)
 
 
 def test_differing_query_tokens_are_refused(pairs, backbone, sae):
     with pytest.raises(ValueError, match="query tokens differ"):
-        feature_stats([(pairs[0][0], pairs[1][1])], backbone, sae, sink_norm=np.inf)
+        one_tap([(pairs[0][0], pairs[1][1])], backbone, sae)
 
 
 def test_nan_features_are_named(pairs, backbone, sae):
     broken = saes.load("random-8x", 64)
     broken.b_enc.data[3] = float("nan")
     with pytest.raises(ValueError, match=f"question {pairs[0][0].example_id}: features are not finite"):
-        feature_stats(pairs[:1], backbone, broken, sink_norm=np.inf)
+        one_tap(pairs[:1], backbone, broken)
 
 
 def test_out_of_memory_halves_the_batch(pairs, backbone, sae, monkeypatch):
     real, sizes = extract.query_residuals, []
 
-    def small_gpu(model, cache, queries):
+    def small_gpu(model, cache, queries, layers):
         sizes.append(len(queries))
         if len(queries) > 2:
             raise torch.cuda.OutOfMemoryError
-        return real(model, cache, queries)
+        return real(model, cache, queries, layers)
 
-    expected = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
+    expected = one_tap(pairs, backbone, sae)
     monkeypatch.setattr(extract, "query_residuals", small_gpu)
-    stats = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
+    stats = one_tap(pairs, backbone, sae)
     assert max(sizes) > 2
     np.testing.assert_allclose(stats.dh2.sum(0), expected.dh2.sum(0), rtol=1e-3, atol=1e-4)
 
@@ -155,7 +160,7 @@ def test_a_profile_can_select_the_released_code_s_readings(profile):
 
 
 def test_stored_and_read_back(pairs, backbone, sae):
-    stats = feature_stats(pairs, backbone, sae, sink_norm=np.inf)
+    stats = one_tap(pairs, backbone, sae)
     back = FeatureStats.from_arrays(stats.arrays())
     assert back.ids == stats.ids
     np.testing.assert_allclose(back.dh2, stats.dh2, rtol=1e-6)
@@ -168,7 +173,7 @@ def test_memory_does_not_grow_with_tokens(tokenizer, backbone, sae):
         shown = [data.load("gsm-symbolic", 1, 1)]
         chosen = prompts.prompt_pairs(tokenizer, queries, shown, 8192)
         before = psutil.Process().memory_info().rss
-        stats = feature_stats(chosen, backbone, sae, sink_norm=np.inf, tokens=2048)
+        stats = one_tap(chosen, backbone, sae, tokens=2048)
         return psutil.Process().memory_info().rss - before, stats.n.sum()
 
     by_length = sorted(data.load("mmlu-test"), key=lambda e: len(e.query))

@@ -63,18 +63,18 @@ def observed():
         x = rng.normal(5, 1, size=14)
         sums = [[x[d] + 0.1 * rng.normal(size=9) for d in range(14)] for _ in range(2)]
         changes = [0.01 * slope * x[d] + rng.normal(0, 0.01, size=(2, 30)) for d in range(14)]
-        return stats.Observations(domains, sums, [[np.ones(9)] * 14] * 2, changes)
+        return stats.ratio_of_sums(domains, sums, [[np.ones(9)] * 14] * 2, changes)
 
     return {"sts_act": one(1.0), "sts_icl": one(-0.5)}
 
 
 def test_fig3_points_are_scores_and_changes(observed, small):
-    table = stats.correlations(observed, draws=50)
+    table = stats.correlations(observed, permutations=50)
     figure, caption = figures.fig3(observed, table, small)
     for axis, values in zip(figure.axes, observed.values(), strict=True):
         points = [x for x in axis.lines if x.get_marker() in ("o", "D")]
         assert len(points) == 14 and sum(p.get_markerfacecolor() != "white" for p in points) == 8
-        np.testing.assert_allclose([p.get_xdata()[0] for p in points], values.scores().mean(0))
+        np.testing.assert_allclose([p.get_xdata()[0] for p in points], values.scores.mean(0))
         expected = 100 * np.abs(values.mean_changes()).mean(0)
         np.testing.assert_allclose([p.get_ydata()[0] for p in points], expected)
     row = table.query("metric == 'sts_act' and selection == 'all' and change == 'absolute'").iloc[0]
@@ -84,7 +84,7 @@ def test_fig3_points_are_scores_and_changes(observed, small):
 
 def test_seeds_are_drawn_again_too():
     drawn = np.broadcast_to(np.array([0.0, 1.0])[None, :, None], (4000, 2, 3))
-    means = figures.over_seeds(drawn)
+    means = stats.over_seeds(drawn)
     assert means.shape == (4000, 3) and set(np.unique(means)) == {0.0, 0.5, 1.0}
     assert means.mean() == pytest.approx(0.5, abs=0.03)
 
@@ -94,7 +94,7 @@ def test_a_domain_looks_the_same_everywhere():
 
 
 def test_tables_6_and_9_stand_beside_the_paper_s(observed, small):
-    correlations = stats.correlations(observed, draws=50)
+    correlations = stats.correlations(observed, permutations=50)
     table, _ = tables.table6(correlations, small)
     theirs = table[table.source == "paper"]
     paper = figures.paper("table06_pearson")
@@ -114,7 +114,7 @@ def test_performance_change_is_paired_by_question(small):
         for m in ("gold_probability", "gold_loglik", "accuracy")
     ]  # fmt: skip
     changes = pd.DataFrame(rows)
-    table, _ = tables.performance_change(changes, small, draws=200)
+    table, _ = tables.performance_change(changes, small)
     for row in table.itertuples(index=False):
         values = changes.query(f"domain == '{row.domain}' and measure == 'gold_probability'")
         by_question = 100 * values.groupby("id").change.mean()
@@ -131,7 +131,7 @@ def test_saved_files_are_the_same_each_time(observed, small, tmp_path, monkeypat
     monkeypatch.setattr(figures, "FIGURES", tmp_path)
     contents = []
     for _ in range(2):
-        figure, caption = figures.fig3(observed, stats.correlations(observed, draws=20), small)
+        figure, caption = figures.fig3(observed, stats.correlations(observed, permutations=20), small)
         paths = figures.save(figure, "fig3", caption, small)
         contents.append([p.read_bytes() for p in paths])
         plt.close(figure)

@@ -80,13 +80,13 @@ def observed(noise, slope, seed=0, domains=14, seeds=3, questions=60):
     tokens = [[np.full(20, 7.0)] * domains] * seeds
     sums = [[7 * (x[d] + noise * rng.normal(size=20)) for d in range(domains)] for _ in range(seeds)]
     changes = [slope * x[d] + rng.normal(0, noise + 1e-9, size=(seeds, questions)) for d in range(domains)]
-    return stats.Observations(tuple(f"d{d}" for d in range(domains)), sums, tokens, changes)
+    return stats.ratio_of_sums([f"d{d}" for d in range(domains)], sums, tokens, changes)
 
 
 def test_r_rho_and_sd_are_scipy_s():
     obs = observed(1.0, 0.3)
-    result = stats.correlation(obs, "all", "signed", draws=50)
-    x = np.array([[np.mean(obs.sums[s][d]) / 7 for d in range(14)] for s in range(3)])
+    result = stats.correlation(obs, "all", "signed", permutations=50)
+    x = obs.scores
     y = np.array([[np.mean(obs.changes[d][s]) for d in range(14)] for s in range(3)])
     r = [scipy_stats.pearsonr(a, b).statistic for a, b in zip(x, y, strict=True)]
     rho = [scipy_stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
@@ -99,8 +99,8 @@ def test_r_rho_and_sd_are_scipy_s():
 
 def test_absolute_change_is_what_the_paper_correlates():
     down = observed(0.1, -1.0)
-    assert stats.correlation(down, change="signed", draws=50)["r"] < -0.9
-    assert stats.correlation(down, change="absolute", draws=50)["r"] > 0.9
+    assert stats.correlation(down, change="signed", permutations=50)["r"] < -0.9
+    assert stats.correlation(down, change="absolute", permutations=50)["r"] > 0.9
 
 
 def test_the_paper_s_selection_takes_both_ends():
@@ -114,7 +114,7 @@ def test_selecting_by_the_outcome_inflates_r():
     gain = []
     for seed in range(60):
         obs = observed(3.0, 0.2, seed=seed, questions=20)
-        x, y = obs.scores(), obs.mean_changes()
+        x, y = obs.scores, obs.mean_changes()
         gain.append(
             np.abs(stats._r(x, y, "paper", "absolute")).mean() - np.abs(stats._r(x, y, "all", "absolute")).mean()
         )
@@ -123,19 +123,19 @@ def test_selecting_by_the_outcome_inflates_r():
 
 def test_interval_covers_and_narrows():
     noisy, clean = observed(2.0, 0.3), observed(0.05, 0.3)
-    wide, narrow = (stats.correlation(o, draws=400) for o in (noisy, clean))
+    wide, narrow = (stats.correlation(o, permutations=50) for o in (noisy, clean))
     assert wide["r_low"] < wide["r"] + 0.05 and wide["r_high"] > wide["r"] - 0.05
     assert narrow["r_high"] - narrow["r_low"] < 0.1 < wide["r_high"] - wide["r_low"]
 
 
 def test_permutation_p_is_uniform_under_the_null_and_small_under_a_law():
-    null = [stats.correlation(observed(1.0, 0.0, seed=s), draws=200)["p"] for s in range(40)]
+    null = [stats.correlation(observed(1.0, 0.0, seed=s), permutations=200)["p"] for s in range(40)]
     assert 0.25 < np.mean(null) < 0.75
-    assert stats.correlation(observed(0.1, 1.0), draws=500)["p"] < 0.01
+    assert stats.correlation(observed(0.1, 1.0), permutations=500)["p"] < 0.01
 
 
 def test_same_seed_same_interval():
-    assert stats.correlation(observed(1.0, 0.3), draws=100) == stats.correlation(observed(1.0, 0.3), draws=100)
+    assert stats.correlation(observed(1.0, 0.3), permutations=100) == stats.correlation(observed(1.0, 0.3), permutations=100)
 
 
 def test_mean_interval_is_near_the_normal_one():

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from trl import GRPOTrainer
 
-from sts_utils import data, finetune, models, reinforce
+from sts_utils import data, finetune, generation, models, reinforce
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,9 @@ def test_reward_works_off_the_main_thread():
 
 
 def test_the_chat_templates_end_of_turn_stops(whole, tokenizer):
-    assert reinforce.stop_ids(whole, tokenizer) == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert generation.stop_ids(whole, tokenizer) == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
     other = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[0]))
-    assert reinforce.stop_ids(other, tokenizer) == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert generation.stop_ids(other, tokenizer) == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 def test_log_probabilities_are_those_of_the_whole_pass(whole):

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sts_utils import data, evaluate, finetune, models
 
@@ -37,13 +38,14 @@ def test_float32_copies_keep_updates_that_bfloat16_loses():
     plain = torch.nn.Linear(8, 8, dtype=torch.bfloat16)
     with torch.no_grad():
         plain.weight.fill_(1.0)
-    optimizer, masters = finetune.master_adamw(plain, lr=1e-5)
+    optimizer = finetune.master_adamw(plain, lr=1e-5)
     for _ in range(400):
         plain.weight.grad = torch.ones_like(plain.weight)
         plain.bias.grad = torch.zeros_like(plain.bias)
         optimizer.step()
-    assert masters[0].mean().item() == pytest.approx(1 - 400e-5, abs=2e-4)
-    assert plain.weight.float().mean().item() < 1.0
+    master = optimizer.param_groups[0]["params"][0]
+    assert master.dtype == torch.float32 and master.mean().item() == pytest.approx(1 - 400e-5, abs=2e-4)
+    assert torch.equal(plain.weight, master.bfloat16()) and plain.weight.float().mean().item() < 1.0
     rounded = torch.tensor(1.0, dtype=torch.bfloat16)
     for _ in range(400):
         rounded -= 1e-5
@@ -54,7 +56,7 @@ def test_float32_training_is_plain_adamw():
     torch.manual_seed(0)
     ours, theirs = torch.nn.Linear(5, 3), torch.nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
-    optimizer, _ = finetune.master_adamw(ours, lr=0.01)
+    optimizer = finetune.master_adamw(ours, lr=0.01)
     groups = [{"params": [theirs.weight], "weight_decay": 0.01}, {"params": [theirs.bias], "weight_decay": 0.0}]
     reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95))
     x = torch.randn(7, 5)
@@ -75,6 +77,24 @@ def test_training_twice_gives_the_same_bits_and_learns(profile, tmp_path):
     weights = [models.load_model(str(tmp_path / name)).state_dict() for name in ("a", "b")]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     assert logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - 0.05
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_saved_as_they_were_trained(profile, tmp_path, dtype):
+    run = profile.model_copy(update={"sft": profile.sft.model_copy(update={"dtype": dtype})})
+    finetune.sft(run, data.load("gsm-symbolic", 0, 8), 0, tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {getattr(torch, dtype)}
+
+
+def test_only_what_is_trainable_is_updated():
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    net[0].requires_grad_(False)
+    optimizer = finetune.master_adamw(net, lr=0.1)
+    before = [p.detach().clone() for p in net.parameters()]
+    net(torch.randn(3, 4)).square().sum().backward()
+    optimizer.step()
+    assert [torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True)] == [True, True, False, False]
 
 
 # --- evaluation --------------------------------------------------------------------------------
