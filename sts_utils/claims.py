@@ -161,7 +161,8 @@ def _fig4d(profile: Profile) -> Iterator[Claim]:
             float(np.mean([row[metric].value for row in later])), np.mean([row[metric].draws for row in later], axis=0)
         )
         yield Claim(
-            "dims of smaller shift predict worse", f"{metric}: r of ranks 1 to {profile.top_n} minus the mean of later ranges",
+            "dims of smaller shift predict worse",
+            f"{metric}: r of ranks 1 to {profile.top_n} minus the mean of later ranges",
             first[metric] - mean, "falls",
         )  # fmt: skip
 

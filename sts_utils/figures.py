@@ -221,6 +221,8 @@ def fig1b(estimates: Mapping[tuple[str, int], Estimate], profile: Profile) -> tu
         axis.fill_between(counts, [e.low for e in of], [e.high for e in of], color=colour, alpha=0.25, lw=0)
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
     axis.set(xscale="log", xlabel="features zeroed", ylabel="change of log-likelihood,\nnats a token")
+    axis.set_xticks(counts, counts)
+    axis.minorticks_off()
     figure.legend(frameon=False, loc="outside upper center", ncols=3, columnspacing=0.8, handlelength=1.2, fontsize=8)
     k = min(counts, key=lambda count: abs(count - profile.top_n))
     said = "; ".join(f"{label}: {estimates[which, k]}" for which, label in names.items())
@@ -262,7 +264,7 @@ def fig4(panel: str, rows: Mapping[str, Mapping[str, Estimate]], profile: Profil
     `rows`: label -> metric -> r, from `studies.sweep`, `studies.rank_ranges` or `studies.predictors`.
     """
     axis_label, what, theirs = FIG4[panel]
-    figure, said = _r_points(rows, axis_label, rotate=20 if panel == "e" else 0)
+    figure, said = _r_points(rows, axis_label, rotate=20 if panel in "de" else 0)
     caption = (
         f"Fig 4{panel}. r of score and absolute change over all domains, {what}; bars are 95% intervals. {said}. "
         f"The paper: {theirs}. {about(profile)}"
@@ -385,8 +387,8 @@ def fig7(found: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[F
     caption = (
         "Fig 7. Log-likelihood of held-out mathematics solutions after selective fine-tuning, against the untouched "
         "model: only linear maps from the chosen features into the residual stream train, at "
-        f"{len(profile.sweep.layers)} layers (the paper: five; SAEs exist for these), on {profile.selective.examples} examples, one seed, "
-        f"{profile.selective.draws} random draws. {said}. The paper: estimated dims are better "
+        f"{len(profile.sweep.layers)} layers (the paper: five; SAEs exist for these), on "
+        f"{profile.selective.examples} examples, one seed, {profile.selective.draws} random draws. {said}. The paper: estimated dims are better "
         f"(accuracy). {about(profile)}"
     )
     return figure, caption

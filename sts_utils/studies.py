@@ -281,8 +281,8 @@ def ranges_by_name(profile: Profile) -> dict[str, dict[str, Estimate]]:
 def against_probes(profile: Profile) -> dict[str, dict[str, Estimate]]:
     """STS and the two probes, for Fig 4e."""
     names = {
-        "sts_act": "STS_act",
-        "sts_icl": "STS_ICL",
+        "sts_act": "STS act",
+        "sts_icl": "STS ICL",
         "probe_raw_activations": "probe, raw",
         "probe_sae_activations": "probe, SAE",
     }

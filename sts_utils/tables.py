@@ -138,8 +138,8 @@ def table5(
     table = pd.DataFrame(
         [
             {
-                "predictor": name, **_numbers(found[name]), "uses the tuned model": name == "similarity_before_after_sft",
-                "cost, TFLOP": costs[name] / 1e12, "paper": theirs.get("sts" if name == "sts_icl" else name),
+                "predictor": name, **_numbers(found[name]),
+                "uses the tuned model": name == "similarity_before_after_sft", "cost, TFLOP": costs[name] / 1e12, "paper": theirs.get("sts" if name == "sts_icl" else name),
             }
             for name in names
         ]
@@ -147,8 +147,8 @@ def table5(
     caption = (
         "Table 5. r of simple predictors with the absolute change over all domains, 95% intervals, and what each "
         "costs for one seed, counted in floating-point operations (evaluation left out). Similarity before and "
-        "after SFT is 1 − cosine, so that more movement is more. The paper's column is for 8 domains, with one number for "
-        "STS. "
+        "after SFT is 1 − cosine, so that more movement is more. The paper's column is for 8 domains, with one number "
+        "for STS. "
         f"{about(profile)}"
     )
     return table, caption
@@ -162,8 +162,8 @@ def table7(shares: Mapping[object, Estimate], agreement: float, profile: Profile
         for n, e in shares.items()
     ]
     return pd.DataFrame(rows), (
-        "Table 7. Share of the shifted dims whose highest-activating texts are mostly mathematics, of those that fire "
-        f"on any; 'all labelled' is the base rate. {_labelling(profile, agreement)} {about(profile)}"
+        "Table 7. Share of the shifted dims whose highest-activating texts are mostly mathematics, of those that "
+        f"fire on any; 'all labelled' is the base rate. {_labelling(profile, agreement)} {about(profile)}"
     )
 
 
