@@ -388,8 +388,8 @@ def fig7(found: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[F
         "Fig 7. Log-likelihood of held-out mathematics solutions after selective fine-tuning, against the untouched "
         "model: only linear maps from the chosen features into the residual stream train, at "
         f"{len(profile.sweep.layers)} layers (the paper: five; SAEs exist for these), on "
-        f"{profile.selective.examples} examples, one seed, {profile.selective.draws} random draws. {said}. The paper: estimated dims are better "
-        f"(accuracy). {about(profile)}"
+        f"{profile.selective.examples} examples, one seed, {profile.selective.draws} random draws. {said}. "
+        f"The paper: estimated dims are better (accuracy). {about(profile)}"
     )
     return figure, caption
 

@@ -139,7 +139,8 @@ def table5(
         [
             {
                 "predictor": name, **_numbers(found[name]),
-                "uses the tuned model": name == "similarity_before_after_sft", "cost, TFLOP": costs[name] / 1e12, "paper": theirs.get("sts" if name == "sts_icl" else name),
+                "uses the tuned model": name == "similarity_before_after_sft",
+                "cost, TFLOP": costs[name] / 1e12, "paper": theirs.get("sts" if name == "sts_icl" else name),
             }
             for name in names
         ]
