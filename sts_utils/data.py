@@ -154,11 +154,11 @@ def boxed(chain: str, answer: str) -> str:
 
 
 def chain_sum() -> list[Example]:
-    """Sums and differences of two or three numbers, worked term by term, from reasoning-gym: verifiable
-    mathematics that a small model gets right often enough to learn from its own answers."""
+    """Sums and differences of two numbers, worked out, from reasoning-gym: verifiable mathematics that a
+    small model gets right often enough to learn from its own answers."""
     import reasoning_gym
 
-    settings = dict(min_terms=2, max_terms=3, min_digits=1, max_digits=2)
+    settings = dict(min_terms=2, max_terms=2, min_digits=1, max_digits=2)
     examples = {}
     for row in reasoning_gym.create_dataset("chain_sum", seed=0, size=3000, **settings):
         expression = row["metadata"]["expression"]
