@@ -118,7 +118,7 @@ class GrpoSettings(Section):
     steps: PositiveInt = 16
     prompts: PositiveInt = 4
     """Questions a step."""
-    generations: PositiveInt = 8
+    generations: int = Field(8, ge=2)
     """Completions a question."""
     completion_tokens: PositiveInt = 96
     lr: float = Field(1e-5, gt=0)
@@ -171,6 +171,8 @@ class Profile(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     others: tuple[str, ...] = ()
     """Table 1: further training sets, each fine-tuned on with the first seed."""
+    others_examples: PositiveInt = 128
+    """Examples of each of them."""
     sweep: SweepSettings = SweepSettings()
     ablation: AblationSettings = AblationSettings()
     mixture: MixtureSettings = MixtureSettings()

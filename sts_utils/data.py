@@ -170,7 +170,8 @@ def chain_sum() -> list[Example]:
             total = after
         solution = "\n".join([*lines, f"The final answer is \\boxed{{{total}}}."])
         question = f"What is {expression}?"
-        examples[question] = Example(question, solution, str(total), "arithmetic", f"chain-sum-{len(examples):05d}")
+        key = f"chain-sum-{len(examples):05d}"
+        examples.setdefault(question, Example(question, solution, str(total), "arithmetic", key))
     return list(examples.values())
 
 
@@ -184,7 +185,7 @@ def code_io() -> list[Example]:
         question = f"{row['task_description'].strip()}\n{row['input_output_spec'].strip()}"
         lines = [line for line in row["code_sample"].strip().splitlines() if not line.strip().startswith("#")]
         code = "\n".join(lines).strip()
-        if (question + code).isascii() and len(question) < 900 and len(code) < 900:
+        if (question + code).isascii() and len(question) < 600 and len(code) < 500:
             answer = f"```python\n{code}\n```"
             examples.append(
                 Example(question, answer, code, "code", f"code-io-{i:05d}", instruction="Write a Python function.")

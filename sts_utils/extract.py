@@ -64,11 +64,15 @@ class FeatureStats:
 
 
 def batch_tokens() -> int:
-    """Tokens of one forward pass, from the machine: more memory or more cores, larger batches."""
+    """Tokens of one forward pass, from the machine: more memory or more cores, larger batches.
+
+    On a CPU small batches win: less padding, fewer copies of the context's cache (512 tokens on two
+    cores took 0.6 of the time that 4096 did).
+    """
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         return int(min(65536, free / 2**20))
-    return int(min(2048 * torch.get_num_threads(), psutil.virtual_memory().available / 2**20))
+    return int(min(256 * torch.get_num_threads(), psutil.virtual_memory().available / 2**20))
 
 
 class Tap(NamedTuple):

@@ -40,7 +40,8 @@ def first_seed(profile: Profile) -> Profile:
 
 def trained_on(profile: Profile, corpus: str) -> Profile:
     """The run with another training set, first seed."""
-    return first_seed(profile).model_copy(update={"train": corpus})
+    sft = profile.sft.model_copy(update={"examples": profile.others_examples})
+    return first_seed(profile).model_copy(update={"train": corpus, "sft": sft})
 
 
 def correlations(profile: Profile, **more) -> dict[str, Estimate]:
@@ -108,8 +109,11 @@ def ablation(profile: Profile) -> pd.DataFrame:
             frames.append(frame.assign(features=name, count=count, draw=draw))
         return pd.concat(frames, ignore_index=True)
 
-    recipe = {**settings.model_dump(), "sae": profile.sae, "layer": profile.layer, "trained": model.key}
-    return store.frame("ablation", recipe | {"shift": profile.shift.model_dump()}, compute)
+    recipe = {
+        **settings.model_dump(), "sae": profile.sae, "layer": profile.layer, "trained": model.key,
+        "shift": profile.shift.model_dump(), "dtypes": (profile.dtype, profile.evaluation.dtype),
+    }  # fmt: skip
+    return store.frame("ablation", recipe, compute)
 
 
 def ablated(actual, counts, draws: int) -> dict[tuple[str, int, int], np.ndarray]:
@@ -132,10 +136,9 @@ def _like(places: np.ndarray, activity: np.ndarray, rng) -> np.ndarray:
     """For each place in the order of activity a feature near it, none twice and none at those places if possible."""
     taken, found = set(places.tolist()), []
     for place in rng.permutation(places):
-        near = sorted((p for p in range(len(activity)) if p not in taken), key=lambda p: abs(p - place))[:5]
-        if near:
-            taken.add(pick := int(rng.choice(near)))
-            found.append(pick)
+        free = [p for p in range(len(activity)) if p not in taken] or list(set(places.tolist()) - set(found))
+        taken.add(pick := int(rng.choice(sorted(free, key=lambda p: abs(p - place))[:5])))
+        found.append(pick)
     return activity[found]
 
 
@@ -337,6 +340,7 @@ def answered(profile: Profile, domain: str) -> list[Example]:
         return pd.DataFrame({"id": [e.id for e in questions], "answer": written})
 
     recipe = {"model": profile.model, "revision": profile.revision, "tokens": settings.answer_tokens}
+    recipe["dtype"] = profile.evaluation.dtype
     found = store.frame("answers", recipe | {"ids": [e.id for e in questions]}, compute).set_index("id").answer
     return [replace(e, solution=found[e.id] or e.answer) for e in questions]
 
@@ -426,6 +430,7 @@ def reinforced_accuracy(profile: Profile) -> pd.DataFrame:
         return pd.concat(frames, ignore_index=True)
 
     recipe = {"trained": reinforced(profile).key, "questions": profile.evaluation.held_out}
+    recipe["dtype"] = profile.evaluation.dtype
     return store.frame("accuracy", recipe, compute)
 
 
@@ -482,6 +487,7 @@ def _selective(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
     recipe = {
         "model": profile.model, "revision": profile.revision, "train": profile.train, "saes": profile.sweep.layers,
         "sft": profile.sft.model_dump(), "shift": profile.shift.model_dump(), "selective": settings.model_dump(),
+        "seed": seed, "dtype": profile.dtype, "definition": profile.definition, "alignment": profile.alignment,
         "questions": profile.evaluation.held_out, "which": which, "n": n, "draw": draw,
     }  # fmt: skip
     return pd.read_parquet(store.folder("selective", recipe, make) / "table.parquet")
@@ -510,7 +516,7 @@ def label_peaks(profile: Profile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     recipe = {
         **profile.labels.model_dump(), "model": profile.model, "revision": profile.revision, "sae": profile.sae,
-        "train": profile.train, "dtype": profile.dtype,
+        "train": profile.train, "dtypes": (profile.dtype, profile.evaluation.dtype),
     }  # fmt: skip
     found = store.arrays("labels", recipe, compute)
     return found["peaks"], kinds, found["judged"]

@@ -4,6 +4,7 @@ Every function here loads its result if it is in the store and computes it other
 resumes at the unit it died in, and any notebook can be opened on its own.
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -242,7 +243,7 @@ def _features(
             _loaded(name, recipe(p), lambda made=made: made)
 
     def again():  # a damaged artifact
-        store.path(name, recipe(profiles[0])).rename(store.path(name, recipe(profiles[0])).with_suffix(".damaged"))
+        shutil.rmtree(store.path(name, recipe(profiles[0])), ignore_errors=True)
         return _features(name, profiles[:1], recipe, pairs, desc, after, features)
 
     return _loaded(name, recipe(profiles[0]), again)

@@ -1,3 +1,6 @@
+import ast
+import re
+
 import pandas as pd
 import pytest
 
@@ -40,6 +43,42 @@ def test_order_depends_on_the_seed_alone():
 def test_boxed_drops_calculator_notes_and_trivial_lines():
     chain = "He has 2*3=<<2*3=6>>6 apples.\n48=48\nSo 12=12.5 is kept.\n#### 6"
     assert data.boxed(chain, "6") == "He has 2*3=6 apples.\nSo 12=12.5 is kept.\nThe final answer is \\boxed{6}."
+
+
+def test_chain_sum_s_arithmetic_is_right():
+    for e in data.load("chain-sum", 0, 200):
+        expression = re.fullmatch(r"What is ([\d+\- ]+)\?", e.question).group(1)
+        *lines, final = e.solution.splitlines()
+        for line in lines:
+            left, right = line.split(" = ")
+            assert eval(left) == int(right)
+        assert eval(expression) == int(e.answer) == int(right)
+        assert final == f"The final answer is \\boxed{{{e.answer}}}."
+        assert len(lines) == len(expression.split()) // 2
+
+
+def test_code_is_ascii_python():
+    examples = data.load("code-io")
+    assert len(examples) > 200
+    for e in examples:
+        assert e.query.isascii() and e.solution == f"```python\n{e.answer}\n```" and e.solution.isascii()
+        assert ast.parse(e.answer).body
+
+
+def test_biomedical_answers_and_dialogues():
+    for e in data.load("pubmedqa", 0, 300):
+        assert e.solution.endswith(f"\nThe answer is {e.answer}.") and e.answer in ("yes", "no", "maybe")
+        assert "Context (" not in e.solution
+    dialogues = data.load("mts-dialog")
+    assert len(dialogues) >= 90 and all("Doctor:" in e.question and not e.solution for e in dialogues)
+
+
+@pytest.mark.parametrize("name", ["chain-sum", "code-io", "pubmedqa", "mts-dialog"])
+def test_corpora_name_each_example_once(name):
+    examples = data.load(name)
+    assert len({e.id for e in examples}) == len(examples) and data.source(name) == name
+    shown = {e.question for e in data.load("mmlu-test")}
+    assert not shown & {e.question for e in examples}
 
 
 def test_unknown_corpus():

@@ -135,7 +135,9 @@ def test_permutation_p_is_uniform_under_the_null_and_small_under_a_law():
 
 
 def test_same_seed_same_interval():
-    assert stats.correlation(observed(1.0, 0.3), permutations=100) == stats.correlation(observed(1.0, 0.3), permutations=100)
+    assert stats.correlation(observed(1.0, 0.3), permutations=100) == stats.correlation(
+        observed(1.0, 0.3), permutations=100
+    )
 
 
 def test_mean_interval_is_near_the_normal_one():
