@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -82,8 +83,13 @@ def ratio_of_sums(
 
 def query_weights(queries: int, draws: int, *stream: int) -> np.ndarray:
     """[B, Q] how often each query is drawn in each replicate; `stream` numbers (seed, domain) tell draws apart."""
-    rng = np.random.default_rng((_QUERIES, *stream))
-    return rng.multinomial(queries, np.full(queries, 1 / queries), size=draws)
+    return _multinomial(queries, draws, (_QUERIES, *stream))
+
+
+@cache
+def _multinomial(n: int, draws: int, key: tuple[int, ...]) -> np.ndarray:
+    """[B, n] draws of n items out of n with replacement, as counts; kept, for every statistic asks for the same."""
+    return np.random.default_rng(key).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
 
 def change_draws(changes: Sequence[np.ndarray], draws: int = DRAWS, stream: int = 0) -> np.ndarray:
@@ -91,8 +97,7 @@ def change_draws(changes: Sequence[np.ndarray], draws: int = DRAWS, stream: int 
     drawn = []
     for d, change in enumerate(changes):
         q = change.shape[1]
-        weights = np.random.default_rng((_QUESTIONS, stream, d)).multinomial(q, np.full(q, 1 / q), size=draws) / q
-        drawn.append(weights @ change.T)
+        drawn.append(_multinomial(q, draws, (_QUESTIONS, stream, d)) @ change.T / q)
     return np.stack(drawn, -1)
 
 

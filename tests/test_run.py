@@ -1,5 +1,7 @@
 """The whole sequence of notebooks on `tiny`, as a user runs it."""
 
+import html
+import json
 import os
 import re
 import signal
@@ -13,12 +15,11 @@ import nbformat
 import pandas as pd
 import pytest
 
-from sts_utils import run, store
+from sts_utils import report, run, store
 
-PRODUCTS = [
-    f"{name}.{kind}" for name in ("fig1a", "fig2a", "fig2b", "fig3", "training") for kind in ("pdf", "png", "txt")
-]
-PRODUCTS += [f"{name}.{kind}" for name in ("tables2_4", "table6", "table9") for kind in ("csv", "md", "tex")]
+KINDS = {"figure": ("pdf", "png", "txt"), "table": ("csv", "md", "tex", "txt")}
+PRODUCTS = [f"{item.name}.{kind}" for item in report.ORDER for kind in KINDS[item.kind]]
+PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md"]
 
 
 def command(out: Path, *arguments: str, **more) -> subprocess.Popen:
@@ -79,7 +80,7 @@ def test_a_deleted_figure_comes_back(reproduced):
 
 def test_killed_anywhere_it_resumes_and_ends_in_the_same_tables(reproduced, tmp_path):
     """SIGKILL to the whole process group at several moments, then a run to the end, bit for bit."""
-    for delay in (14, 22, 30):
+    for delay in (15, 35, 55):
         process = command(tmp_path, "reproduce", "--profile", "tiny", start_new_session=True)
         try:
             process.wait(timeout=delay)
@@ -98,13 +99,18 @@ def test_tables_hold_what_the_artifacts_hold(reproduced):
     from scipy import stats as scipy_stats
 
     figures = reproduced[0] / "figures/tiny"
-    frames = [pd.read_parquet(p) for p in (reproduced[0] / "runs").glob("performance-*/table.parquet")]
-    assert len(frames) == 3  # before, and two seeds
+    runs = reproduced[0] / "runs"
+    frames = {}
+    for path in runs.glob("performance-*"):
+        frame, model = pd.read_parquet(path / "table.parquet"), recipe(path)["trained"]
+        if frame.domain.nunique() == 14:
+            how = recipe(runs / model) if model else {}
+            frames["before" if not model else how.get("train", "rl"), how.get("seed")] = frame
+    assert len(frames) == 5  # before, two seeds, another training set, reinforcement learning
     table = pd.read_csv(figures / "tables2_4.csv")
     assert len(table) == 14
     change = table.set_index("domain")["gold_probability change"]
-    before = next(f for f in frames if _is_before(reproduced[0], f))
-    after = [f for f in frames if f is not before]
+    before, after = frames["before", None], [frames["gsm-symbolic", seed] for seed in (0, 1)]
     by_hand = sum(f.set_index("id").gold_probability for f in after) / 2 - before.set_index("id").gold_probability
     by_hand = 100 * by_hand.groupby(before.set_index("id").domain).mean()
     pd.testing.assert_series_equal(change.sort_index(), by_hand.sort_index(), check_names=False, rtol=1e-4)
@@ -113,14 +119,29 @@ def test_tables_hold_what_the_artifacts_hold(reproduced):
     assert scipy_stats.pearsonr(change, change).statistic == pytest.approx(1)
 
 
-def _is_before(out, frame):
-    import json
+def recipe(path: Path) -> dict:
+    return json.loads((path / "made.json").read_text())["recipe"]
 
-    for path in (out / "runs").glob("performance-*"):
-        recipe = json.loads((path / "made.json").read_text())["recipe"]
-        if "seed" not in recipe and pd.read_parquet(path / "table.parquet").equals(frame):
-            return True
-    return False
+
+def test_claims_follow_the_rule(reproduced):
+    """Each verdict, from the interval in claims.csv; and the page shows every claim."""
+    figures = reproduced[0] / "figures/tiny"
+    claims = pd.read_csv(figures / "claims.csv")
+    page = (figures / "index.html").read_text(encoding="utf-8")
+    assert set(claims.figure) <= {item.name for item in report.ORDER}
+    for row in claims.itertuples():
+        below = "slope" in row.statistic or "range of r" in row.statistic
+        low, high = (-row.high, -row.low) if below else (row.low, row.high)
+        assert row.verdict == ("agrees" if low > 0 else "does not" if high < 0 else "inconclusive")
+        assert html.escape(row.statistic) in page or row.statistic in html.unescape(page)
+
+
+def test_only_the_figures_asked_for(tmp_path):
+    """FIGURES= computes what those need and nothing else: no model is trained for Tables 7 and 8."""
+    finished(command(tmp_path, "reproduce", "--profile", "tiny", "--figures", "table7 table8"))
+    written = {p.name for p in (tmp_path / "figures/tiny").iterdir()}
+    assert written == {f"{name}.{kind}" for name in ("table7", "table8") for kind in KINDS["table"]}
+    assert not list((tmp_path / "runs").glob("trained-*")) and not list((tmp_path / "runs").glob("performance-*"))
 
 
 @pytest.mark.parametrize(
@@ -128,6 +149,7 @@ def _is_before(out, frame):
     [
         (("--profile", "smoll"), "error: unknown profile 'smoll' (did you mean 'smol'?)"),
         (("--profile", "tiny", "--seeds", "x"), "error: SEEDS='x': give whole numbers"),
+        (("--profile", "tiny", "--figures", "fig8"), "error: FIGURES holds 'fig8': choose from fig1a fig1b"),
     ],
 )
 def test_bad_input_is_one_line_and_a_failure(tmp_path, arguments, line):
