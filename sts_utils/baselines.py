@@ -20,14 +20,12 @@ def similarity(domain: FeatureStats, train: FeatureStats, weights: np.ndarray) -
     return cosine((weights @ domain.r) / (weights @ domain.n)[:, None], train.mean("r"))
 
 
-def moved(domain: FeatureStats, weights: np.ndarray) -> np.ndarray:
-    """[B] 1 − cosine of a domain's mean residual row before and after fine-tuning.
+def moved(before: FeatureStats, after: FeatureStats, weights: np.ndarray) -> np.ndarray:
+    """[B] 1 − cosine of a domain's mean residual row before and after fine-tuning, the same questions in both.
 
-    `domain` compares the two models (units.domain_after). This baseline needs the fine-tuned model.
+    `after` is read in the fine-tuned model (units.domain_after), which this baseline needs.
     """
-    n = (weights @ domain.n)[:, None]
-    before = (weights @ domain.r) / n
-    return 1 - cosine(before, before + (weights @ domain.dr) / n)
+    return 1 - cosine(*((weights @ f.r) / (weights @ f.n)[:, None] for f in (before, after)))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -109,7 +109,9 @@ def feature_stats(
 
     with tqdm(total=len(pairs), desc=desc, unit="query", leave=False) as bar, torch.inference_mode():
         for contexts, members in groups.items():
-            caches = [context_cache(m, c) for m, c in zip(models, contexts, strict=True)]
+            caches = [context_cache(model, contexts[0])]
+            same = models[0] is models[1] and contexts[0] == contexts[1]  # one condition alone: Δ is zero
+            caches.append(caches[0] if same else context_cache(models[1], contexts[1]))
             longest = max(map(len, contexts))
             for batch in _batches(members, pairs, longest, tokens or batch_tokens()):
                 queries = [pairs[i][0].query for i in batch]
@@ -196,7 +198,9 @@ def _batches(members, pairs, longest, tokens) -> Iterator[list[int]]:
 def _halving(queries, models, caches, batch, layers):
     """(indices, lengths, [residuals a, residuals b]); halves the batch when the GPU has no room."""
     try:
-        residuals = [query_residuals(m, c, queries, layers) for m, c in zip(models, caches, strict=True)]
+        first = query_residuals(models[0], caches[0], queries, layers)
+        same = models[0] is models[1] and caches[0] is caches[1]
+        residuals = [first, first if same else query_residuals(models[1], caches[1], queries, layers)]
         yield batch, [len(q) for q in queries], residuals
     except torch.cuda.OutOfMemoryError:
         if len(batch) == 1:

@@ -229,18 +229,22 @@ def predictors(profile: Profile) -> dict[str, Estimate]:
     changed = units.change_arrays(profile)
     plain = [[units.domain_stats(profile, d, s) for d in domains] for s in profile.seeds]
     train = [units.train_stats(profile, s) for s in profile.seeds]
-    after = [[units.domain_after(profile, d, s) for d in domains] for s in profile.seeds]
+    both = [
+        [(before, units.domain_after(profile, d, s)) for d, before in zip(domains, row, strict=True)]
+        for s, row in zip(profile.seeds, plain, strict=True)
+    ]
 
     def of(rows, score_of):
         scored = [
-            [(len(f.n), lambda w, f=f, s=s: score_of(f, s, w)) for f in row] for s, row in enumerate(rows)
-        ]  # fmt: skip
+            [(len(own.n), lambda w, f=f, s=s: score_of(f, s, w)) for f, own in zip(row, plain[s], strict=True)]
+            for s, row in enumerate(rows)
+        ]
         return stats.r(baselines.observations(domains, scored, changed))
 
     return {
         "feature_activations": of(plain, lambda f, s, w: baselines.mean_activation(f, w)),
         "similarity_domain_to_training_set": of(plain, lambda f, s, w: baselines.similarity(f, train[s], w)),
-        "similarity_before_after_sft": of(after, lambda f, s, w: baselines.moved(f, w)),
+        "similarity_before_after_sft": of(both, lambda f, s, w: baselines.moved(*f, w)),
         "probe_raw_activations": baselines.probe_r(plain, "r", changed),
         "probe_sae_activations": baselines.probe_r(plain, "h", changed),
         **correlations(profile),

@@ -208,18 +208,20 @@ def actual_stats(profile: Profile, seed: int, model: Trained | None = None) -> F
 
 
 def domain_after(profile: Profile, domain: str, seed: int) -> FeatureStats:
-    """Residual stream of a domain's plain questions before and after SFT (no SAE features but one)."""
+    """Residual stream of a domain's plain questions in the fine-tuned model (no SAE features but one)."""
     model = finetuned(profile, seed)
 
-    def pairs():
-        return [(plain, plain) for plain, _ in samples.domain_pairs(profile, domain, seed)]
+    def compute():
+        pairs = [(plain, plain) for plain, _ in samples.domain_pairs(profile, domain, seed)]
+        tap = Tap(profile.layer, sae(profile), sink_norm(profile))
+        desc = f"{domain} after SFT, seed {seed}"
+        (found,) = extract.feature_stats(
+            pairs, backbone(profile, model.folder()), [tap], features=np.array([0]), desc=desc
+        )  # fmt: skip
+        return found
 
-    def recipe(p):
-        more = {"questions": p.evaluation.questions, "trained": model.key}
-        return _recipe(p, "domains", "demonstrations", "sts", seed=seed, domain=domain, **more)
-
-    desc = f"{domain} after SFT, seed {seed}"
-    return _features("residual-domain", [profile], recipe, pairs, desc, model, features=np.array([0]))
+    more = {"questions": profile.evaluation.questions, "trained": model.key, "domain": domain, "seed": seed}
+    return _loaded("residual-after", _recipe(profile, "domains", "demonstrations", "sts", **more), compute)
 
 
 def _loaded(name: str, recipe: dict, compute: Callable[[], FeatureStats]) -> FeatureStats:
@@ -228,7 +230,7 @@ def _loaded(name: str, recipe: dict, compute: Callable[[], FeatureStats]) -> Fea
 
 def _features(
     name: str, profiles: Sequence[Profile], recipe: Callable[[Profile], dict], pairs: Callable, desc: str,
-    after: Trained | None = None, features: np.ndarray | None = None,
+    after: Trained | None = None,
 ) -> FeatureStats:  # fmt: skip
     """Statistics of the first profile; those of all are stored, from one forward pass for what is missing."""
     missing = [p for p in profiles if not store.path(name, recipe(p)).exists()]
@@ -237,14 +239,14 @@ def _features(
         taps = [Tap(p.layer, sae(p), sink_norm(p)) for p in missing]
         other = backbone(deepest, after.folder()) if after else None
         found = extract.feature_stats(
-            pairs(), backbone(deepest), taps, other_model=other, features=features, desc=desc
+            pairs(), backbone(deepest), taps, other_model=other, desc=desc
         )  # fmt: skip
         for p, made in zip(missing, found, strict=True):
             _loaded(name, recipe(p), lambda made=made: made)
 
     def again():  # a damaged artifact
         shutil.rmtree(store.path(name, recipe(profiles[0])), ignore_errors=True)
-        return _features(name, profiles[:1], recipe, pairs, desc, after, features)
+        return _features(name, profiles[:1], recipe, pairs, desc, after)
 
     return _loaded(name, recipe(profiles[0]), again)
 

@@ -127,19 +127,19 @@ def test_ablation_is_paired_by_question(profile, monkeypatch):
 
 
 def test_baselines_by_hand(random_stats):
-    domain, train = random_stats(0), random_stats(1)
+    domain, train, tuned = random_stats(0), random_stats(1), random_stats(2)
     weights = np.array([[1] * 12, [2, 0] * 6])
     for row, (activation, cosine, moved) in zip(
         weights,
         zip(
             baselines.mean_activation(domain, weights), baselines.similarity(domain, train, weights),
-            baselines.moved(domain, weights), strict=True,
+            baselines.moved(domain, tuned, weights), strict=True,
         ),
         strict=True,
     ):  # fmt: skip
         n = sum(w * tokens for w, tokens in zip(row, domain.n, strict=True))
         mean = sum(w * r for w, r in zip(row, domain.r, strict=True)) / n
-        after = mean + sum(w * dr for w, dr in zip(row, domain.dr, strict=True)) / n
+        after = sum(w * r for w, r in zip(row, tuned.r, strict=True))
         other = train.r.sum(0) / train.n.sum()
         assert activation == pytest.approx(mean.mean())
         assert cosine == pytest.approx(mean @ other / np.sqrt((mean @ mean) * (other @ other)))
