@@ -74,7 +74,8 @@ ablation.groupby(["features", "count"]).solution_loglik.mean().unstack("features
 # %%
 runs = {name: studies.trained_on(profile, name) for name in profile.others}
 moved = {name: units.changes(run) for name, run in runs.items()}
-moved[f"GRPO on {profile.grpo.train}"] = units.changes(profile, {profile.seeds[0]: studies.reinforced(profile)})
+runs_rl = studies.trained_on(profile, profile.grpo.train)
+moved[f"GRPO on {profile.grpo.train}"] = units.changes(runs_rl, {profile.seeds[0]: studies.reinforced(profile)})
 table = pd.concat(moved, names=["training"]).query(f"measure == '{profile.evaluation.measure}'")
 (100 * table.groupby(["domain", "training"]).change.mean().unstack("training")).round(2)
 

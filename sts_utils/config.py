@@ -62,6 +62,8 @@ class EvaluationSettings(Section):
 
     questions: PositiveInt = 50
     """Questions a domain (fewer where a domain has fewer)."""
+    asked: PositiveInt | None = None
+    """Of these, how many a fine-tuned model is asked (all if left out); the untouched model is asked all."""
     held_out: PositiveInt = 48
     """Held-out questions of the training set, to see that fine-tuning taught it."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -173,6 +175,8 @@ class Profile(Section):
     """Table 1: further training sets, each fine-tuned on with the first seed."""
     others_examples: PositiveInt = 128
     """Examples of each of them."""
+    others_questions: PositiveInt | None = None
+    """Questions a domain that their models, and that of Fig 6, are asked (all if left out)."""
     sweep: SweepSettings = SweepSettings()
     ablation: AblationSettings = AblationSettings()
     mixture: MixtureSettings = MixtureSettings()

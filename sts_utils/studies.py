@@ -41,7 +41,8 @@ def first_seed(profile: Profile) -> Profile:
 def trained_on(profile: Profile, corpus: str) -> Profile:
     """The run with another training set, first seed."""
     sft = profile.sft.model_copy(update={"examples": profile.others_examples})
-    return first_seed(profile).model_copy(update={"train": corpus, "sft": sft})
+    asked = profile.evaluation.model_copy(update={"asked": profile.others_questions})
+    return first_seed(profile).model_copy(update={"train": corpus, "sft": sft, "evaluation": asked})
 
 
 def correlations(profile: Profile, **more) -> dict[str, Estimate]:

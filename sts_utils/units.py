@@ -317,7 +317,8 @@ def performance(
     The questions are the profile's evaluation questions of all domains, if none are given.
     """
     if questions is None:
-        questions = [e for group in evaluation_questions(profile).values() for e in group]
+        asked = profile.evaluation.asked if model else None
+        questions = [e for group in evaluation_questions(profile).values() for e in group[:asked]]
 
     def compute():
         label = f"evaluate {model.key}" if model else "evaluate before"
