@@ -315,8 +315,7 @@ def fig5(
     caption = (
         f"Fig 5. Change against the untouched model on test halves of {most} (most affected by SFT, measured on "
         f"other questions) and {least} (least) after SFT on {profile.mixture.examples} training examples and "
-        f"{profile.mixture.extra} extra ones with answers sampled from the untouched model (temperature "
-        f"1); one seed, intervals over "
+        f"{profile.mixture.extra} extra ones with answers sampled from the untouched model; one seed, intervals over "
         f"questions. (extra of {most}, of {least}): change of {most}, of {least} in points: {said}. The paper: "
         f"engineering gains much, law little, the STS split is balanced. {about(profile)}"
     )
