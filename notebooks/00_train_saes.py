@@ -106,7 +106,7 @@ if RETRAIN:
 # (replacing it by its mean) is undone: 100% would be a perfect reconstruction.
 
 # %%
-rows = saes.collected(backbone, held_out, layers, 250_000)
+rows = saes.collected(backbone, held_out, layers, 100_000)
 whole = models.load_model(profile.model, "bfloat16", profile.revision)
 table = []
 for name, run in runs.items():
