@@ -106,12 +106,12 @@ if RETRAIN:
 # (replacing it by its mean) is undone: 100% would be a perfect reconstruction.
 
 # %%
-rows = saes.collected(backbone, held_out, layers, 100_000)
+rows = saes.collected(backbone, held_out, layers, 50_000)
 whole = models.load_model(profile.model, "bfloat16", profile.revision)
 table = []
 for name, run in runs.items():
     sae, chunks = units.sae(run), (chunk.float() for chunk in rows[run.layer])
-    found = saes.quality(sae, chunks) | saes.loss_recovered(whole, sae, run.layer, held_out[:60])
+    found = saes.quality(sae, chunks) | saes.loss_recovered(whole, sae, run.layer, held_out[:12])
     table.append({"SAE": name.rsplit("/", 1)[-1], "features": sae.cfg.d_sae} | found)
 quality = pd.DataFrame(table).set_index("SAE")
 quality.round(3)

@@ -315,7 +315,8 @@ def fig5(
     caption = (
         f"Fig 5. Change against the untouched model on test halves of {most} (most affected by SFT, measured on "
         f"other questions) and {least} (least) after SFT on {profile.mixture.examples} training examples and "
-        f"{profile.mixture.extra} extra ones with answers sampled from the untouched model; one seed, intervals over "
+        f"{profile.mixture.extra} extra ones with answers sampled from the untouched model at "
+        "temperature 1; one seed, intervals over "
         f"questions. (extra of {most}, of {least}): change of {most}, of {least} in points: {said}. The paper: "
         f"engineering gains much, law little, the STS split is balanced. {about(profile)}"
     )
@@ -382,7 +383,7 @@ def fig7(found: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[F
         axis.bar(x, [e.value for e in of], 0.28, yerr=bars, capsize=3, color=colour, label=f"{which} dims")
     axis.set_xticks(range(len(sizes)), sizes)
     axis.set(xlabel="dims trained a layer", ylabel="change of log-likelihood,\nnats a token")
-    axis.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
     said = "; ".join(f"{n} {which}: {e}" for (which, n), e in found.items())
     caption = (
         "Fig 7. Log-likelihood of held-out mathematics solutions after selective fine-tuning, against the untouched "

@@ -382,7 +382,7 @@ def mixture_changes(profile: Profile) -> dict[str, dict[str, Estimate]]:
         model = mixed(profile, extra)
         after = units.performance(profile, model, tests).set_index("id")
         change = (after[measure] - before.set_index("id")[measure]).groupby(before.set_index("id").domain)
-        found[name] = {domain: _mean(values.sort_index(), 1 + domains.index(domain)) for domain, values in change}
+        found[name] = {d: _mean(change.get_group(d).sort_index(), 1 + i) for i, d in enumerate(domains)}
         both = units.held_out_performance(profile, model).set_index("id") - mathematics.set_index("id")
         found[name]["mathematics"] = _mean(both.solution_loglik.sort_index(), 0)
     return found
