@@ -1,6 +1,7 @@
 """The paper's claims, each as a statistic with an interval, judged by one rule fixed before looking."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,14 +91,15 @@ def _fig2b(profile: Profile) -> Iterator[Claim]:
 
 def _fig3(profile: Profile) -> Iterator[Claim]:
     theirs = {"sts_act": "0.60 to 0.90", "sts_icl": "0.77 to 0.81"}
-    for metric, seen in units.observations(profile).items():
+    observed = units.observations(profile)
+    for metric, seen in observed.items():
         for selection, words in (("all", "all domains"), ("paper", "the paper's selection by the outcome")):
             yield Claim(
                 f"{metric} correlates with the absolute change", f"r over {words}", stats.r(seen, selection),
                 theirs[metric] if selection == "paper" else "",
             )  # fmt: skip
     if len(profile.seeds) > 1:
-        spread = {metric: stats.r_spread(seen) for metric, seen in units.observations(profile).items()}
+        spread = {metric: stats.r_spread(seen) for metric, seen in observed.items()}
         yield Claim(
             "STS_ICL is steadier than STS_act", "standard deviation of r over seeds, sts_act minus sts_icl",
             spread["sts_act"] - spread["sts_icl"], "0.71–0.90–0.60 against 0.81–0.78–0.77 over models",
@@ -126,13 +128,16 @@ def _slope(found: dict, at: Callable[[str], float], metric: str) -> Estimate:
     return Estimate(float(x @ [e.value for e in rows]), draws)
 
 
+def _slopes(found: dict, at: Callable[[str], float], what: str, claim: str, paper: str) -> Iterator[Claim]:
+    """The claim that r falls with log2 of `what`, for each metric."""
+    for metric in ("sts_act", "sts_icl"):
+        yield Claim(claim, f"{metric}: slope of r on log2 {what}", _slope(found, at, metric), paper, "below")
+
+
 def _fig4a(profile: Profile) -> Iterator[Claim]:
     found = studies.sweep(profile, profile.sweep.widths)
-    for metric in ("sts_act", "sts_icl"):
-        yield Claim(
-            "a narrower SAE predicts better", f"{metric}: slope of r on log2 width",
-            _slope(found, lambda name: studies.width(profile, name), metric), "wider is lower", "below",
-        )  # fmt: skip
+    at = partial(studies.width, profile)
+    yield from _slopes(found, at, "width", "a narrower SAE predicts better", "wider is lower")
 
 
 def _fig4b(profile: Profile) -> Iterator[Claim]:
@@ -147,11 +152,8 @@ def _fig4b(profile: Profile) -> Iterator[Claim]:
 
 def _table12(profile: Profile) -> Iterator[Claim]:
     found = studies.sweep(profile, profile.sweep.sparsities)
-    for metric in ("sts_act", "sts_icl"):
-        yield Claim(
-            "a sparser SAE predicts better", f"{metric}: slope of r on log2 L0",
-            _slope(found, lambda name: studies.l0(profile, name), metric), "0.78 at 13, 0.65 at 109", "below",
-        )  # fmt: skip
+    at = partial(studies.l0, profile)
+    yield from _slopes(found, at, "L0", "a sparser SAE predicts better", "0.78 at 13, 0.65 at 109")
 
 
 def _fig4d(profile: Profile) -> Iterator[Claim]:

@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from tqdm import tqdm
 
-from sts_utils import models
+from sts_utils import generation, models
 from sts_utils.data import Example, by_domain
 from sts_utils.extract import batch_tokens
 from sts_utils.finetune import answer_logits, collate, tokenize
@@ -127,9 +127,7 @@ def options_task(name: str, examples: Sequence[Example], tokenizer) -> Configura
     rows = [
         {
             "id": example.id,
-            "prompt": tokenizer.apply_chat_template(
-                [{"role": "user", "content": example.question}], tokenize=False, add_generation_prompt=True
-            ),
+            "prompt": generation.chat_text(tokenizer, example.question),
             "options": list(example.options),
             "gold": example.options.index(example.answer),
         }

@@ -236,6 +236,11 @@ def fig1b(estimates: Mapping[tuple[str, int], Estimate], profile: Profile) -> tu
     return figure, caption
 
 
+def _bars(estimates: Sequence[Estimate]) -> np.ndarray:
+    """[2, n] lengths of the intervals below and above the values, as matplotlib's yerr takes them."""
+    return np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(0)
+
+
 def _r_points(
     rows: Mapping[str, Mapping[str, Estimate]], axis_label: str, size=(3.4, 2.6), rotate: int = 0
 ) -> tuple[Figure, str]:
@@ -245,10 +250,11 @@ def _r_points(
     for i, metric in enumerate(metrics):
         x = np.arange(len(rows)) + 0.16 * (i - (len(metrics) - 1) / 2)
         of = [row[metric] for row in rows.values()]
-        bars = np.array([[e.value - e.low, e.high - e.value] for e in of]).T.clip(0)
         marker = "os^D"[i]
         label = METRIC_NAMES.get(metric, metric)
-        axis.errorbar(x, [e.value for e in of], yerr=bars, fmt=marker, ms=5, capsize=2, color=PALETTE[i], label=label)
+        axis.errorbar(
+            x, [e.value for e in of], yerr=_bars(of), fmt=marker, ms=5, capsize=2, color=PALETTE[i], label=label
+        )
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
     axis.set_xticks(range(len(rows)), list(rows), rotation=rotate, ha="right" if rotate else "center")
     axis.set(xlabel=axis_label, ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
@@ -330,8 +336,7 @@ def _points(e: Estimate) -> str:
 def _gain(axis, x, estimates: Sequence[Estimate], domain: str) -> None:
     colour, marker = STYLES[domain]
     y = 100 * np.array([e.value for e in estimates])
-    bars = 100 * np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(0)
-    axis.errorbar(x, y, yerr=bars, fmt=marker, color=colour, capsize=2, ls="-", lw=1, label=domain)
+    axis.errorbar(x, y, yerr=100 * _bars(estimates), fmt=marker, color=colour, capsize=2, ls="-", lw=1, label=domain)
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
 
 
@@ -342,16 +347,14 @@ def fig6(found: Mapping[str, Estimate], accuracy: pd.DataFrame, profile: Profile
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.0, 2.6), width_ratios=[2, 3])
     of = [found["overlap SFT"], found["overlap RL"]]
-    bars = np.array([[e.value - e.low, e.high - e.value] for e in of]).T.clip(0)
-    left.bar([0, 1], [e.value for e in of], yerr=bars, capsize=3, color=[SAE_COLOUR, PALETTE[4]], width=0.6)
+    left.bar([0, 1], [e.value for e in of], yerr=_bars(of), capsize=3, color=[SAE_COLOUR, PALETTE[4]], width=0.6)
     left.set_xticks([0, 1], ["SFT", "RL"])
     left.set(ylabel=f"overlap of the top {profile.top_n}", ylim=(0, 1), title="a")
     for i, metric in enumerate(("sts_act", "sts_icl")):
         of = [found[f"{metric} {which}"] for which in ("estimated", "actual")]
-        bars = np.array([[e.value - e.low, e.high - e.value] for e in of]).T.clip(0)
         x = np.arange(2) + 0.16 * (i - 0.5)
         label = METRIC_NAMES[metric]
-        right.errorbar(x, [e.value for e in of], yerr=bars, fmt="os"[i], capsize=2, color=PALETTE[i], label=label)
+        right.errorbar(x, [e.value for e in of], yerr=_bars(of), fmt="os"[i], capsize=2, color=PALETTE[i], label=label)
     right.axhline(0, color="0.8", lw=0.8, zorder=0)
     right.set_xticks([0, 1], ["estimated dims", "actual dims"])
     right.set(ylabel="r with |change|, RL", ylim=(-1.05, 1.05), xlim=(-0.5, 1.5), title="b")
@@ -378,9 +381,8 @@ def fig7(found: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[F
     for i, (which, colour) in enumerate((("estimated", SAE_COLOUR), ("random", CHANCE_COLOUR))):
         sizes = sorted(n for name, n in found if name == which)
         of = [found[which, n] for n in sizes]
-        bars = np.array([[e.value - e.low, e.high - e.value] for e in of]).T.clip(0)
         x = np.arange(len(sizes)) + 0.3 * (i - 0.5)
-        axis.bar(x, [e.value for e in of], 0.28, yerr=bars, capsize=3, color=colour, label=f"{which} dims")
+        axis.bar(x, [e.value for e in of], 0.28, yerr=_bars(of), capsize=3, color=colour, label=f"{which} dims")
     axis.set_xticks(range(len(sizes)), sizes)
     axis.set(xlabel="dims trained a layer", ylabel="change of log-likelihood,\nnats a token")
     figure.legend(frameon=False, loc="outside upper center", ncols=2)

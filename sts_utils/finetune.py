@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from sts_utils import models
+from sts_utils import generation, models
 from sts_utils.config import Profile
 from sts_utils.data import Example
 
@@ -24,9 +24,8 @@ def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[di
     """
     rows = []
     for example in examples:
-        turns = [{"role": "user", "content": example.query}]
-        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        turns.append({"role": "assistant", "content": example.solution})
+        prompt = generation.chat_text(tokenizer, example.query)
+        turns = [{"role": "user", "content": example.query}, {"role": "assistant", "content": example.solution}]
         whole = tokenizer.apply_chat_template(turns, tokenize=False)
         answer = whole.removeprefix(prompt).rstrip("\n")
         if len(answer) == len(whole):  # a template that writes the prompt otherwise than the dialogue

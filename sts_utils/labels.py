@@ -7,7 +7,7 @@ import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
-from sts_utils import saes
+from sts_utils import generation, saes
 from sts_utils.data import Example
 from sts_utils.evaluate import OptionsLM
 
@@ -60,8 +60,7 @@ def judged(model, tokenizer, sequences: Sequence[list[int]]) -> np.ndarray:
     requests = []
     for ids in sequences:
         question = f"{tokenizer.decode(ids)}\n\nWhat is this text? Answer with one word: math, code or dialogue."
-        turns = [{"role": "user", "content": question}]
-        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        prompt = generation.chat_text(tokenizer, question)
         requests += [Instance("loglikelihood", {}, (prompt, word), 0) for word in KINDS]
     scored = OptionsLM(model, tokenizer, desc="judge").loglikelihood(requests)
     return np.array([value for value, _ in scored]).reshape(-1, len(KINDS)).argmax(1)

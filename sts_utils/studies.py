@@ -18,7 +18,6 @@ from sts_utils import (
     generation,
     labels,
     models,
-    reinforce,
     saes,
     samples,
     shift,
@@ -33,16 +32,13 @@ from sts_utils.stats import Estimate
 from sts_utils.units import Trained
 
 
-def first_seed(profile: Profile) -> Profile:
-    """The run with its first seed alone: what the costly experiments repeat."""
-    return profile.model_copy(update={"seeds": profile.seeds[:1]})
-
-
 def trained_on(profile: Profile, corpus: str) -> Profile:
-    """The run with another training set, first seed."""
+    """The run with another training set, its first seed alone."""
     sft = profile.sft.model_copy(update={"examples": profile.others_examples})
     asked = profile.evaluation.model_copy(update={"asked": profile.others_questions})
-    return first_seed(profile).model_copy(update={"train": corpus, "sft": sft, "evaluation": asked})
+    return profile.model_copy(
+        update={"seeds": profile.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
+    )  # fmt: skip
 
 
 def correlations(profile: Profile, **more) -> dict[str, Estimate]:
@@ -76,14 +72,10 @@ def concentration(profile: Profile) -> dict[str, Estimate]:
 @cache
 def dims_overlap_of(profile: Profile) -> dict[str, Estimate]:
     """Overlap of estimated and actual dims: of SAE features at N, and of raw dims at the same fraction."""
-    sides = [[of(profile, seed) for seed in profile.seeds] for of in (units.train_stats, units.actual_stats)]
-    found = {}
-    for name, raw in (("SAE", False), ("raw", True)):
-        estimated, actual = (observed_and_drawn(side, raw) for side in sides)
-        share = profile.top_n / len(sides[0][0].features)
-        found[name] = overlap(estimated, actual, max(1, round(share * actual.shape[-1])))
-        found[f"{name} chance"] = Estimate(share, np.array([share]))
-    return found
+    share = profile.top_n / len(units.train_stats(profile, profile.seeds[0]).features)
+    chance = Estimate(share, np.array([share]))
+    found = {"SAE": dims_overlap(profile), "raw": dims_overlap(profile, raw=True)}
+    return found | {"SAE chance": chance, "raw chance": chance}
 
 
 # --- Fig 1b: zeroing features ------------------------------------------------------------------
@@ -169,11 +161,14 @@ def training_sets(profile: Profile) -> dict[str, dict[str, Estimate]]:
     return found
 
 
-def dims_overlap(profile: Profile, after: Mapping[int, Trained] | None = None) -> Estimate:
-    """Overlap at N of the dims that demonstrations find and those that training moves."""
+def dims_overlap(profile: Profile, after: Mapping[int, Trained] | None = None, raw: bool = False) -> Estimate:
+    """Overlap at N of the dims that demonstrations find and those that training moves; `raw`: of residual
+    dims, at the same fraction."""
     estimated = [units.train_stats(profile, seed) for seed in profile.seeds]
     actual = [units.actual_stats(profile, seed, after and after[seed]) for seed in profile.seeds]
-    return overlap(*(observed_and_drawn(side) for side in (estimated, actual)), profile.top_n)
+    drawn = [observed_and_drawn(side, raw) for side in (estimated, actual)]
+    share = profile.top_n / len(estimated[0].features)
+    return overlap(*drawn, max(1, round(share * drawn[0].shape[-1])))
 
 
 def observed_and_drawn(features, raw: bool = False, draws: int = 200) -> np.ndarray:
@@ -226,7 +221,7 @@ def rank_ranges(profile: Profile, ranges: int = 6) -> dict[tuple[int, int], dict
 @cache
 def predictors(profile: Profile) -> dict[str, Estimate]:
     """r of every predictor of Tables 5 and 13 with the absolute change."""
-    domains = tuple(units.evaluation_questions(profile))
+    domains = tuple(samples.evaluation_questions(profile))
     changed = units.change_arrays(profile)
     plain = [[units.domain_stats(profile, d, s) for d in domains] for s in profile.seeds]
     train = [units.train_stats(profile, s) for s in profile.seeds]
@@ -260,7 +255,7 @@ def costs(profile: Profile) -> dict[str, float]:
     plain, icl = (
         sum(
             len(pair[side].ids)
-            for d in units.evaluation_questions(profile)
+            for d in samples.evaluation_questions(profile)
             for pair in samples.domain_pairs(profile, d, seed)
         )
         for side in (0, 1)
@@ -306,7 +301,7 @@ def mixture_domains(profile: Profile) -> tuple[str, str]:
     table = units.changes(profile)
     table = table[table.measure == profile.evaluation.measure]
     moved = {}
-    for domain in units.evaluation_questions(profile):
+    for domain in samples.evaluation_questions(profile):
         training, _ = samples.halves(profile, domain)
         known = table[table.id.isin({e.id for e in training})]
         if len(training) >= wanted and len(known):
@@ -401,6 +396,8 @@ def reinforced(profile: Profile) -> Trained:
     seed, run = profile.seeds[0], trained_on(profile, profile.grpo.train)
 
     def train(out):
+        from sts_utils import reinforce  # TRL takes seconds to import, and only this needs it
+
         return reinforce.grpo(run, samples.training_examples(run, seed)[0], seed, out)
 
     recipe = {"grpo": profile.grpo.model_dump(), "held_out": profile.shift.held_out, "seed": seed}
@@ -427,6 +424,8 @@ def reinforced_accuracy(profile: Profile) -> pd.DataFrame:
     examples = samples.training_examples(run, 0)[1][: profile.evaluation.held_out]
 
     def compute():
+        from sts_utils import reinforce
+
         frames = []
         for when, model in (("before", None), ("after", reinforced(profile))):
             whole, tokenizer = units.performing(profile, model), samples.tokenizer(profile.model, profile.revision)

@@ -4,7 +4,6 @@ Every function here loads its result if it is in the store and computes it other
 resumes at the unit it died in, and any notebook can be opened on its own.
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -233,22 +232,17 @@ def _features(
     after: Trained | None = None,
 ) -> FeatureStats:  # fmt: skip
     """Statistics of the first profile; those of all are stored, from one forward pass for what is missing."""
-    missing = [p for p in profiles if not store.path(name, recipe(p)).exists()]
-    if missing:
-        deepest = max(missing, key=lambda p: p.layer)
-        taps = [Tap(p.layer, sae(p), sink_norm(p)) for p in missing]
+
+    def extracted(of: Sequence[Profile]) -> list[FeatureStats]:
+        deepest = max(of, key=lambda p: p.layer)
+        taps = [Tap(p.layer, sae(p), sink_norm(p)) for p in of]
         other = backbone(deepest, after.folder()) if after else None
-        found = extract.feature_stats(
-            pairs(), backbone(deepest), taps, other_model=other, desc=desc
-        )  # fmt: skip
-        for p, made in zip(missing, found, strict=True):
+        return extract.feature_stats(pairs(), backbone(deepest), taps, other_model=other, desc=desc)
+
+    if missing := [p for p in profiles if not store.path(name, recipe(p)).exists()]:
+        for p, made in zip(missing, extracted(missing), strict=True):
             _loaded(name, recipe(p), lambda made=made: made)
-
-    def again():  # a damaged artifact
-        shutil.rmtree(store.path(name, recipe(profiles[0])), ignore_errors=True)
-        return _features(name, profiles[:1], recipe, pairs, desc, after)
-
-    return _loaded(name, recipe(profiles[0]), again)
+    return _loaded(name, recipe(profiles[0]), lambda: extracted(profiles[:1])[0])  # again only if it is damaged
 
 
 def _stream(profile: Profile, pairs) -> FeatureStats:
