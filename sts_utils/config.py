@@ -141,6 +141,30 @@ class LabelSettings(Section):
     """Highest-activating samples that vote."""
 
 
+class ControlSettings(Section):
+    """The positive control: training sets × domains (control.py). Each domain named in `sets` is trained on
+    the questions of it that are not evaluated; any other name is a corpus."""
+
+    sets: tuple[str, ...] = ()
+    examples: PositiveInt = 64
+    """Of each training set: the same number, the same dose."""
+    epochs: PositiveInt = 3
+    batch: PositiveInt = 8
+    lr: float = Field(1e-4, gt=0)
+    queries: PositiveInt = 32
+    demonstrations: PositiveInt = 5
+    contexts: PositiveInt = 4
+    """Different sets of demonstrations; queries take them in turn."""
+    seeds: tuple[int, ...] = (0,)
+    probe: float = Field(0.05, gt=0, lt=1)
+    """Share of the steps of the probe run."""
+    probe_questions: PositiveInt = 16
+    """Questions a domain that the probe runs are asked."""
+    doses: tuple[float, ...] = ()
+    """Further doses, as shares of the steps, on the sets of `dose_sets` with the first seed."""
+    dose_sets: tuple[str, ...] = ()
+
+
 class Profile(Section):
     """One run: the model, its SAE, the corpora and the sizes."""
 
@@ -183,6 +207,7 @@ class Profile(Section):
     selective: SelectiveSettings = SelectiveSettings()
     grpo: GrpoSettings = GrpoSettings()
     labels: LabelSettings = LabelSettings()
+    control: ControlSettings = ControlSettings()
 
 
 def names() -> list[str]:
