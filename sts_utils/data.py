@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -49,7 +50,7 @@ class Example:
     def query(self) -> str:
         """The user's turn: the question, with its options or its instruction (the paper's for mathematics)."""
         if not self.options:
-            return f"{self.question}\n{self.instruction}"
+            return f"{self.question}\n{self.instruction}".rstrip()
         letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
         listed = " ".join(f"({c}) {text}" for c, text in zip(letters, self.options, strict=False))
         return f"{self.question}\n{listed}"
@@ -269,6 +270,30 @@ def mmlu_cot() -> list[Example]:
 # --- corpora from the mirror or the hub ------------------------------------------------------
 
 
+class HubSet(NamedTuple):
+    """A split of a hub dataset; `config` where the hub asks for one, `revision` (a commit) where it is known."""
+
+    name: str
+    split: str
+    config: str | None = None
+    revision: str | None = None
+
+
+#: What each corpus reads from the mirror or the hub; `fetch` reports the commits of those without a revision.
+HUB = {
+    "gsm8k": HubSet("openai/gsm8k", "train", "main"),
+    "limo": HubSet("GAIR/LIMO", "train"),
+    "mmlu-pro": HubSet("TIGER-Lab/MMLU-Pro", "test", None, "3373e0b32277875b8db2aa555a333b78a08477ea"),
+    "mmlu-pro-cot": HubSet("TIGER-Lab/MMLU-Pro", "validation", None, "3373e0b32277875b8db2aa555a333b78a08477ea"),
+    "mmlu": HubSet("cais/mmlu", "test", "all", "c30699e8356da336a370243923dbaf21066bb9fe"),
+    "math": HubSet("DigitalLearningGmbH/MATH-lighteval", "train"),
+    "math-500": HubSet("HuggingFaceH4/MATH-500", "test"),
+    "verifiable-coding": HubSet("open-r1/verifiable-coding-problems-python-10k", "train"),
+    "mens-mental-health": HubSet("moremilk/CoT_Reasoning_Mens_Mental_Health", "train"),
+    "hh-rlhf": HubSet("Anthropic/hh-rlhf", "test"),
+}
+
+
 def read_hub(name: str, split: str, revision: str | None = None) -> list[dict]:
     """Rows of a hub dataset: from ``$STS_MIRROR/<org>/<name>/<split>.parquet`` first, then the hub."""
     import datasets
@@ -277,8 +302,9 @@ def read_hub(name: str, split: str, revision: str | None = None) -> list[dict]:
     file = Path(mirror or "$STS_MIRROR") / name / f"{split}.parquet"
     if mirror and file.exists():
         return datasets.Dataset.from_parquet(str(file), cache_dir=str(DATA / "cache/hub")).to_list()
+    known = next((c for c in HUB.values() if c.name == name), HubSet(name, split))
     try:
-        return datasets.load_dataset(name, split=split, revision=revision).to_list()
+        return datasets.load_dataset(name, known.config, split=split, revision=revision or known.revision).to_list()
     except Exception as error:  # the hub client raises a dozen unrelated types
         why = str(error).split("\n")[0]
         raise ValueError(
@@ -353,6 +379,90 @@ def mmlu_pro_cot() -> list[Example]:
         return mmlu_cot()
 
 
+def _rows(corpus: str) -> list[dict]:
+    return read_hub(HUB[corpus].name, HUB[corpus].split)
+
+
+def mmlu() -> list[Example]:
+    """MMLU's whole test split, in MMLU-Pro's 14 categories."""
+    examples = []
+    for i, row in enumerate(_rows("mmlu")):
+        options = tuple(option.strip() for option in _field(row, "choices", "mmlu"))
+        category = _categories().get(_field(row, "subject", "mmlu"))
+        if category and len(set(options)) == len(options):
+            answer = options[int(_field(row, "answer", "mmlu"))]
+            examples.append(Example(row["question"].strip(), "", answer, category, f"mmlu-{i:05d}", options=options))
+    return examples
+
+
+def last_boxed(solution: str) -> str:
+    """What stands in the last \\boxed{...} of a solution, braces matched; "" without one."""
+    start = solution.rfind("\\boxed{")
+    if start < 0:
+        return ""
+    depth, start = 0, start + len("\\boxed{")
+    for end in range(start, len(solution)):
+        if solution[end] == "}" and depth == 0:
+            return solution[start:end]
+        depth += {"{": 1, "}": -1}.get(solution[end], 0)
+    return ""
+
+
+def math() -> list[Example]:
+    """MATH's training split (Math-LightEval): competition mathematics with solutions, for GRPO."""
+    rows = [(r, last_boxed(_field(r, "solution", "math"))) for r in _rows("math")]
+    return [
+        Example(_field(r, "problem", "math").strip(), r["solution"], answer, "math", f"math-{i:05d}")
+        for i, (r, answer) in enumerate(rows)
+        if answer
+    ]
+
+
+def math_500() -> list[Example]:
+    """500 questions of MATH's test split."""
+    return [
+        Example(
+            _field(r, "problem", "math-500").strip(), _field(r, "solution", "math-500"),
+            _field(r, "answer", "math-500"), "math", f"math-500-{i:03d}",
+        )
+        for i, r in enumerate(_rows("math-500"))
+    ]  # fmt: skip
+
+
+def verifiable_coding() -> list[Example]:
+    """Programming problems with Python solutions (open-r1): the paper's code training set, Table 1."""
+    examples = []
+    for i, row in enumerate(_rows("verifiable-coding")):
+        problem = _field(row, "problem", "verifiable-coding").strip()
+        code = (row.get("gold_standard_solution") or "").strip()
+        if code:
+            solution = code if code.startswith("```") else f"```python\n{code}\n```"
+            key = f"verifiable-coding-{i:05d}"
+            examples.append(Example(problem, solution, code, "code", key, instruction="Write a Python program."))
+    return examples
+
+
+def mens_mental_health() -> list[Example]:
+    """Questions on men's mental health with reasoning and answer: the paper's health training set, Table 1."""
+    examples = []
+    for i, row in enumerate(_rows("mens-mental-health")):
+        question = _field(row, "question", "mens-mental-health").strip()
+        answer = _field(row, "answer", "mens-mental-health").strip()
+        details = row.get("metadata") or {}
+        details = json.loads(details) if isinstance(details, str) else details
+        chain = (details.get("reasoning") or "").strip()
+        solution = f"{chain}\n{answer}".strip()
+        key = f"mens-mental-health-{i:05d}"
+        examples.append(Example(question, solution, answer, "health", key, instruction="Let's think step by step."))
+    return examples
+
+
+def hh_rlhf() -> list[Example]:
+    """Dialogues with an assistant (HH-RLHF's chosen ones), for Tables 7 and 8: texts without a solution."""
+    texts = [_field(row, "chosen", "hh-rlhf").strip() for row in _rows("hh-rlhf")]
+    return [Example(text, "", "", "dialogue", f"hh-rlhf-{i:05d}") for i, text in enumerate(texts)]
+
+
 #: Every corpus by the name that a profile uses.
 CORPORA: dict[str, Callable[[], list[Example]]] = {
     "gsm-symbolic": gsm_symbolic,
@@ -367,4 +477,10 @@ CORPORA: dict[str, Callable[[], list[Example]]] = {
     "limo-or-gsm8k": limo_or_gsm8k,
     "mmlu-pro": mmlu_pro,
     "mmlu-pro-cot": mmlu_pro_cot,
+    "mmlu": mmlu,
+    "math": math,
+    "math-500": math_500,
+    "verifiable-coding": verifiable_coding,
+    "mens-mental-health": mens_mental_health,
+    "hh-rlhf": hh_rlhf,
 }

@@ -116,17 +116,17 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
     return optimizer
 
 
-def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> pd.DataFrame:
+def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path, steps: int | None = None) -> pd.DataFrame:
     """Fine-tune the profile's whole model on `examples`, save it in `out`, return the training log.
 
     Loss on answers only, full fine-tuning, AdamW with float32 updates, cosine schedule with 10%
-    warm-up (the paper's protocol). The weights are saved in the dtype that they were trained in. Columns of
-    the log: step, loss, lr, seed.
+    warm-up (the paper's protocol). The weights are saved in the dtype that they were trained in. `steps`
+    stands in for the profile's epochs. Columns of the log: step, loss, lr, seed.
     """
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(profile.model, profile.revision)
     model = models.load_model(profile.model, profile.sft.dtype, profile.revision).train()
-    log = train_answers(model, tokenizer, profile, examples, profile.sft.lr, seed, f"SFT seed {seed}")
+    log = train_answers(model, tokenizer, profile, examples, profile.sft.lr, seed, f"SFT seed {seed}", steps)
     with models.quiet():
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
@@ -134,13 +134,14 @@ def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> 
 
 
 def train_answers(
-    model, tokenizer, profile: Profile, examples: Sequence[Example], lr: float, seed: int, desc: str
+    model, tokenizer, profile: Profile, examples: Sequence[Example], lr: float, seed: int, desc: str,
+    steps: int | None = None,
 ) -> pd.DataFrame:
     """Train what is trainable in `model` on the answers of `examples` (in place); the log as `sft` returns it."""
     settings = profile.sft
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
-            output_dir=scratch, seed=seed, data_seed=seed, num_train_epochs=settings.epochs,
+            output_dir=scratch, seed=seed, data_seed=seed, num_train_epochs=settings.epochs, max_steps=steps or -1,
             per_device_train_batch_size=settings.micro_batch,
             gradient_accumulation_steps=settings.batch // settings.micro_batch,
             lr_scheduler_type="cosine", warmup_steps=WARMUP, max_grad_norm=CLIP,

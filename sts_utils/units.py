@@ -157,7 +157,7 @@ def logs(models_: Mapping[object, Trained]) -> pd.DataFrame:
 # --- features ----------------------------------------------------------------------------------
 
 
-def _recipe(profile: Profile, *sections: str, **more) -> dict:
+def settings_of(profile: Profile, *sections: str, **more) -> dict:
     """The settings that an artifact depends on: model, SAE and the sections named."""
     keys = ("model", "revision", "layer", "sae", "dtype", *sections)
     return {key: profile.model_dump()[key] for key in keys} | more
@@ -170,14 +170,14 @@ def train_stats(profile: Profile, seed: int, also: Sequence[Profile] = ()) -> Fe
     """
 
     def recipe(p):
-        return _recipe(p, "train", "shift", "alignment", seed=seed)
+        return settings_of(p, "train", "shift", "alignment", seed=seed)
 
     def pairs():
         return samples.training_pairs(profile, seed)
 
     if profile.alignment == "stream":
         return _loaded("features-train", recipe(profile), lambda: _stream(profile, pairs()))
-    return _features("features-train", [profile, *also], recipe, pairs, f"{profile.train} seed {seed}")
+    return features("features-train", [profile, *also], recipe, pairs, f"{profile.train} seed {seed}")
 
 
 def domain_stats(profile: Profile, domain: str, seed: int, also: Sequence[Profile] = ()) -> FeatureStats:
@@ -185,12 +185,12 @@ def domain_stats(profile: Profile, domain: str, seed: int, also: Sequence[Profil
 
     def recipe(p):
         sections = ("domains", "demonstrations", "sts")
-        return _recipe(p, *sections, seed=seed, domain=domain, questions=p.evaluation.questions)
+        return settings_of(p, *sections, seed=seed, domain=domain, questions=p.evaluation.questions)
 
     def pairs():
         return samples.domain_pairs(profile, domain, seed)
 
-    return _features("features-domain", [profile, *also], recipe, pairs, f"{domain} seed {seed}")
+    return features("features-domain", [profile, *also], recipe, pairs, f"{domain} seed {seed}")
 
 
 def actual_stats(profile: Profile, seed: int, model: Trained | None = None) -> FeatureStats:
@@ -201,9 +201,9 @@ def actual_stats(profile: Profile, seed: int, model: Trained | None = None) -> F
         return [(plain, plain) for plain, _ in samples.training_pairs(profile, seed)]
 
     def recipe(p):
-        return _recipe(p, "train", "shift", seed=seed, trained=model.key)
+        return settings_of(p, "train", "shift", seed=seed, trained=model.key)
 
-    return _features("features-actual", [profile], recipe, pairs, f"after training, seed {seed}", model)
+    return features("features-actual", [profile], recipe, pairs, f"after training, seed {seed}", model)
 
 
 def domain_after(profile: Profile, domain: str, seed: int) -> FeatureStats:
@@ -220,14 +220,14 @@ def domain_after(profile: Profile, domain: str, seed: int) -> FeatureStats:
         return found
 
     more = {"questions": profile.evaluation.questions, "trained": model.key, "domain": domain, "seed": seed}
-    return _loaded("residual-after", _recipe(profile, "domains", "demonstrations", "sts", **more), compute)
+    return _loaded("residual-after", settings_of(profile, "domains", "demonstrations", "sts", **more), compute)
 
 
 def _loaded(name: str, recipe: dict, compute: Callable[[], FeatureStats]) -> FeatureStats:
     return FeatureStats.from_arrays(store.arrays(name, recipe, lambda: compute().arrays()))
 
 
-def _features(
+def features(
     name: str, profiles: Sequence[Profile], recipe: Callable[[Profile], dict], pairs: Callable, desc: str,
     after: Trained | None = None,
 ) -> FeatureStats:  # fmt: skip

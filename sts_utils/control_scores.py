@@ -1,0 +1,346 @@
+"""Scores of every domain for every training set, and what the positive control asks of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from sts_utils import baselines, control, models, samples, shift, stats, units
+from sts_utils.config import Profile
+from sts_utils.shift import ShiftedDims
+from sts_utils.stats import Estimate
+
+#: N of D_N that every score is tried with.
+SIZES = (20, 50, 100, 200, 300, 500, 1000)
+#: What is taken from the shift before features are ranked: nothing (the paper), the shift under length-matched
+#: demonstrations of other sets, under prose, under both; or the features that prose moves most are left out.
+DIMS = ("paper", "others", "generic", "both", "without generic")
+#: The scores that read D_N, and those that do not.
+FEATURE_SCORES = ("sts_act", "sts_icl", "cosine")
+OTHER_SCORES = ("residual similarity", "mean activation", "token overlap", "embedding similarity", "probe run")
+#: Of the probe run's change and of the matrix, beside the profile's own measure.
+LIKELIHOOD = "gold_loglik"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of domains: one of FEATURE_SCORES with its dims (of DIMS) and N, or one of OTHER_SCORES."""
+
+    name: str
+    dims: str = "paper"
+    n: int = 100
+
+    @property
+    def label(self) -> str:
+        if self.name in OTHER_SCORES:
+            return self.name
+        return f"{self.name}, {'D_N' if self.dims == 'paper' else f'D_N {self.dims}'}"
+
+
+#: The contrastive score, fixed on the design half (notebook 07_control says how) before judgement was run.
+FIXED = Score("sts_act", "others", 300)
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def dims(profile: Profile, name: str, seed: int, which: str, n: int) -> ShiftedDims:
+    """D_N of a training set under one of DIMS."""
+    own = control.shift_stats(profile, name, seed)
+    if which == "without generic":
+        generic = _ranked(profile, name, seed, "generic alone").ids[:n]
+        ranked = _ranked(profile, name, seed, "paper")
+        kept = ~np.isin(ranked.ids, generic)
+        return ShiftedDims(ranked.ids[kept], ranked.shift[kept])[:n]
+    if n > len(own.features):
+        raise ValueError(f"N is {n}, but the SAE has {len(own.features)} features: choose fewer")
+    return _ranked(profile, name, seed, which)[:n]
+
+
+@cache
+def _ranked(profile: Profile, name: str, seed: int, which: str) -> ShiftedDims:
+    """Every feature in the order of its shift."""
+    if which == "generic alone":
+        return shift.shifted_dims(control.shift_stats(profile, name, seed, "generic"), None)
+    contrast = {"paper": (), "others": ("others",), "generic": ("generic",), "both": ("others", "generic")}[which]
+    own = control.shift_stats(profile, name, seed)
+    return shift.shifted_dims(own, None, contrast=[control.shift_stats(profile, name, seed, c) for c in contrast])
+
+
+@cache
+def _domain_means(profile: Profile, seed: int, field: str) -> np.ndarray:
+    """[D, F] mean of a field over the query tokens of each domain."""
+    return np.stack([units.domain_stats(profile, d, seed).mean(field) for d in samples.evaluation_questions(profile)])
+
+
+def scores(profile: Profile, score: Score, name: str, seed: int) -> np.ndarray:
+    """[D] the score of each domain for one training set and seed."""
+    if score.name in OTHER_SCORES:
+        return _other_scores(profile, score.name, name, seed)
+    ids = dims(profile, name, seed, score.dims, score.n).ids
+    if score.name == "sts_act":
+        return _domain_means(profile, seed, "h")[:, ids].sum(1)
+    if score.name == "sts_icl":
+        return _domain_means(profile, seed, "dh2")[:, ids].sum(1)
+    if score.name == "cosine":
+        return baselines.cosine(
+            _signed(profile, name, seed, score.dims)[ids], _domain_means(profile, seed, "dh")[:, ids]
+        )
+    raise ValueError(f"score {score.name!r}: choose from {', '.join((*FEATURE_SCORES, *OTHER_SCORES))}")
+
+
+def _signed(profile: Profile, name: str, seed: int, which: str) -> np.ndarray:
+    """[F] mean signed shift of a training set, less the contrast's."""
+    moved = control.shift_stats(profile, name, seed).mean("dh")
+    contrast = {"others": ("others",), "generic": ("generic",), "both": ("others", "generic")}.get(which, ())
+    for context in contrast:
+        moved = moved - control.shift_stats(profile, name, seed, context).mean("dh") / len(contrast)
+    return moved
+
+
+def _other_scores(profile: Profile, which: str, name: str, seed: int) -> np.ndarray:
+    if which == "residual similarity":
+        return baselines.cosine(control.shift_stats(profile, name, seed).mean("r"), _domain_means(profile, seed, "r"))
+    if which == "mean activation":
+        return _domain_means(profile, seed, "r").mean(1)
+    if which == "probe run":
+        settings = profile.control
+        changed = control.change(profile, name, seed, control.probe_steps(profile), settings.probe_questions)
+        mean = changed.groupby("domain")[LIKELIHOOD].mean()
+        return mean.loc[list(samples.evaluation_questions(profile))].to_numpy()
+    vectors = _text_vectors(profile, seed, which)
+    return baselines.cosine(
+        vectors[name], np.stack([vectors[d, "domain"] for d in samples.evaluation_questions(profile)])
+    )
+
+
+@cache
+def _text_vectors(profile: Profile, seed: int, which: str) -> dict:
+    """Set -> vector of its text, and (domain, "domain") -> that of the domain's scored questions."""
+    texts = {
+        name: "\n".join(f"{e.query}\n{e.solution}" for e in control.examples(profile, name, seed))
+        for name in profile.control.sets
+    }
+    for domain in samples.evaluation_questions(profile):
+        texts[domain, "domain"] = "\n".join(e.query for e in samples.domain_queries(profile, domain, seed))
+    if which == "token overlap":
+        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts.values()).toarray()
+    else:
+        table = models.load_model(profile.model, profile.dtype, profile.revision).get_input_embeddings().weight
+        tokenizer = samples.tokenizer(profile.model, profile.revision)
+        rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts.values()]
+        vectors = np.stack([table[ids].float().mean(0).detach().numpy() for ids in rows])
+        vectors = vectors - vectors.mean(0)  # all English shares most of its mean embedding
+    return dict(zip(texts, vectors, strict=True))
+
+
+@cache
+def matrix(profile: Profile, score: Score, sets: tuple[str, ...], seeds: tuple[int, ...]) -> np.ndarray:
+    """[T sets, S seeds, D domains]."""
+    return np.array([[scores(profile, score, name, seed) for seed in seeds] for name in sets])
+
+
+# --- what is asked of a score ------------------------------------------------------------------
+
+
+def centred(values: np.ndarray) -> np.ndarray:
+    """Values [..., T, D] with row and column means removed: what is particular to a set and a domain."""
+    return (
+        values - values.mean(-1, keepdims=True) - values.mean(-2, keepdims=True) + values.mean((-2, -1), keepdims=True)
+    )
+
+
+def ranks(values: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+    """[T, S] rank (1 is the highest score) of domain `columns[t]` in values [T, S, D]; ties share their mean rank."""
+    ranked = values.shape[-1] + 1 - scipy_stats.rankdata(values, axis=-1)
+    return np.stack([row[:, column] for row, column in zip(ranked, columns, strict=True)])
+
+
+def rank_of_training_domain(profile: Profile, score: Score, sets: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+    """[T', S] ranks, for the sets that are domains."""
+    own, domains = control.diagonal(profile), list(samples.evaluation_questions(profile))
+    kept = tuple(name for name in sets if name in own)
+    return ranks(matrix(profile, score, kept, tuple(seeds)), [domains.index(own[name]) for name in kept])
+
+
+def first_share(found: np.ndarray) -> Estimate:
+    """Share of [T, S] ranks that are 1, with draws over sets and seeds."""
+    return _over_cells((found == 1).astype(float))
+
+
+def mean_rank(found: np.ndarray) -> Estimate:
+    """Mean of [T, S] ranks, with draws over sets and seeds."""
+    return _over_cells(found)
+
+
+def _over_cells(values: np.ndarray, draws: int = stats.DRAWS) -> Estimate:
+    rng = np.random.default_rng(4)
+    rows, columns = values.shape
+    picked = values[rng.integers(rows, size=(draws, rows))[:, :, None], rng.integers(columns, size=(draws, 1, columns))]
+    return Estimate(float(values.mean()), picked.mean((1, 2)))
+
+
+def chance(found: np.ndarray, domains: int, draws: int = 20_000) -> tuple[float, float]:
+    """p of a mean rank as low, and of as many ranks of 1, as [T, S] ranks when each set's order is drawn at random.
+
+    The seeds of one set are drawn together: they rank almost alike.
+    """
+    drawn = np.random.default_rng(5).integers(1, domains + 1, size=(draws, len(found)))
+    low = (1 + (drawn.mean(1) <= found.mean()).sum()) / (draws + 1)
+    many = (1 + ((drawn == 1).mean(1) >= (found == 1).mean()).sum()) / (draws + 1)
+    return float(low), float(many)
+
+
+def r_centred(values: np.ndarray, changes: Sequence[np.ndarray], draws: int = 1000) -> tuple[Estimate, float]:
+    """(r, p): Pearson r of scores [T, S, D] and changes [D][T, S, Q] over all cells, row and column means removed.
+
+    Means over seeds are compared. Draws are over training sets, seeds and questions; p is a permutation of the
+    score's rows over training sets (two-sided).
+    """
+    changed = np.stack([c.mean(-1) for c in changes], -1)  # [T, S, D]
+    flat = centred_cells(values.mean(1))
+    observed = float(stats.pearson(flat, centred_cells(changed.mean(1))))
+    rng = np.random.default_rng(6)
+    rows, seeds = values.shape[:2]
+    orders = np.stack([rng.permutation(rows) for _ in range(draws)])
+    permuted = stats.pearson(centred_cells(values.mean(1)[orders]), centred_cells(changed.mean(1))[None])
+    p = (1 + (np.abs(permuted) >= abs(observed)).sum()) / (draws + 1)
+    drawn = []
+    for _ in range(draws):
+        t, s = rng.integers(rows, size=rows), rng.integers(seeds, size=seeds)
+        mean = [c[:, :, rng.integers(c.shape[-1], size=c.shape[-1])].mean(-1) for c in changes]
+        mean = np.stack(mean, -1)[t][:, s].mean(1)
+        drawn.append(stats.pearson(centred_cells(values[t][:, s].mean(1)), centred_cells(mean)))
+    return Estimate(observed, np.array(drawn)), float(p)
+
+
+def centred_cells(values: np.ndarray) -> np.ndarray:
+    """[..., T × D] cells of values [..., T, D], row and column means removed."""
+    return centred(values).reshape(*values.shape[:-2], -1)
+
+
+def r_within(values: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:
+    """[T] r over domains within each set: scores [T, S, D] and changes [D][T, S, Q], each less its column's mean."""
+    changed = np.stack([c.mean((1, 2)) for c in changes], -1)
+    mean = values.mean(1)
+    return stats.pearson(mean - mean.mean(0), changed - changed.mean(0))
+
+
+def agreement(profile: Profile, which: str, n: int, sets: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+    """[T, S] overlap of D_N with the N features that SFT on the set moved most; for a contrastive D_N, moved more
+    than SFT on the other sets did."""
+    moved = {(t, s): shift.shift(control.actual_stats(profile, t, s)) for t in profile.control.sets for s in seeds}
+    found = np.empty((len(sets), len(seeds)))
+    for i, j in np.ndindex(found.shape):
+        name, seed = sets[i], seeds[j]
+        actual = moved[name, seed]
+        if which not in ("paper", "without generic"):
+            actual = actual - np.mean([moved[other, seed] for other in profile.control.sets if other != name], axis=0)
+        top = np.argsort(-actual, kind="stable")[:n]
+        found[i, j] = len(np.intersect1d(top, dims(profile, name, seed, which, n).ids)) / n
+    return found
+
+
+def sign_test(values: np.ndarray, changes: Sequence[np.ndarray], draws: int = 1000) -> dict[str, Estimate]:
+    """How often the sign of a score [T, S, D] is that of the change [D][T, S, Q], both row- and column-centred.
+
+    "accuracy", that of always saying the commoner sign ("majority"), and their difference, over cells of the means
+    over seeds; draws over training sets and questions.
+    """
+    rng = np.random.default_rng(7)
+
+    def shares(score, change):
+        up, agree = centred(change) > 0, (centred(score) > 0) == (centred(change) > 0)
+        return agree.mean(), max(up.mean(), 1 - up.mean())
+
+    mean = values.mean(1)
+    seen = shares(mean, np.stack([c.mean((1, 2)) for c in changes], -1))
+    drawn = []
+    for _ in range(draws):
+        t = rng.integers(len(mean), size=len(mean))
+        change = [c[:, :, rng.integers(c.shape[-1], size=c.shape[-1])].mean((1, 2)) for c in changes]
+        drawn.append(shares(mean[t], np.stack(change, -1)[t]))
+    accuracy, majority = (Estimate(float(v), np.array(d)) for v, d in zip(seen, zip(*drawn, strict=True), strict=True))
+    return {"accuracy": accuracy, "majority": majority, "difference": accuracy - majority}
+
+
+def tests(
+    profile: Profile, candidates: Sequence[Score], sets: Sequence[str], seeds: Sequence[int],
+    measures: Sequence[str] = (), within: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """A row a score: what is asked of it, on these sets and seeds."""
+    domains = len(samples.evaluation_questions(profile))
+    changed = {m: control.change_arrays(profile, m, sets=sets, seeds=seeds) for m in measures}
+    rows = []
+    for score in candidates:
+        found = rank_of_training_domain(profile, score, sets, seeds)
+        first, mean = first_share(found), mean_rank(found)
+        p_mean, p_first = chance(found, domains)
+        row = {
+            "score": score.label, "name": score.name, "dims": score.dims, "n": score.n,
+            "first": first.value, "first_low": first.low, "first_high": first.high, "first_p": p_first,
+            "rank": mean.value, "rank_low": mean.low, "rank_high": mean.high, "rank_p": p_mean,
+            "ranks": " ".join(f"{rank:g}" for rank in found.ravel()),
+        }  # fmt: skip
+        values = matrix(profile, score, tuple(sets), tuple(seeds))
+        for measure, change in changed.items():
+            r, p = r_centred(values, change)
+            row |= {f"r_{measure}": r.value, f"r_{measure}_low": r.low, f"r_{measure}_high": r.high, f"p_{measure}": p}
+            if within:
+                row[f"within_{measure}"] = float(r_within(values, change).mean())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def everything(sizes: Sequence[int] = SIZES) -> list[Score]:
+    """Every score with every D_N and N, and the others once."""
+    made = [Score(name, which, n) for name in FEATURE_SCORES for which in DIMS for n in sizes]
+    return made + [Score(name) for name in OTHER_SCORES]
+
+
+# --- why: what is generic in a shift -----------------------------------------------------------
+
+
+def overlaps_between(
+    profile: Profile, sets: Sequence[str], seed: int, which: str = "paper", n: int = 100
+) -> pd.DataFrame:
+    """[T, T] overlap of D_N between training sets."""
+    chosen = {name: dims(profile, name, seed, which, n) for name in sets}
+    return pd.DataFrame({a: {b: shift.overlap(chosen[a], chosen[b], n) for b in sets} for a in sets})
+
+
+def generic_features(profile: Profile, seed: int, n: int = 100) -> pd.Series:
+    """Feature -> share of the training sets whose D_N holds it, commonest first."""
+    ids = np.concatenate([dims(profile, name, seed, "paper", n).ids for name in profile.control.sets])
+    counted = pd.Series(ids).value_counts(normalize=False) / len(profile.control.sets)
+    return counted.rename_axis("feature").rename("share of sets")
+
+
+def cost(profile: Profile, name: str, seed: int) -> dict[str, float]:
+    """Tokens × blocks of computation, of a score and of the probe run that it competes with.
+
+    A backward pass counts as two forward ones. `score` is what one training set costs (its queries without, with
+    its own and with contrasting demonstrations); `domains` what is computed once for all training sets.
+    """
+
+    def seen(pairs):
+        contexts = {side.context for pair in pairs for side in pair}
+        return sum(map(len, contexts)) + sum(2 * len(plain.query) for plain, _ in pairs)
+
+    cut, depth = profile.layer + 1, models.depth(profile.model, profile.revision)
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    examples = control.examples(profile, name, seed)
+    length = np.mean([len(tokenizer(e.query + e.solution).input_ids) for e in examples])
+    asked = [e for g in samples.evaluation_questions(profile).values() for e in g[: profile.control.probe_questions]]
+    evaluated = sum(len(tokenizer(e.question + " ".join(e.options)).input_ids) for e in asked)
+    return {
+        "score": cut * (seen(control.pairs(profile, name, seed)) + seen(control.pairs(profile, name, seed, "others"))),
+        "domains": cut * sum(
+            seen(samples.domain_pairs(profile, d, seed)) for d in samples.evaluation_questions(profile)
+        ),
+        "probe": depth * (3 * control.probe_steps(profile) * profile.control.batch * length + evaluated),
+    }  # fmt: skip
