@@ -32,6 +32,14 @@ def split() -> dict[str, list]:
     return yaml.safe_load(SPLIT.read_text(encoding="utf-8"))
 
 
+def half(profile: Profile, which: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(sets, seeds) of "design" or "judgement" that this run has; empty where it has none."""
+    written = split()[which]
+    sets = tuple(name for name in profile.control.sets if name in written["sets"])
+    seeds = tuple(seed for seed in profile.control.seeds if seed in written["seeds"])
+    return (sets, seeds) if sets and seeds else ((), ())
+
+
 # --- training sets -----------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sts_utils import control, control_scores, figures, samples
+from sts_utils import control, control_scores, figures
 from sts_utils.config import Profile
 from sts_utils.control_scores import Score
 
@@ -80,7 +80,8 @@ def rank_strip(
     axis.set_ylim(len(labels) - 0.5, -0.6)
     caption = (
         f"Rank that each score gives the training set's own domain among {domains}, {judged}: a point a training set "
-        f"and seed, the black bar their mean. Coloured: the paper's two scores and the contrastive one. {about(profile)}"
+        "and seed, the black bar their mean. Coloured: the paper's two scores and the contrastive one. "
+        f"{about(profile)}"
     )
     return figure, caption
 
@@ -123,9 +124,9 @@ def generic(between: Mapping[str, pd.DataFrame], counts: pd.DataFrame, profile: 
     axes[2].set(xlabel="tokens in context", ylabel="overlap of $D_{100}$", ylim=(0, 1))
     axes[2].legend(frameon=False, fontsize=7)
     caption = (
-        f"How much of an ICL shift is generic. Left and middle: overlap of D_100 between training sets ({'; '.join(said)}). "
-        "Right: overlap of a set's D_100 with that of other sets' and with that under prose of the same length, against "
-        f"the length of the context. {about(profile)}"
+        "How much of an ICL shift is generic. Left and middle: overlap of D_100 between training sets "
+        f"({'; '.join(said)}). Right: overlap of a set's D_100 with that of other sets and with that under prose of "
+        f"the same length, against the length of the context. {about(profile)}"
     )
     return figure, caption
 

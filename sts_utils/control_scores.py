@@ -6,10 +6,11 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats as scipy_stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from sts_utils import baselines, control, models, samples, shift, stats, units
+from sts_utils import baselines, control, models, saes, samples, shift, stats, units
 from sts_utils.config import Profile
 from sts_utils.shift import ShiftedDims
 from sts_utils.stats import Estimate
@@ -169,15 +170,16 @@ def rank_of_training_domain(profile: Profile, score: Score, sets: Sequence[str],
 
 def first_share(found: np.ndarray) -> Estimate:
     """Share of [T, S] ranks that are 1, with draws over sets and seeds."""
-    return _over_cells((found == 1).astype(float))
+    return over_cells((found == 1).astype(float))
 
 
 def mean_rank(found: np.ndarray) -> Estimate:
     """Mean of [T, S] ranks, with draws over sets and seeds."""
-    return _over_cells(found)
+    return over_cells(found)
 
 
-def _over_cells(values: np.ndarray, draws: int = stats.DRAWS) -> Estimate:
+def over_cells(values: np.ndarray, draws: int = stats.DRAWS) -> Estimate:
+    """Mean of [T, S] values, with draws over sets and seeds."""
     rng = np.random.default_rng(4)
     rows, columns = values.shape
     picked = values[rng.integers(rows, size=(draws, rows))[:, :, None], rng.integers(columns, size=(draws, 1, columns))]
@@ -270,7 +272,7 @@ def sign_test(values: np.ndarray, changes: Sequence[np.ndarray], draws: int = 10
 
 def tests(
     profile: Profile, candidates: Sequence[Score], sets: Sequence[str], seeds: Sequence[int],
-    measures: Sequence[str] = (), within: bool = True,
+    measures: Sequence[str] = (), draws: int = 1000,
 ) -> pd.DataFrame:  # fmt: skip
     """A row a score: what is asked of it, on these sets and seeds."""
     domains = len(samples.evaluation_questions(profile))
@@ -288,10 +290,9 @@ def tests(
         }  # fmt: skip
         values = matrix(profile, score, tuple(sets), tuple(seeds))
         for measure, change in changed.items():
-            r, p = r_centred(values, change)
+            r, p = r_centred(values, change, draws)
             row |= {f"r_{measure}": r.value, f"r_{measure}_low": r.low, f"r_{measure}_high": r.high, f"p_{measure}": p}
-            if within:
-                row[f"within_{measure}"] = float(r_within(values, change).mean())
+            row[f"within_{measure}"] = float(r_within(values, change).mean())
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -318,6 +319,78 @@ def generic_features(profile: Profile, seed: int, n: int = 100) -> pd.Series:
     ids = np.concatenate([dims(profile, name, seed, "paper", n).ids for name in profile.control.sets])
     counted = pd.Series(ids).value_counts(normalize=False) / len(profile.control.sets)
     return counted.rename_axis("feature").rename("share of sets")
+
+
+#: Demonstrations in context tried, for how much of a shift is generic.
+COUNTS = (1, 2, 5, 10)
+
+
+def by_context(profile: Profile, sets: Sequence[str], seed: int, n: int = 100) -> pd.DataFrame:
+    """Overlap of a set's D_N with other sets' and with that under prose of the same length, by length of context.
+
+    Columns: demonstrations, tokens, pair ("two sets" or "set and prose"), overlap.
+    """
+    rows = []
+    for count in COUNTS:
+        chosen, prose, tokens = {}, {}, {}
+        for name in sets:
+            pairs = control.pairs(profile, name, seed, "own", count)
+            tokens[name] = np.mean([len(icl.context) - len(plain.context) for plain, icl in pairs])
+            chosen[name] = shift.shifted_dims(control.shift_stats(profile, name, seed, "own", count), n)
+            prose[name] = shift.shifted_dims(control.shift_stats(profile, name, seed, "generic", count), n)
+        length = float(np.mean(list(tokens.values())))
+        for i, a in enumerate(sets):
+            rows.append((count, length, "set and prose", shift.overlap(chosen[a], prose[a], n)))
+            rows += [(count, length, "two sets", shift.overlap(chosen[a], chosen[b], n)) for b in sets[i + 1 :]]
+    return pd.DataFrame(rows, columns=["demonstrations", "tokens", "pair", "overlap"])
+
+
+def by_demonstrations(profile: Profile, candidates: Sequence[Score], sets: Sequence[str], seed: int) -> pd.DataFrame:
+    """Mean rank of the training domain with fewer or more demonstrations before the training set's questions."""
+    rows = []
+    for count in COUNTS:
+        settings = profile.control.model_copy(update={"demonstrations": count})
+        other = profile.model_copy(update={"control": settings})
+        for candidate in candidates:
+            found = rank_of_training_domain(other, candidate, sets, (seed,))
+            rows.append({"demonstrations": count, "score": candidate.label, "mean rank": found.mean()})
+    return pd.DataFrame(rows).pivot(index="score", columns="demonstrations", values="mean rank")
+
+
+def by_dose(profile: Profile, candidates: Sequence[Score], measure: str = LIKELIHOOD) -> pd.DataFrame:
+    """r of score and change, means removed, against the share of the SFT steps, on `dose_sets` and the first seed."""
+    sets, seeds, rows = profile.control.dose_sets, profile.control.seeds[:1], []
+    for dose in sorted({1.0, *profile.control.doses}):
+        steps = round(dose * control.full_steps(profile))
+        changed = control.change_arrays(profile, measure, steps, sets=sets, seeds=seeds)
+        for candidate in candidates:
+            r, _ = r_centred(matrix(profile, candidate, sets, seeds), changed)
+            rows.append({"dose": dose, "score": candidate.label, "r": r.value, "low": r.low, "high": r.high})
+    return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def top_contexts(profile: Profile, features: Sequence[int], questions: int = 6, around: int = 6) -> pd.DataFrame:
+    """Where each feature fires hardest in the domains' questions: the token and the words around it."""
+    tokenizer, sae, model = samples.tokenizer(profile.model), units.sae(profile), units.backbone(profile)
+    best = {}
+    for group in samples.evaluation_questions(profile).values():
+        for example in group[:questions]:
+            ids = tokenizer(example.query, add_special_tokens=False).input_ids[:256]
+            rows = (
+                model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).last_hidden_state[0].float()
+            )
+            h = saes.encode(sae, rows, list(features)) * (rows.norm(dim=-1) < units.sink_norm(profile))[:, None]
+            for j, feature in enumerate(features):
+                at = int(h[:, j].argmax())
+                if h[at, j] > best.get(feature, (0.0,))[0]:
+                    best[feature] = (float(h[at, j]), example.domain, ids, at)
+    rows = []
+    for feature, (value, domain, ids, at) in best.items():
+        before, token, after = ids[max(0, at - around) : at], ids[at : at + 1], ids[at + 1 : at + 1 + around]
+        text = f"{tokenizer.decode(before)}⟦{tokenizer.decode(token)}⟧{tokenizer.decode(after)}"
+        rows.append({"feature": feature, "activation": value, "domain": domain, "fires hardest on": text})
+    return pd.DataFrame(rows)
 
 
 def cost(profile: Profile, name: str, seed: int) -> dict[str, float]:

@@ -20,7 +20,7 @@ from sts_utils.config import Profile
 from sts_utils.store import FIGURES, ROOT, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
-STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot")
+STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot", "07_control")
 #: Rendered for readers, but no part of a run: it documents how the shipped SAE was trained.
 DOCUMENTED = ("00_train_saes", *STAGES)
 
@@ -46,6 +46,7 @@ def reproduce(
     profile = config.load(name, seeds)
     report.chosen(figures)
     units.prepare(profile)
+    stages = tuple(s for s in stages if s in (profile.stages or stages) and (s != "07_control" or profile.control.sets))
     parameters = {"PROFILE": name, "SEEDS": seeds}
     if figures is not None:
         stages, parameters = ("06_plot",), parameters | {"FIGURES": figures}

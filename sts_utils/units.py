@@ -5,7 +5,7 @@ resumes at the unit it died in, and any notebook can be opened on its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +65,7 @@ def prepare(profile: Profile) -> None:
             )
 
 
-@cache
+@lru_cache(maxsize=2)  # the untouched model and one fine-tuned one
 def _truncated(name: str, layer: int, dtype: str, revision: str | None):
     torch.set_num_threads(config.cpu_threads())
     return models.load_truncated(name, layer, dtype, revision)

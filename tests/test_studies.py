@@ -506,7 +506,7 @@ def test_one_forward_pass_stores_every_sae_and_damage_is_mended(profile, random_
     assert (other.layer, other.sae) == (1, "random-4x-layer1")
 
     def of(*profiles):
-        return units._features("test", profiles, lambda p: {"sae": p.sae}, lambda: [], "test")
+        return units.features("test", profiles, lambda p: {"sae": p.sae}, lambda: [], "test")
 
     np.testing.assert_allclose(of(profile, other).h, random_stats(7).h, rtol=1e-6)
     np.testing.assert_allclose(of(other).h, random_stats(8).h, rtol=1e-6)
