@@ -199,6 +199,7 @@ def _generic(profile: Profile, name: str, rng: random.Random, like: Example) -> 
     return Example(parts[0], parts[1], parts[1], "generic", f"generic-{like.id}", instruction="")
 
 
+@cache
 def shift_stats(
     profile: Profile, name: str, seed: int, context: str = "own", demonstrations: int | None = None
 ) -> FeatureStats:

@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils import baselines, control, models, saes, samples, shift, stats, units
 from sts_utils.config import Profile
+from sts_utils.score import sts_relative
 from sts_utils.shift import ShiftedDims
 from sts_utils.stats import Estimate
 
@@ -21,7 +22,7 @@ SIZES = (20, 50, 100, 200, 300, 500, 1000)
 #: demonstrations of other sets, under prose, under both; or the features that prose moves most are left out.
 DIMS = ("paper", "others", "generic", "both", "without generic")
 #: The scores that read D_N, and those that do not.
-FEATURE_SCORES = ("sts_act", "sts_icl", "cosine")
+FEATURE_SCORES = ("sts_act", "sts_icl", "sts_relative", "cosine")
 OTHER_SCORES = ("residual similarity", "mean activation", "token overlap", "embedding similarity", "probe run")
 #: Of the probe run's change and of the matrix, beside the profile's own measure.
 LIKELIHOOD = "gold_loglik"
@@ -42,8 +43,8 @@ class Score:
         return f"{self.name}, {'D_N' if self.dims == 'paper' else f'D_N {self.dims}'}"
 
 
-#: The contrastive score, fixed on the design half (notebook 07_control says how) before judgement was run.
-FIXED = Score("sts_act", "others", 300)
+#: The contrastive score, fixed on the design half (notebook 07_control says how) before the judgement half was scored.
+FIXED = Score("sts_relative", "both", 100)
 
 
 # --- scores ------------------------------------------------------------------------------------
@@ -87,6 +88,8 @@ def scores(profile: Profile, score: Score, name: str, seed: int) -> np.ndarray:
         return _domain_means(profile, seed, "h")[:, ids].sum(1)
     if score.name == "sts_icl":
         return _domain_means(profile, seed, "dh2")[:, ids].sum(1)
+    if score.name == "sts_relative":
+        return sts_relative(_domain_means(profile, seed, "h"), ShiftedDims(ids, np.zeros(len(ids))))
     if score.name == "cosine":
         return baselines.cosine(
             _signed(profile, name, seed, score.dims)[ids], _domain_means(profile, seed, "dh")[:, ids]

@@ -146,3 +146,12 @@ def test_mean_interval_is_near_the_normal_one():
     se = values.std(ddof=1) / 20
     assert low == pytest.approx(values.mean() - 1.96 * se, abs=0.02)
     assert high == pytest.approx(values.mean() + 1.96 * se, abs=0.02)
+
+
+def test_relative_score_ranks_the_domain_that_uses_the_dims_more_than_others():
+    h = np.array([[10.0, 1.0, 0.0], [10.0, 3.0, 0.0], [12.0, 0.0, 0.0]])  # feature 0 is strong everywhere
+    dims = shift.ShiftedDims(np.array([0, 1]), np.ones(2))
+    found = score.sts_relative(h, dims)
+    assert found.argmax() == 1
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(score.sts_relative(h * [5.0, 0.2, 1.0], dims), found, atol=1e-3)  # scale-free
