@@ -26,8 +26,9 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import display
 
-from sts_utils import config, studies, tables, units
+from sts_utils import config, mmlu_pro, stats, studies, tables, units
 
 profile = config.load(PROFILE, SEEDS)
 before = units.performance(profile)
@@ -55,6 +56,28 @@ bars = [rows[measure] - rows.low, rows.high - rows[measure]]
 axis.errorbar(rows[measure], rows.domain, xerr=bars, fmt="o", color="C0", capsize=2)
 axis.axvline(0, color="0.5", lw=0.8)
 _ = axis.set(xlabel=f"change of {profile.evaluation.measure}, points (95% interval)")
+# %% [markdown]
+# ## Is a drop lost knowledge?
+#
+# Where chains of thought are written (profiles on the paper's models), fine-tuning on long solutions makes answers
+# longer, and an answer that is cut off is a drop without lost knowledge. So: the share without an answer, the share cut
+# off and the mean length, before and after, and the scores against the change among questions answered in both.
+
+# %%
+if profile.evaluation.mode == "generation":
+    reports = {
+        seed: mmlu_pro.answers_report(before, units.performance(profile, units.finetuned(profile, seed)))
+        for seed in profile.seeds
+    }
+    answered = pd.concat(reports, names=["seed"]).groupby("domain").mean(numeric_only=True)
+    display(answered.round(3))
+    scores = units.scores(profile).groupby(["metric", "domain"]).value.mean()
+    for metric, values in scores.groupby("metric"):
+        r = stats.pearson(values.droplevel(0)[answered.index].to_numpy(), answered.change_answered.abs().to_numpy())
+        print(f"r of {metric} and |change among questions answered in both|: {r:.2f}")
+else:
+    print("This run scores given options; no answer is written, so none can be missing or cut off.")
+
 # %% [markdown]
 # ## Zeroing features
 #

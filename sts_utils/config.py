@@ -2,11 +2,12 @@
 
 import difflib
 import os
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from sts_utils.store import ROOT
 
@@ -69,6 +70,21 @@ class EvaluationSettings(Section):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     measure: Literal["gold_probability", "gold_loglik", "accuracy"] = "gold_probability"
     """What the scores are correlated with the change of."""
+    mode: Literal["options", "generation"] = "options"
+    """`options`: the likelihood of each option's text. `generation`: a written chain of thought, as in the
+    paper (mmlu_pro.py); `measure` must then be `accuracy`."""
+    shots: int = Field(5, ge=0)
+    """mode: generation only. Chain-of-thought demonstrations before each question."""
+    max_new_tokens: PositiveInt = 2048
+    """mode: generation only. Length at which an answer is cut off."""
+    rule: Literal["official", "strict"] = "official"
+    """mode: generation only. How an answer is read: MMLU-Pro's three steps and a guess, or lm-eval's pattern."""
+
+    @model_validator(mode="after")
+    def _measurable(self):
+        if self.mode == "generation" and self.measure != "accuracy":
+            raise ValueError("mode: generation measures accuracy alone; set measure: accuracy")
+        return self
 
 
 class SweepSettings(Section):
@@ -156,6 +172,8 @@ class ControlSettings(Section):
     contexts: PositiveInt = 4
     """Different sets of demonstrations; queries take them in turn."""
     seeds: tuple[int, ...] = (0,)
+    asked: PositiveInt | None = None
+    """Questions a domain that a fine-tuned model is asked (all of evaluation.questions if left out)."""
     probe: float = Field(0.05, gt=0, lt=1)
     """Share of the steps of the probe run."""
     probe_questions: PositiveInt = 16
@@ -180,6 +198,12 @@ class Profile(Section):
     """A folder of the project, or "release/sae_id" of sae-lens."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the forward pass in extraction; features and sums are float32 and float64."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model in extraction and generation."""
+    executor: Literal["local", "ray"] = "local"
+    """Where units run: this process, or a Ray cluster."""
+    launcher: str | None = None
+    """An accelerate config (profiles/accelerate/): SFT runs over its processes. Not part of what results depend on."""
     train: str
     """Training corpus (data.CORPORA)."""
     domains: str
@@ -208,11 +232,29 @@ class Profile(Section):
     grpo: GrpoSettings = GrpoSettings()
     labels: LabelSettings = LabelSettings()
     control: ControlSettings = ControlSettings()
+    stages: tuple[str, ...] = ()
+    """The notebooks that `reproduce` runs; all of them if left out."""
 
 
 def names() -> list[str]:
-    """The profiles at hand."""
-    return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+    """The profiles at hand, without those that stand for several."""
+    return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml") if path.stem not in groups())
+
+
+@cache
+def groups() -> dict[str, tuple[str, ...]]:
+    """Profiles that stand for several (a YAML with `profiles: [...]`), and which."""
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "profiles").glob("*.yaml")}
+    return {
+        name: tuple(yaml.safe_load(text)["profiles"])
+        for name, text in texts.items()
+        if text.startswith("profiles:") or "\nprofiles:" in text
+    }
+
+
+def load_all(name: str, seeds: str | tuple[int, ...] | None = None) -> list[Profile]:
+    """The profiles that `name` stands for: several for one like `paper`, itself for a plain one."""
+    return [load(member, seeds) for member in groups().get(name, (name,))]
 
 
 def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
@@ -222,14 +264,20 @@ def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
     nearest one that exists.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
+    if name in groups():
+        raise ValueError(f"profile {name!r} stands for several: choose one of {', '.join(groups()[name])}")
     if not path.exists():
-        raise ValueError(f"unknown profile {name!r}{_nearest(name, names())}: choose from {', '.join(names())}")
+        known = sorted([*names(), *groups()])
+        raise ValueError(f"unknown profile {name!r}{_nearest(name, known)}: choose from {', '.join(known)}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"profile {path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise ValueError(f"profile {path} is not a list of `key: value` lines")
+    for key in ("engine", "executor"):
+        if chosen := os.environ.get(f"STS_{key.upper()}"):  # of `make reproduce ENGINE=vllm EXECUTOR=ray`
+            values[key] = chosen
     if seeds:
         try:
             values["seeds"] = [int(s) for s in seeds.split(",")] if isinstance(seeds, str) else seeds

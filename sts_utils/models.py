@@ -64,6 +64,12 @@ def context_length(name: str, revision: str | None = None) -> int:
     return config.get_text_config().max_position_embeddings
 
 
+def depth(name: str, revision: str | None = None) -> int:
+    """Blocks of model `name`."""
+    config = _reachable(name, lambda where: AutoConfig.from_pretrained(where, revision=revision))
+    return config.get_text_config().num_hidden_layers
+
+
 def size(name: str, revision: str | None = None) -> int:
     """Weights of model `name`, counted from its config without loading any."""
     config = _reachable(name, lambda where: AutoConfig.from_pretrained(where, revision=revision))
@@ -141,6 +147,9 @@ def device() -> str:
 
 
 def _from_pretrained(where, dtype, revision, **extra):
+    config = extra.get("config") or AutoConfig.from_pretrained(where, revision=revision)
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        extra["attn_implementation"] = "eager"  # Gemma-2: transformers' sdpa leaves the cap out
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(
             where, dtype=getattr(torch, dtype), revision=revision, use_safetensors=True, **extra

@@ -1,6 +1,8 @@
 """Sparse autoencoders by name: load, encode, train and judge them. The SAEs are sae-lens's own."""
 
 import itertools
+import json
+import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +11,8 @@ from pathlib import Path
 import torch
 from sae_lens import SAE
 from sae_lens.config import SAETrainerConfig
+from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.mixing_buffer import mixing_buffer
@@ -251,7 +255,7 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     Raises ValueError, in one line, if it is not there or does not fit a residual stream of width
     `d_in` after block `layer`.
     """
-    folder = ROOT / name
+    folder = folder_of(name)
     if random_one := RANDOM.fullmatch(name):
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -260,7 +264,7 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
             cfg = TopKSAEConfig(d_in=d_in, d_sae=d_sae, k=k, dtype="float32", device="cpu", metadata=metadata)
             sae = TopKSAE(cfg)
             sae.W_enc.data.normal_()
-    elif folder.is_dir():
+    elif folder:
         sae = SAE.load_from_disk(folder, dtype="float32")
     else:
         release, _, sae_id = name.partition("/")
@@ -277,11 +281,27 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     return sae.eval().requires_grad_(False)
 
 
+def folder_of(name: str) -> Path | None:
+    """Where the SAE `name` lies in sae-lens's format: a folder of the project, or one of ``$STS_MIRROR``."""
+    mirror = os.environ.get("STS_MIRROR")
+    places = [ROOT / name, *([Path(mirror) / name] if mirror else [])]
+    return next((place for place in places if (place / "cfg.json").exists()), None)
+
+
 def layer(name: str) -> int:
     """The block whose residual stream the SAE `name` reads, from its metadata."""
     if random_one := RANDOM.fullmatch(name):
         return int(random_one["layer"] or 0)
-    hook = load(name).cfg.metadata.hook_name or ""
+    folder, (release, _, sae_id) = folder_of(name), name.partition("/")
+    if folder:  # from the config alone: the weights of a public SAE are gigabytes
+        hook = json.loads((folder / "cfg.json").read_text())["metadata"].get("hook_name") or ""
+    elif release in get_pretrained_saes_directory():
+        try:
+            hook = load_sae_config_from_huggingface(release, sae_id)["metadata"].get("hook_name") or ""
+        except Exception as error:
+            raise ValueError(f"SAE {name!r}: sae-lens can't read its config: {str(error).splitlines()[0]}") from None
+    else:
+        hook = load(name).cfg.metadata.hook_name or ""
     found = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook)
     if not found:
         raise ValueError(

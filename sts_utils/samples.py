@@ -47,8 +47,26 @@ def training_pairs(profile: Profile, seed: int) -> list[tuple[Prompt, Prompt]]:
     settings = profile.shift
     if len(held_out) < 2:
         raise ValueError(f"corpus {profile.train!r} has {len(held_out)} held-out questions: raise shift.held_out")
-    sets = prompts.choose_demonstrations(train, settings.demonstrations, settings.sets, seed)
+    shown = fitting(profile, train, settings.demonstrations)
+    sets = prompts.choose_demonstrations(shown, settings.demonstrations, settings.sets, seed)
     return _pairs(profile, held_out[: settings.queries], sets)
+
+
+def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> list[Example]:
+    """The examples short enough that `demonstrations` of them and a query as long fit in the model's context.
+
+    LIMO's chains of thought are longer than an 8,192-token context takes two of. Raises ValueError where none is left.
+    """
+    limit = models.context_length(profile.model, profile.revision) // (demonstrations + 1)
+    texts = tokenizer(profile.model, profile.revision)(
+        [f"{e.query}\n{e.solution}" for e in examples], add_special_tokens=False
+    ).input_ids  # fmt: skip
+    kept = [e for e, ids in zip(examples, texts, strict=True) if len(ids) < limit]
+    if len(kept) < demonstrations:
+        raise ValueError(
+            f"corpus {profile.train!r} has {len(kept)} examples under {limit} tokens: lower shift.demonstrations"
+        )
+    return kept
 
 
 def domain_pairs(profile: Profile, domain: str, seed: int) -> list[tuple[Prompt, Prompt]]:

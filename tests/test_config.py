@@ -44,6 +44,38 @@ def test_unknown_profile_names_the_nearest():
         config.load("smoll")
 
 
+def test_paper_stands_for_its_three_models():
+    assert [p.name for p in config.load_all("paper", "5")] == ["llama3-8b", "qwen2.5-7b", "gemma2-9b"]
+    assert {p.seeds for p in config.load_all("paper", "5")} == {(5,)}
+    assert {p.seeds for p in config.load_all("paper")} == {(0, 1, 2)}
+    assert config.load_all("tiny") == [config.load("tiny")]
+    assert "paper" in config.groups() and "paper" not in config.names()
+    with pytest.raises(ValueError, match="profile 'paper' stands for several"):
+        config.load("paper")
+    with pytest.raises(ValueError, match=r"unknown profile 'papr' \(did you mean 'paper'\?\)"):
+        config.load_all("papr")
+
+
+def test_paper_profiles_hold_the_paper_s_protocol():
+    for profile in config.load_all("paper"):
+        assert (profile.train, profile.domains, profile.demonstrations) == ("limo", "mmlu-pro", "mmlu-pro-cot")
+        assert profile.others == ("verifiable-coding", "mens-mental-health") and profile.grpo.train == "math"
+        sft, evaluation = profile.sft, profile.evaluation
+        assert (sft.epochs, sft.batch, sft.micro_batch, sft.max_length, sft.dtype) == (10, 256, 1, 8192, "float32")
+        assert sft.gradient_checkpointing and profile.top_n == 100 and profile.definition == "paper"
+        assert (evaluation.mode, evaluation.measure, evaluation.shots, evaluation.rule) == (
+            "generation", "accuracy", 5, "official",
+        )  # fmt: skip
+        assert (profile.shift.demonstrations, profile.sts.demonstrations) == (2, 5)
+        assert profile.revision and len(profile.revision) == 40
+    assert [p.layer for p in config.load_all("paper")] == [25, 23, 31]  # the paper's second is 25
+
+
+def test_generation_measures_accuracy_alone(tmp_path):
+    with pytest.raises(ValueError, match="mode: generation measures accuracy alone"):
+        config.load(written(tmp_path, evaluation={"mode": "generation"}))
+
+
 def test_seeds():
     assert config.load("tiny", "4,5").seeds == (4, 5)
     with pytest.raises(ValueError, match="SEEDS='a,b': give whole numbers"):

@@ -82,8 +82,8 @@ def test_corpora_name_each_example_once(name):
 
 
 def test_unknown_corpus():
-    with pytest.raises(ValueError, match="unknown corpus 'mmlu': choose from"):
-        data.load("mmlu")
+    with pytest.raises(ValueError, match="unknown corpus 'mmlu-por': choose from"):
+        data.load("mmlu-por")
 
 
 def test_mirror_is_read_first(tmp_path, monkeypatch):

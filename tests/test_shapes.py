@@ -1,0 +1,273 @@
+"""The paper's architectures without their weights: from configs with the true public dims, on the meta device, and as
+three-layer random copies that go through the whole extraction path."""
+
+import numpy as np
+import pytest
+import torch
+from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+from sae_lens.saes.sae import SAEMetadata
+from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
+from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+
+from sts_utils import check, config, data, extract, models, prompts, saes
+from sts_utils.extract import Tap
+
+#: The public config.json of each paper profile's model: profile -> (class, dims).
+PUBLIC = {
+    "llama3-8b": (
+        LlamaConfig,
+        dict(
+            vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32,
+            num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192, rms_norm_eps=1e-5,
+            rope_parameters={"rope_type": "default", "rope_theta": 500_000.0}, tie_word_embeddings=False,
+        ),
+    ),
+    "qwen2.5-7b": (
+        Qwen2Config,
+        dict(
+            vocab_size=152_064, hidden_size=3584, intermediate_size=18_944, num_hidden_layers=28,
+            num_attention_heads=28, num_key_value_heads=4, max_position_embeddings=32_768, rms_norm_eps=1e-6,
+            rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0}, tie_word_embeddings=False,
+        ),
+    ),
+    "gemma2-9b": (
+        Gemma2Config,
+        dict(
+            vocab_size=256_000, hidden_size=3584, intermediate_size=14_336, num_hidden_layers=42,
+            num_attention_heads=16, num_key_value_heads=8, head_dim=256, max_position_embeddings=8192,
+            query_pre_attn_scalar=256, sliding_window=4096, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+        ),
+    ),
+}  # fmt: skip
+#: The chat templates that these models' tokenizers carry (Qwen's without its tools).
+LLAMA3 = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
+    "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
+    "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+QWEN = (
+    "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
+    "{%- else %}{{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    "<|im_end|>\n' }}{%- endif %}{%- for message in messages %}{%- if (message.role == 'user') or (message.role == "
+    "'system' and not loop.first) or (message.role == 'assistant' and not message.tool_calls) %}{{- '<|im_start|>' + "
+    "message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+GEMMA2 = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}"
+    "{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+#: profile -> (template, marks, what stands just before the query, what follows it)
+CHATS = {
+    "llama3-8b": (
+        LLAMA3, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+    "qwen2.5-7b": (
+        QWEN, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "gemma2-9b": (
+        GEMMA2, ("<bos>", "<start_of_turn>", "<end_of_turn>"),
+        "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n",
+    ),
+}  # fmt: skip
+NAMES = tuple(PUBLIC)
+
+
+def small_tokenizer(name):
+    """A BPE tokenizer of the family's kind (byte-level, or with ▁ for spaces), trained on a few questions."""
+    template, marks, *_ = CHATS[name]
+    inner = Tokenizer(BPE(unk_token=None, byte_fallback=name == "gemma2-9b"))
+    if name == "gemma2-9b":
+        inner.normalizer = normalizers.Replace(" ", "▁")
+        inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
+        alphabet = [chr(i) for i in range(10, 127)]
+    else:
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        inner.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+    texts = [e.query for e in data.load("gsm-symbolic", 5, 60)]
+    inner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=800, initial_alphabet=alphabet, special_tokens=list(marks))
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token=marks[0], eos_token=marks[-1], pad_token=marks[0], chat_template=template
+    )
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def copy(name, tmp_path_factory):
+    """(folder, tokenizer) of a random model of the family, three blocks of a twentieth of the width."""
+    made, dims = PUBLIC[name]
+    tokenizer = small_tokenizer(name)
+    small = dict(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.2,
+    )  # fmt: skip
+    if made is Gemma2Config:  # windows shorter than the demonstrations, and a cap that bites
+        small |= dict(head_dim=32, sliding_window=16, attn_logit_softcapping=2.0)
+    folder = tmp_path_factory.mktemp(name)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(made(**(dims | small))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, models.load_tokenizer(str(folder))
+
+
+@pytest.fixture(scope="module")
+def pairs(copy):
+    shown = [data.load("gsm-symbolic", 1, 2), data.load("gsm-symbolic", 2, 2)]
+    return prompts.prompt_pairs(copy[1], data.load("gsm-symbolic", 3, 6), shown, 8192)
+
+
+# --- the real architecture, on the meta device ---------------------------------------------------
+
+
+def test_the_real_architecture_fits_the_profile(name):
+    made, dims = PUBLIC[name]
+    profile = config.load(name)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(made(**dims))
+    # the table that `check` falls back to without the hub
+    shape = check.SHAPES[profile.model]
+    assert sum(p.numel() for p in model.parameters()) == shape.parameters
+    assert (shape.layers, shape.width, shape.vocabulary) == (
+        dims["num_hidden_layers"], dims["hidden_size"], dims["vocab_size"],
+    )  # fmt: skip
+    assert shape.context == dims["max_position_embeddings"]
+    assert 0 <= profile.layer < dims["num_hidden_layers"]
+    assert profile.layer < dims["num_hidden_layers"] - 1  # the last block is no place for the paper's SAE
+    backbone = models.truncate(model, profile.layer)
+    with torch.no_grad():
+        ids = torch.zeros(1, 8, dtype=torch.long, device="meta")
+        mask = torch.zeros(1, 1, 8, 8, device="meta")  # given, since building one looks at values
+        hidden = backbone(ids, attention_mask=mask, use_cache=False).last_hidden_state
+    assert len(backbone.layers) == profile.layer + 1 and hidden.shape == (1, 8, dims["hidden_size"])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "features"),
+    [
+        ("llama3-8b", lambda **k: StandardSAE(StandardSAEConfig(**k)), 65_536),
+        ("qwen2.5-7b", lambda **k: TopKSAE(TopKSAEConfig(**k, k=64)), 131_072),
+        ("gemma2-9b", lambda **k: JumpReLUSAE(JumpReLUSAEConfig(**k)), 131_072),
+    ],
+)
+def test_an_sae_of_the_profile_s_size_reads_its_residual_stream(name, make, features):
+    width = PUBLIC[name][1]["hidden_size"]
+    with torch.device("meta"):
+        sae = make(d_in=width, d_sae=features, device="meta")
+        rows = torch.zeros(5, width, device="meta")
+        assert saes.encode(sae, rows).shape == (5, features)
+        assert saes.encode(sae, rows, np.arange(7)).shape == (5, 7)
+        with pytest.raises((RuntimeError, ValueError), match=r"mat1|size|shape|must match"):
+            saes.encode(sae, torch.zeros(5, width + 1, device="meta"))
+
+
+def test_gemma_scope_s_config_is_the_profile_s():
+    """The one family whose SAE configs sae-lens knows without asking the hub."""
+    profile = config.load("gemma2-9b")
+    release, _, sae_id = profile.sae.partition("/")
+    found = saes.load_sae_config_from_huggingface(release, sae_id)
+    assert (found["architecture"], found["d_in"], found["d_sae"]) == ("jumprelu", 3584, 131_072)
+    assert found["metadata"]["hook_name"] == saes.hook_point(profile.layer)
+    assert saes.layer(profile.sweep.layers[0]) == 9
+
+
+# --- chat templates --------------------------------------------------------------------------------
+
+
+def test_the_query_s_span_is_the_question_and_nothing_else(name, copy, pairs):
+    _, _, before, after = CHATS[name]
+    _, tokenizer = copy
+    for query, pair in zip(data.load("gsm-symbolic", 3, 6), pairs, strict=True):
+        for prompt in pair:
+            start, stop = prompt.span
+            assert tokenizer.decode(prompt.ids[start:stop]) == query.query
+            assert tokenizer.decode(prompt.ids[:start]).endswith(before)
+            assert tokenizer.decode(prompt.ids[stop:]) == after
+            assert prompt.ids.count(tokenizer.bos_token_id) == (name != "qwen2.5-7b")
+        plain, icl = pair
+        assert plain.query == icl.query and len(icl.context) > 3 * len(plain.context)
+
+
+# --- the whole path on a small copy -----------------------------------------------------------------
+
+
+def random_sae(kind):
+    cfg = dict(d_in=64, d_sae=256, device="cpu", dtype="float32", metadata=SAEMetadata(hook_name=saes.hook_point(1)))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        if kind == "jumprelu":
+            sae = JumpReLUSAE(JumpReLUSAEConfig(**cfg, apply_b_dec_to_input=False))
+            sae.threshold.data.uniform_(0.5, 3.0)
+        elif kind == "relu":
+            sae = StandardSAE(StandardSAEConfig(**cfg, normalize_activations="layer_norm"))
+        else:
+            sae = TopKSAE(TopKSAEConfig(**cfg, k=8, normalize_activations="constant_norm_rescale"))
+        for parameter in (sae.W_enc, sae.b_enc, sae.b_dec):
+            parameter.data.normal_(std=0.5)
+    return sae
+
+
+def by_hand(kind, sae, x):
+    """The SAE's features of rows x, from its definition and its own normalisation."""
+    if kind == "jumprelu":
+        pre = x @ sae.W_enc + sae.b_enc
+        return pre.relu() * (pre > sae.threshold)
+    if kind == "relu":
+        x = x - x.mean(-1, keepdim=True)
+        x = x / (x.std(-1, keepdim=True) + 1e-5)
+        return ((x - sae.b_dec) @ sae.W_enc + sae.b_enc).relu()
+    x = x * 64**0.5 / x.norm(dim=-1, keepdim=True)
+    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
+    top = pre.topk(8, dim=-1)
+    return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
+
+
+@torch.no_grad()
+def after_block(model, ids, layer):
+    """Residual rows [tokens, d_model] that leave block `layer` of the whole model, caught by a hook."""
+    caught = []
+    hook = model.model.layers[layer].register_forward_hook(lambda _m, _i, out: caught.append(out))
+    try:
+        model(torch.tensor([ids]), use_cache=False)
+    finally:
+        hook.remove()
+    out = caught[0][0] if isinstance(caught[0], tuple) else caught[0]
+    return out[0].float()
+
+
+@pytest.mark.parametrize("kind", ["jumprelu", "relu", "topk"])
+def test_extraction_reads_the_block_s_output_through_any_sae(copy, pairs, kind):
+    """The truncated model with cached contexts, against a hook in the whole one and the SAE's definition."""
+    folder, _ = copy
+    whole = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    backbone = models.load_truncated(str(folder), 1)
+    assert len(backbone.layers) == 2
+    sae = random_sae(kind)
+    (stats,) = extract.feature_stats(pairs, backbone, [Tap(1, sae, np.inf)])
+    for i, (plain, icl) in enumerate(pairs):
+        r, r_icl = (after_block(whole, p.ids, 1)[slice(*p.span)] for p in (plain, icl))
+        with torch.no_grad():
+            h, h_icl = (by_hand(kind, sae, rows).double() for rows in (r, r_icl))
+        assert stats.n[i] == len(plain.query)
+        np.testing.assert_allclose(stats.r[i], r.double().sum(0), rtol=1e-3, atol=1e-2)
+        np.testing.assert_allclose(stats.h[i], h.sum(0), rtol=2e-3, atol=2e-2)
+        # a feature near its threshold may fire on one side of rounding alone: compare the whole
+        np.testing.assert_allclose(stats.dh2[i].sum(), (h_icl - h).square().sum(), rtol=5e-3)
+    assert stats.dh2.sum() > 0 and 0 < (stats.h.sum(0) > 0).mean() <= 1
