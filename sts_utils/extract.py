@@ -118,20 +118,20 @@ def feature_stats(
                 for indices, lengths, residuals in _halving(queries, models, caches, list(batch), layers):
                     for tap, found in zip(taps, sums, strict=True):
                         rows = [side[tap.layer] for side in residuals]
-                        found.update(_sums(indices, lengths, rows, tap.sae, tap.sink_norm, features, ids))
+                        found.update(paired_sums(indices, lengths, rows, tap.sae, tap.sink_norm, features, ids))
                 bar.update(len(batch))
 
-    return [_stacked(found, ids, tap.sae, features) for tap, found in zip(taps, sums, strict=True)]
+    return [stacked(found, ids, tap.sae, features) for tap, found in zip(taps, sums, strict=True)]
 
 
-def _stacked(sums: dict[int, dict], ids: Sequence[str], sae, features=None) -> FeatureStats:
+def stacked(sums: dict[int, dict], ids: Sequence[str], sae, features=None) -> FeatureStats:
     """Each query's sums, in order, as one FeatureStats."""
     fields_ = {k: np.stack([sums[i][k] for i in range(len(ids))]) for k in sums[0]}
     columns = np.arange(sae.cfg.d_sae) if features is None else np.asarray(features)
     return FeatureStats(ids=tuple(ids), features=columns, **fields_)
 
 
-def _sums(indices, lengths, residuals, sae, sink_norm, features, ids) -> dict[int, dict]:
+def paired_sums(indices, lengths, residuals, sae, sink_norm, features, ids) -> dict[int, dict]:
     """Residual rows of one batch in both conditions -> each query's sums."""
     kept = (residuals[0].norm(dim=-1) < sink_norm) & (residuals[1].norm(dim=-1) < sink_norm)
     r, r_other = (rows[kept] for rows in residuals)
@@ -239,8 +239,8 @@ def stream_stats(
     lengths = [len(b) for b in blocks]
     ids = [f"rows-{i}" for i in range(len(blocks))]
     with torch.inference_mode():
-        sums = _sums(range(len(blocks)), lengths, [s[:rows] for s in streams], sae, np.inf, None, ids)
-    return _stacked(sums, ids, sae)
+        sums = paired_sums(range(len(blocks)), lengths, [s[:rows] for s in streams], sae, np.inf, None, ids)
+    return stacked(sums, ids, sae)
 
 
 @torch.inference_mode()

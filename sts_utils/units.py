@@ -19,6 +19,7 @@ from sts_utils import (
     evaluate,
     extract,
     finetune,
+    mmlu_pro,
     models,
     prompts,
     saes,
@@ -27,6 +28,7 @@ from sts_utils import (
     shift,
     stats,
     store,
+    vllm_engine,
 )
 from sts_utils.config import Profile
 from sts_utils.data import Example
@@ -44,8 +46,8 @@ def prepare(profile: Profile) -> None:
     sae = _sae(profile.sae, width, profile.layer)
     if profile.top_n > sae.cfg.d_sae:
         raise ValueError(f"top_n is {profile.top_n}, but SAE {profile.sae!r} has {sae.cfg.d_sae} features")
-    for other in sweep(profile):
-        _sae(other.sae, models.check(profile.model, other.layer, profile.revision), other.layer)
+    for other in sweep(profile):  # from their configs: the weights of public SAEs are gigabytes
+        models.check(profile.model, other.layer, profile.revision)
     labels = (profile.labels.code, profile.labels.dialogue)
     for corpus in (
         profile.train,
@@ -236,6 +238,9 @@ def features(
     def extracted(of: Sequence[Profile]) -> list[FeatureStats]:
         deepest = max(of, key=lambda p: p.layer)
         taps = [Tap(p.layer, sae(p), sink_norm(p)) for p in of]
+        if deepest.engine == "vllm" and after is None:  # two models at once are read with transformers
+            folder = vllm_engine.truncated_checkpoint(deepest.model, deepest.layer, deepest.revision)
+            return vllm_engine.feature_stats(pairs(), folder, taps, dtype=deepest.dtype, desc=desc)
         other = backbone(deepest, after.folder()) if after else None
         return extract.feature_stats(pairs(), backbone(deepest), taps, other_model=other, desc=desc)
 
@@ -316,9 +321,24 @@ def performance(
 
     def compute():
         label = f"evaluate {model.key}" if model else "evaluate before"
+        if profile.evaluation.mode == "generation":
+            return written_performance(profile, model, questions)
         return evaluate.performance(performing(profile, model), _tokenizer(profile), questions, desc=label)
 
     return store.frame("performance", _evaluation_recipe(profile, model, questions), compute)
+
+
+def written_performance(profile: Profile, model: Trained | None, questions: Sequence[Example]) -> pd.DataFrame:
+    """Accuracy of written chains of thought (mmlu_pro.performance), by vLLM or transformers."""
+    settings, tokenizer = profile.evaluation, _tokenizer(profile)
+    if profile.engine == "vllm":
+        where = model.folder() if model else models.resolve(profile.model)
+        generate = vllm_engine.generate(where, settings.max_new_tokens, settings.dtype)
+    else:
+        generate = mmlu_pro.transformers_generate(performing(profile, model), tokenizer, settings.max_new_tokens)
+    shots = data.by_domain(data.load(profile.demonstrations))
+    context = models.context_length(profile.model, profile.revision)
+    return mmlu_pro.performance(generate, tokenizer, questions, shots, settings, context)
 
 
 def held_out_performance(profile: Profile, model: Trained | None = None) -> pd.DataFrame:
@@ -335,10 +355,13 @@ def held_out_performance(profile: Profile, model: Trained | None = None) -> pd.D
 
 
 def _evaluation_recipe(profile: Profile, model: Trained | None, questions: Sequence[Example]) -> dict:
-    return {
+    recipe = {
         "model": profile.model, "revision": profile.revision, "dtype": profile.evaluation.dtype,
         "questions": store.digest([e.id for e in questions]), "trained": model.key if model else None,
     }  # fmt: skip
+    e = profile.evaluation
+    written = {"shots": e.shots, "max_new_tokens": e.max_new_tokens, "rule": e.rule, "shown": profile.demonstrations}
+    return recipe | (written if e.mode == "generation" else {})
 
 
 def changes(profile: Profile, after: Mapping[int, Trained] | None = None) -> pd.DataFrame:
