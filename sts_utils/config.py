@@ -200,6 +200,9 @@ class Profile(Section):
     """Of the forward pass in extraction; features and sums are float32 and float64."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What runs the model in extraction and generation."""
+    shown: Literal["ground_truth", "rollouts"] = "ground_truth"
+    """The training set's demonstrations: its solutions, or the model's own answers that are verified correct (for
+    reinforcement learning, which has no ground truth)."""
     executor: Literal["local", "ray"] = "local"
     """Where units run: this process, or a Ray cluster."""
     launcher: str | None = None

@@ -33,11 +33,10 @@ def split() -> dict[str, list]:
 
 
 def half(profile: Profile, which: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """(sets, seeds) of "design" or "judgement" that this run has; empty where it has none."""
+    """(sets, seeds) of "design" or "judgement"; empty for a smaller run, which does not hold all of them."""
     written = split()[which]
-    sets = tuple(name for name in profile.control.sets if name in written["sets"])
-    seeds = tuple(seed for seed in profile.control.seeds if seed in written["seeds"])
-    return (sets, seeds) if sets and seeds else ((), ())
+    held = {*written["sets"]} <= {*profile.control.sets} and {*written["seeds"]} <= {*profile.control.seeds}
+    return (tuple(written["sets"]), tuple(written["seeds"])) if held else ((), ())
 
 
 # --- training sets -----------------------------------------------------------------------------
@@ -115,6 +114,7 @@ def change(profile: Profile, name: str, seed: int, steps: int | None = None, ask
 
     `asked`: only so many questions a domain. The untouched model is asked once, for all sets.
     """
+    asked = asked or profile.control.asked
     questions = [e for group in samples.evaluation_questions(profile).values() for e in group[:asked]]
     before = units.performance(profile).set_index(["domain", "id"])
     after = units.performance(profile, model(profile, name, seed, steps), questions).set_index(["domain", "id"])

@@ -300,9 +300,9 @@ def tests(
     return pd.DataFrame(rows)
 
 
-def everything(sizes: Sequence[int] = SIZES) -> list[Score]:
+def everything() -> list[Score]:
     """Every score with every D_N and N, and the others once."""
-    made = [Score(name, which, n) for name in FEATURE_SCORES for which in DIMS for n in sizes]
+    made = [Score(name, which, n) for name in FEATURE_SCORES for which in DIMS for n in SIZES]
     return made + [Score(name) for name in OTHER_SCORES]
 
 

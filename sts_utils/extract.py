@@ -18,6 +18,10 @@ from sts_utils.prompts import Prompt
 
 log = logging.getLogger(__name__)
 
+#: Rows of sums that are kept, so that memory does not grow with the corpus. Where there are more queries, each row is
+#: the sum of every ROWS-th one (named by the first), and a bootstrap draws these groups.
+ROWS = 512
+
 
 @dataclass(frozen=True)
 class FeatureStats:
@@ -118,17 +122,25 @@ def feature_stats(
                 for indices, lengths, residuals in _halving(queries, models, caches, list(batch), layers):
                     for tap, found in zip(taps, sums, strict=True):
                         rows = [side[tap.layer] for side in residuals]
-                        found.update(paired_sums(indices, lengths, rows, tap.sae, tap.sink_norm, features, ids))
+                        pool(found, paired_sums(indices, lengths, rows, tap.sae, tap.sink_norm, features, ids))
                 bar.update(len(batch))
 
     return [stacked(found, ids, tap.sae, features) for tap, found in zip(taps, sums, strict=True)]
 
 
+def pool(into: dict[int, dict], found: dict[int, dict]) -> None:
+    """Add queries' sums to the rows kept: query i to row i mod ROWS."""
+    for index, sums in found.items():
+        row = into.get(index % ROWS)
+        into[index % ROWS] = {k: row[k] + v for k, v in sums.items()} if row else sums
+
+
 def stacked(sums: dict[int, dict], ids: Sequence[str], sae, features=None) -> FeatureStats:
-    """Each query's sums, in order, as one FeatureStats."""
+    """Each row's sums, in order, as one FeatureStats."""
+    ids = tuple(ids)[:ROWS]
     fields_ = {k: np.stack([sums[i][k] for i in range(len(ids))]) for k in sums[0]}
     columns = np.arange(sae.cfg.d_sae) if features is None else np.asarray(features)
-    return FeatureStats(ids=tuple(ids), features=columns, **fields_)
+    return FeatureStats(ids=ids, features=columns, **fields_)
 
 
 def paired_sums(indices, lengths, residuals, sae, sink_norm, features, ids) -> dict[int, dict]:

@@ -50,6 +50,7 @@ ORDER = (
     Item("table11", "Table 11: selective fine-tuning", "table"),
     Item("table12", "Table 12: correlation against L0", "table"),
     Item("table13", "Table 13: probes", "table"),
+    Item("rollouts", "Reinforcement learning: the model's own answers as demonstrations", "table"),
     Item("control_judgement", "Positive control: what each score finds", "table", "07_control"),
     Item("control_heat_paper", "Positive control: the paper's score and the change", "figure", "07_control"),
     Item("control_heat", "Positive control: the contrastive score and the change", "figure", "07_control"),

@@ -1,6 +1,7 @@
 """Which questions a run uses: the same for whoever asks, decided by the profile and the seed alone."""
 
 import random
+from collections.abc import Sequence
 from functools import cache
 
 from sts_utils import data, models, prompts
@@ -41,9 +42,10 @@ def domain_queries(profile: Profile, domain: str, seed: int) -> list[Example]:
     return random.Random(seed).sample(questions, profile.sts.queries)
 
 
-def training_pairs(profile: Profile, seed: int) -> list[tuple[Prompt, Prompt]]:
-    """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool."""
+def training_pairs(profile: Profile, seed: int, shown: Sequence[Example] | None = None) -> list[tuple[Prompt, Prompt]]:
+    """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool (or `shown`)."""
     train, held_out = training_examples(profile, seed)
+    train = train if shown is None else list(shown)
     settings = profile.shift
     if len(held_out) < 2:
         raise ValueError(f"corpus {profile.train!r} has {len(held_out)} held-out questions: raise shift.held_out")

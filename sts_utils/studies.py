@@ -418,6 +418,27 @@ def reinforcement(profile: Profile) -> dict[str, Estimate]:
     return found
 
 
+@cache
+def rollout_overlap(profile: Profile) -> dict[str, Estimate]:
+    """Overlap of D_N with the dims that GRPO moved, D_N from ground-truth demonstrations and from the model's own
+    verified-correct answers, and their difference; ground truth alone where it has too few such answers to show."""
+    run = trained_on(profile, profile.grpo.train)
+    own = run.model_copy(update={"shown": "rollouts"})
+    after = {run.seeds[0]: reinforced(profile)}
+    found = {"ground truth": dims_overlap(run, after)}
+    if len(units.rollouts(run, run.seeds[0])) >= run.shift.demonstrations:
+        found["rollouts"] = dims_overlap(own, after)
+        found["difference"] = found["rollouts"] - found["ground truth"]
+    return found
+
+
+def verified(profile: Profile) -> str:
+    """How many of the untouched model's sampled answers were correct, as text."""
+    run = trained_on(profile, profile.grpo.train)
+    asked = min(units.ROLLOUTS, len(samples.training_examples(run, run.seeds[0])[0]))
+    return f"{len(units.rollouts(run, run.seeds[0]))} of {asked}"
+
+
 def reinforced_accuracy(profile: Profile) -> pd.DataFrame:
     """Greedy accuracy on held-out questions of the RL corpus before and after; columns id, accuracy, when."""
     run = trained_on(profile, profile.grpo.train)

@@ -240,3 +240,16 @@ def table13(found: Mapping[str, Estimate], profile: Profile) -> tuple[pd.DataFra
         "domain predicted from the others (leave one domain out; 14 points, and such predictions correlate negatively "
         f"with the outcome when there is nothing to learn), and STS. {about(profile)}"
     )
+
+
+def rollouts(overlaps: Mapping[str, Estimate], verified: str, profile: Profile) -> tuple[pd.DataFrame, str]:
+    """Overlap of D_N with what GRPO moved, by whose answers are shown (`studies.rollout_overlap`)."""
+    rows = [{"demonstrations": k, "overlap": e.value, "low": e.low, "high": e.high} for k, e in overlaps.items()]
+    short = "" if "rollouts" in overlaps else ", too few to show"
+    caption = (
+        f"Reinforcement learning: overlap at N = {profile.top_n} of D_N with the features that GRPO on "
+        f"{profile.grpo.train} moved, with ground-truth demonstrations in context and with the untouched model's own "
+        f"sampled answers that are verified correct ({verified} were{short}); `difference` is paired. Not in the paper, "
+        f"which names it as an open problem. {about(profile)}"
+    )
+    return pd.DataFrame(rows), caption

@@ -5,6 +5,7 @@ resumes at the unit it died in, and any notebook can be opened on its own.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from sts_utils import (
     evaluate,
     extract,
     finetune,
+    generation,
     mmlu_pro,
     models,
     prompts,
@@ -156,6 +158,35 @@ def logs(models_: Mapping[object, Trained]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(m.folder() / "log.parquet").assign(run=name) for name, m in models_.items()])
 
 
+#: Training questions that the untouched model answers, to find verified answers of its own.
+ROLLOUTS = 192
+
+
+def rollouts(profile: Profile, seed: int) -> list[Example]:
+    """Training questions with the untouched model's own sampled answers, those verified correct alone."""
+    pool = samples.training_examples(profile, seed)[0][:ROLLOUTS]
+    settings = profile.grpo
+
+    def compute():
+        from sts_utils import reinforce  # TRL takes seconds to import
+
+        written = generation.completions(
+            performing(profile), _tokenizer(profile), [e.query for e in pool], settings.completion_tokens,
+            temperature=settings.temperature, seed=seed, desc="rollouts",
+        )  # fmt: skip
+        correct = [bool(reinforce.reward(text, e.answer)) for text, e in zip(written, pool, strict=True)]
+        return pd.DataFrame({"id": [e.id for e in pool], "solution": written, "correct": correct})
+
+    table = store.frame("rollouts", _rollout_recipe(profile, seed), compute).set_index("id")
+    return [replace(e, solution=table.solution[e.id]) for e in pool if table.correct[e.id]]
+
+
+def _rollout_recipe(profile: Profile, seed: int) -> dict:
+    tokens, temperature = profile.grpo.completion_tokens, profile.grpo.temperature
+    sampled = {"questions": ROLLOUTS, "tokens": tokens, "temperature": temperature, "held_out": profile.shift.held_out}
+    return {"model": profile.model, "train": profile.train, "seed": seed, "dtype": profile.evaluation.dtype, **sampled}
+
+
 # --- features ----------------------------------------------------------------------------------
 
 
@@ -172,10 +203,12 @@ def train_stats(profile: Profile, seed: int, also: Sequence[Profile] = ()) -> Fe
     """
 
     def recipe(p):
-        return settings_of(p, "train", "shift", "alignment", seed=seed)
+        own = {} if p.shown == "ground_truth" else {"shown": p.shown, **_rollout_recipe(p, seed)}
+        return settings_of(p, "train", "shift", "alignment", seed=seed, **own)
 
     def pairs():
-        return samples.training_pairs(profile, seed)
+        shown = rollouts(profile, seed) if profile.shown == "rollouts" else None
+        return samples.training_pairs(profile, seed, shown)
 
     if profile.alignment == "stream":
         return _loaded("features-train", recipe(profile), lambda: _stream(profile, pairs()))

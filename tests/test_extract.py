@@ -183,3 +183,12 @@ def test_memory_does_not_grow_with_tokens(tokenizer, backbone, sae):
     assert n_many > 10 * n_few
     # dense float32 rows of both conditions would be n × (512 + 64) × 4 × 2 bytes
     assert many - few < 0.5 * (n_many - n_few) * 576 * 4 * 2
+
+
+def test_more_queries_than_rows_are_pooled(pairs, backbone, sae, monkeypatch):
+    each = one_tap(pairs, backbone, sae)
+    monkeypatch.setattr(extract, "ROWS", 3)
+    pooled = one_tap(pairs, backbone, sae)
+    assert len(pooled.dh2) == len(pooled.ids) == 3
+    np.testing.assert_allclose(pooled.dh2[1], each.dh2[1] + each.dh2[4], rtol=1e-6)
+    np.testing.assert_allclose(pooled.mean("dh2"), each.mean("dh2"), rtol=1e-6)

@@ -1,0 +1,216 @@
+"""What the method costs: each figure a ratio of two things measured side by side in this run.
+
+`make bench` (or `python benchmarks/speed.py --profile smol`) prints the table and writes benchmarks/speed.csv.
+"""
+
+import argparse
+import gc
+import multiprocessing
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from safetensors.torch import save_file
+
+from sts_utils import check, config, data, evaluate, extract, finetune, models, prompts, saes, samples, shift, units
+from sts_utils.config import Profile
+from sts_utils.extract import Tap
+
+
+def seconds(function) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def bare_forward(pairs, model, layer: int) -> None:
+    """The forward pass of the tokens that extraction reads, contexts once, and nothing else."""
+    groups = {}
+    for index, (a, b) in enumerate(pairs):
+        groups.setdefault((a.context, b.context), []).append(index)
+    with torch.inference_mode():
+        for contexts, members in groups.items():
+            caches = [extract.context_cache(model, context) for context in contexts]
+            for batch in extract._batches(members, pairs, max(map(len, contexts)), extract.batch_tokens()):
+                for cache in caches:
+                    extract.query_residuals(model, cache, [pairs[i][0].query for i in batch], [layer])
+
+
+def released_way(pairs, model, sae, layer: int, folder: Path) -> np.ndarray:
+    """[F] shift as the released code computes it: full depth, each prompt whole, dense rows written, then read."""
+    tokens = 0
+    with torch.inference_mode():
+        for number, pair in enumerate(pairs):
+            dense = {}
+            for prompt in pair:
+                out = model(input_ids=torch.tensor([prompt.ids], device=model.device), output_hidden_states=True)
+                rows = out.hidden_states[layer + 1][0, slice(*prompt.span)].float()
+                dense[prompt.condition] = saes.encode(sae, rows).contiguous().cpu()
+            save_file(dense, folder / f"{number}.safetensors")
+            tokens += len(dense["plain"])
+    from safetensors.torch import load_file
+
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        dense = load_file(file)
+        total = total + (dense["icl"] - dense["plain"]).square().sum(0)
+    return (total / tokens).numpy()
+
+
+def throughput(profile: Profile, queries: int, rounds: int = 3) -> dict:
+    """Extraction over a bare truncated forward pass of the same tokens."""
+    pairs = samples.training_pairs(profile, 0)[:queries]
+    model, tap = units.backbone(profile), Tap(profile.layer, units.sae(profile), units.sink_norm(profile))
+    ours, bare = [], []
+    for _ in range(rounds):  # in turn, so that a noisy machine troubles both
+        bare.append(seconds(lambda: bare_forward(pairs, model, profile.layer)))
+        ours.append(seconds(lambda: extract.feature_stats(pairs, model, [tap])))
+    tokens = sum(len(c) for c in {s.context for p in pairs for s in p}) + 2 * sum(len(p[0].query) for p in pairs)
+    value = np.median(np.array(bare) / np.array(ours))
+    what = f"{tokens} tokens, {len(pairs)} queries; {tokens / min(ours):.0f} tokens/s"
+    return {
+        "measure": "extraction throughput over a bare truncated forward pass",
+        "value": value,
+        "bar": "≥ 0.90",
+        "sizes": what,
+    }
+
+
+def time_to_dims(profile: Profile, queries: int) -> dict:
+    """Time to D_N, ours over the released code's way."""
+    pairs = samples.training_pairs(profile, 0)[:queries]
+    sae, limit = units.sae(profile), units.sink_norm(profile)
+    model, whole = units.backbone(profile), models.load_model(profile.model, profile.dtype, profile.revision)
+    found = {}
+    ours = seconds(lambda: found.update(ours=extract.feature_stats(pairs, model, [Tap(profile.layer, sae, limit)])[0]))
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = seconds(lambda: found.update(theirs=released_way(pairs, whole, sae, profile.layer, Path(folder))))
+        size = sum(f.stat().st_size for f in Path(folder).iterdir())
+    top = [set(np.argsort(-x)[:100]) for x in (shift.shift(found["ours"]), found["theirs"])]
+    what = (
+        f"{len(pairs)} queries: {ours:.1f} s and {theirs:.1f} s; top-100 overlap {len(top[0] & top[1])}%; "
+        f"dense rows {size / 1e6:.0f} MB"
+    )
+    return {
+        "measure": "time to D_N, released code's way over ours",
+        "value": theirs / ours,
+        "bar": "≥ 10",
+        "sizes": what,
+    }
+
+
+def _peak(profile: Profile, tokens: int, queue) -> None:
+    """Peak memory (MB) of this process while it reads `tokens` query tokens of a tiny model through a wide SAE."""
+    torch.set_num_threads(config.cpu_threads())
+    model = models.load_truncated("tiny", 1)
+    sae = saes.load("random-72x", 64)  # as many features as the shipped SAE
+    examples = data.load("gsm-symbolic")
+    tokenizer = samples.tokenizer("tiny")
+    some = prompts.prompt_pairs(tokenizer, examples[:64], [examples[-2:]], 8192)
+    pairs, seen = [], 0
+    while seen < tokens:
+        pair = some[len(pairs) % len(some)]
+        pairs.append(pair)
+        seen += len(pair[0].query)
+    extract.feature_stats(pairs, model, [Tap(1, sae, np.inf)], tokens=2048)
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, seen))
+
+
+def memory_growth(profile: Profile) -> dict:
+    """Growth of peak memory from 10 k to 1 M query tokens, each in a process of its own."""
+    context, peaks = multiprocessing.get_context("spawn"), []
+    for tokens in (10_000, 1_000_000):
+        queue = context.Queue()
+        process = context.Process(target=_peak, args=(profile, tokens, queue))
+        process.start()
+        peaks.append(queue.get())
+        process.join()
+    growth = peaks[1][0] - peaks[0][0]
+    released = 4 * 72 * 64 * (peaks[1][1] - peaks[0][1]) / 1e6
+    what = (
+        f"two-layer random model, {72 * 64} features, {peaks[0][1]} and {peaks[1][1]} tokens: {peaks[0][0]:.0f} and "
+        f"{peaks[1][0]:.0f} MB; the released way grows by 4 bytes × features × tokens, here {released:.0f} MB a condition"
+    )
+    return {"measure": "peak memory growth, 10 k to 1 M tokens (MB)", "value": growth, "bar": "< 200", "sizes": what}
+
+
+def cost_measured(profile: Profile, steps: int, questions: int) -> dict:
+    """Prediction over the SFT and evaluation that it replaces, by time, one seed: rates measured on a part."""
+    domains = samples.evaluation_questions(profile)
+    tap = Tap(profile.layer, units.sae(profile), units.sink_norm(profile))
+    model = units.backbone(profile)
+    predicted = 0.0
+    train = samples.training_pairs(profile, 0)
+    predicted += seconds(lambda: extract.feature_stats(train[:32], model, [tap])) * len(train) / len(train[:32])
+    for domain in list(domains)[::5]:
+        pairs = samples.domain_pairs(profile, domain, 0)
+        predicted += (
+            seconds(lambda pairs=pairs: extract.feature_stats(pairs, model, [tap]))
+            * len(domains)
+            / len(list(domains)[::5])
+        )
+    whole, tokenizer = models.load_model(profile.model, profile.evaluation.dtype), samples.tokenizer(profile.model)
+    asked = [e for group in domains.values() for e in group]
+    some = asked[:: max(1, len(asked) // questions)]
+    evaluated = seconds(lambda: evaluate.performance(whole, tokenizer, some)) * len(asked) / len(some)
+    whole.train()
+    pool = samples.training_examples(profile, 0)[0][: profile.sft.examples]
+    trained = seconds(lambda: finetune.train_answers(whole, tokenizer, profile, pool, profile.sft.lr, 0, "SFT", steps))
+    trained *= profile.sft.examples / profile.sft.batch * profile.sft.epochs / steps
+    what = f"one seed: prediction {predicted:.0f} s, SFT {trained:.0f} s, evaluation {evaluated:.0f} s (from parts)"
+    return {
+        "measure": f"time of the prediction over SFT and evaluation, {profile.name}",
+        "value": predicted / (trained + evaluated),
+        "bar": "reported",
+        "sizes": what,
+    }
+
+
+def cost_counted(profile: Profile) -> dict:
+    """Prediction over the SFT and evaluation that it replaces, in FLOPs (check.plan)."""
+    table = check.plan(profile).set_index("stage").flops
+    predicted = table[[s for s in table.index if s.startswith("features")]].sum()
+    replaced = table[[s for s in table.index if s == "fine-tuning (SFT)" or s.startswith("evaluation")]].sum()
+    what = f"{predicted:.2g} of {replaced:.2g} FLOPs, {len(profile.seeds)} seeds"
+    return {
+        "measure": f"FLOPs of the prediction over SFT and evaluation, {profile.name}",
+        "value": predicted / replaced,
+        "bar": "< 0.01",
+        "sizes": what,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="smol")
+    parser.add_argument("--queries", type=int, default=64)
+    chosen = parser.parse_args()
+    profile = config.load(chosen.profile)
+    torch.set_num_threads(config.cpu_threads())
+    rows = [cost_counted(p) for p in config.load_all("paper")]
+    rows += [
+        throughput(profile, chosen.queries),
+        time_to_dims(profile, chosen.queries),
+        memory_growth(profile),
+        cost_measured(profile, 4, 150),
+    ]
+    table = pd.DataFrame(rows)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{config.cpu_threads()} CPU threads"
+    memory = psutil.virtual_memory().total / 2**30
+    print(
+        f"{device}, {memory:.0f} GiB, torch {torch.__version__}, {profile.dtype}, model {profile.model}, SAE {profile.sae}"
+    )
+    print(table.to_markdown(index=False, floatfmt=".3g"))
+    table.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.4g")
+    shutil.rmtree(Path(__file__).parent / "__pycache__", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
