@@ -113,6 +113,8 @@ def scores(seed: int = 0, n: int = 16, shuffle: int | None = None) -> dict[str, 
         for metric in score.METRICS:
             parts = [score.parts(domain, chosen, metric) for domain in domains]
             found[f"{metric}, {label}"] = np.array([sums.sum() / tokens.sum() for sums, tokens in parts])
+        activity = np.stack([domain.mean("h") for domain in domains])
+        found[f"sts_relative, {label}"] = score.sts_relative(activity, chosen)
         signed = train.mean("dh")[ranked.ids]
         found[f"cosine, {label}"] = np.array([baselines.cosine(signed, d.mean("dh")[chosen.ids]) for d in domains])
     return found

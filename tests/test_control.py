@@ -107,7 +107,7 @@ def test_ranks_and_chance():
     values = np.zeros((2, 1, 14))
     values[0, 0, 3] = 1
     found = control_scores.ranks(values, [3, 5])
-    np.testing.assert_array_equal(found, [[1], [8]])
+    np.testing.assert_array_equal(found, [[1], [7.5]])
     low, many = control_scores.chance(np.ones((6, 2)), 14)
     assert low < 0.001 and many < 0.001
     low, many = control_scores.chance(np.full((6, 2), 7.5), 14)

