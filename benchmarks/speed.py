@@ -136,7 +136,7 @@ def memory_growth(profile: Profile) -> dict:
     released = 4 * 72 * 64 * (peaks[1][1] - peaks[0][1]) / 1e6
     what = (
         f"two-layer random model, {72 * 64} features, {peaks[0][1]} and {peaks[1][1]} tokens: {peaks[0][0]:.0f} and "
-        f"{peaks[1][0]:.0f} MB; the released way grows by 4 bytes × features × tokens, here {released:.0f} MB a condition"
+        f"{peaks[1][0]:.0f} MB; the released way grows by 4 bytes × features × tokens: {released:.0f} MB a condition"
     )
     return {"measure": "peak memory growth, 10 k to 1 M tokens (MB)", "value": growth, "bar": "< 200", "sizes": what}
 
@@ -205,7 +205,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{config.cpu_threads()} CPU threads"
     memory = psutil.virtual_memory().total / 2**30
     print(
-        f"{device}, {memory:.0f} GiB, torch {torch.__version__}, {profile.dtype}, model {profile.model}, SAE {profile.sae}"
+        f"{device}, {memory:.0f} GiB, torch {torch.__version__}, {profile.dtype}, {profile.model}, SAE {profile.sae}"
     )
     print(table.to_markdown(index=False, floatfmt=".3g"))
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.4g")

@@ -46,6 +46,15 @@ def answer_logits(model, input_ids, attention_mask, keep) -> torch.Tensor:
     return models.vocabulary_logits(model, hidden.last_hidden_state[keep])
 
 
+def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sum of the loss over answer tokens, how many they are)."""
+    keep = torch.zeros_like(labels, dtype=torch.bool)
+    keep[:, :-1] = labels[:, 1:] != -100
+    logits = answer_logits(model, input_ids, attention_mask, keep)
+    wanted = labels[:, 1:][labels[:, 1:] != -100]
+    return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"), keep.sum()
+
+
 def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """Rows of ids and labels, padded on the right."""
     width = max(len(row["input_ids"]) for row in rows)
@@ -64,12 +73,8 @@ class AnswerTrainer(Trainer):
     """transformers' Trainer with the head and its loss on answer tokens only."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs["labels"][:, 1:]
-        keep = torch.zeros_like(inputs["labels"], dtype=torch.bool)
-        keep[:, :-1] = labels != -100
-        logits = answer_logits(model, inputs["input_ids"], inputs["attention_mask"], keep)
-        loss = torch.nn.functional.cross_entropy(logits, labels[labels != -100], reduction="sum")
-        return loss / (num_items_in_batch if num_items_in_batch is not None else keep.sum())
+        loss, tokens = answers_loss(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+        return loss / (num_items_in_batch if num_items_in_batch is not None else tokens)
 
 
 class Bar(TrainerCallback):
@@ -121,8 +126,13 @@ def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path, ste
 
     Loss on answers only, full fine-tuning, AdamW with float32 updates, cosine schedule with 10%
     warm-up (the paper's protocol). The weights are saved in the dtype that they were trained in. `steps`
-    stands in for the profile's epochs. Columns of the log: step, loss, lr, seed.
+    stands in for the profile's epochs. Columns of the log: step, loss, lr, seed. With the profile's `launcher`
+    it runs over several processes (sft_worker.py).
     """
+    if profile.launcher:
+        from sts_utils import sft_worker  # it imports this module
+
+        return sft_worker.launch(profile, examples, seed, out, steps)
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(profile.model, profile.revision)
     model = models.load_model(profile.model, profile.sft.dtype, profile.revision).train()
@@ -134,27 +144,43 @@ def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path, ste
 
 
 def train_answers(
-    model, tokenizer, profile: Profile, examples: Sequence[Example], lr: float, seed: int, desc: str,
+    model,
+    tokenizer,
+    profile: Profile,
+    examples: Sequence[Example],
+    lr: float,
+    seed: int,
+    desc: str,
     steps: int | None = None,
 ) -> pd.DataFrame:
     """Train what is trainable in `model` on the answers of `examples` (in place); the log as `sft` returns it."""
-    settings = profile.sft
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(
-            output_dir=scratch, seed=seed, data_seed=seed, num_train_epochs=settings.epochs, max_steps=steps or -1,
-            per_device_train_batch_size=settings.micro_batch,
-            gradient_accumulation_steps=settings.batch // settings.micro_batch,
-            lr_scheduler_type="cosine", warmup_steps=WARMUP, max_grad_norm=CLIP,
-            train_sampling_strategy="group_by_length", logging_steps=1, save_strategy="no", report_to=[],
-            disable_tqdm=True, log_level="error",
-            remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_pin_memory=False,
-            gradient_checkpointing=settings.gradient_checkpointing,
-        )  # fmt: skip
         trainer = AnswerTrainer(
-            model, arguments, data_collator=collate, optimizers=(master_adamw(model, lr), None),
-            train_dataset=tokenize(tokenizer, examples, settings.max_length), callbacks=[Bar(desc)],
+            model, TrainingArguments(**arguments(profile, seed, steps, scratch)), data_collator=collate,
+            optimizers=(master_adamw(model, lr), None), callbacks=[Bar(desc)],
+            train_dataset=tokenize(tokenizer, examples, profile.sft.max_length),
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    return tidy_log(trainer, seed)
+
+
+def arguments(profile: Profile, seed: int, steps: int | None, scratch: str) -> dict:
+    """TrainingArguments of one process: the paper's schedule, and nothing saved or reported by the Trainer."""
+    settings = profile.sft
+    return dict(
+        output_dir=scratch, seed=seed, data_seed=seed, num_train_epochs=settings.epochs, max_steps=steps or -1,
+        per_device_train_batch_size=settings.micro_batch,
+        gradient_accumulation_steps=settings.batch // settings.micro_batch,
+        lr_scheduler_type="cosine", warmup_steps=WARMUP, max_grad_norm=CLIP,
+        train_sampling_strategy="group_by_length", logging_steps=1, save_strategy="no", report_to=[],
+        disable_tqdm=True, log_level="error",
+        remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_pin_memory=False,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )  # fmt: skip
+
+
+def tidy_log(trainer: Trainer, seed: int) -> pd.DataFrame:
+    """The Trainer's log: step, loss, lr, seed."""
     log = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     return log[["step", "loss", "learning_rate"]].rename(columns={"learning_rate": "lr"}).assign(seed=seed)

@@ -15,7 +15,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from sts_utils import config, report, store, units
+from sts_utils import check, config, executor, hub, predict, report, store, units
 from sts_utils.config import Profile
 from sts_utils.store import FIGURES, ROOT, RUNS
 
@@ -33,12 +33,16 @@ ALLOCATOR = {
 
 
 def reproduce(
-    name: str, seeds: str | None = None, figures: str | None = None, stages: tuple[str, ...] = STAGES
+    name: str,
+    seeds: str | None = None,
+    figures: str | None = None,
+    stages: tuple[str, ...] = STAGES,
+    where: str | None = None,
 ) -> list[Path]:
     """Run the stages of profile `name` that are not done yet; returns the executed notebooks.
 
     `figures` ("fig3 table6"): make these alone, and compute only what they need. Otherwise everything, and the
-    report page at the end.
+    report page at the end. `where`: "local" or "ray", in place of the profile's `executor`.
 
     A stage is done when its executed notebook is in the store for this profile, these seeds, this
     notebook and this package, and the figures and tables that it wrote are still as it wrote them.
@@ -46,6 +50,7 @@ def reproduce(
     profile = config.load(name, seeds)
     report.chosen(figures)
     units.prepare(profile)
+    executor.compute(profile.model_copy(update={"executor": where or profile.executor}), whole=figures is None)
     stages = tuple(s for s in stages if s in (profile.stages or stages) and (s != "07_control" or profile.control.sets))
     parameters = {"PROFILE": name, "SEEDS": seeds}
     if figures is not None:
@@ -148,12 +153,24 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--seeds", default=None, help="like 0,1,2; the profile's own if left out")
         if name == "reproduce":
             command.add_argument("--figures", default=None, help='like "fig3 table6"; everything if left out')
+            told = os.environ.get("STS_EXECUTOR")
+            command.add_argument("--executor", choices=("local", "ray"), default=told, help="the profile's if left out")
     commands.add_parser("profiles", help="list the profiles")
+    for module in (check, hub, predict):
+        module.add_parser(commands)
     chosen = parser.parse_args(arguments)
     if chosen.command == "profiles":
         for name in config.names():
             print(f"  {name:<12} {config.load(name).about}")
+        for name, members in config.groups().items():
+            print(f"  {name:<12} {', '.join(members)}")
         return 0
+    if chosen.command in ("check", "fetch", "predict"):
+        try:
+            return chosen.run(chosen)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     os.environ.setdefault("TQDM_MININTERVAL", "5")
     for variable, value in ALLOCATOR.items():
         os.environ.setdefault(variable, value)
@@ -161,11 +178,14 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("papermill").setLevel(logging.INFO)
     logging.getLogger("papermill").propagate = False
     try:
-        profile = config.load(chosen.profile, chosen.seeds)
-        if chosen.command == "render":
-            render(chosen.profile, chosen.seeds)
-        else:
-            reproduce(chosen.profile, chosen.seeds, chosen.figures)
+        for name in config.groups().get(chosen.profile, (chosen.profile,)):
+            profile = config.load(name, chosen.seeds)
+            if chosen.command == "render":
+                render(name, chosen.seeds)
+            else:
+                reproduce(name, chosen.seeds, chosen.figures, where=chosen.executor)
+            print(f"figures and tables: {FIGURES / profile.name}")
+            print(f"executed notebooks: {RUNS / 'notebooks' / profile.name}")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -174,6 +194,4 @@ def main(arguments: list[str] | None = None) -> int:
         trace.write_text("\n".join(error.traceback), encoding="utf-8")
         print(f"error: {error.ename}: {error.evalue} (whole trace: {trace})", file=sys.stderr)
         return 1
-    print(f"figures and tables: {FIGURES / profile.name}")
-    print(f"executed notebooks: {RUNS / 'notebooks' / profile.name}")
     return 0

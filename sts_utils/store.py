@@ -6,6 +6,7 @@ so another recipe is another artifact; a file that does not match its hash is co
 """
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -58,11 +59,14 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         scratch.mkdir(parents=True)
         yield scratch
-        if folder.exists():
-            shutil.rmtree(folder)
+        if _whole(folder):
+            return  # another process was first, with the same recipe
+        shutil.rmtree(folder, ignore_errors=True)
         os.replace(scratch, folder)
     except OSError as error:
-        if error.errno == 28:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and _whole(folder):
+            return  # it came in between
+        if error.errno == errno.ENOSPC:
             raise ValueError(f"the disk is full: free some space below {RUNS} and start again") from None
         raise
     finally:

@@ -249,7 +249,7 @@ def rollouts(overlaps: Mapping[str, Estimate], verified: str, profile: Profile) 
     caption = (
         f"Reinforcement learning: overlap at N = {profile.top_n} of D_N with the features that GRPO on "
         f"{profile.grpo.train} moved, with ground-truth demonstrations in context and with the untouched model's own "
-        f"sampled answers that are verified correct ({verified} were{short}); `difference` is paired. Not in the paper, "
-        f"which names it as an open problem. {about(profile)}"
+        f"sampled answers that are verified correct ({verified} were{short}); `difference` is paired. Not in the "
+        f"paper, which names it as an open problem. {about(profile)}"
     )
     return pd.DataFrame(rows), caption

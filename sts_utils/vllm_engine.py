@@ -120,7 +120,7 @@ def feature_stats(
         for batch in _batches(pairs):
             for found, stacked in zip(sums, _batch_sums(llm, pairs, batch), strict=True):
                 for row, index in enumerate(batch):
-                    found[index] = {name: values[row] for name, values in stacked.items()}
+                    extract.pool(found, {index: {name: values[row] for name, values in stacked.items()}})
             bar.update(len(batch))
     ids = [a.example_id for a, _ in pairs]
     return [extract.stacked(found, ids, tap.sae) for tap, found in zip(taps, sums, strict=True)]

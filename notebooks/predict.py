@@ -1,0 +1,126 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Predict on your own data
+#
+# You are about to fine-tune a model. Which *other* domains will it move? Two steps, and no fine-tuning:
+#
+# 1. Put a few of your worked examples in the context and see which SAE features move on your next question. The $N$
+#    that move most are $D_N$: $D_N = \mathrm{TopN}_j\; E_x\,\bigl(h_j(x) - h_j(x_0,y_0,\dots,x)\bigr)^2$.
+# 2. See how much each domain's questions use these features: $\mathrm{STS}_{act} = E\sum_{j\in D_N} h_j(\tilde x)$.
+#
+# Much of step 1 moves under *any* context, so the contrastive score takes away what text of the same length from
+# elsewhere moves. Below, 60 problems of school physics and chemistry stand in for your data.
+
+# %% tags=["parameters"]
+TRAIN = "../data/example.jsonl"  # your .jsonl, .csv or .parquet file
+MODEL = "smollm2-135m-instruct"
+SAE = "data/saes/smollm2-135m-instruct/layer20-8x-k32"
+DOMAINS = "mmlu-test"  # or your files: {"law": "law.jsonl", ...}
+SEEDS = [0]
+QUERIES = 16
+N = 100
+
+# %%
+import sts_utils
+
+prediction = sts_utils.predict(
+    TRAIN, model=MODEL, sae=SAE, domains=DOMAINS, seeds=SEEDS, queries=QUERIES, n=N, progress=False
+)
+for example in prediction.train[:2]:
+    print(f"{example.question}\n  → {example.solution}\n")
+
+# %% [markdown]
+# ## The ranking
+#
+# A row a domain, with 95% intervals. `rank_low` to `rank_high` is where the domain may really stand.
+
+# %%
+columns = ["domain", "rank", "rank_low", "rank_high", *(f"{prediction.score}{end}" for end in ("", "_low", "_high"))]
+prediction.table[columns].round(3)
+
+# %%
+_ = prediction.plot()
+
+# %% [markdown]
+# ## How sure is it?
+
+# %%
+print("\n\n".join(prediction.sureness()))
+
+# %% [markdown]
+# What it does not say:
+
+# %%
+for said in sts_utils.predict.LIMITS:
+    print(f"- {said}")
+
+# %% [markdown]
+# ## Other N, other score, other domains
+#
+# The statistics are kept, so this computes nothing again: `prediction.rescored(n=…, score=…, domains=…)`.
+
+# %%
+prediction.rescored(n=N // 2, score="sts_act").table[["domain", "rank", "sts_act"]].head()
+
+# %% [markdown]
+# With the mouse, where a kernel is running:
+
+# %%
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+from IPython.display import display
+
+domains = tuple(prediction.used)
+controls = {
+    "n": widgets.IntSlider(N, 1, len(prediction.shifts) // 2, description="N", continuous_update=False),
+    "score": widgets.Dropdown(options=list(sts_utils.predict.SCORES), value=prediction.score),
+    "domains": widgets.SelectMultiple(options=domains, value=domains, rows=min(14, len(domains))),
+}
+
+
+def show(n, score, domains):
+    """Draw the prediction that the controls ask for; with no domain chosen there is nothing to draw."""
+    if domains:
+        display(prediction.rescored(n=n, score=score, domains=domains).plot())
+        plt.close("all")
+
+
+widgets.HBox([widgets.VBox(list(controls.values())), widgets.interactive_output(show, controls)])
+
+# %% [markdown]
+# ## Why?
+#
+# The features that your data moves most: the words that each promotes, the domains that use it, and the text where it
+# fires hardest, first in your data, then in the domains.
+
+# %%
+prediction.explain(5)
+
+# %% [markdown]
+# ## What to add to the mix
+#
+# A budget of extra examples, split over the domains in the ratio of their score. `mixture` draws them, as far as the
+# domains' worked examples reach.
+
+# %%
+prediction.advice(100).round(3)
+
+# %%
+rows = prediction.mixture(100)
+print(f"{len(rows)} of 100 at hand; the first:\n{rows[0]['question']}\n  → {rows[0]['answer']}")
+
+# %% [markdown]
+# `prediction.write("report", budget=100)` writes all of this as one HTML page, the table and the mixture beside it;
+# `python -m sts_utils predict --train my.jsonl --budget 100` does the same without Python.

@@ -1,0 +1,282 @@
+"""People's own data: a file, a `datasets.Dataset` or a list -> list[Example], with one clear line for what is wrong."""
+
+import csv
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from sts_utils import data
+from sts_utils.config import _nearest
+from sts_utils.data import CORPORA, Example
+
+log = logging.getLogger(__name__)
+
+#: Rows kept of a source: a seeded sample of it, so that memory does not grow with the file.
+LIMIT = 5000
+LETTERS = "ABCDEFGHIJ"
+#: What a column is for -> the names it is recognised by, the first that is there.
+COLUMNS = {
+    "question": ("question", "prompt", "query", "problem", "instruction", "input"),
+    "solution": ("solution", "cot", "cot_content", "rationale", "completion", "response", "output"),
+    "answer": ("answer", "answer_index", "answer_idx", "answerKey", "label", "target"),
+    "options": ("options", "choices"),
+    "messages": ("messages", "conversations"),
+}
+#: Corpora of questions whose worked examples are another corpus.
+PARTNERS = {"mmlu-test": "mmlu-cot", "mmlu-pro": "mmlu-pro-cot"}
+
+
+def read(
+    source, *, domain: str, columns: Mapping[str, str] | None = None, answers: bool = False, limit: int = LIMIT,
+    seed: int = 0,
+) -> list[Example]:  # fmt: skip
+    """At most `limit` examples of `source`, a seeded sample in the order of its rows, each question once.
+
+    `source` is a corpus name (data.CORPORA), a JSON-lines, CSV or parquet file, a `datasets.Dataset` (streaming
+    too), or a list of (question, answer) pairs or dicts. Columns are recognised by name (COLUMNS): question and
+    answer or solution, prompt and completion, chat `messages` (the last user and assistant turn), and multiple
+    choice (`options`, or columns A, B, …, with the answer's index, letter or text); `columns` names them
+    otherwise, like {"question": "ask"}. A row without an answer has an empty `solution`; `answers` asks for some.
+
+    >>> read([("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")], domain="sums")[1].solution
+    '7'
+    >>> read([{"question": "Which is a metal?", "choices": ["iron", "air"], "answer": "A"}], domain="x")[0].answer
+    'iron'
+    >>> read([{"ask": "Why?", "say": "Because."}], domain="x")
+    Traceback (most recent call last):
+    ValueError: the list: no column for the question; it has ask, say (name it: columns={'question': …})
+
+    Raises ValueError, in one line, for an empty source, a missing column, a file that is not UTF-8 or not what its
+    name says (with the line), and a column of mixed types.
+    """
+    if isinstance(source, str) and source in CORPORA:
+        return [replace(e, domain=domain) for e in data.load(source, seed, limit)]
+    name = str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
+    kept, total = _sample(_rows(source, name), limit, seed)
+    if not kept:
+        raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
+    if total > limit:
+        log.warning("%s: %d of its %d rows are used, a sample", name, limit, total)
+    rows = [(n, _parsed(raw, f"{name}, row {n}")) for n, raw in kept]
+    chosen = _columns(list(dict.fromkeys(c for _, row in rows for c in row)), columns or {}, name, answers)
+    for column in {c for c in chosen.values() if c}:
+        _one_type(rows, column, name)
+    found = {}
+    for n, row in rows:
+        if (example := _example(row, chosen, domain, f"{name}, row {n}")) is not None:
+            found.setdefault(normal(example.question), example)
+    if not found:
+        raise ValueError(f"{name}: every question in column {chosen['question'] or chosen['messages']!r} is empty")
+    if len(found) < len(rows):
+        log.warning("%s: %d of %d rows left out, empty or asked twice", name, len(rows) - len(found), len(rows))
+    return list(found.values())
+
+
+def read_domains(source, columns: Mapping[str, str] | None = None) -> dict[str, list[Example]]:
+    """Domain -> examples: all domains of a corpus, {name: source}, or files, each a domain named by its stem."""
+    if isinstance(source, str) and source in CORPORA:
+        return data.by_domain(data.load(source))
+    if isinstance(source, str | Path):
+        source = [source]
+    if not isinstance(source, Mapping):
+        if not isinstance(source, Sequence) or not all(isinstance(s, str | Path) for s in source):
+            raise ValueError("domains: give a corpus name, {name: source}, or a list of files")
+        stems = [Path(s).stem for s in source]
+        if twice := {s for s in stems if stems.count(s) > 1}:
+            raise ValueError(f"two domain files are named {min(twice)!r}: rename one, or give {{name: file}}")
+        source = dict(zip(stems, source, strict=True))
+    if not source:
+        raise ValueError("domains is empty: name at least one")
+    return {str(name): read(s, domain=str(name), columns=columns) for name, s in source.items()}
+
+
+def normal(question: str) -> str:
+    """A question as it is compared with others: without case and spacing."""
+    return " ".join(question.split()).casefold()
+
+
+# --- rows --------------------------------------------------------------------------------------
+
+
+def _sample(rows: Iterable, limit: int, seed: int) -> tuple[list, int]:
+    """(at most `limit` of `rows` with their number, all rows seen): a reservoir, in the rows' order."""
+    rng, kept, total = random.Random(seed), [], 0
+    for n, row in rows:
+        total += 1
+        if len(kept) < limit:
+            kept.append((n, row))
+        elif (slot := rng.randrange(total)) < limit:
+            kept[slot] = (n, row)
+    return sorted(kept, key=lambda item: item[0]), total
+
+
+def _rows(source, name: str) -> Iterator[tuple[int, object]]:
+    """(row or line number from 1, row), one at a time; a row of JSON lines is not parsed yet."""
+    if not isinstance(source, str | Path):
+        if not isinstance(source, Iterable):
+            raise ValueError(f"{name} is no source: give a corpus name, a file, a datasets.Dataset or a list of pairs")
+        return enumerate(source, 1)
+    path, kind = Path(source), Path(source).suffix.lower()
+    if not path.is_file():
+        raise ValueError(f"{name!r} is neither a file nor a corpus: the corpora are {', '.join(CORPORA)}")
+    if kind in (".jsonl", ".ndjson"):
+        return _lines(path)
+    if kind == ".csv":
+        return _csv(path, name)
+    if kind == ".parquet":
+        return _parquet(path, name)
+    raise ValueError(f"{name}: its name ends in {kind or 'nothing'!r}; give .jsonl, .csv or .parquet")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as file:
+        yield from ((n, line) for n, line in enumerate(file, 1) if line.strip())
+
+
+def _text(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8 (byte 0x{raw[error.start]:02x}): save the file as UTF-8") from None
+
+
+def _csv(path: Path, name: str) -> Iterator[tuple[int, dict]]:
+    with path.open("rb") as file:
+        reader = csv.DictReader(_text(line, f"{name}, row {n}") for n, line in enumerate(file, 1))
+        try:
+            for row in reader:
+                if None in row:
+                    raise csv.Error(f"more fields than the {len(reader.fieldnames)} columns of the header")
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise ValueError(f"{name}, row {reader.line_num}: {error}") from None
+
+
+def _parquet(path: Path, name: str) -> Iterator[tuple[int, dict]]:
+    n = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=256):
+                for row in batch.to_pylist():
+                    yield (n := n + 1), row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{name} can't be read as parquet: {str(error).splitlines()[0]}") from None
+
+
+def _parsed(raw, where: str) -> Mapping:
+    """A row as a mapping of columns."""
+    if isinstance(raw, bytes):
+        try:
+            raw = json.loads(_text(raw, where))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} is not JSON ({error.msg}): write one object a line") from None
+    if isinstance(raw, Mapping):
+        return raw
+    if isinstance(raw, Sequence) and not isinstance(raw, str) and len(raw) == 2:
+        return dict(zip(("question", "answer"), raw, strict=True))
+    raise ValueError(f"{where} is {str(raw)[:40]!r}, neither columns nor a (question, answer) pair")
+
+
+# --- columns -----------------------------------------------------------------------------------
+
+
+def _columns(has: list[str], named: Mapping[str, str], name: str, answers: bool) -> dict[str, str | None]:
+    """What a column is for -> the one of the columns `has` that is; None where there is none."""
+    if unknown := [role for role in named if role not in COLUMNS]:
+        raise ValueError(f"columns names {unknown[0]!r}: choose from {', '.join(COLUMNS)}")
+    if absent := [c for c in named.values() if c not in has]:
+        raise ValueError(f"{name}: no column {absent[0]!r}{_nearest(absent[0], has)}; it has {', '.join(has)}")
+    found = {role: named.get(role) or next((c for c in known if c in has), None) for role, known in COLUMNS.items()}
+    missing = [] if found["messages"] else [role for role in ("question", "solution") if found[role] is None]
+    if "question" in missing or (answers and "solution" in missing and found["answer"] is None):
+        near = next((hint for known in COLUMNS[missing[0]] if (hint := _nearest(known, has))), "")
+        raise ValueError(
+            f"{name}: no column for the {missing[0]}{near}; it has {', '.join(has)} "
+            f"(name it: columns={{{missing[0]!r}: …}})"
+        )
+    return found
+
+
+def _one_type(rows: Sequence[tuple[int, Mapping]], column: str, name: str) -> None:
+    """Raises ValueError where a column holds text in one row and something else in another."""
+    first = None
+    for n, row in rows:
+        if (kind := _kind(row.get(column))) is None:
+            continue
+        first = first or (n, kind)
+        if kind != first[1]:
+            raise ValueError(
+                f"{name}: column {column!r} holds {first[1]} in row {first[0]} and {kind} in row {n}: make it one type"
+            )
+
+
+def _kind(value) -> str | None:
+    if value is None:
+        return None
+    kinds = {"text": str, "a number": int | float, "columns": Mapping, "a list": Sequence}
+    return next((kind for kind, types in kinds.items() if isinstance(value, types)), type(value).__name__)
+
+
+def _content(value, role: str | None = None) -> str:
+    """A cell as text; of a list of chat turns the last one (with this role)."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        turns = [
+            (t.get("role", t.get("from")), t.get("content", t.get("value"))) for t in value if isinstance(t, Mapping)
+        ]
+        names = {"user": ("user", "human"), "assistant": ("assistant", "gpt", "model")}.get(role)
+        value = next((text for said, text in reversed(turns) if names is None or said in names), None)
+    return "" if value is None else str(value).strip()
+
+
+def _example(row: Mapping, of: Mapping[str, str | None], domain: str, where: str) -> Example | None:
+    """One row as an Example; None where its question is empty."""
+    cells = {role: row.get(column) for role, column in of.items() if column}
+    if of["messages"] and not of["question"]:
+        question, solution = (_content(cells["messages"], role) for role in ("user", "assistant"))
+    else:
+        question, solution = _content(cells["question"], "user"), _content(cells.get("solution"), "assistant")
+        if of["question"] == "instruction" and row.get("input"):  # Alpaca's second half of the question
+            question = f"{question}\n{row['input']}".strip()
+    if not question:
+        return None
+    options, answer = _options(cells.get("options"), row, where), _content(cells.get("answer"), "assistant")
+    if options and answer:
+        chosen = _choice(cells["answer"], options, cells["options"] if of["options"] else None, where)
+        answer, solution = options[chosen], solution or f"The answer is ({LETTERS[chosen]})."
+    solution = solution or answer
+    key = hashlib.sha256(f"{question}\n{solution}".encode()).hexdigest()[:16]
+    return Example(question, solution, answer or solution, domain, key, options=options, instruction="")
+
+
+def _options(cell, row: Mapping, where: str) -> tuple[str, ...]:
+    """Option texts of a row: a list, ARC's {"text": …}, a list written as JSON, or columns A, B, …; () for none."""
+    if isinstance(cell, str) and cell.strip():
+        try:
+            cell = json.loads(cell)
+        except json.JSONDecodeError:
+            raise ValueError(f'{where}: the options are not a list like ["one", "two"]: {cell[:40]!r}') from None
+    if isinstance(cell, Mapping):
+        cell = cell["text"]
+    if not cell and row.get("A") and row.get("B"):
+        cell = [row[letter] for letter in LETTERS if row.get(letter)]
+    return tuple(str(option).strip() for option in cell or ())
+
+
+def _choice(answer, options: Sequence[str], cell, where: str) -> int:
+    """Which option the gold answer is, given as its index from 0, its letter or its text."""
+    text = str(answer).strip()
+    labels = list(cell["label"]) if isinstance(cell, Mapping) else list(LETTERS[: len(options)])
+    if text in options and isinstance(answer, str):
+        return options.index(text)
+    if text.strip("().") in labels:
+        return labels.index(text.strip("()."))
+    if text.isdigit() and int(text) < len(options):
+        return int(text)
+    raise ValueError(f"{where}: answer {text!r} is no index, letter or text of the {len(options)} options")

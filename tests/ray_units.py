@@ -1,0 +1,32 @@
+"""Functions that test_executor.py runs as units in Ray's workers."""
+
+import os
+import signal
+from pathlib import Path
+
+from sts_utils import store
+
+
+def killed_once(profile, folder):
+    """Dies as if the machine had, the first time; the second time it leaves an artifact."""
+    marker = Path(folder) / "first"
+    if not marker.exists():
+        marker.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    store.folder("killed-once", {}, lambda out: (out / "pid").write_text(str(os.getpid())))
+
+
+def counted(profile, folder, name):
+    """An artifact that notes each time it is made."""
+
+    def make(out):
+        with (Path(folder) / name).open("a") as file:
+            file.write("made\n")
+        (out / "value").write_text(name)
+
+    store.folder("counted", {"name": name}, make)
+
+
+def wrong(profile):
+    """Fails as bad input does."""
+    raise ValueError("corpus 'x' is empty: choose another\nsecond line")
