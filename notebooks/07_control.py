@@ -167,6 +167,16 @@ show(
     f"over sets of the correlation over domains. {control_figures.about(profile)}",
 )
 
+# %% [markdown]
+# What `sts_utils.predict` reports about the scores that it offers:
+
+# %%
+offered = {
+    "sts_relative": Score("sts_relative", "paper", FIXED.n), "sts_relative_contrastive": FIXED,
+    "sts_act": paper_scores[1], "sts_icl": paper_scores[0], "token overlap (no model)": Score("token overlap"),
+}  # fmt: skip
+control_scores.offered(profile, offered, judged_sets, judged_seeds, where).round(2)
+
 # %%
 ranks = {s.label: control_scores.rank_of_training_domain(profile, s, judged_sets, judged_seeds) for s in candidates}
 marked = [s.label for s in (*paper_scores, FIXED)]

@@ -1,6 +1,6 @@
 """Scores of every domain for every training set, and what the positive control asks of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,7 +10,7 @@ import torch
 from scipy import stats as scipy_stats
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from sts_utils import baselines, control, models, saes, samples, shift, stats, units
+from sts_utils import baselines, control, models, saes, samples, shift, stats, store, units
 from sts_utils.config import Profile
 from sts_utils.score import sts_relative
 from sts_utils.shift import ShiftedDims
@@ -298,6 +298,24 @@ def tests(
             row[f"within_{measure}"] = float(r_within(values, change).mean())
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def offered(
+    profile: Profile, scores_: Mapping[str, Score], sets: Sequence[str], seeds: Sequence[int], where: str
+) -> pd.DataFrame:
+    """Share of rank 1 of each score, written to figures/<profile>/scores.csv for the reports of `predict`."""
+    rows = []
+    for name, score in scores_.items():
+        found = rank_of_training_domain(profile, score, sets, seeds)
+        share = first_share(found)
+        statistic = (
+            f"share of {found.size} training sets and seeds whose own domain of "
+            f"{len(samples.evaluation_questions(profile))} comes first, {where}"
+        )
+        rows.append({"score": name, "statistic": statistic, "value": share.value, "low": share.low, "high": share.high})
+    table = pd.DataFrame(rows)
+    table.to_csv(store.FIGURES / profile.name / "scores.csv", index=False, float_format="%.4g")
+    return table
 
 
 def everything() -> list[Score]:

@@ -46,18 +46,18 @@ def sts_icl(stats: FeatureStats, dims: ShiftedDims, definition: str = "paper") -
 
 
 def relative_activity(h: np.ndarray) -> np.ndarray:
-    """[D, F] log of each feature's mean activation in a domain over its mean over the domains, h [D, F].
+    """[..., D, F] log of each feature's mean activation in a domain over its mean over the domains, h [..., D, F].
 
     A hundredth of the mean is added to both, so that a feature silent in one domain counts as that and no less.
     """
-    mean = h.mean(0)
+    mean = h.mean(-2, keepdims=True)
     return np.log((h + 0.01 * mean + 1e-4) / (1.01 * mean + 1e-4))
 
 
 def sts_relative(h: np.ndarray, dims: ShiftedDims) -> np.ndarray:
-    """[D] STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active the shifted dims are in a
-    domain than in the others (ours; chosen on the design half of the positive control, with a contrastive D_N).
+    """[..., D] STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active the shifted dims are
+    in a domain than in the others (ours; chosen on the design half of the positive control, with a contrastive D_N).
 
-    `h` [D, F] are the domains' mean activations of every feature.
+    `h` [..., D, F] are the domains' mean activations of every feature.
     """
-    return relative_activity(h)[:, dims.ids].mean(1)
+    return relative_activity(h[..., dims.ids]).mean(-1)

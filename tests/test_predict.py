@@ -61,6 +61,10 @@ def test_scores_are_the_paper_s_on_the_same_statistics(found):
         expected["sts_act"].append(score.sts_act(found.used["pears"][s], plain))
         expected["sts_icl"].append(score.sts_icl(found.used["pears"][s], plain))
         expected["sts_act_contrastive"].append(score.sts_act(found.used["pears"][s], contrastive))
+        means = np.stack([of[s].mean("h") for of in found.used.values()])
+        expected.setdefault("sts_relative", []).append(
+            score.sts_relative(means, plain)[list(found.used).index("pears")]
+        )
     assert len(found.contrast[0]) == 2  # prose, and the other domains' examples
     for name, values in expected.items():
         assert row[name] == pytest.approx(np.mean(values))
@@ -167,25 +171,32 @@ def test_largest_remainder_spends_the_whole_budget():
 class Tags(HTMLParser):
     def __init__(self, page):
         super().__init__()
-        self.seen = []
+        self.seen, self.text = [], ""
         self.feed(page)
+
+    def handle_data(self, text):
+        self.text += text
 
     def handle_starttag(self, tag, attrs):
         self.seen.append((tag, dict(attrs)))
 
 
 def test_report_is_self_contained_and_escaped(found, tmp_path):
-    paths = found.write(tmp_path / "report", budget=10, features=3)
+    used = {HTML if d == "code" else d: of for d, of in found.used.items()}
+    examples = {HTML if d == "code" else d: of for d, of in found.examples.items()}
+    hostile = replace(found, source=HTML, notes=(HTML,), used=used, examples=examples)
+    paths = hostile.write(tmp_path / "report", budget=10, features=3)
     assert [p.name for p in paths] == ["index.html", "table.csv", "table.parquet", "mixture.jsonl"]
     page = paths[0].read_text(encoding="utf-8")
-    tags = Tags(page).seen
+    parsed = Tags(page)
+    tags = parsed.seen
     assert not [t for t, _ in tags if t in ("script", "link", "b")]
     (image,) = [a["src"] for t, a in tags if t == "img"]
     kind, _, png = image.partition(",")
     assert kind == "data:image/png;base64" and base64.b64decode(png).startswith(b"\x89PNG")
-    assert "alert(1)" in page  # the spans show the user's text
+    assert parsed.text.count(HTML) >= 4  # the source, a domain, a note, a row of the mixture
     assert all(said.split("{")[0][:40] in page for said in predict.LIMITS)
-    assert pd.read_parquet(paths[2]).equals(found.table)
+    assert pd.read_parquet(paths[2]).equals(hostile.table)
     assert len([json.loads(line) for line in paths[3].open()]) == 10
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file: give a folder"):
@@ -277,7 +288,7 @@ def test_a_domain_without_answers_needs_demonstrations():
         ({"train": [("Q", ""), ("R", "")]}, "no row has an answer"),
         ({"domains": {"one": questions("one", 1)}}, "2 demonstrations asked for, 1 at hand in 'one'"),
         ({"domains": {"three": questions("three", 3)}}, r"domain 'three' has 1 question\(s\) beside its 2 demonstr"),
-        ({"score": "sts"}, "score 'sts': choose from sts_act_contrastive"),
+        ({"score": "sts"}, "score 'sts': choose from sts_relative"),
         ({"n": 0}, "n is 0: choose 1"),
         ({"n": 513}, r"n is 513: choose 1..512"),
         ({"seeds": ()}, "give one or more of each"),

@@ -19,7 +19,10 @@ from sts_utils import report, run, store
 
 KINDS = {"figure": ("pdf", "png", "txt"), "table": ("csv", "md", "tex", "txt")}
 PRODUCTS = [f"{item.name}.{kind}" for item in report.ORDER for kind in KINDS[item.kind]]
-PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md"]
+PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md", "scores.csv"]
+#: What only the full control has: its design half, and doses.
+FULL = ("control_design", "control_sizes", "control_doses")
+PRODUCTS = [name for name in PRODUCTS if not name.startswith(FULL)]
 
 
 def command(out: Path, *arguments: str, **more) -> subprocess.Popen:
