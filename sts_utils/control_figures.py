@@ -33,7 +33,7 @@ def heat(profile: Profile, score: Score, measure: str, domains: Sequence[str]) -
     changed = control.change_arrays(profile, measure)
     change = control_scores.centred(np.stack([c.mean((1, 2)) for c in changed], -1))
     own = control.diagonal(profile)
-    figure, axes = plt.subplots(1, 2, figsize=(7.4, 0.9 + 0.24 * len(sets)), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 1.9 + 0.24 * len(sets)), sharey=True)
     shown = (
         (axes[0], value, score.label),
         (axes[1], change, f"change of {figures.SHORT_NAMES[measure].replace(' × 100', '')}"),

@@ -352,7 +352,7 @@ def by_context(profile: Profile, sets: Sequence[str], seed: int, n: int = 100) -
     Columns: demonstrations, tokens, pair ("two sets" or "set and prose"), overlap.
     """
     rows = []
-    for count in COUNTS:
+    for count in (c for c in COUNTS if c <= profile.control.examples // 2):
         chosen, prose, tokens = {}, {}, {}
         for name in sets:
             pairs = control.pairs(profile, name, seed, "own", count)
@@ -369,7 +369,7 @@ def by_context(profile: Profile, sets: Sequence[str], seed: int, n: int = 100) -
 def by_demonstrations(profile: Profile, candidates: Sequence[Score], sets: Sequence[str], seed: int) -> pd.DataFrame:
     """Mean rank of the training domain with fewer or more demonstrations before the training set's questions."""
     rows = []
-    for count in COUNTS:
+    for count in (c for c in COUNTS if c <= profile.control.examples // 2):
         settings = profile.control.model_copy(update={"demonstrations": count})
         other = profile.model_copy(update={"control": settings})
         for candidate in candidates:

@@ -165,7 +165,9 @@ def main(arguments: list[str] | None = None) -> int:
         for name, members in config.groups().items():
             print(f"  {name:<12} {', '.join(members)}")
         return 0
-    if chosen.command in ("check", "fetch", "predict"):
+    if chosen.command == "predict":
+        return predict.run(chosen)
+    if chosen.command in ("check", "fetch"):
         try:
             return chosen.run(chosen)
         except ValueError as error:
