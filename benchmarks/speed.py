@@ -204,9 +204,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{config.cpu_threads()} CPU threads"
     memory = psutil.virtual_memory().total / 2**30
-    print(
-        f"{device}, {memory:.0f} GiB, torch {torch.__version__}, {profile.dtype}, {profile.model}, SAE {profile.sae}"
-    )
+    print(f"{device}, {memory:.0f} GiB, torch {torch.__version__}, {profile.dtype}, {profile.model}, SAE {profile.sae}")
     print(table.to_markdown(index=False, floatfmt=".3g"))
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.4g")
     shutil.rmtree(Path(__file__).parent / "__pycache__", ignore_errors=True)

@@ -134,7 +134,7 @@ if design_sets:
         f"{design_seeds[0]}); `first` is the share of rank 1, `rank` the mean rank of the training domain. "
         f"{control_figures.about(profile)}",
     )
-    figure, caption = control_figures.by_size(design, profile, "on the design half")
+    figure, caption = control_figures.by_size(design, len(domains), profile, "on the design half")
     show("control_sizes", figure, caption)
 else:
     print("This small run does not hold the design half: see the full control (make control).")
@@ -217,7 +217,7 @@ within.round(2)
 # %%
 rows = []
 for which in control_scores.DIMS:
-    for n in (profile.top_n, FIXED.n):
+    for n in (FIXED.n, 3 * FIXED.n):
         share = control_scores.agreement(profile, which, n, sets, seeds)
         estimate = control_scores.over_cells(share)
         chance = n / len(control.shift_stats(profile, sets[0], seeds[0]).features)

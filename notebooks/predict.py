@@ -20,9 +20,9 @@
 #    that move most are $D_N$: $D_N = \mathrm{TopN}_j\; E_x\,\bigl(h_j(x) - h_j(x_0,y_0,\dots,x)\bigr)^2$.
 # 2. See how much each domain's questions use these features: $\mathrm{STS}_{act} = E\sum_{j\in D_N} h_j(\tilde x)$.
 #
-# By default domains are compared feature by feature (`sts_relative`: the mean over $D_N$ of the logarithm of a feature's
-# activation in a domain over its mean over the domains), which did best in this project's positive control (notebook
-# 07). Much of step 1 moves under *any* context, so the contrastive scores take away what text of the same length from
+# By default domains are compared feature by feature (`sts_relative`: the mean over $D_N$ of the logarithm of a
+# feature's activation in a domain over its mean over the domains), which did best in this project's positive control
+# (notebook 07). Much of step 1 moves under *any* context, so the contrastive scores take away what text of the same length from
 # elsewhere moves. Below, 60 problems of school physics and chemistry stand in for your data.
 
 # %% tags=["parameters"]

@@ -86,7 +86,7 @@ def rank_strip(
     return figure, caption
 
 
-def by_size(table: pd.DataFrame, profile: Profile, judged: str) -> tuple[Figure, str]:
+def by_size(table: pd.DataFrame, domains: int, profile: Profile, judged: str) -> tuple[Figure, str]:
     """Mean rank of the training domain against N, a panel a score, a line a D_N (`control_scores.tests`)."""
     names = list(control_scores.FEATURE_SCORES)
     figure, axes = plt.subplots(1, len(names), figsize=(7.2, 2.5), sharey=True)
@@ -95,8 +95,8 @@ def by_size(table: pd.DataFrame, profile: Profile, judged: str) -> tuple[Figure,
         for which, colour in colours.items():
             rows = table[(table.name == name) & (table.dims == which)].sort_values("n")
             axis.plot(rows.n, rows["rank"], color=colour, marker="o", ms=3, label=which if name == names[0] else None)
-        axis.axhline(7.5, color=figures.CHANCE_COLOUR, ls="--", lw=0.9)
-        axis.set(xscale="log", xlabel="N", title=name, ylim=(0.5, 14.5))
+        axis.axhline((domains + 1) / 2, color=figures.CHANCE_COLOUR, ls="--", lw=0.9)
+        axis.set(xscale="log", xlabel="N", title=name, ylim=(0.5, domains + 0.5))
     axes[0].set_ylabel("mean rank of training domain")
     figure.legend(frameon=False, loc="outside right center", title="taken from the shift", fontsize=8)
     caption = (
