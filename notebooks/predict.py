@@ -22,8 +22,8 @@
 #
 # By default domains are compared feature by feature (`sts_relative`: the mean over $D_N$ of the logarithm of a
 # feature's activation in a domain over its mean over the domains), which did best in this project's positive control
-# (notebook 07). Much of step 1 moves under *any* context, so the contrastive scores take away what text of the same length from
-# elsewhere moves. Below, 60 problems of school physics and chemistry stand in for your data.
+# (notebook 07). Much of step 1 moves under *any* context, so the contrastive scores take away what text of the same
+# length from elsewhere moves. Below, 60 problems of school physics and chemistry stand in for your data.
 
 # %% tags=["parameters"]
 TRAIN = "../data/example.jsonl"  # your .jsonl, .csv or .parquet file
