@@ -22,7 +22,7 @@ from sts_utils.store import FIGURES, ROOT, RUNS
 NOTEBOOKS = ROOT / "notebooks"
 STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot", "07_control")
 #: Rendered for readers, but no part of a run: it documents how the shipped SAE was trained.
-DOCUMENTED = ("00_train_saes", *STAGES, "predict")
+DOCUMENTED = ("00_train_saes", *STAGES)
 
 #: For the notebooks' processes: glibc gives large tensors back to the system and asks for them again at every step,
 #: and the page faults took a quarter of a fine-tuning step on two cores. Without glibc these mean nothing.

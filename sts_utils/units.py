@@ -203,7 +203,7 @@ def train_stats(profile: Profile, seed: int, also: Sequence[Profile] = ()) -> Fe
     """
 
     def recipe(p):
-        own = {} if p.shown == "ground_truth" else {"shown": p.shown, **_rollout_recipe(p, seed)}
+        own = {} if p.shown == "ground_truth" else {"shown": p.shown, "rollouts": _rollout_recipe(p, seed)}
         return settings_of(p, "train", "shift", "alignment", seed=seed, **own)
 
     def pairs():
