@@ -65,7 +65,7 @@ print("\n\n".join(prediction.sureness()))
 # What it does not say:
 
 # %%
-for said in sts_utils.predict.LIMITS:
+for said in sts_utils.prediction.LIMITS:
     print(f"- {said}")
 
 # %% [markdown]
@@ -87,7 +87,7 @@ from IPython.display import display
 domains = tuple(prediction.used)
 controls = {
     "n": widgets.IntSlider(N, 1, len(prediction.shifts) // 2, description="N", continuous_update=False),
-    "score": widgets.Dropdown(options=list(sts_utils.predict.SCORES), value=prediction.score),
+    "score": widgets.Dropdown(options=list(sts_utils.prediction.SCORES), value=prediction.score),
     "domains": widgets.SelectMultiple(options=domains, value=domains, rows=min(14, len(domains))),
 }
 

@@ -29,8 +29,9 @@ def moved(before: FeatureStats, after: FeatureStats, weights: np.ndarray) -> np.
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine along the last axis."""
-    return (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    """Cosine along the last axis; 0 where a side is 0."""
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.divide((a * b).sum(-1), norms, out=np.zeros_like(norms), where=norms > 0)
 
 
 def observations(domains, per_domain, changes, draws: int = stats.DRAWS) -> stats.Observations:

@@ -271,7 +271,7 @@ def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
         raise ValueError(f"profile {name!r} stands for several: choose one of {', '.join(groups()[name])}")
     if not path.exists():
         known = sorted([*names(), *groups()])
-        raise ValueError(f"unknown profile {name!r}{_nearest(name, known)}: choose from {', '.join(known)}")
+        raise ValueError(f"unknown profile {name!r}{nearest(name, known)}: choose from {', '.join(known)}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -302,12 +302,13 @@ def _first(error: ValidationError) -> str:
         section = Profile
         for part in first["loc"][:-1]:
             section = section.model_fields[part].annotation
-        return f"unknown key {where!r}{_nearest(str(first['loc'][-1]), list(section.model_fields))}"
+        return f"unknown key {where!r}{nearest(str(first['loc'][-1]), list(section.model_fields))}"
     got = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
     return f"{where}: {first['msg'].lower()}{got}"
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
+    """What was perhaps meant by a misspelt word: " (did you mean …?)", or nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.3)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -2,7 +2,7 @@
 
 A matrix of training sets × domains. Most sets are domains themselves, so fine-tuning on one should move that
 domain most (the diagonal), and a score that sees what was trained on must rank it first. What is computed is here;
-what is asked of it is in `control_tests`.
+what is asked of it is in `control_scores`.
 """
 
 import math
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from sts_utils import data, finetune, models, prompts, samples, store, texts, units
+from sts_utils import contrast, data, finetune, models, prompts, samples, store, units
 from sts_utils.config import Profile
 from sts_utils.data import Example
 from sts_utils.extract import FeatureStats
@@ -148,55 +148,29 @@ def pairs(
     training sets or from packaged prose cut into a question and an answer.
     """
     settings, chosen = profile.control, examples(profile, name, seed)
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
     middle = len(chosen) // 2
     shown = prompts.choose_demonstrations(
         chosen[middle:], demonstrations or settings.demonstrations, settings.contexts, seed
     )  # fmt: skip
     if context != "own":
-        rng = random.Random(f"{context} {name} {seed}")
-        match = partial(_other if context == "others" else _generic, profile, name, rng)
-        shown = [[match(e) for e in group] for group in shown]
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
+        rng, match = random.Random(f"{context} {name} {seed}"), partial(contrast.prose, tokenizer)
+        if context == "others":
+            others = [other for other in settings.sets if other != name]
+            match = partial(
+                contrast.nearest, tokenizer, others=[e for other in others for e in pools(profile)[other]],
+                sizes=np.concatenate([_lengths(profile)[other] for other in others]),
+            )  # fmt: skip
+        shown = [[match(rng, e) for e in group] for group in shown]
     longest = models.context_length(profile.model, profile.revision)
     return prompts.prompt_pairs(tokenizer, chosen[:middle][: settings.queries], shown, longest)
 
 
-def _tokens(profile: Profile, text: str) -> list[int]:
-    return samples.tokenizer(profile.model, profile.revision)(text, add_special_tokens=False).input_ids
-
-
 @cache
 def _lengths(profile: Profile) -> dict[str, np.ndarray]:
-    """Set -> tokens of each of its examples, question and answer."""
-    return {
-        name: np.array([len(_tokens(profile, e.query + e.solution)) for e in pool])
-        for name, pool in pools(profile).items()
-    }
-
-
-def _other(profile: Profile, name: str, rng: random.Random, like: Example) -> Example:
-    """An example of another set, one of the eight nearest in length."""
-    others = [other for other in profile.control.sets if other != name]
-    lengths = np.concatenate([_lengths(profile)[other] for other in others])
-    found = [e for other in others for e in pools(profile)[other]]
-    near = np.argsort(np.abs(lengths - len(_tokens(profile, like.query + like.solution))), kind="stable")[:8]
-    return found[rng.choice(near.tolist())]
-
-
-@cache
-def _prose() -> list[str]:
-    return [text for text in texts.passages() if len(text) > 400]
-
-
-def _generic(profile: Profile, name: str, rng: random.Random, like: Example) -> Example:
-    """Packaged prose with as many tokens for a question and an answer as `like` has."""
-    question, answer = (len(_tokens(profile, text)) for text in (like.query, like.solution))
-    ids = []
-    while len(ids) < question + answer:
-        ids += _tokens(profile, rng.choice(_prose()))
+    """Set -> tokens of each of its examples."""
     tokenizer = samples.tokenizer(profile.model, profile.revision)
-    parts = tokenizer.decode(ids[:question]), tokenizer.decode(ids[question : question + answer])
-    return Example(parts[0], parts[1], parts[1], "generic", f"generic-{like.id}", instruction="")
+    return {name: contrast.lengths(tokenizer, pool) for name, pool in pools(profile).items()}
 
 
 @cache

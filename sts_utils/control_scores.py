@@ -346,13 +346,18 @@ def generic_features(profile: Profile, seed: int, n: int = 100) -> pd.Series:
 COUNTS = (1, 2, 5, 10)
 
 
+def counts(profile: Profile) -> list[int]:
+    """Those of COUNTS that half of a training set has."""
+    return [count for count in COUNTS if count <= profile.control.examples // 2]
+
+
 def by_context(profile: Profile, sets: Sequence[str], seed: int, n: int = 100) -> pd.DataFrame:
     """Overlap of a set's D_N with other sets' and with that under prose of the same length, by length of context.
 
     Columns: demonstrations, tokens, pair ("two sets" or "set and prose"), overlap.
     """
     rows = []
-    for count in (c for c in COUNTS if c <= profile.control.examples // 2):
+    for count in counts(profile):
         chosen, prose, tokens = {}, {}, {}
         for name in sets:
             pairs = control.pairs(profile, name, seed, "own", count)
@@ -369,7 +374,7 @@ def by_context(profile: Profile, sets: Sequence[str], seed: int, n: int = 100) -
 def by_demonstrations(profile: Profile, candidates: Sequence[Score], sets: Sequence[str], seed: int) -> pd.DataFrame:
     """Mean rank of the training domain with fewer or more demonstrations before the training set's questions."""
     rows = []
-    for count in (c for c in COUNTS if c <= profile.control.examples // 2):
+    for count in counts(profile):
         settings = profile.control.model_copy(update={"demonstrations": count})
         other = profile.model_copy(update={"control": settings})
         for candidate in candidates:

@@ -13,7 +13,7 @@ from sts_utils import models, saes, samples, units
 from sts_utils.config import Profile
 
 if TYPE_CHECKING:
-    from sts_utils.predict import Prediction
+    from sts_utils.prediction import Prediction
 
 #: Texts read of the training set, and of each domain; their tokens at most; tokens shown around the peak.
 TRAIN_TEXTS, DOMAIN_TEXTS, TOKENS, AROUND = 32, 4, 96, 10

@@ -21,8 +21,8 @@ from sts_utils.store import FIGURES, ROOT, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
 STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot", "07_control")
-#: Rendered for readers, but no part of a run: it documents how the shipped SAE was trained.
-DOCUMENTED = ("00_train_saes", *STAGES)
+#: Rendered for readers; how the shipped SAEs were trained and a prediction on own data are no part of a run.
+DOCUMENTED = ("00_train_saes", *STAGES, "predict")
 
 #: For the notebooks' processes: glibc gives large tensors back to the system and asks for them again at every step,
 #: and the page faults took a quarter of a fine-tuning step on two cores. Without glibc these mean nothing.
@@ -33,16 +33,12 @@ ALLOCATOR = {
 
 
 def reproduce(
-    name: str,
-    seeds: str | None = None,
-    figures: str | None = None,
-    stages: tuple[str, ...] = STAGES,
-    where: str | None = None,
+    name: str, seeds: str | None = None, figures: str | None = None, stages: tuple[str, ...] = STAGES
 ) -> list[Path]:
     """Run the stages of profile `name` that are not done yet; returns the executed notebooks.
 
     `figures` ("fig3 table6"): make these alone, and compute only what they need. Otherwise everything, and the
-    report page at the end. `where`: "local" or "ray", in place of the profile's `executor`.
+    report page at the end.
 
     A stage is done when its executed notebook is in the store for this profile, these seeds, this
     notebook and this package, and the figures and tables that it wrote are still as it wrote them.
@@ -50,9 +46,9 @@ def reproduce(
     profile = config.load(name, seeds)
     report.chosen(figures)
     units.prepare(profile)
-    executor.compute(profile.model_copy(update={"executor": where or profile.executor}), whole=figures is None)
+    executor.compute(profile, whole=figures is None)
     stages = tuple(s for s in stages if s in (profile.stages or stages) and (s != "07_control" or profile.control.sets))
-    parameters = {"PROFILE": name, "SEEDS": seeds}
+    parameters = {"PROFILE": name} | ({"SEEDS": seeds} if seeds else {})
     if figures is not None:
         stages, parameters = ("06_plot",), parameters | {"FIGURES": figures}
     executed = []
@@ -151,43 +147,15 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
         command.add_argument("--seeds", default=None, help="like 0,1,2; the profile's own if left out")
+        command.set_defaults(run=_run, figures=None)
         if name == "reproduce":
             command.add_argument("--figures", default=None, help='like "fig3 table6"; everything if left out')
-            told = os.environ.get("STS_EXECUTOR")
-            command.add_argument("--executor", choices=("local", "ray"), default=told, help="the profile's if left out")
-    commands.add_parser("profiles", help="list the profiles")
+    commands.add_parser("profiles", help="list the profiles").set_defaults(run=_list)
     for module in (check, hub, predict):
         module.add_parser(commands)
     chosen = parser.parse_args(arguments)
-    if chosen.command == "profiles":
-        for name in config.names():
-            print(f"  {name:<12} {config.load(name).about}")
-        for name, members in config.groups().items():
-            print(f"  {name:<12} {', '.join(members)}")
-        return 0
-    if chosen.command == "predict":
-        return predict.run(chosen)
-    if chosen.command in ("check", "fetch"):
-        try:
-            return chosen.run(chosen)
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-    os.environ.setdefault("TQDM_MININTERVAL", "5")
-    for variable, value in ALLOCATOR.items():
-        os.environ.setdefault(variable, value)
-    logging.getLogger("papermill").addHandler(_Echo(logging.WARNING))
-    logging.getLogger("papermill").setLevel(logging.INFO)
-    logging.getLogger("papermill").propagate = False
     try:
-        for name in config.groups().get(chosen.profile, (chosen.profile,)):
-            profile = config.load(name, chosen.seeds)
-            if chosen.command == "render":
-                render(name, chosen.seeds)
-            else:
-                reproduce(name, chosen.seeds, chosen.figures, where=chosen.executor)
-            print(f"figures and tables: {FIGURES / profile.name}")
-            print(f"executed notebooks: {RUNS / 'notebooks' / profile.name}")
+        return chosen.run(chosen)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -196,4 +164,31 @@ def main(arguments: list[str] | None = None) -> int:
         trace.write_text("\n".join(error.traceback), encoding="utf-8")
         print(f"error: {error.ename}: {error.evalue} (whole trace: {trace})", file=sys.stderr)
         return 1
+
+
+def _list(chosen: argparse.Namespace) -> int:
+    """The command `profiles`."""
+    for name in config.names():
+        print(f"  {name:<12} {config.load(name).about}")
+    for name, members in config.groups().items():
+        print(f"  {name:<12} {', '.join(members)}")
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    """The commands `reproduce` and `render`."""
+    os.environ.setdefault("TQDM_MININTERVAL", "5")
+    for variable, value in ALLOCATOR.items():
+        os.environ.setdefault(variable, value)
+    logging.getLogger("papermill").addHandler(_Echo(logging.WARNING))
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    logging.getLogger("papermill").propagate = False
+    for name in config.groups().get(chosen.profile, (chosen.profile,)):
+        profile = config.load(name, chosen.seeds)
+        if chosen.command == "render":
+            render(name, chosen.seeds)
+        else:
+            reproduce(name, chosen.seeds, chosen.figures)
+        print(f"figures and tables: {FIGURES / profile.name}")
+        print(f"executed notebooks: {RUNS / 'notebooks' / profile.name}")
     return 0

@@ -60,15 +60,19 @@ def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> l
     LIMO's chains of thought are longer than an 8,192-token context takes two of. Raises ValueError where none is left.
     """
     limit = models.context_length(profile.model, profile.revision) // (demonstrations + 1)
-    texts = tokenizer(profile.model, profile.revision)(
-        [f"{e.query}\n{e.solution}" for e in examples], add_special_tokens=False
-    ).input_ids  # fmt: skip
-    kept = [e for e, ids in zip(examples, texts, strict=True) if len(ids) < limit]
+    kept = within(tokenizer(profile.model, profile.revision), examples, limit - 1)
     if len(kept) < demonstrations:
         raise ValueError(
             f"corpus {profile.train!r} has {len(kept)} examples under {limit} tokens: lower shift.demonstrations"
         )
     return kept
+
+
+def within(tokenizer, examples: Sequence[Example], limit: int) -> list[Example]:
+    """The examples of at most `limit` tokens, question and solution."""
+    texts = [f"{e.query}\n{e.solution}" for e in examples]
+    read = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    return [e for e, ids in zip(examples, read, strict=True) if len(ids) <= limit]
 
 
 def domain_pairs(profile: Profile, domain: str, seed: int) -> list[tuple[Prompt, Prompt]]:

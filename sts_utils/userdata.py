@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from sts_utils import data
-from sts_utils.config import _nearest
+from sts_utils.config import nearest
 from sts_utils.data import CORPORA, Example
 
 log = logging.getLogger(__name__)
@@ -192,11 +192,11 @@ def _columns(has: list[str], named: Mapping[str, str], name: str, answers: bool)
     if unknown := [role for role in named if role not in COLUMNS]:
         raise ValueError(f"columns names {unknown[0]!r}: choose from {', '.join(COLUMNS)}")
     if absent := [c for c in named.values() if c not in has]:
-        raise ValueError(f"{name}: no column {absent[0]!r}{_nearest(absent[0], has)}; it has {', '.join(has)}")
+        raise ValueError(f"{name}: no column {absent[0]!r}{nearest(absent[0], has)}; it has {', '.join(has)}")
     found = {role: named.get(role) or next((c for c in known if c in has), None) for role, known in COLUMNS.items()}
     missing = [] if found["messages"] else [role for role in ("question", "solution") if found[role] is None]
     if "question" in missing or (answers and "solution" in missing and found["answer"] is None):
-        near = next((hint for known in COLUMNS[missing[0]] if (hint := _nearest(known, has))), "")
+        near = next((hint for known in COLUMNS[missing[0]] if (hint := nearest(known, has))), "")
         raise ValueError(
             f"{name}: no column for the {missing[0]}{near}; it has {', '.join(has)} "
             f"(name it: columns={{{missing[0]!r}: …}})"

@@ -1,6 +1,5 @@
 """Predict on one's own data, with the tiny model: the numbers mean nothing, what they rest on does."""
 
-import argparse
 import base64
 import doctest
 import json
@@ -16,7 +15,7 @@ import papermill
 import pytest
 
 import sts_utils
-from sts_utils import data, explain, extract, predict, samples, score, shift, store, units
+from sts_utils import contrast, data, explain, extract, predict, prediction, run, samples, score, shift, store, units
 
 TINY = {"model": "tiny", "sae": "random-8x", "dtype": "float32", "progress": False}
 SMALL = {**TINY, "n": 20, "shots": 2, "queries": 6}
@@ -46,7 +45,7 @@ def test_table_holds_every_score_with_its_interval(found):
     assert sorted(table.domain) == ["apples", "code", "pears"]
     assert list(table["rank"]) == [1, 2, 3]
     assert table[found.score].is_monotonic_decreasing
-    for name in (*predict.SCORES, "signed"):
+    for name in (*prediction.SCORES, "signed"):
         assert (table[f"{name}_low"] <= table[name]).all() and (table[name] <= table[f"{name}_high"]).all()
     assert (table.rank_low <= table["rank"]).all() and (table["rank"] <= table.rank_high).all()
     assert table.signed.between(-1, 1).all()
@@ -107,18 +106,15 @@ def test_domains_are_computed_once_for_all_training_sets(found, monkeypatch):
 
 
 def test_contrast_is_as_long_as_the_demonstrations(found):
-    profile, rng = found.profile, random.Random(0)
-    like = found.train[0]
-    prose = predict._generic(profile, rng, like)
+    tokenizer, rng, like = samples.tokenizer("tiny"), random.Random(0), found.train[0]
+    prose = contrast.prose(tokenizer, rng, like)
     for side in ("query", "solution"):
-        wanted, made = (len(predict._tokens(profile, getattr(e, side))) for e in (like, prose))
+        wanted, made = (len(tokenizer(getattr(e, side), add_special_tokens=False).input_ids) for e in (like, prose))
         assert abs(made - wanted) <= 1 + wanted // 20
     worked = found.examples["code"]
-    lengths = np.array([len(predict._tokens(profile, e.query + e.solution)) for e in worked])
-    near = len(
-        predict._tokens(profile, (e := predict._near(profile, worked, lengths, rng, worked[3])).query + e.solution)
-    )
-    assert abs(near - lengths[3]) <= np.sort(np.abs(lengths - lengths[3]))[7]
+    sizes = contrast.lengths(tokenizer, worked)
+    (near,) = contrast.lengths(tokenizer, [contrast.nearest(tokenizer, rng, worked[3], worked, sizes)])
+    assert abs(near - sizes[3]) <= np.sort(np.abs(sizes - sizes[3]))[contrast.NEAREST - 1]
 
 
 def test_how_sure_is_said(found):
@@ -164,7 +160,7 @@ def test_advice_is_in_the_ratio_of_the_score(found):
 def test_largest_remainder_spends_the_whole_budget():
     for seed in range(20):
         share = np.random.default_rng(seed).dirichlet(np.ones(14))
-        counts = predict.largest_remainder(share, 101)
+        counts = prediction.largest_remainder(share, 101)
         assert counts.sum() == 101 and (np.abs(counts - 101 * share) < 1).all()
 
 
@@ -195,7 +191,7 @@ def test_report_is_self_contained_and_escaped(found, tmp_path):
     kind, _, png = image.partition(",")
     assert kind == "data:image/png;base64" and base64.b64decode(png).startswith(b"\x89PNG")
     assert parsed.text.count(HTML) >= 4  # the source, a domain, a note, a row of the mixture
-    assert all(said.split("{")[0][:40] in page for said in predict.LIMITS)
+    assert all(said.split("{")[0][:40] in page for said in prediction.LIMITS)
     assert pd.read_parquet(paths[2]).equals(hostile.table)
     assert len([json.loads(line) for line in paths[3].open()]) == 10
     (tmp_path / "file").touch()
@@ -233,7 +229,7 @@ def test_spans_peak_where_the_feature_is_strongest(found, backbone, sae):
         for e in found.train
         if "".join(t for t, _ in span.tokens) in f"{e.query}\n{e.solution}"
     )
-    ids = predict._tokens(found.profile, text)[: explain.TOKENS]
+    ids = samples.tokenizer("tiny")(text, add_special_tokens=False).input_ids[: explain.TOKENS]
     h = sae.encode(query_residuals(units.backbone(found.profile), None, [ids], [0])[0])[1:, feature.id]
     assert span.peak == pytest.approx(h.max().item(), rel=1e-4)
 
@@ -325,10 +321,8 @@ def test_unknown_domain_or_score_of_a_rescored_prediction(found):
 
 
 def command(*words):
-    parser = argparse.ArgumentParser()
-    predict.add_parser(parser.add_subparsers(dest="command"))
     tiny = ["--model", "tiny", "--sae", "random-8x", "--dtype", "float32", "--shots", "2", "--queries", "4"]
-    return predict.run(parser.parse_args(["predict", *tiny, "--n", "20", "--seeds", "0", *words]))
+    return run.main(["predict", *tiny, "--n", "20", "--seeds", "0", *words])
 
 
 def test_command_line(tmp_path, capsys):
@@ -367,7 +361,7 @@ def test_the_notebook_runs_under_papermill(tmp_path):
     given = {"MODEL": "tiny", "SAE": "random-8x", "SEEDS": [0], "QUERIES": 4, "N": 20}
     done = papermill.execute_notebook(
         source, tmp_path / "done.ipynb", given, kernel_name="python3", cwd=str(store.ROOT / "notebooks"),
-        progress_bar=False,
+        progress_bar=False, execution_timeout=300,
     )  # fmt: skip
     outputs = [o for cell in done.cells if cell.cell_type == "code" for o in cell.outputs]
     assert any("image/png" in o.get("data", {}) for o in outputs)
