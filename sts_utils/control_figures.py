@@ -136,8 +136,8 @@ def doses(table: pd.DataFrame, profile: Profile) -> tuple[Figure, str]:
     figure, axis = plt.subplots(figsize=(4.2, 2.6))
     for offset, (label, rows) in zip((0.97, 1.0, 1.03), table.groupby("score", sort=False), strict=False):
         rows = rows.sort_values("dose")
-        axis.plot(100 * rows.dose * offset, rows.r, marker="o", ms=3, label=label)
-        axis.vlines(100 * rows.dose * offset, rows.low, rows.high, lw=0.8, alpha=0.6)
+        (line,) = axis.plot(100 * rows.dose * offset, rows.r, marker="o", ms=3, label=label)
+        axis.vlines(100 * rows.dose * offset, rows.low, rows.high, lw=0.8, alpha=0.6, color=line.get_color())
     axis.axhline(0, color=figures.CHANCE_COLOUR, ls="--", lw=0.9)
     axis.set(xscale="log", xlabel="SFT dose (% of the steps)", ylabel="r, means removed")
     axis.set_xticks(sorted(100 * table.dose.unique()), [f"{100 * d:g}" for d in sorted(table.dose.unique())])
