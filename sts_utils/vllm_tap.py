@@ -12,9 +12,6 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from sts_utils import extract, saes
 
-ENCODED_ROWS = 1024
-"""Rows encoded at once: memory is this × features × 4 bytes, a few times."""
-
 
 class QueryScheduler(Scheduler):
     """vLLM's scheduler, but the prefix cache serves a request's context only: its query is always computed."""
@@ -104,12 +101,6 @@ class Tap:
             self.sts_rows = {}
 
     def _sts_sums(self, rows: torch.Tensor, place: torch.Tensor, sae, sink_norm: float) -> bytes:
-        found, ends, first = {}, self.sts_starts[1:], 0
-        while first < len(ends):
-            start = self.sts_starts[first]
-            stop = max(first + 1, int(np.searchsorted(ends, start + ENCODED_ROWS, side="right")))
-            sides = [rows[side[start : ends[stop - 1]]].float() for side in place]
-            lengths, pairs = self.sts_lengths[first:stop], range(first, stop)
-            found.update(extract.paired_sums(pairs, lengths, sides, sae, sink_norm, None, self.sts_ids))
-            first = stop
-        return save({name: np.stack([found[i][name] for i in range(len(found))]) for name in found[0]})
+        count, sides = len(self.sts_lengths), [rows[side].float() for side in place]
+        found = extract.paired_sums(range(count), self.sts_lengths, sides, sae, sink_norm, None, self.sts_ids)
+        return save({name: np.stack([found[i][name] for i in range(count)]) for name in found[0]})
