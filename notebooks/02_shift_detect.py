@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from sts_utils import config, figures, labels, shift, studies, units
+from sts_utils import config, figures, labels, shift, units
 
 profile = config.load(PROFILE, SEEDS)
 estimated = {seed: units.train_stats(profile, seed) for seed in profile.seeds}
@@ -83,7 +83,7 @@ _ = axis.legend(frameon=False)
 # hardest. Below, the share of each kind's votes over the shifted features and over all that fire.
 
 # %%
-peaks, kinds, judged = studies.label_peaks(profile)
+peaks, kinds, judged = labels.peaks_of(profile)
 votes = labels.votes(peaks, kinds, profile.labels.top)
 chosen = dims[profile.seeds[0]].ids
 named = {f"D_{profile.top_n}": np.nanmean(votes[chosen], 0), "all features": np.nanmean(votes, 0)}

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from sts_utils import config, figures, samples, studies, units
+from sts_utils import config, figures, mixtures, reinforcement, samples, selective, units
 
 profile = config.load(PROFILE, SEEDS)
 train, held_out = samples.training_examples(profile, profile.seeds[0])
@@ -65,7 +65,7 @@ figure, caption = figures.training(log, performance, profile)
 # Table 1 asks whether the method holds for other subjects: the same recipe on each, with the first seed.
 
 # %%
-others = {name: studies.trained_on(profile, name) for name in profile.others}
+others = {name: samples.trained_on(profile, name) for name in profile.others}
 logs = units.logs({name: units.finetuned(run, run.seeds[0]) for name, run in others.items()})
 logs.groupby("run").loss.agg(["first", "last"]).round(3)
 
@@ -76,13 +76,13 @@ logs.groupby("run").loss.agg(["first", "last"]).round(3)
 # moved by SFT, on questions that are used only for training; the extra answers are sampled from the untouched model.
 
 # %%
-most, least = studies.mixture_domains(profile)
-print(f"most moved: {most}, least moved: {least}; extra examples of each: {studies.mixtures(profile)}")
-example = studies.answered(profile, most)[0]
+most, least = mixtures.affected(profile)
+print(f"most moved: {most}, least moved: {least}; extra examples of each: {mixtures.sizes(profile)}")
+example = mixtures.answered(profile, most)[0]
 print(example.query, "\n---\n", example.solution, sep="")
 
 # %%
-mixed = {name: studies.mixed(profile, extra) for name, extra in studies.mixtures(profile).items()}
+mixed = {name: mixtures.mixed(profile, extra) for name, extra in mixtures.sizes(profile).items()}
 units.logs(mixed).groupby("run").loss.agg(["first", "last"]).round(3)
 
 # %% [markdown]
@@ -95,7 +95,7 @@ units.logs(mixed).groupby("run").loss.agg(["first", "last"]).round(3)
 pd.DataFrame(
     [
         {"dims": which, "how many": n, "change, nats a token": e.value}
-        for (which, n), e in studies.selective(profile).items()
+        for (which, n), e in selective.estimates(profile).items()
     ]
 ).round(4)
 
@@ -106,13 +106,13 @@ pd.DataFrame(
 # answer, by math-verify.
 
 # %%
-reward = units.logs({"GRPO": studies.reinforced(profile)})
+reward = units.logs({"GRPO": reinforcement.trained(profile)})
 figure, axes = plt.subplots(1, 2, figsize=(6, 2.2))
 sns.lineplot(reward, x="step", y="reward", ax=axes[0])
 sns.lineplot(reward, x="step", y="length", ax=axes[1])
 
 # %%
-studies.reinforced_accuracy(profile).groupby("when").accuracy.agg(["mean", "count"]).round(3)
+reinforcement.accuracy(profile).groupby("when").accuracy.agg(["mean", "count"]).round(3)
 
 # %%
 print(

@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 
-from sts_utils import config, mmlu_pro, stats, studies, tables, units
+from sts_utils import ablation, config, mixtures, mmlu_pro, reinforcement, samples, stats, tables, units
 
 profile = config.load(PROFILE, SEEDS)
 before = units.performance(profile)
@@ -85,8 +85,8 @@ else:
 # residual stream (Fig 1b).
 
 # %%
-ablation = studies.ablation(profile)
-ablation.groupby(["features", "count"]).solution_loglik.mean().unstack("features").round(3)
+zeroed = ablation.logliks(profile)
+zeroed.groupby(["features", "count"]).solution_loglik.mean().unstack("features").round(3)
 
 # %% [markdown]
 # ## The other models
@@ -95,15 +95,15 @@ ablation.groupby(["features", "count"]).solution_loglik.mean().unstack("features
 # the test halves of their two domains.
 
 # %%
-runs = {name: studies.trained_on(profile, name) for name in profile.others}
+runs = {name: samples.trained_on(profile, name) for name in profile.others}
 moved = {name: units.changes(run) for name, run in runs.items()}
-runs_rl = studies.trained_on(profile, profile.grpo.train)
-moved[f"GRPO on {profile.grpo.train}"] = units.changes(runs_rl, {profile.seeds[0]: studies.reinforced(profile)})
+runs_rl = samples.trained_on(profile, profile.grpo.train)
+moved[f"GRPO on {profile.grpo.train}"] = units.changes(runs_rl, {profile.seeds[0]: reinforcement.trained(profile)})
 table = pd.concat(moved, names=["training"]).query(f"measure == '{profile.evaluation.measure}'")
 (100 * table.groupby(["domain", "training"]).change.mean().unstack("training")).round(2)
 
 # %%
-gains = studies.mixture_changes(profile)
+gains = mixtures.changes(profile)
 pd.DataFrame({name: {what: e.value for what, e in row.items()} for name, row in gains.items()}).T.round(4)
 
 # %%

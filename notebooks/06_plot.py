@@ -26,7 +26,21 @@ FIGURES = None  # like "fig3 table6"; all if None
 # %%
 from IPython.display import Markdown, display
 
-from sts_utils import claims, config, figures, report, stats, studies, tables, units
+from sts_utils import (
+    ablation,
+    claims,
+    comparisons,
+    config,
+    figures,
+    labels,
+    mixtures,
+    reinforcement,
+    report,
+    selective,
+    stats,
+    tables,
+    units,
+)
 
 profile = config.load(PROFILE, SEEDS)
 wanted = report.chosen(FIGURES)
@@ -61,7 +75,7 @@ show("fig1a", lambda: figures.fig1a(statistics("actual"), profile))
 # with random features; most of those hardly ever fire, so equally active ones stand beside them.
 
 # %%
-show("fig1b", lambda: figures.fig1b(studies.ablation_estimates(profile), profile))
+show("fig1b", lambda: figures.fig1b(ablation.estimates(profile), profile))
 
 # %% [markdown]
 # ## Fig 2: demonstrations in context find the features that SFT moves
@@ -87,53 +101,54 @@ show("fig3", lambda: figures.fig3(observed, correlations, profile))
 # %%
 def by(label, names):
     """label of an SAE -> r of each metric."""
-    return {f"{label(profile, name):g}": row for name, row in studies.sweep(profile, names).items()}
+    return {f"{label(profile, name):g}": row for name, row in comparisons.sweep(profile, names).items()}
 
 
-show("fig4a", lambda: figures.fig4("a", by(studies.width, profile.sweep.widths), profile))
-
-# %%
-show("fig4b", lambda: figures.fig4("b", by(studies.block, profile.sweep.layers), profile))
+show("fig4a", lambda: figures.fig4("a", by(comparisons.width, profile.sweep.widths), profile))
 
 # %%
-show("fig4c", lambda: figures.fig4("c", by(studies.l0, profile.sweep.sparsities), profile))
+show("fig4b", lambda: figures.fig4("b", by(comparisons.block, profile.sweep.layers), profile))
 
 # %%
-show("fig4d", lambda: figures.fig4("d", studies.ranges_by_name(profile), profile))
+show("fig4c", lambda: figures.fig4("c", by(comparisons.l0, profile.sweep.sparsities), profile))
 
 # %%
-show("fig4e", lambda: figures.fig4("e", studies.against_probes(profile), profile))
+show("fig4d", lambda: figures.fig4("d", comparisons.ranges_by_name(profile), profile))
+
+# %%
+show("fig4e", lambda: figures.fig4("e", comparisons.against_probes(profile), profile))
 
 # %% [markdown]
 # ## Fig 5: which extra data to add
 
 # %%
-show("fig5", lambda: figures.fig5(studies.mixture_changes(profile), studies.mixtures(profile), profile))
+show("fig5", lambda: figures.fig5(mixtures.changes(profile), mixtures.sizes(profile), profile))
 
 # %% [markdown]
 # ## Fig 6: reinforcement learning
 
 # %%
-show("fig6", lambda: figures.fig6(studies.reinforcement(profile), studies.reinforced_accuracy(profile), profile))
+show("fig6", lambda: figures.fig6(reinforcement.estimates(profile), reinforcement.accuracy(profile), profile))
 
 # %% [markdown]
 # Reinforcement learning has no ground-truth solutions to show. The model's own answers, where they are verified
 # correct, may be nearer to what it is reinforced in:
 
 # %%
-show("rollouts", lambda: tables.rollouts(studies.rollout_overlap(profile), studies.verified(profile), profile))
+found, verified = reinforcement.rollout_overlap, reinforcement.verified
+show("rollouts", lambda: tables.rollouts(found(profile), verified(profile), profile))
 
 # %% [markdown]
 # ## Fig 7: training only what the shifted features decode to
 
 # %%
-show("fig7", lambda: figures.fig7(studies.selective(profile), profile))
+show("fig7", lambda: figures.fig7(selective.estimates(profile), profile))
 
 # %% [markdown]
 # ## Table 1: other training sets
 
 # %%
-show("table1", lambda: tables.table1(studies.training_sets(profile), profile))
+show("table1", lambda: tables.table1(comparisons.training_sets(profile), profile))
 
 # %% [markdown]
 # ## Tables 2–4: change of performance in every domain
@@ -145,7 +160,7 @@ show("tables2_4", lambda: tables.performance_change(units.changes(profile), prof
 # ## Table 5: baselines beside their cost
 
 # %%
-show("table5", lambda: tables.table5(studies.predictors(profile), studies.costs(profile), profile))
+show("table5", lambda: tables.table5(comparisons.predictors(profile), comparisons.costs(profile), profile))
 
 # %% [markdown]
 # ## Table 6: Pearson r
@@ -157,10 +172,10 @@ show("table6", lambda: tables.table6(correlations, profile))
 # ## Tables 7 and 8: what the shifted features are about
 
 # %%
-show("table7", lambda: tables.table7(*studies.labelling(profile, "share"), profile))
+show("table7", lambda: tables.table7(*labels.labelling(profile, "share"), profile))
 
 # %%
-show("table8", lambda: tables.table8(*studies.labelling(profile, "recall"), profile))
+show("table8", lambda: tables.table8(*labels.labelling(profile, "recall"), profile))
 
 # %% [markdown]
 # ## Table 9: R²
@@ -172,25 +187,25 @@ show("table9", lambda: tables.table9(correlations, profile))
 # ## Table 10: is mathematics kept?
 
 # %%
-show("table10", lambda: tables.table10(studies.mixture_changes(profile), profile))
+show("table10", lambda: tables.table10(mixtures.changes(profile), profile))
 
 # %% [markdown]
 # ## Table 11: selective fine-tuning
 
 # %%
-show("table11", lambda: tables.table11(studies.selective(profile), profile))
+show("table11", lambda: tables.table11(selective.estimates(profile), profile))
 
 # %% [markdown]
 # ## Table 12: r against the SAE's L0
 
 # %%
-show("table12", lambda: tables.table12(by(studies.l0, profile.sweep.sparsities), profile))
+show("table12", lambda: tables.table12(by(comparisons.l0, profile.sweep.sparsities), profile))
 
 # %% [markdown]
 # ## Table 13: probes
 
 # %%
-show("table13", lambda: tables.table13(studies.predictors(profile), profile))
+show("table13", lambda: tables.table13(comparisons.predictors(profile), profile))
 
 # %% [markdown]
 # ## Training: did SFT teach its training set?

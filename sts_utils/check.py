@@ -49,7 +49,7 @@ QUESTIONS = {
 EXAMPLES = {"limo": 817}
 #: Tokens that a written answer and an option's text are assumed to have.
 WRITTEN, OPTIONS = 300, 40
-#: Models of a mixture study (studies.mixtures), beside the training sets alone.
+#: Models of a mixture study (mixtures.sizes), beside the training sets alone.
 MIXTURES = 5
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sts_utils import stats, studies, units
+from sts_utils import ablation, comparisons, labels, mixtures, overlap, reinforcement, selective, stats, units
 from sts_utils.config import Profile
 from sts_utils.report import verdict
 from sts_utils.stats import Estimate
@@ -49,7 +49,7 @@ def save(table: pd.DataFrame, profile: Profile) -> Path:
 
 
 def _fig1a(profile: Profile) -> Iterator[Claim]:
-    held = studies.concentration(profile)["top N"]
+    held = overlap.concentration(profile)["top N"]
     n = profile.top_n
     yield Claim(
         "SFT moves few features", f"share of the change in the top {n}, minus that of a uniform shift",
@@ -58,7 +58,7 @@ def _fig1a(profile: Profile) -> Iterator[Claim]:
 
 
 def _fig1b(profile: Profile) -> Iterator[Claim]:
-    found = studies.ablation_estimates(profile)
+    found = ablation.estimates(profile)
     for (which, k), shifted in found.items():
         if which == "shifted":
             for other, words in (("random", "random ones"), ("active", "equally active random ones (our control)")):
@@ -70,7 +70,7 @@ def _fig1b(profile: Profile) -> Iterator[Claim]:
 
 
 def _fig2a(profile: Profile) -> Iterator[Claim]:
-    found, n = studies.dims_overlap_of(profile), profile.top_n
+    found, n = overlap.by_space(profile), profile.top_n
     yield Claim(
         "demonstrations find the dims that SFT moves", f"overlap at {n} minus chance",
         found["SAE"] - found["SAE chance"].value, "57% at 100",
@@ -82,7 +82,7 @@ def _fig2a(profile: Profile) -> Iterator[Claim]:
 
 
 def _fig2b(profile: Profile) -> Iterator[Claim]:
-    found = studies.concentration(profile)
+    found = overlap.concentration(profile)
     yield Claim(
         "the change is more concentrated in SAE features than in raw dims", "share of the top 1%, SAE minus raw",
         found["SAE"] - found["raw"], "raw is flatter",
@@ -107,7 +107,7 @@ def _fig3(profile: Profile) -> Iterator[Claim]:
 
 
 def _table1(profile: Profile) -> Iterator[Claim]:
-    for name, row in studies.training_sets(profile).items():
+    for name, row in comparisons.training_sets(profile).items():
         chance = profile.top_n / units.sae(profile).cfg.d_sae
         yield Claim(
             "demonstrations find the dims that SFT moves, whatever the training set", f"{name}: overlap minus chance",
@@ -135,13 +135,13 @@ def _slopes(found: dict, at: Callable[[str], float], what: str, claim: str, pape
 
 
 def _fig4a(profile: Profile) -> Iterator[Claim]:
-    found = studies.sweep(profile, profile.sweep.widths)
-    at = partial(studies.width, profile)
+    found = comparisons.sweep(profile, profile.sweep.widths)
+    at = partial(comparisons.width, profile)
     yield from _slopes(found, at, "width", "a narrower SAE predicts better", "wider is lower")
 
 
 def _fig4b(profile: Profile) -> Iterator[Claim]:
-    found = studies.sweep(profile, profile.sweep.layers)
+    found = comparisons.sweep(profile, profile.sweep.layers)
     for metric in ("sts_act", "sts_icl"):
         rows = [row[metric] for row in found.values()]
         spread = Estimate(np.ptp([e.value for e in rows]), np.ptp(np.stack([e.draws for e in rows]), axis=0))
@@ -151,13 +151,13 @@ def _fig4b(profile: Profile) -> Iterator[Claim]:
 
 
 def _table12(profile: Profile) -> Iterator[Claim]:
-    found = studies.sweep(profile, profile.sweep.sparsities)
-    at = partial(studies.l0, profile)
+    found = comparisons.sweep(profile, profile.sweep.sparsities)
+    at = partial(comparisons.l0, profile)
     yield from _slopes(found, at, "L0", "a sparser SAE predicts better", "0.78 at 13, 0.65 at 109")
 
 
 def _fig4d(profile: Profile) -> Iterator[Claim]:
-    first, *later = studies.rank_ranges(profile).values()
+    first, *later = comparisons.rank_ranges(profile).values()
     for metric in ("sts_act", "sts_icl"):
         mean = Estimate(
             float(np.mean([row[metric].value for row in later])), np.mean([row[metric].draws for row in later], axis=0)
@@ -170,7 +170,7 @@ def _fig4d(profile: Profile) -> Iterator[Claim]:
 
 
 def _table5(profile: Profile) -> Iterator[Claim]:
-    found = studies.predictors(profile)
+    found = comparisons.predictors(profile)
     theirs = {
         "feature_activations": 0.03,
         "similarity_domain_to_training_set": 0.11,
@@ -184,7 +184,7 @@ def _table5(profile: Profile) -> Iterator[Claim]:
 
 
 def _table13(profile: Profile) -> Iterator[Claim]:
-    found = studies.predictors(profile)
+    found = comparisons.predictors(profile)
     for name, value in {"probe_raw_activations": 0.03, "probe_sae_activations": 0.08}.items():
         words = name.replace("_", " on ", 1).replace("_", " ")
         yield Claim(
@@ -193,8 +193,8 @@ def _table13(profile: Profile) -> Iterator[Claim]:
 
 
 def _fig5(profile: Profile) -> Iterator[Claim]:
-    gains = studies.mixture_changes(profile)
-    most, least = studies.mixture_domains(profile)
+    gains = mixtures.changes(profile)
+    most, least = mixtures.affected(profile)
     yield Claim(
         "extra data helps the high-STS domain more",
         f"gain of {most} by its extra data minus gain of {least} by its own",
@@ -215,7 +215,7 @@ def _fig5(profile: Profile) -> Iterator[Claim]:
 
 
 def _table10(profile: Profile) -> Iterator[Claim]:
-    gains = studies.mixture_changes(profile)
+    gains = mixtures.changes(profile)
     yield Claim(
         "mathematics is kept with STS-guided data", "log-likelihood a token after it minus before any training",
         gains["STS"]["mathematics"], "80.1 against 74.7 before and 81.3 without",
@@ -223,7 +223,7 @@ def _table10(profile: Profile) -> Iterator[Claim]:
 
 
 def _fig6(profile: Profile) -> Iterator[Claim]:
-    found = studies.reinforcement(profile)
+    found = reinforcement.estimates(profile)
     yield Claim(
         "estimated dims overlap less for RL",
         "overlap, SFT minus RL",
@@ -238,7 +238,7 @@ def _fig6(profile: Profile) -> Iterator[Claim]:
 
 
 def _fig7(profile: Profile) -> Iterator[Claim]:
-    found, theirs = studies.selective(profile), ("75.6 against 74.2", "76.9 against 74.0")
+    found, theirs = selective.estimates(profile), ("75.6 against 74.2", "76.9 against 74.0")
     for n, paper in zip(profile.selective.dims, theirs, strict=False):
         yield Claim(
             "tuning estimated dims beats random dims", f"log-likelihood, estimated minus random, {n} dims a layer",
@@ -247,7 +247,7 @@ def _fig7(profile: Profile) -> Iterator[Claim]:
 
 
 def _table7(profile: Profile) -> Iterator[Claim]:
-    share = studies.label_shares(profile)["share"]
+    share = labels.shares(profile)["share"]
     for n, e in share.items():
         if n != "all":
             yield Claim(
@@ -259,7 +259,7 @@ def _table7(profile: Profile) -> Iterator[Claim]:
 
 
 def _table8(profile: Profile) -> Iterator[Claim]:
-    recall = studies.label_shares(profile)["recall"]
+    recall = labels.shares(profile)["recall"]
     yield Claim(
         "mathematics features are found, code features are not", "recall in the top 500, mathematics minus code",
         recall["math"] - recall["code"], "63% against 7%",

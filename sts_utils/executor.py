@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from sts_utils import samples, sft_worker, studies, units
+from sts_utils import mixtures, samples, sft_worker, units
 from sts_utils.config import Profile
 
 #: What a worker must see as this process does.
@@ -35,7 +35,11 @@ class Unit(NamedTuple):
 
 
 def _unit(function: str, profile: Profile, *args, gpus: int = 1) -> Unit:
-    told = [function.partition(":")[2], profile.train, *(a.name if isinstance(a, Unit) else a for a in args)]
+    told = [
+        function.removeprefix("units:").replace(":", " "),
+        profile.train,
+        *(a.name if isinstance(a, Unit) else a for a in args),
+    ]
     return Unit(" ".join(map(str, told)), f"sts_utils.{function}", (profile, *args), gpus)
 
 
@@ -55,9 +59,9 @@ def plan(profile: Profile, whole: bool = True) -> list[list[Unit]]:
 
 
 def _base(profile: Profile, domains: list[str], waves: list[list[Unit]], whole: bool, gpus: int) -> None:
-    """Every seed's run and, if `whole`, the further experiments (studies.py), added to `waves`."""
+    """Every seed's run and, if `whole`, the further experiments (Figs 1b, 5 to 7), added to `waves`."""
     first, also = profile.seeds[0], [_unit("units:sweep", profile)] if whole else []
-    for run in [profile] + [studies.trained_on(profile, name) for name in profile.others if whole]:
+    for run in [profile] + [samples.trained_on(profile, name) for name in profile.others if whole]:
         for seed in run.seeds:
             tuned = _unit("units:finetuned", run, seed, gpus=gpus)
             waves[0] += [tuned, _unit("units:train_stats", run, seed, *(also if run is profile else []))]
@@ -68,29 +72,29 @@ def _base(profile: Profile, domains: list[str], waves: list[list[Unit]], whole: 
     waves[0] += [_unit("units:domain_stats", profile, *of, *also) for of in both]
     if not whole:
         return
-    verifiable, reinforced = studies.trained_on(profile, profile.grpo.train), _unit("studies:reinforced", profile)
-    waves[0] += [reinforced, _unit("units:train_stats", verifiable, first), _unit("studies:label_peaks", profile)]
-    waves[1] += [_unit("units:performance", verifiable, reinforced), _unit("studies:reinforced_accuracy", profile)]
+    verifiable, reinforced = samples.trained_on(profile, profile.grpo.train), _unit("reinforcement:trained", profile)
+    waves[0] += [reinforced, _unit("units:train_stats", verifiable, first), _unit("labels:peaks_of", profile)]
+    waves[1] += [_unit("units:performance", verifiable, reinforced), _unit("reinforcement:accuracy", profile)]
     waves[1] += [_unit("units:actual_stats", verifiable, first, reinforced)]
     waves[1] += [_unit("units:domain_after", profile, *of) for of in both]
     draws = [("estimated", 0), *(("random", draw) for draw in range(profile.selective.draws))]
     dims = [(which, n, draw) for n in profile.selective.dims for which, draw in draws if profile.sweep.layers]
-    waves[1] += [_unit("studies:_selective", profile, *of) for of in dims]
-    waves[2] += [_unit("studies:ablation", profile), _unit("executor:mixture_answers", profile)]
+    waves[1] += [_unit("selective:trained", profile, *of) for of in dims]
+    waves[2] += [_unit("ablation:logliks", profile), _unit("executor:mixture_answers", profile)]
     names = ("none", "all least", "half", "all most", "STS")
     waves[3] += [_unit("executor:mixture", profile, name, gpus=gpus) for name in names]
-    waves[4] += [_unit("studies:mixture_changes", profile)]
+    waves[4] += [_unit("mixtures:changes", profile)]
 
 
 def mixture_answers(profile: Profile) -> None:
     """The untouched model's answers to the questions of the two domains of the mixtures."""
-    for domain in studies.mixture_domains(profile):
-        studies.answered(profile, domain)
+    for domain in mixtures.affected(profile):
+        mixtures.answered(profile, domain)
 
 
 def mixture(profile: Profile, name: str) -> units.Trained:
     """The model trained on the mixture `name`."""
-    return studies.mixed(profile, studies.mixtures(profile)[name])
+    return mixtures.mixed(profile, mixtures.sizes(profile)[name])
 
 
 def call(unit: Unit) -> object:

@@ -210,7 +210,7 @@ SHORT_NAMES = {
 def fig1b(estimates: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[Figure, str]:
     """Mathematics performance while the k most shifted features are zeroed, against random ones (Fig 1b).
 
-    `estimates` is `studies.ablation_estimates(profile)`.
+    `estimates` is `ablation.estimates(profile)`.
     """
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
     names = {"shifted": "most shifted by SFT", "active": "random, as active", "random": "random"}
@@ -267,7 +267,7 @@ def _r_points(
 def fig4(panel: str, rows: Mapping[str, Mapping[str, Estimate]], profile: Profile) -> tuple[Figure, str]:
     """One panel of Fig 4, "a" to "e": r by SAE width, layer and L0, by rank range, and against probes.
 
-    `rows`: label -> metric -> r, from `studies.sweep`, `studies.rank_ranges` or `studies.predictors`.
+    `rows`: label -> metric -> r, from `comparisons.sweep`, `comparisons.rank_ranges` or `comparisons.predictors`.
     """
     axis_label, what, theirs = FIG4[panel]
     figure, said = _r_points(rows, axis_label, rotate=20 if panel in "de" else 0)
@@ -297,7 +297,7 @@ def fig5(
 ) -> tuple[Figure, str]:
     """Change of the most and least affected domain by the mixture trained on (Fig 5a–c).
 
-    `gains` is `studies.mixture_changes(profile)`, `extra` is `studies.mixtures(profile)`.
+    `gains` is `mixtures.changes(profile)`, `extra` is `mixtures.sizes(profile)`.
     """
     most, least = (d for d in next(iter(gains.values())) if d != "mathematics")
     if not {most, least} <= set(STYLES):
@@ -343,7 +343,7 @@ def _gain(axis, x, estimates: Sequence[Estimate], domain: str) -> None:
 def fig6(found: Mapping[str, Estimate], accuracy: pd.DataFrame, profile: Profile) -> tuple[Figure, str]:
     """Overlap of estimated and actual dims for SFT and RL, and r for RL with either (Fig 6a, b).
 
-    `found` is `studies.reinforcement(profile)`, `accuracy` `studies.reinforced_accuracy(profile)`.
+    `found` is `reinforcement.estimates(profile)`, `accuracy` `reinforcement.accuracy(profile)`.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.0, 2.6), width_ratios=[2, 3])
     of = [found["overlap SFT"], found["overlap RL"]]
@@ -375,7 +375,7 @@ def fig6(found: Mapping[str, Estimate], accuracy: pd.DataFrame, profile: Profile
 def fig7(found: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[Figure, str]:
     """Mathematics after selective fine-tuning of estimated against random dims (Fig 7).
 
-    `found` is `studies.selective(profile)`.
+    `found` is `selective.estimates(profile)`.
     """
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
     for i, (which, colour) in enumerate((("estimated", SAE_COLOUR), ("random", CHANCE_COLOUR))):

@@ -93,3 +93,12 @@ def halves(profile: Profile, domain: str) -> tuple[list[Example], list[Example]]
     questions = [e for e in data.by_domain(data.load(profile.domains))[domain] if e.question not in shown]
     middle = len(questions) // 2
     return questions[:middle], questions[middle:]
+
+
+def trained_on(profile: Profile, corpus: str) -> Profile:
+    """The run with another training set, its first seed alone."""
+    sft = profile.sft.model_copy(update={"examples": profile.others_examples})
+    asked = profile.evaluation.model_copy(update={"asked": profile.others_questions})
+    return profile.model_copy(
+        update={"seeds": profile.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
+    )  # fmt: skip

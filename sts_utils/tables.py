@@ -106,7 +106,7 @@ def _numbers(e: Estimate) -> dict[str, float]:
 
 
 def table1(found: Mapping[str, Mapping[str, Estimate]], profile: Profile) -> tuple[pd.DataFrame, str]:
-    """Other training sets: r and overlap (Table 1). `found` is `studies.training_sets(profile)`."""
+    """Other training sets: r and overlap (Table 1). `found` is `comparisons.training_sets(profile)`."""
     rows = [
         {"source": "ours", "model": profile.model, "training set": name, "measure": measure, **_numbers(e)}
         for name, row in found.items() for measure, e in row.items()
@@ -126,7 +126,7 @@ def table1(found: Mapping[str, Mapping[str, Estimate]], profile: Profile) -> tup
 def table5(
     found: Mapping[str, Estimate], costs: Mapping[str, float], profile: Profile
 ) -> tuple[pd.DataFrame, str]:  # fmt: skip
-    """Baselines beside their cost (Table 5): `studies.predictors(profile)` and `studies.costs(profile)`."""
+    """Baselines beside their cost (Table 5): `comparisons.predictors(profile)` and `comparisons.costs(profile)`."""
     theirs = paper("table05_baselines").set_index("baseline").pearson
     names = [
         "feature_activations",
@@ -156,7 +156,7 @@ def table5(
 
 
 def table7(shares: Mapping[object, Estimate], agreement: float, profile: Profile) -> tuple[pd.DataFrame, str]:
-    """Share of the shifted dims labelled mathematics (Table 7): `studies.label_shares(profile)["share"]`."""
+    """Share of the shifted dims labelled mathematics (Table 7): `labels.shares(profile)["share"]`."""
     theirs = paper("table07_math_share").set_index("top_n").math_percent / 100
     rows = [
         {"dims": f"D_{n}" if n != "all" else "all labelled", **_numbers(e), "paper": theirs.get(n)}
@@ -169,7 +169,7 @@ def table7(shares: Mapping[object, Estimate], agreement: float, profile: Profile
 
 
 def table8(recalls: Mapping[str, Estimate], agreement: float, profile: Profile) -> tuple[pd.DataFrame, str]:
-    """Recall of labelled dims among the top 500 (Table 8): `studies.label_shares(profile)["recall"]`."""
+    """Recall of labelled dims among the top 500 (Table 8): `labels.shares(profile)["recall"]`."""
     theirs = paper("table08_recall").set_index("annotation").recall_percent_in_top500 / 100
     rows = [{"label": name, **_numbers(e), "paper": theirs.get(name)} for name, e in recalls.items()]
     return pd.DataFrame(rows), (
@@ -189,7 +189,7 @@ def _labelling(profile: Profile, agreement: float) -> str:
 
 
 def table10(gains: Mapping[str, Mapping[str, Estimate]], profile: Profile) -> tuple[pd.DataFrame, str]:
-    """Mathematics before, after SFT, after SFT on STS-guided data (Table 10): `studies.mixture_changes(profile)`."""
+    """Mathematics before, after SFT, after SFT on STS-guided data (Table 10): `mixtures.changes(profile)`."""
     theirs = paper("table10_math_accuracy").set_index("condition").accuracy_percent
     rows = [{"condition": "before_sft", "value": 0.0, "paper accuracy, %": theirs["before_sft"]}]
     for condition, name in (("sft_limo", "none"), ("sft_sts_guided_mixture", "STS")):
@@ -203,7 +203,7 @@ def table10(gains: Mapping[str, Mapping[str, Estimate]], profile: Profile) -> tu
 
 
 def table11(found: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[pd.DataFrame, str]:
-    """Selective fine-tuning at two sizes (Table 11): `studies.selective(profile)`."""
+    """Selective fine-tuning at two sizes (Table 11): `selective.estimates(profile)`."""
     rows = [{"source": "ours", "dims": n, "which": which, **_numbers(e)} for (which, n), e in found.items()]
     for r in paper("table11_selective_finetuning").itertuples():
         for which in ("random", "estimated"):
@@ -229,7 +229,7 @@ def table12(by_l0: Mapping[str, Mapping[str, Estimate]], profile: Profile) -> tu
 
 
 def table13(found: Mapping[str, Estimate], profile: Profile) -> tuple[pd.DataFrame, str]:
-    """Probes against STS (Table 13): `studies.predictors(profile)`."""
+    """Probes against STS (Table 13): `comparisons.predictors(profile)`."""
     theirs = paper("table13_probes").set_index("predictor").pearson
     names = ["probe_raw_activations", "probe_sae_activations", "sts_act", "sts_icl"]
     rows = [
@@ -243,7 +243,7 @@ def table13(found: Mapping[str, Estimate], profile: Profile) -> tuple[pd.DataFra
 
 
 def rollouts(overlaps: Mapping[str, Estimate], verified: str, profile: Profile) -> tuple[pd.DataFrame, str]:
-    """Overlap of D_N with what GRPO moved, by whose answers are shown (`studies.rollout_overlap`)."""
+    """Overlap of D_N with what GRPO moved, by whose answers are shown (`reinforcement.rollout_overlap`)."""
     rows = [{"demonstrations": k, "overlap": e.value, "low": e.low, "high": e.high} for k, e in overlaps.items()]
     short = "" if "rollouts" in overlaps else ", too few to show"
     caption = (

@@ -51,14 +51,8 @@ def prepare(profile: Profile) -> None:
     for other in sweep(profile):  # from their configs: the weights of public SAEs are gigabytes
         models.check(profile.model, other.layer, profile.revision)
     labels = (profile.labels.code, profile.labels.dialogue)
-    for corpus in (
-        profile.train,
-        profile.domains,
-        profile.demonstrations,
-        profile.grpo.train,
-        *profile.others,
-        *labels,
-    ):
+    corpora = (profile.train, profile.domains, profile.demonstrations, profile.grpo.train, *profile.others, *labels)
+    for corpus in corpora:
         data.load(corpus)
     shown = data.by_domain(data.load(profile.demonstrations))
     for domain in evaluation_questions(profile):

@@ -39,7 +39,7 @@ def test_each_wave_needs_only_earlier_ones(profile):
     assert "train_stats gsm-symbolic 0 sweep gsm-symbolic" in names[0]
     assert all(f"actual_stats gsm-symbolic {seed}" in names[1] for seed in profile.seeds)
     assert sum(name.startswith("domain_stats") for name in names[0]) == 28
-    assert names[-1] == ["mixture_changes gsm-symbolic"]
+    assert names[-1] == ["mixtures changes gsm-symbolic"]
     flat = [name for wave in names for name in wave]
     assert len(flat) == len(set(flat))
 

@@ -9,18 +9,22 @@ import pytest
 import torch
 
 from sts_utils import (
+    ablation,
     baselines,
+    comparisons,
     data,
     extract,
     labels,
+    mixtures,
     models,
+    overlap,
     prompts,
     saes,
     samples,
     score,
+    selective,
     shift,
     stats,
-    studies,
     units,
 )
 from sts_utils.extract import Tap, feature_stats
@@ -77,7 +81,7 @@ def test_every_round_replays_each_chunk_once():
 
 def test_ablated_features(random_stats):
     actual = random_stats(features=400)
-    chosen = studies.ablated(actual, (10, 50), 3)
+    chosen = ablation.ablated(actual, (10, 50), 3)
     assert len(chosen) == 1 + 2 * (1 + 3 + 3) and len(chosen["none", 0, 0]) == 0
     activity = actual.h.sum(0) / actual.n.sum()
     rank = np.argsort(np.argsort(-activity))
@@ -98,7 +102,7 @@ def test_ablated_features(random_stats):
 
 
 def test_more_features_than_there_are_others_to_match(random_stats):
-    chosen = studies.ablated(random_stats(), (15, 30, 99), 1)
+    chosen = ablation.ablated(random_stats(), (15, 30, 99), 1)
     assert len(set(chosen["active", 15, 0])) == 15
     assert not set(chosen["active", 15, 0]) & set(chosen["shifted", 15, 0])
     assert len(set(chosen["active", 30, 0])) == len(chosen["active", 30, 0]) == len(chosen["shifted", 30, 0])
@@ -114,8 +118,8 @@ def test_ablation_is_paired_by_question(profile, monkeypatch):
         for (which, count, draw), v in values.items()
     ]
     table = pd.concat(frames).sample(frac=1, random_state=0)
-    monkeypatch.setattr(studies, "ablation", lambda _: table)
-    found = studies.ablation_estimates.__wrapped__(profile)
+    monkeypatch.setattr(ablation, "logliks", lambda _: table)
+    found = ablation.estimates.__wrapped__(profile)
     intact, shifted = values["none", 0, 0], values["shifted", 2, 0]
     assert found["shifted", 2].value == pytest.approx((shifted - intact).mean())
     random = np.mean([values["random", 2, draw] - intact for draw in range(2)])
@@ -244,8 +248,8 @@ def test_r_of_an_estimate_is_the_table_s():
 
 def test_overlap_of_drawn_dims(random_stats):
     sides = [[random_stats(s) for s in group] for group in ((0, 1), (5, 6))]
-    both = [studies.observed_and_drawn(side, draws=7) for side in sides]
-    found = studies.overlap(*both, 8)
+    both = [overlap.observed_and_drawn(side, draws=7) for side in sides]
+    found = overlap.at(*both, 8)
     tops = [[[set(np.argsort(-row)[:8]) for row in seeds] for seeds in side] for side in both]
     shares = np.array([[len(a & b) / 8 for a, b in zip(*rows, strict=True)] for rows in zip(*tops, strict=True)])
     assert found.value == pytest.approx(shares[0].mean())
@@ -270,7 +274,7 @@ def run(profile, random_stats, monkeypatch):
 
 
 def test_rank_ranges_begin_with_d_n(run):
-    found = studies.rank_ranges.__wrapped__(run)
+    found = comparisons.rank_ranges.__wrapped__(run)
     assert list(found) == [(1, 8), (9, 16), (17, 24), (25, 32), (33, 40)]
     direct = {metric: stats.r(seen) for metric, seen in units.observations(run).items()}
     for metric, r in direct.items():
@@ -288,11 +292,11 @@ def test_rank_ranges_begin_with_d_n(run):
 
 def test_concentration_and_overlap_by_hand(run):
     actual = [units.actual_stats(run, seed) for seed in run.seeds]
-    held = studies.concentration.__wrapped__(run)
+    held = overlap.concentration.__wrapped__(run)
     for name, field, k in (("top N", "dh2", 8), ("SAE", "dh2", 1), ("raw", "dr2", 1)):
         moved = [np.sort(getattr(a, field).sum(0))[::-1] for a in actual]
         assert held[name].value == pytest.approx(np.mean([m[:k].sum() / m.sum() for m in moved]))
-    found = studies.dims_overlap_of.__wrapped__(run)
+    found = overlap.by_space.__wrapped__(run)
     for name, field, k in (("SAE", "dh2", 8), ("raw", "dr2", 3)):  # 8 of 40, and a fifth of 16
         tops = [
             [set(np.argsort(-getattr(x, field).sum(0))[:k]) for x in (units.train_stats(run, s), actual[s])]
@@ -303,7 +307,7 @@ def test_concentration_and_overlap_by_hand(run):
 
 
 def test_costs_are_counted(profile, whole, tokenizer):
-    found = studies.costs(profile)
+    found = comparisons.costs(profile)
     weights = sum(p.numel() for p in whole.parameters())
 
     def tokens(turns):
@@ -353,13 +357,13 @@ def test_halves_are_disjoint_and_whole(profile):
 @pytest.mark.parametrize("extra", [1, 7, 48])
 def test_the_sts_split_is_in_the_ratio_of_sts(run, monkeypatch, extra):
     run = run.model_copy(update={"mixture": run.mixture.model_copy(update={"extra": extra})})
-    monkeypatch.setattr(studies, "mixture_domains", lambda _: ("law", "math"))
+    monkeypatch.setattr(mixtures, "affected", lambda _: ("law", "math"))
     dims = units.dims(run, 0)
     law, math = (score.sts_icl(units.domain_stats(run, d, 0), dims) for d in ("law", "math"))
-    first, second = studies.sts_split(run)
+    first, second = mixtures.sts_split(run)
     assert first + second == extra and abs(first - extra * law / (law + math)) <= 0.5
-    mixtures = studies.mixtures(run)
-    assert mixtures.pop("none") == (0, 0) and {sum(split) for split in mixtures.values()} == {extra}
+    sizes = mixtures.sizes(run)
+    assert sizes.pop("none") == (0, 0) and {sum(split) for split in sizes.values()} == {extra}
 
 
 def test_mixture_changes_are_paired_by_question(profile, monkeypatch):
@@ -381,13 +385,13 @@ def test_mixture_changes_are_paired_by_question(profile, monkeypatch):
         frame = table(model, ids, "gold_probability")[0]
         return frame.assign(domain=[domain[i] for i in frame.id])
 
-    monkeypatch.setattr(studies, "mixture_domains", lambda _: ("law", "math"))
-    monkeypatch.setattr(studies, "mixtures", lambda _: names)
-    monkeypatch.setattr(studies, "mixed", lambda p, extra: next(n for n, e in names.items() if e == extra))
+    monkeypatch.setattr(mixtures, "affected", lambda _: ("law", "math"))
+    monkeypatch.setattr(mixtures, "sizes", lambda _: names)
+    monkeypatch.setattr(mixtures, "mixed", lambda p, extra: next(n for n, e in names.items() if e == extra))
     monkeypatch.setattr(units, "performance", performance)
     held = [f"q{i}" for i in range(9)]
     monkeypatch.setattr(units, "held_out_performance", lambda p, m=None: table(m, held, "solution_loglik")[0])
-    found = studies.mixture_changes.__wrapped__(profile)
+    found = mixtures.changes.__wrapped__(profile)
     noise, held_noise = table(None, ids, "x")[1], table(None, held, "x")[1]
     for name in names:
         assert list(found[name]) == ["law", "math", "mathematics"]
@@ -405,11 +409,11 @@ def test_mixture_changes_are_paired_by_question(profile, monkeypatch):
 def test_selective_dims(run):
     train = units.train_stats(run, 0)
     top = np.argsort(-train.dh2.sum(0) / train.n.sum(), kind="stable")
-    np.testing.assert_array_equal(studies.selective_dims(run, "random-4x", "estimated", 8, 0), top[:8])
-    draws = [studies.selective_dims(run, "random-4x", "random", 8, draw) for draw in range(4)]
+    np.testing.assert_array_equal(selective.dims(run, "random-4x", "estimated", 8, 0), top[:8])
+    draws = [selective.dims(run, "random-4x", "random", 8, draw) for draw in range(4)]
     assert len({frozenset(d) for d in draws}) == 4 and all(len(set(d)) == 8 for d in draws)
     with pytest.raises(ValueError, match=r"selective.dims holds 41, but SAE 'random-4x' has 40 features"):
-        studies.selective_dims(run, "random-4x", "random", 41, 0)
+        selective.dims(run, "random-4x", "random", 41, 0)
 
 
 def test_selective_changes_are_means_over_draws_and_questions(profile, monkeypatch):
@@ -421,9 +425,9 @@ def test_selective_changes_are_means_over_draws_and_questions(profile, monkeypat
     def trained(p, which, n, draw):
         return pd.DataFrame({"id": ids, "solution_loglik": after[which, draw]}).iloc[::-1]
 
-    monkeypatch.setattr(studies, "_selective", trained)
+    monkeypatch.setattr(selective, "trained", trained)
     monkeypatch.setattr(units, "held_out_performance", lambda _: before)
-    found = studies.selective.__wrapped__(profile)
+    found = selective.estimates.__wrapped__(profile)
     start = before.solution_loglik.to_numpy()
     assert found["estimated", 8].value == pytest.approx((after["estimated", 0] - start).mean())
     random = np.mean([after["random", 0] - start, after["random", 1] - start])
@@ -471,9 +475,9 @@ def test_shares_and_recall_of_planted_labels(run, monkeypatch):
     ranked = np.r_[0:7, 14, 7:14, 15:40]  # 14 features of mathematics and code each, one code feature among the first
     kind = np.repeat([0, 1, 2], [14, 14, 12])
     peaks = np.where(kinds[:, None] == kind[None, :], 2.0, 0.1) + np.random.default_rng(0).random((60, 40)) * 0.01
-    monkeypatch.setattr(studies, "label_peaks", lambda _: (peaks, kinds, kinds))
+    monkeypatch.setattr(labels, "peaks_of", lambda _: (peaks, kinds, kinds))
     monkeypatch.setattr(units, "dims", lambda p, seed, n: shift.ShiftedDims(ranked, np.zeros(40)))
-    found = studies.label_shares.__wrapped__(run, sizes=(8, 15, 99), draws=5)
+    found = labels.shares.__wrapped__(run, sizes=(8, 15, 99), draws=5)
     assert list(found["share"]) == [8, 15, "all"]
     values = [found["share"][n].value for n in (8, 15, "all")]
     assert values == pytest.approx([7 / 8, 14 / 15, 14 / 40])
@@ -485,7 +489,7 @@ def test_shares_and_recall_of_planted_labels(run, monkeypatch):
 
 
 def test_label_texts_are_equally_many_of_each_kind(profile):
-    texts, kinds = studies.label_texts(profile)
+    texts, kinds = labels.sample(profile)
     assert list(np.bincount(kinds)) == [profile.labels.samples] * 3 and len(texts) == len(kinds)
     assert max(map(len, texts)) <= profile.labels.tokens
 
@@ -518,11 +522,11 @@ def test_one_forward_pass_stores_every_sae_and_damage_is_mended(profile, random_
 
 
 def test_l0_is_k_or_measured(profile, monkeypatch):
-    assert studies.l0.__wrapped__(profile, "random-4x-k2") == 2.0
+    assert comparisons.l0.__wrapped__(profile, "random-4x-k2") == 2.0
     measured = units.sae(units.with_sae(profile, "random-4x-k16"))
     monkeypatch.setattr(units, "sae", lambda _: _without_k(measured))
-    assert studies.l0.__wrapped__(profile, "random-4x-k16") == pytest.approx(16, abs=0.5)
-    assert studies.width(profile, "random-4x") == 256
+    assert comparisons.l0.__wrapped__(profile, "random-4x-k16") == pytest.approx(16, abs=0.5)
+    assert comparisons.width(profile, "random-4x") == 256
 
 
 def _without_k(sae):
