@@ -33,7 +33,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy.stats import spearmanr
 
-from sts_utils import config, control, control_figures, control_scores, figures, planted, samples, tables
+from sts_utils import config, control, control_figures, control_scores, control_tests, figures, planted, samples, tables
 from sts_utils.control_scores import FIXED, Score
 
 profile = config.load(PROFILE, SEEDS)
@@ -75,9 +75,9 @@ found, measures = {}, ("gold_probability", control_scores.LIKELIHOOD)
 for measure in measures:
     changed = control.change_arrays(profile, measure)
     change = np.stack([c.mean(-1) for c in changed], -1)
-    left = np.stack([control_scores.centred(change[:, s]) for s in range(len(seeds))], 1)
+    left = np.stack([control_tests.centred(change[:, s]) for s in range(len(seeds))], 1)
     rows = [i for i, name in enumerate(sets) if name in own]
-    found[measure] = control_scores.ranks(left[rows], [domains.index(own[sets[i]]) for i in rows])
+    found[measure] = control_tests.ranks(left[rows], [domains.index(own[sets[i]]) for i in rows])
 table = pd.DataFrame(
     {
         "training set": [sets[i] for i in rows],
@@ -89,7 +89,7 @@ show(
     table,
     "Positive control: rank of the training domain among the domains by the *actual* change after fine-tuning, row and "
     "column means removed. Mean rank: "
-    + "; ".join(f"{m} {control_scores.mean_rank(found[m])}" for m in measures)
+    + "; ".join(f"{m} {control_tests.mean_rank(found[m])}" for m in measures)
     + f". {control_figures.about(profile)}",
 )
 
@@ -123,7 +123,7 @@ show("control_heat_probability", *control_figures.heat(profile, FIXED, "gold_pro
 # %%
 design_sets, design_seeds = control.half(profile, "design")
 if design_sets:
-    design = control_scores.tests(
+    design = control_tests.tests(
         profile, control_scores.everything(), design_sets, design_seeds, (control_scores.LIKELIHOOD,), draws=100
     )
     design = design.sort_values(["first", "rank", f"r_{control_scores.LIKELIHOOD}"], ascending=[False, True, False])
@@ -156,7 +156,7 @@ candidates = [
     Score("sts_icl", FIXED.dims, FIXED.n), Score("cosine", "paper", FIXED.n), Score("cosine", FIXED.dims, FIXED.n),
     *[Score(name) for name in control_scores.OTHER_SCORES],
 ]  # fmt: skip
-judged = control_scores.tests(profile, candidates, judged_sets, judged_seeds, measures)
+judged = control_tests.tests(profile, candidates, judged_sets, judged_seeds, measures)
 columns = [c for c in judged if c not in ("name", "dims")]
 show(
     "control_judgement",
@@ -175,10 +175,10 @@ offered = {
     "sts_relative": Score("sts_relative", "paper", FIXED.n), "sts_relative_contrastive": FIXED,
     "sts_act": paper_scores[1], "sts_icl": paper_scores[0], "token overlap (no model)": Score("token overlap"),
 }  # fmt: skip
-control_scores.offered(profile, offered, judged_sets, judged_seeds, where).round(2)
+control_tests.offered(profile, offered, judged_sets, judged_seeds, where).round(2)
 
 # %%
-ranks = {s.label: control_scores.rank_of_training_domain(profile, s, judged_sets, judged_seeds) for s in candidates}
+ranks = {s.label: control_tests.rank_of_training_domain(profile, s, judged_sets, judged_seeds) for s in candidates}
 marked = [s.label for s in (*paper_scores, FIXED)]
 show("control_ranks", *control_figures.rank_strip(ranks, marked, len(domains), profile, where))
 
@@ -189,7 +189,7 @@ show("control_ranks", *control_figures.rank_strip(ranks, marked, len(domains), p
 # each less its mean over training sets.
 
 # %%
-whole = control_scores.tests(profile, candidates, sets, seeds, measures)
+whole = control_tests.tests(profile, candidates, sets, seeds, measures)
 show(
     "control_all",
     whole[[c for c in whole if c not in ("name", "dims", "ranks")]],
@@ -201,7 +201,7 @@ show(
 changed = control.change_arrays(profile, control_scores.LIKELIHOOD)
 within = pd.DataFrame(
     {
-        s.label: control_scores.r_within(control_scores.matrix(profile, s, sets, seeds), changed)
+        s.label: control_tests.r_within(control_scores.matrix(profile, s, sets, seeds), changed)
         for s in [*paper_scores, FIXED]
     },
     index=pd.Index(sets, name="training set"),
@@ -218,8 +218,8 @@ within.round(2)
 rows = []
 for which in control_scores.DIMS:
     for n in (FIXED.n, 3 * FIXED.n):
-        share = control_scores.agreement(profile, which, n, sets, seeds)
-        estimate = control_scores.over_cells(share)
+        share = control_tests.agreement(profile, which, n, sets, seeds)
+        estimate = control_tests.over_cells(share)
         chance = n / len(control.shift_stats(profile, sets[0], seeds[0]).features)
         rows.append(
             {
@@ -250,7 +250,7 @@ for measure in measures:
     changed = control.change_arrays(profile, measure, sets=judged_sets, seeds=judged_seeds)
     for candidate in (Score("cosine", "paper", FIXED.n), Score("cosine", FIXED.dims, FIXED.n), FIXED):
         values = control_scores.matrix(profile, candidate, tuple(judged_sets), tuple(judged_seeds))
-        signs = control_scores.sign_test(values, changed)
+        signs = control_tests.sign_test(values, changed)
         rows.append({"change": measure, "score": candidate.label, **{k: str(v) for k, v in signs.items()}})
 show(
     "control_sign",
@@ -267,10 +267,10 @@ show(
 # %%
 seed = seeds[0]
 between = {
-    "D_100": control_scores.overlaps_between(profile, sets, seed),
-    f"D_100, {FIXED.dims} taken away": control_scores.overlaps_between(profile, sets, seed, FIXED.dims),
+    "D_100": control_tests.overlaps_between(profile, sets, seed),
+    f"D_100, {FIXED.dims} taken away": control_tests.overlaps_between(profile, sets, seed, FIXED.dims),
 }
-counts = control_scores.by_context(profile, profile.control.dose_sets or sets[:2], seed)
+counts = control_tests.by_context(profile, profile.control.dose_sets or sets[:2], seed)
 show("control_generic", *control_figures.generic(between, counts, profile))
 
 # %% [markdown]
@@ -278,8 +278,8 @@ show("control_generic", *control_figures.generic(between, counts, profile))
 # hardest.
 
 # %%
-common = control_scores.generic_features(profile, seed)
-control_scores.top_contexts(profile, common.index[:8].tolist()).assign(
+common = control_tests.generic_features(profile, seed)
+control_tests.top_contexts(profile, common.index[:8].tolist()).assign(
     **{"share of sets": lambda t: t.feature.map(common)}
 )
 
@@ -287,7 +287,7 @@ control_scores.top_contexts(profile, common.index[:8].tolist()).assign(
 # What is left when the features that prose of the same length moves most are taken out (`D_N without generic`), by N:
 
 # %%
-left = control_scores.tests(
+left = control_tests.tests(
     profile, [Score(m, d, n) for m in ("sts_act", "sts_icl") for d in ("paper", "without generic") for n in (100, 300)],
     sets, seeds,
 )  # fmt: skip
@@ -298,12 +298,12 @@ left[["score", "n", "first", "rank", "rank_low", "rank_high"]].round(2)
 
 # %%
 if profile.control.doses:
-    dose = control_scores.by_dose(profile, [*paper_scores[1:], FIXED])
+    dose = control_tests.by_dose(profile, [*paper_scores[1:], FIXED])
     show("control_doses", *control_figures.doses(dose, profile))
     display(dose.round(2))
 
 # %%
-shown = control_scores.by_demonstrations(profile, [*paper_scores, FIXED], profile.control.dose_sets or sets[:2], seed)
+shown = control_tests.by_demonstrations(profile, [*paper_scores, FIXED], profile.control.dose_sets or sets[:2], seed)
 shown.round(2)
 
 # %% [markdown]
@@ -329,7 +329,7 @@ pd.DataFrame(rows).round(2)
 # cost is paid once for all training sets; the probe run's evaluation is paid for each.
 
 # %%
-costs = pd.DataFrame([control_scores.cost(profile, name, seed) for name in sets]).mean()
+costs = pd.DataFrame([control_tests.cost(profile, name, seed) for name in sets]).mean()
 ratio = costs.score / costs.probe, (costs.score + costs.domains) / costs.probe
 print(
     f"score / probe run: {ratio[0]:.2f} for a further training set, {ratio[1]:.2f} for the first one with its domains"

@@ -2,7 +2,7 @@
 
 A matrix of training sets × domains. Most sets are domains themselves, so fine-tuning on one should move that
 domain most (the diagonal), and a score that sees what was trained on must rank it first. What is computed is here;
-what is asked of it is in `control_scores`.
+the scores are in `control_scores`, what is asked of them in `control_tests`.
 """
 
 import math

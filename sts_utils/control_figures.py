@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sts_utils import control, control_scores, figures
+from sts_utils import control, control_scores, control_tests, figures
 from sts_utils.config import Profile
 from sts_utils.control_scores import Score
 
@@ -29,9 +29,9 @@ def about(profile: Profile) -> str:
 def heat(profile: Profile, score: Score, measure: str, domains: Sequence[str]) -> tuple[Figure, str]:
     """Two heat maps side by side: score and change, row and column means removed, the training domain marked."""
     sets, seeds = profile.control.sets, profile.control.seeds
-    value = control_scores.centred(control_scores.matrix(profile, score, sets, seeds).mean(1))
+    value = control_tests.centred(control_scores.matrix(profile, score, sets, seeds).mean(1))
     changed = control.change_arrays(profile, measure)
-    change = control_scores.centred(np.stack([c.mean((1, 2)) for c in changed], -1))
+    change = control_tests.centred(np.stack([c.mean((1, 2)) for c in changed], -1))
     own = control.diagonal(profile)
     figure, axes = plt.subplots(1, 2, figsize=(7.4, 1.9 + 0.24 * len(sets)), sharey=True)
     shown = (
@@ -87,7 +87,7 @@ def rank_strip(
 
 
 def by_size(table: pd.DataFrame, domains: int, profile: Profile, judged: str) -> tuple[Figure, str]:
-    """Mean rank of the training domain against N, a panel a score, a line a D_N (`control_scores.tests`)."""
+    """Mean rank of the training domain against N, a panel a score, a line a D_N (`control_tests.tests`)."""
     names = list(control_scores.FEATURE_SCORES)
     figure, axes = plt.subplots(1, len(names), figsize=(7.2, 2.5), sharey=True)
     colours = dict(zip(control_scores.DIMS, figures.PALETTE, strict=False))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from sts_utils import config, control, control_scores, data, planted, samples, score, shift
+from sts_utils import config, control, control_scores, control_tests, data, planted, samples, score, shift
 from sts_utils.control_scores import Score
 
 
@@ -52,7 +52,7 @@ def test_contrasting_contexts_ask_the_same_questions_at_like_length(small, conte
 def test_the_matrix_runs_on_the_tiny_model(small):
     sets, seeds = small.control.sets, small.control.seeds
     control.compute(small, sets, seeds)
-    table = control_scores.tests(
+    table = control_tests.tests(
         small, [Score("sts_act", "others", 20), Score("token overlap"), Score("probe run")], sets, seeds,
         measures=("gold_probability", "gold_loglik"),
     )  # fmt: skip
@@ -63,7 +63,7 @@ def test_the_matrix_runs_on_the_tiny_model(small):
     changes = control.change_arrays(small, "gold_probability")
     assert len(changes) == 14
     assert changes[0].shape[:2] == (4, 2)
-    assert 0 <= control_scores.agreement(small, "others", 20, sets, seeds).mean() <= 1
+    assert 0 <= control_tests.agreement(small, "others", 20, sets, seeds).mean() <= 1
 
 
 def test_matrix_scores_are_the_scores_of_score_py(small):
@@ -79,8 +79,8 @@ def test_matrix_scores_are_the_scores_of_score_py(small):
 def test_centring_removes_rows_and_columns():
     values = np.random.default_rng(0).normal(size=(5, 7))
     added = values + np.arange(5)[:, None] + 3 * np.arange(7)
-    np.testing.assert_allclose(control_scores.centred(added), control_scores.centred(values), atol=1e-12)
-    assert np.abs(control_scores.centred(values).mean(0)).max() < 1e-12
+    np.testing.assert_allclose(control_tests.centred(added), control_tests.centred(values), atol=1e-12)
+    assert np.abs(control_tests.centred(values).mean(0)).max() < 1e-12
 
 
 def _planted_matrix(noise, seed=0):
@@ -93,12 +93,12 @@ def _planted_matrix(noise, seed=0):
 
 def test_r_centred_finds_a_planted_relation_and_not_a_shuffled_one():
     scores, changes = _planted_matrix(0.5)
-    r, p = control_scores.r_centred(scores, changes, 300)
+    r, p = control_tests.r_centred(scores, changes, 300)
     assert r.value > 0.9
     assert r.low > 0.7
     assert p < 0.05
     other = np.random.default_rng(9).normal(size=scores.shape)
-    r, p = control_scores.r_centred(other, changes, 300)
+    r, p = control_tests.r_centred(other, changes, 300)
     assert r.low < 0 < r.high
     assert p > 0.05
 
@@ -106,17 +106,17 @@ def test_r_centred_finds_a_planted_relation_and_not_a_shuffled_one():
 def test_ranks_and_chance():
     values = np.zeros((2, 1, 14))
     values[0, 0, 3] = 1
-    found = control_scores.ranks(values, [3, 5])
+    found = control_tests.ranks(values, [3, 5])
     np.testing.assert_array_equal(found, [[1], [7.5]])
-    low, many = control_scores.chance(np.ones((6, 2)), 14)
+    low, many = control_tests.chance(np.ones((6, 2)), 14)
     assert low < 0.001 and many < 0.001
-    low, many = control_scores.chance(np.full((6, 2), 7.5), 14)
+    low, many = control_tests.chance(np.full((6, 2), 7.5), 14)
     assert low > 0.3 and many > 0.3
 
 
 def test_sign_test_against_the_majority():
     scores, changes = _planted_matrix(0.1)
-    found = control_scores.sign_test(scores, changes, 200)
+    found = control_tests.sign_test(scores, changes, 200)
     assert found["accuracy"].value > 0.85
     assert found["difference"].low > 0
 
