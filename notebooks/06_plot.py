@@ -72,10 +72,10 @@ show("fig1a", lambda: figures.fig1a(statistics("actual"), profile))
 
 # %% [markdown]
 # Taking features out of the residual stream while the fine-tuned model reads held-out solutions. The paper compares
-# with random features; most of those hardly ever fire, so equally active ones stand beside them.
+# with random features; most of those hardly ever fire, so the others nearest in activity stand beside them.
 
 # %%
-show("fig1b", lambda: figures.fig1b(ablation.estimates(profile), profile))
+show("fig1b", lambda: figures.fig1b(ablation.estimates(profile), ablation.relative_activity(profile), profile))
 
 # %% [markdown]
 # ## Fig 2: demonstrations in context find the features that SFT moves

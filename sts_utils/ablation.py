@@ -15,7 +15,7 @@ def logliks(profile: Profile) -> pd.DataFrame:
     """Log-likelihood of held-out mathematics solutions while features are zeroed in the fine-tuned model.
 
     Columns: id, solution_loglik, features ("none", "shifted", "random", "active"), count, draw. `shifted`
-    are the features that SFT moved most; `active` are random ones, as active on average as those.
+    are the features that SFT moved most; `active` are others, the nearest to those in activity.
     """
     seed, settings = profile.seeds[0], profile.ablation
     model = units.finetuned(profile, seed)
@@ -53,6 +53,20 @@ def ablated(actual, counts, draws: int) -> dict[tuple[str, int, int], np.ndarray
             chosen["random", count, draw] = rng.choice(len(ranked), count, replace=False)
             chosen["active", count, draw] = _like(place[ranked[:count]], activity, rng)
     return chosen
+
+
+def relative_activity(profile: Profile) -> dict[int, float]:
+    """Count -> activity of the features of `ablated` called "active" over that of the shifted ones, mean over draws.
+
+    Below 1 where the shifted features are the most active ones of all.
+    """
+    actual = units.actual_stats(profile, profile.seeds[0])
+    activity, settings, found = actual.mean("h"), profile.ablation, {}
+    chosen = ablated(actual, settings.counts, settings.draws)
+    for count in {count for _, count, _ in chosen if count}:
+        alike = [activity[chosen["active", count, draw]].sum() for draw in range(settings.draws)]
+        found[count] = float(np.mean(alike) / activity[chosen["shifted", count, 0]].sum())
+    return found
 
 
 def _like(places: np.ndarray, activity: np.ndarray, rng) -> np.ndarray:

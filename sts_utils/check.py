@@ -17,7 +17,7 @@ import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sts_utils import config, hub, models
+from sts_utils import config, finetune, hub, models
 from sts_utils.config import Profile
 from sts_utils.store import CACHE, RUNS
 
@@ -201,6 +201,7 @@ def problems(profile: Profile) -> list[str]:
 def _compute(profile: Profile, model: Shape) -> list[str]:
     """GPUs, or cores, and their memory."""
     training = model.parameters * TRAINING_BYTES * HEADROOM / 1e9
+    memory = psutil.virtual_memory().total / 1e9
     widest = max(profile.dtype, profile.evaluation.dtype, key=BYTES.get)
     loading = model.parameters * BYTES[widest] * HEADROOM / 1e9
     need = f"fine-tuning {profile.model} takes about {training:.0f} GB ({TRAINING_BYTES} bytes a weight)"
@@ -210,11 +211,22 @@ def _compute(profile: Profile, model: Shape) -> list[str]:
             return [
                 f"GPU memory: {profile.model} needs {loading:.0f} GB on one GPU, the largest has {max(gpus):.0f} GB"
             ]
-        if sum(gpus) < training:
+        found = []
+        if profile.launcher and sum(gpus) < training:
             listed = " + ".join(f"{g:.0f}" for g in gpus)
-            return [f"GPU memory: {need}, this machine has {listed} GB: use more GPUs"]
-        return []
-    memory, found = psutil.virtual_memory().total / 1e9, []
+            found.append(f"GPU memory: {need}, this machine has {listed} GB: use more GPUs")
+        alone = {"GRPO": profile.grpo.dtype} | ({} if profile.launcher else {"fine-tuning": profile.sft.dtype})
+        for what, dtype in alone.items():  # in one process: optimizer in main memory where the GPU has no room
+            held = model.parameters * 2 * BYTES[dtype] * HEADROOM / 1e9
+            beside = model.parameters * finetune.MASTER_BYTES / 1e9
+            if max(gpus) < min(training, held) or (max(gpus) < training and memory < beside):
+                mend = "take a larger machine" if what == "GRPO" else "set launcher: profiles/accelerate/fsdp.yaml"
+                found.append(
+                    f"GPU memory: {what} of {profile.model} takes {held:.0f} GB on one GPU and {beside:.0f} GB there "
+                    f"or in main memory, this machine has {max(gpus):.0f} and {memory:.0f} GB: {mend}"
+                )
+        return found
+    found = []
     if training > memory:
         found.append(f"no GPU: {need}, this machine has {memory:.0f} GB of memory: use a CUDA machine")
     hours = plan(profile).flops.sum() / (CORE * config.cpu_threads()) / 3600

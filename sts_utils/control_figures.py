@@ -35,14 +35,14 @@ def heat(profile: Profile, score: Score, measure: str, domains: Sequence[str]) -
     own = control.diagonal(profile)
     figure, axes = plt.subplots(1, 2, figsize=(7.4, 1.9 + 0.24 * len(sets)), sharey=True)
     shown = (
-        (axes[0], value, score.label),
-        (axes[1], change, f"change of {figures.SHORT_NAMES[measure].replace(' × 100', '')}"),
+        (axes[0], value, score.label, "score"),
+        (axes[1], change, f"change of {figures.SHORT_NAMES[measure].replace(' × 100', '')}", "change"),
     )
-    for axis, values, title in shown:
+    for axis, values, title, unit in shown:
         limit = np.abs(values).max()
         sns.heatmap(
             pd.DataFrame(values, sets, domains), ax=axis, cmap="RdBu_r", vmin=-limit, vmax=limit, square=False,
-            cbar_kws={"shrink": 0.7, "pad": 0.02}, linewidths=0.3, linecolor="white",
+            cbar_kws={"shrink": 0.7, "pad": 0.02, "label": unit}, linewidths=0.3, linecolor="white",
         )  # fmt: skip
         for row, name in enumerate(sets):
             if name in own:
@@ -91,10 +91,14 @@ def by_size(table: pd.DataFrame, domains: int, profile: Profile, judged: str) ->
     names = list(control_scores.FEATURE_SCORES)
     figure, axes = plt.subplots(1, len(names), figsize=(7.2, 2.5), sharey=True)
     colours = dict(zip(control_scores.DIMS, figures.PALETTE, strict=False))
+    taken = dict(zip(control_scores.DIMS, ("nothing (paper)", "other sets", "prose", "both"), strict=False))
+    taken["without generic"] = "prose's features\nleft out"
     for axis, name in zip(axes, names, strict=True):
         for which, colour in colours.items():
             rows = table[(table.name == name) & (table.dims == which)].sort_values("n")
-            axis.plot(rows.n, rows["rank"], color=colour, marker="o", ms=3, label=which if name == names[0] else None)
+            axis.plot(
+                rows.n, rows["rank"], color=colour, marker="o", ms=3, label=taken[which] if name == names[0] else None
+            )
         axis.axhline((domains + 1) / 2, color=figures.CHANCE_COLOUR, ls="--", lw=0.9)
         axis.set(xscale="log", xlabel="N", title=name, ylim=(0.5, domains + 0.5))
     axes[0].set_ylabel("mean rank of training domain")

@@ -66,8 +66,10 @@ def r_centred(values: np.ndarray, changes: Sequence[np.ndarray], draws: int = 10
     """(r, p): Pearson r of scores [T, S, D] and changes [D][T, S, Q] over all cells, row and column means removed.
 
     Means over seeds are compared. Draws are over training sets, seeds and questions; p is a permutation of the
-    score's rows over training sets (two-sided).
+    score's rows over training sets (two-sided). NaN for a score that is the same for every training set.
     """
+    if np.ptp(values, axis=0).max() == 0:
+        return Estimate(np.nan, np.array([np.nan])), np.nan
     changed = np.stack([c.mean(-1) for c in changes], -1)  # [T, S, D]
     flat = centred_cells(values.mean(1))
     observed = float(stats.pearson(flat, centred_cells(changed.mean(1))))
@@ -92,6 +94,8 @@ def centred_cells(values: np.ndarray) -> np.ndarray:
 
 def r_within(values: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:
     """[T] r over domains within each set: scores [T, S, D] and changes [D][T, S, Q], each less its column's mean."""
+    if np.ptp(values, axis=0).max() == 0:  # the same for every training set
+        return np.full(len(values), np.nan)
     changed = np.stack([c.mean((1, 2)) for c in changes], -1)
     mean = values.mean(1)
     return stats.pearson(mean - mean.mean(0), changed - changed.mean(0))

@@ -153,7 +153,7 @@ def fig2b(actual: Sequence[FeatureStats], profile: Profile) -> tuple[Figure, str
 
 
 def fig3(observed: Mapping[str, stats.Observations], table: pd.DataFrame, profile: Profile) -> tuple[Figure, str]:
-    """Scatter of each score against the absolute change, with the fitted line and ρ (Fig 3).
+    """Scatter of each score against the absolute change, with the fitted line and r (Fig 3).
 
     `table` is `stats.correlations(observed)`. Bars are 95% bootstrap intervals.
     """
@@ -175,7 +175,7 @@ def fig3(observed: Mapping[str, stats.Observations], table: pd.DataFrame, profil
         for selection, name in (("all", f"all {len(x)}"), ("paper", f"paper's {len(kept)}")):
             rows = table[(table.metric == metric) & (table.selection == selection) & (table.change == "absolute")]
             row = rows.iloc[0]
-            lines.append(f"ρ = {row.r:.2f} [{row.r_low:.2f}, {row.r_high:.2f}] {name}")
+            lines.append(f"r = {row.r:.2f} [{row.r_low:.2f}, {row.r_high:.2f}] {name}")
             said.append(
                 f"{metric}, {name} domains: r = {row.r:.2f} ± {row.r_sd:.2f}, 95% interval "
                 f"[{row.r_low:.2f}, {row.r_high:.2f}], p = {row.p:.3f}"
@@ -207,13 +207,15 @@ SHORT_NAMES = {
 }
 
 
-def fig1b(estimates: Mapping[tuple[str, int], Estimate], profile: Profile) -> tuple[Figure, str]:
+def fig1b(
+    estimates: Mapping[tuple[str, int], Estimate], activity: Mapping[int, float], profile: Profile
+) -> tuple[Figure, str]:
     """Mathematics performance while the k most shifted features are zeroed, against random ones (Fig 1b).
 
-    `estimates` is `ablation.estimates(profile)`.
+    `estimates` is `ablation.estimates(profile)`, `activity` is `ablation.relative_activity(profile)`.
     """
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
-    names = {"shifted": "most shifted by SFT", "active": "random, as active", "random": "random"}
+    names = {"shifted": "most shifted by SFT", "active": "nearest in activity", "random": "random"}
     for (which, label), colour in zip(names.items(), (SAE_COLOUR, PALETTE[2], CHANCE_COLOUR), strict=True):
         counts = sorted(count for name, count in estimates if name == which)
         of = [estimates[which, count] for count in counts]
@@ -229,8 +231,9 @@ def fig1b(estimates: Mapping[tuple[str, int], Estimate], profile: Profile) -> tu
     caption = (
         "Fig 1b. Log-likelihood of held-out mathematics solutions under the fine-tuned model (first seed) while SAE "
         "features are taken out of the residual stream, reconstruction error kept, attention sinks untouched: the "
-        f"most shifted by SFT, random ones ({profile.ablation.draws} draws), and random ones of like mean "
-        f"activation. With {k} zeroed, change against none: {said}. The paper: accuracy falls fast for shifted "
+        f"most shifted by SFT, random ones ({profile.ablation.draws} draws), and those others that are nearest in "
+        f"activity, which have {activity[k]:.0%} of it at {k} and {activity[counts[-1]]:.0%} at {counts[-1]} (below 100%: "
+        f"SFT moves the most active features, and none as active are left). With {k} zeroed, change against none: {said}. The paper: accuracy falls fast for shifted "
         f"features and stays for random ones. {about(profile)}"
     )
     return figure, caption

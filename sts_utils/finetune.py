@@ -1,5 +1,6 @@
 """Supervised fine-tuning (SFT) with transformers' Trainer and the paper's optimizer and schedule."""
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ from sts_utils import generation, models
 from sts_utils.config import Profile
 from sts_utils.data import Example
 
+log = logging.getLogger(__name__)
+
+#: Bytes a weight beside the model's own: float32 gradient, copy and AdamW's two moments.
+MASTER_BYTES = 16
 #: The paper's optimizer (the paper's protocol).
 BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
 
@@ -98,10 +103,12 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
     """AdamW over a float32 copy of the trainable weights; each step writes it back to the model's dtype.
 
     Plain bfloat16 weights lose small updates to rounding (a learning rate of 1e-5 moves a weight by
-    less than its last bit); the copy keeps them.
+    less than its last bit); the copy keeps them. It lies where the model does, or in main memory
+    where a GPU has no room for it.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
-    masters = [w.detach().float().clone() for w in weights]
+    where = _place_of_masters(weights)
+    masters = [w.detach().to(where, torch.float32, copy=True) for w in weights]
     groups = [
         {"params": [m for m in masters if m.ndim > 1], "weight_decay": WEIGHT_DECAY},
         {"params": [m for m in masters if m.ndim <= 1], "weight_decay": 0.0},
@@ -110,7 +117,7 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
 
     def take_gradients(*_):
         for master, weight in zip(masters, weights, strict=True):
-            master.grad = None if weight.grad is None else weight.grad.float()
+            master.grad = None if weight.grad is None else weight.grad.to(where, torch.float32)
 
     def give_weights(*_):
         for master, weight in zip(masters, weights, strict=True):
@@ -119,6 +126,25 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
     optimizer.register_step_pre_hook(take_gradients)
     optimizer.register_step_post_hook(give_weights)
     return optimizer
+
+
+def _place_of_masters(weights: Sequence[torch.Tensor]) -> torch.device:
+    device = weights[0].device
+    if device.type != "cuda":
+        return device
+    need, (free, _) = MASTER_BYTES * sum(w.numel() for w in weights), torch.cuda.mem_get_info(device)
+    if need < 0.7 * free:  # the rest is for the model's gradients and activations
+        return device
+    log.warning("AdamW's %.0f GB go to main memory, the GPU has %.0f GB free: slower", need / 1e9, free / 1e9)
+    return torch.device("cpu")
+
+
+def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """The arguments without nn.DataParallel, which the Trainer puts over every GPU it sees and which multiplies the
+    batch by their number; several GPUs are for the profile's `launcher`."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def sft(profile: Profile, examples: Sequence[Example], seed: int, out: Path, steps: int | None = None) -> pd.DataFrame:
@@ -156,7 +182,7 @@ def train_answers(
     """Train what is trainable in `model` on the answers of `examples` (in place); the log as `sft` returns it."""
     with tempfile.TemporaryDirectory() as scratch:
         trainer = AnswerTrainer(
-            model, TrainingArguments(**arguments(profile, seed, steps, scratch)), data_collator=collate,
+            model, on_one_gpu(TrainingArguments(**arguments(profile, seed, steps, scratch))), data_collator=collate,
             optimizers=(master_adamw(model, lr), None), callbacks=[Bar(desc)],
             train_dataset=tokenize(tokenizer, examples, profile.sft.max_length),
         )  # fmt: skip

@@ -107,7 +107,8 @@ def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) ->
     )  # fmt: skip
     rows = [{"prompt": [{"role": "user", "content": e.query}], "answer": e.answer} for e in examples]
     trainer = AnswerGRPO(
-        model, rewards, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+        model, rewards, finetune.on_one_gpu(arguments), train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
         optimizers=(finetune.master_adamw(model, settings.lr), None), callbacks=[RewardBar(f"GRPO seed {seed}")],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)

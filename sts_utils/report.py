@@ -52,6 +52,7 @@ ORDER = (
     Item("table13", "Table 13: probes", "table"),
     Item("rollouts", "Reinforcement learning: the model's own answers as demonstrations", "table"),
     Item("control_judgement", "Positive control: what each score finds", "table", "07_control"),
+    Item("control_goals", "Positive control: goals, and what was reached", "table", "07_control"),
     Item("control_heat_paper", "Positive control: the paper's score and the change", "figure", "07_control"),
     Item("control_heat", "Positive control: the contrastive score and the change", "figure", "07_control"),
     Item("control_heat_probability", "Positive control: the change of P(gold)", "figure", "07_control"),
@@ -119,9 +120,12 @@ def markdown(profile: Profile, folder: Path, beside: bool = False) -> str:
         f"Profile {_plain(profile.name)}: {_plain(profile.about)} Seeds {', '.join(map(str, profile.seeds))}. "
         f"The same with every table, to open in a browser: [{at}index.html]({at}index.html).", "",
         _plain(run["setting"] or f"Model {profile.model}, SAE {profile.sae}."), "",
-        "## Claims", "", RULE, "", "; ".join(f"{v}: {n}" for v, n in run["counts"].items()) + ".", "",
-        "| from | claim | statistic | ours [95% interval] | paper | verdict |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
+    if run["claims"]:
+        lines += [
+            "## Claims", "", RULE, "", "; ".join(f"{v}: {n}" for v, n in run["counts"].items()) + ".", "",
+            "| from | claim | statistic | ours [95% interval] | paper | verdict |", "|---|---|---|---|---|---|",
+        ]  # fmt: skip
     for c in run["claims"]:
         cells = (_plain(c[k]) for k in ("claim", "statistic", "ours", "paper", "verdict"))
         lines.append(f"| {' | '.join([shown.get(c['figure'], c['label']), *cells])} |")
@@ -169,6 +173,7 @@ def _contents(folder: Path) -> dict:
     for e in entries:
         e["caption"] = e["caption"].removesuffix(setting).strip()
     counts = {v: sum(c["verdict"] == v for c in claims) for v in VERDICTS}
+    missing = list(dict.fromkeys(missing))
     return {"setting": setting, "entries": entries, "missing": missing, "claims": claims, "counts": counts}
 
 

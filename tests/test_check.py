@@ -27,10 +27,11 @@ def laptop(monkeypatch, offline):
 def gpus(monkeypatch, offline):
     """A machine with GPUs of the sizes given (GB)."""
 
-    def have(*sizes):
+    def have(*sizes, memory=256):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
         properties = [type("P", (), {"total_memory": int(size * 1e9)}) for size in sizes]
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: properties[i])
+        monkeypatch.setattr(check.psutil, "virtual_memory", lambda: argparse.Namespace(total=memory * 1e9))
 
     return have
 
@@ -119,6 +120,11 @@ def test_gpu_memory_is_compared_with_the_need(gpus):
     gpus(80, 80)
     (line,) = check._compute(profile, model)
     assert line.startswith("GPU memory: fine-tuning") and "this machine has 80 + 80 GB: use more GPUs" in line
+    assert check._compute(profile.model_copy(update={"launcher": None}), model) == []  # the optimizer in main memory
+    gpus(80, 80, 80, 80, memory=64)
+    alone, grpo = check._compute(profile.model_copy(update={"launcher": None}), model)
+    assert alone.startswith("GPU memory: fine-tuning") and alone.endswith("set launcher: profiles/accelerate/fsdp.yaml")
+    assert "GRPO of meta-llama" in grpo and "takes 37 GB on one GPU and 128 GB there or in main memory" in grpo
     gpus(*[12] * 20)
     (line,) = check._compute(profile, model)
     assert "needs 18 GB on one GPU, the largest has 12 GB" in line

@@ -177,9 +177,10 @@ def same(container, estimates, factor=1, x=None):
 
 def test_fig1b_lines_are_the_estimates(made, small):
     estimates = {(which, k): made() for which in ("shifted", "active", "random") for k in (100, 3, 10)}
-    figure, caption = figures.fig1b(estimates, small)
+    figure, caption = figures.fig1b(estimates, {3: 0.5, 10: 0.33, 100: 0.05}, small)
+    assert "33% of it at 10 and 5% at 100" in caption
     (axis,) = figure.axes
-    labels = {"shifted": "most shifted by SFT", "active": "random, as active", "random": "random"}
+    labels = {"shifted": "most shifted by SFT", "active": "nearest in activity", "random": "random"}
     for (which, label), band in zip(labels.items(), axis.collections, strict=True):
         of = {k: estimates[which, k] for k in (3, 10, 100)}
         x, y = line(axis, label).get_data()

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from sts_utils import data, evaluate, finetune, models
 
@@ -85,6 +86,12 @@ def test_weights_are_saved_as_they_were_trained(profile, tmp_path, dtype):
     finetune.sft(run, data.load("gsm-symbolic", 0, 8), 0, tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     assert {weight.dtype for weight in saved.values()} == {getattr(torch, dtype)}
+
+
+def test_every_gpu_seen_is_not_another_share_of_the_batch(profile, tmp_path):
+    arguments = TrainingArguments(**finetune.arguments(profile, 0, None, str(tmp_path)))
+    arguments._n_gpu = 4
+    assert finetune.on_one_gpu(arguments).train_batch_size == profile.sft.micro_batch
 
 
 def test_only_what_is_trainable_is_updated():
