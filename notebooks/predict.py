@@ -22,8 +22,9 @@
 #
 # By default domains are compared feature by feature (`sts_relative`: the mean over $D_N$ of the logarithm of a
 # feature's activation in a domain over its mean over the domains), which did best of them in this project's positive
-# control (notebook 07; it was chosen after that result was seen). Much of step 1 moves under *any* context, so the contrastive scores take away what text of the same
-# length from elsewhere moves. Below, 60 problems of school physics and chemistry stand in for your data.
+# control (notebook 07; it was chosen after that result was seen). Much of step 1 moves under *any* context, so the
+# contrastive scores take away what text of the same length from elsewhere moves. Below, 60 problems of school physics
+# and chemistry stand in for your data.
 
 # %% tags=["parameters"]
 TRAIN = "../data/example.jsonl"  # your .jsonl, .csv or .parquet file
@@ -114,8 +115,8 @@ prediction.explain(5)
 # ## What to add to the mix
 #
 # A budget of extra examples, split over the domains in the ratio of their score. `mixture` draws them, as far as the
-# domains' worked examples reach. That such a mixture helps is not shown: in our run of the paper's Fig 5 no mixture moved
-# a domain by more than its interval.
+# domains' worked examples reach. That such a mixture helps is not shown: in our run of the paper's Fig 5 no mixture
+# moved a domain by more than its interval.
 
 # %%
 prediction.advice(100).round(3)

@@ -9,6 +9,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,7 @@ SHAPES = {
 }
 
 
+@cache
 def shape(profile: Profile) -> tuple[Shape, str]:
     """(the model's shape, where it is from): its config in a folder, the mirror or the hub's cache, or the table.
 
@@ -122,74 +124,111 @@ def plan(profile: Profile) -> pd.DataFrame:
     Lengths are means (LENGTHS); SAEs (2 × width × features a token) and Fig 1b's edited passes are under a hundredth
     and left out.
     """
+    rows = []
+    if not profile.stages or set(profile.stages) - {"07_control"}:
+        rows += _base_plan(profile)
+    if profile.control.sets and (not profile.stages or "07_control" in profile.stages):
+        rows += _control_plan(profile)
+    return pd.DataFrame(rows)
+
+
+def _stage(name: str, units: int, tokens: float, flops: float, dtype: str, utilisation: float = UTILISATION) -> dict:
+    hours = flops / (PEAK[dtype] * utilisation) / 3600
+    return {"stage": name, "units": units, "tokens": int(tokens), "flops": flops, "gpu_hours": hours}
+
+
+def _extract(
+    profile: Profile, name: str, units: int, contexts: int, context: float, queries: int, length: float
+) -> dict:
+    """Contexts once each, their queries behind them, and the queries alone."""
+    model, layers = shape(profile)[0], profile.layer + 1
+    flops = forward_flops(model, contexts * context, context / 2, layers)
+    flops += forward_flops(model, queries * length, context + length / 2, layers)
+    flops += forward_flops(model, queries * length, length / 2, layers)
+    return _stage(name, units, units * (contexts * context + 2 * queries * length), units * flops, profile.dtype)
+
+
+def _train(profile: Profile, name: str, units: float, examples: int, lengths: tuple[float, float], epochs: int) -> dict:
+    sft, (query, solution) = profile.sft, lengths
+    length = min(query + solution, sft.max_length)
+    tokens, answers = epochs * examples * length, epochs * examples * min(solution, length)
+    passes = 4 if sft.gradient_checkpointing else 3
+    flops = passes * forward_flops(shape(profile)[0], tokens, length / 2, heads=answers)
+    return _stage(name, units, units * tokens, units * flops, sft.dtype)
+
+
+def _options(profile: Profile, name: str, units: int, questions: float) -> dict:
+    """Options scored by their likelihood."""
+    query, _ = LENGTHS.get(profile.domains, (100, 0))
+    flops = forward_flops(shape(profile)[0], questions * (query + OPTIONS), query, heads=questions * OPTIONS)
+    return _stage(name, units, questions * (query + OPTIONS), flops, profile.evaluation.dtype)
+
+
+def _base_plan(profile: Profile) -> list[dict]:
+    """The paper's own experiments."""
     model, _ = shape(profile)
-    query, solution = LENGTHS.get(profile.train, (100, 200))
+    both = query, solution = LENGTHS.get(profile.train, (100, 200))
     domain_query, _ = LENGTHS.get(profile.domains, (100, 0))
     shot = sum(LENGTHS.get(profile.demonstrations, (100, 100)))
     seeds, sizes = len(profile.seeds), QUESTIONS.get(profile.domains, (300,) * 14)
-    dtype, rows = profile.dtype, []
-
-    def stage(name, units, tokens, flops, dtype, utilisation=UTILISATION):
-        hours = flops / (PEAK[dtype] * utilisation) / 3600
-        rows.append({"stage": name, "units": units, "tokens": int(tokens), "flops": flops, "gpu_hours": hours})
-
-    def extract(name, units, contexts, context, queries, length, layers=profile.layer + 1):
-        """Contexts once each, their queries behind them, and the queries alone."""
-        flops = forward_flops(model, contexts * context, context / 2, layers)
-        flops += forward_flops(model, queries * length, context + length / 2, layers)
-        flops += forward_flops(model, queries * length, length / 2, layers)
-        stage(name, units, units * (contexts * context + 2 * queries * length), units * flops, dtype)
-
-    s, e, sft = profile.shift, profile.evaluation, profile.sft
-    demonstrations = s.demonstrations * (query + solution)
-    extract("features of the training set (D_N)", seeds, s.sets, demonstrations, s.queries, query)
-    extract("features of the domains (STS)", seeds * len(sizes), 1, profile.sts.demonstrations * shot,
-            profile.sts.queries, domain_query)  # fmt: skip
-
-    def train(name, units, examples, corpus_query, corpus_solution):
-        length = min(corpus_query + corpus_solution, sft.max_length)
-        tokens = sft.epochs * examples * length
-        answers = sft.epochs * examples * min(corpus_solution, length)
-        passes = 4 if sft.gradient_checkpointing else 3
-        flops = passes * forward_flops(model, tokens, length / 2, heads=answers)
-        stage(name, units, units * tokens, units * flops, sft.dtype)
-
+    s, e, sft, g = profile.shift, profile.evaluation, profile.sft, profile.grpo
+    shown, domain_shown = s.demonstrations * (query + solution), profile.sts.demonstrations * shot
+    rows = [
+        _extract(profile, "features of the training set (D_N)", seeds, s.sets, shown, s.queries, query),
+        _extract(profile, "features of the domains (STS)", seeds * len(sizes), 1, domain_shown, profile.sts.queries,
+                 domain_query),
+    ]  # fmt: skip
     pool = int((1 - s.held_out) * EXAMPLES.get(profile.train, 10**9))
-    train("fine-tuning (SFT)", seeds, min(sft.examples, pool), query, solution)
+    rows.append(_train(profile, "fine-tuning (SFT)", seeds, min(sft.examples, pool), both, sft.epochs))
     for corpus in profile.others:
-        train(f"fine-tuning on {corpus}", 1, profile.others_examples, *LENGTHS.get(corpus, (100, 200)))
-    train("fine-tuning on mixtures", MIXTURES, min(profile.mixture.examples, pool) + profile.mixture.extra, query,
-          solution)  # fmt: skip
+        lengths = LENGTHS.get(corpus, (100, 200))
+        rows.append(_train(profile, f"fine-tuning on {corpus}", 1, profile.others_examples, lengths, sft.epochs))
+    mixed = min(profile.mixture.examples, pool) + profile.mixture.extra
+    rows.append(_train(profile, "fine-tuning on mixtures", MIXTURES, mixed, both, sft.epochs))
     if profile.sweep.layers:
         chosen = len(profile.selective.dims) * (1 + profile.selective.draws)
-        train("selective fine-tuning", chosen, min(profile.selective.examples, pool), query, solution)
-    g = profile.grpo
+        of = min(profile.selective.examples, pool)
+        rows.append(_train(profile, "selective fine-tuning", chosen, of, both, sft.epochs))
     written = g.steps * g.prompts * g.generations * g.completion_tokens
     length = LENGTHS.get(g.train, (100, 0))[0] + g.completion_tokens
     decoding = forward_flops(model, written, length / 2, heads=written)
-    stage("GRPO, completions", 1, written, decoding, g.dtype, DECODING)
-    stage("GRPO, updates", 1, written, 3 * decoding, g.dtype)
+    rows.append(_stage("GRPO, completions", 1, written, decoding, g.dtype, DECODING))
+    rows.append(_stage("GRPO, updates", 1, written, 3 * decoding, g.dtype))
 
     length = s.queries * query
     flops = 2 * forward_flops(model, length, query / 2, profile.layer + 1)
-    stage("actual shift", seeds, seeds * 2 * length, seeds * flops, dtype)
+    rows.append(_stage("actual shift", seeds, seeds * 2 * length, seeds * flops, profile.dtype))
 
     asked = [sum(min(n, limit) for n in sizes) for limit in (e.questions, min(e.questions, e.asked or e.questions))]
     others = sum(min(n, profile.others_questions or e.questions) for n in sizes) * (len(profile.others) + 1)
     questions = asked[0] + seeds * asked[1] + others + 2 * MIXTURES * profile.mixture.questions
     units = 2 + seeds + len(profile.others) + MIXTURES
-    if e.mode == "generation":
-        prompt = e.shots * shot + domain_query
-        stage("evaluation, prompts", units, questions * prompt, forward_flops(model, questions * prompt, prompt / 2),
-              e.dtype)  # fmt: skip
-        written = questions * min(WRITTEN, e.max_new_tokens)
-        flops = forward_flops(model, written, prompt + WRITTEN / 2, heads=written)
-        stage("evaluation, answers", units, written, flops, e.dtype, DECODING)
-    else:
-        tokens = questions * (domain_query + OPTIONS)
-        flops = forward_flops(model, tokens, domain_query, heads=questions * OPTIONS)
-        stage("evaluation", units, tokens, flops, e.dtype)
-    return pd.DataFrame(rows)
+    if e.mode != "generation":
+        return [*rows, _options(profile, "evaluation", units, questions)]
+    prompt = e.shots * shot + domain_query
+    flops = forward_flops(model, questions * prompt, prompt / 2)
+    rows.append(_stage("evaluation, prompts", units, questions * prompt, flops, e.dtype))
+    written = questions * min(WRITTEN, e.max_new_tokens)
+    flops = forward_flops(model, written, prompt + WRITTEN / 2, heads=written)
+    return [*rows, _stage("evaluation, answers", units, written, flops, e.dtype, DECODING)]
+
+
+def _control_plan(profile: Profile) -> list[dict]:
+    """The positive control: a cell is a training set and seed."""
+    c, e = profile.control, profile.evaluation
+    query, _ = LENGTHS.get(profile.domains, (100, 0))
+    cells, domains = len(c.sets) * len(c.seeds), len(QUESTIONS.get(profile.domains, (300,) * 14))
+    doses, lengths = sum(c.doses) * len(c.dose_sets), (query, OPTIONS)
+    asked = domains * min(e.questions, c.asked or e.questions)
+    questions = asked * (cells + len(c.doses) * len(c.dose_sets)) + domains * (e.questions + cells * c.probe_questions)
+    shown = c.demonstrations * sum(lengths)
+    return [
+        _train(profile, "control, fine-tuning", round(cells * (1 + c.probe) + doses), c.examples, lengths, c.epochs),
+        _extract(profile, "control, features of the sets", 3 * cells, c.contexts, shown, c.queries, query),
+        _extract(profile, "control, features of the domains", len(c.seeds) * domains, 1,
+                 profile.sts.demonstrations * sum(lengths), profile.sts.queries, query),
+        _options(profile, "control, evaluation", 2 * cells + 1, questions),
+    ]  # fmt: skip
 
 
 def problems(profile: Profile) -> list[str]:

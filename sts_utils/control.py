@@ -95,7 +95,7 @@ def model(profile: Profile, name: str, seed: int, steps: int | None = None) -> T
     """The model after SFT on a training set, at the whole dose or for `steps`."""
     settings = profile.control
     size = {"examples": settings.examples, "epochs": settings.epochs, "batch": settings.batch, "lr": settings.lr}
-    sft = profile.sft.model_copy(update=size | {"micro_batch": settings.batch})
+    sft = profile.sft.model_copy(update=size | {"micro_batch": min(profile.sft.micro_batch, settings.batch)})
     steps = steps or full_steps(profile)
     chosen = examples(profile, name, seed)
     recipe = {

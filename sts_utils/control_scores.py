@@ -132,7 +132,7 @@ def _text_vectors(profile: Profile, seed: int, which: str) -> dict:
         table = models.load_model(profile.model, profile.dtype, profile.revision).get_input_embeddings().weight
         tokenizer = samples.tokenizer(profile.model, profile.revision)
         rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts.values()]
-        vectors = np.stack([table[ids].float().mean(0).detach().numpy() for ids in rows])
+        vectors = np.stack([table[ids].float().mean(0).detach().cpu().numpy() for ids in rows])
         vectors = vectors - vectors.mean(0)  # all English shares most of its mean embedding
     return dict(zip(texts, vectors, strict=True))
 

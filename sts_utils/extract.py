@@ -152,7 +152,9 @@ def paired_sums(indices, lengths, residuals, sae, sink_norm, features, ids) -> d
     sums, sides = {}, [rows.split(lengths) for rows in residuals]
     for run in _runs(lengths):
         r, r_other = (torch.cat(side[run]) for side in sides)
-        kept = (r.norm(dim=-1) < sink_norm) & (r_other.norm(dim=-1) < sink_norm)
+        norms = torch.stack([r.norm(dim=-1), r_other.norm(dim=-1)])
+        kept = (norms < sink_norm).all(0)
+        finite = torch.isfinite(norms).all(0)
         n = [int(part.sum()) for part in kept.split(lengths[run])]
         r, r_other = r[kept], r_other[kept]
         h, h_other = (saes.encode(sae, rows, features) for rows in (r, r_other))
@@ -163,8 +165,9 @@ def paired_sums(indices, lengths, residuals, sae, sink_norm, features, ids) -> d
             rows.square_()
             found[f"{name}2"] = torch.stack([part.sum(0) for part in rows.split(n)]).cpu().numpy()
         del found["r2"]
+        whole = np.isfinite(found["dh2"]).all(1) & [bool(part.all()) for part in finite.split(lengths[run])]
         for row, index in enumerate(indices[run]):
-            if not np.isfinite(found["dh2"][row]).all():
+            if not whole[row]:
                 raise ValueError(f"question {ids[index]}: features are not finite; try dtype: float32")
             sums[index] = {name: values[row] for name, values in found.items()}
     return sums
@@ -229,19 +232,24 @@ def _batches(members, pairs, longest, tokens) -> Iterator[list[int]]:
 
 def _halving(queries, models, caches, batch, layers):
     """(indices, lengths, [residuals a, residuals b]); halves the batch when the GPU has no room."""
+    residuals = None
     try:
         first = query_residuals(models[0], caches[0], queries, layers)
         same = models[0] is models[1] and caches[0] is caches[1]
         residuals = [first, first if same else query_residuals(models[1], caches[1], queries, layers)]
-        yield batch, [len(q) for q in queries], residuals
     except torch.cuda.OutOfMemoryError:
         if len(batch) == 1:
             raise
-        log.warning("CUDA out of memory with %d queries a batch: going on with half", len(batch))
-        torch.cuda.empty_cache()
-        half = len(batch) // 2
-        yield from _halving(queries[:half], models, caches, batch[:half], layers)
-        yield from _halving(queries[half:], models, caches, batch[half:], layers)
+    if residuals is not None:
+        yield batch, [len(q) for q in queries], residuals
+        return
+    # here, not in the except block: the exception holds what did not fit
+    log.warning("CUDA out of memory with %d queries a batch: going on with half", len(batch))
+    first = None
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    yield from _halving(queries[:half], models, caches, batch[:half], layers)
+    yield from _halving(queries[half:], models, caches, batch[half:], layers)
 
 
 @torch.inference_mode()
@@ -251,7 +259,9 @@ def sink_norm(model, prompts: Sequence[Prompt]) -> float:
     for prompt in prompts:
         ids = torch.tensor([prompt.ids], device=model.device)
         norms.append(model(input_ids=ids, use_cache=False).last_hidden_state[0, 1:].float().norm(dim=-1))
-    return saes.SINK_FACTOR * torch.cat(norms).median().item()
+    if not np.isfinite(median := torch.cat(norms).median().item()):
+        raise ValueError("the model's residual stream is not finite; try dtype: float32")
+    return saes.SINK_FACTOR * median
 
 
 def stream_stats(

@@ -232,9 +232,10 @@ def fig1b(
         "Fig 1b. Log-likelihood of held-out mathematics solutions under the fine-tuned model (first seed) while SAE "
         "features are taken out of the residual stream, reconstruction error kept, attention sinks untouched: the "
         f"most shifted by SFT, random ones ({profile.ablation.draws} draws), and those others that are nearest in "
-        f"activity, which have {activity[k]:.0%} of it at {k} and {activity[counts[-1]]:.0%} at {counts[-1]} (below 100%: "
-        f"SFT moves the most active features, and none as active are left). With {k} zeroed, change against none: {said}. The paper: accuracy falls fast for shifted "
-        f"features and stays for random ones. {about(profile)}"
+        f"activity, which have {activity[k]:.0%} of it at {k} and {activity[counts[-1]]:.0%} at {counts[-1]} (below "
+        "100%: SFT moves the most active features, and none as active are left). With "
+        f"{k} zeroed, change against none: {said}. The paper: accuracy falls fast for shifted features and stays for "
+        f"random ones. {about(profile)}"
     )
     return figure, caption
 

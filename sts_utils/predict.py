@@ -67,6 +67,8 @@ def predict(
     10
     """
     seeds = tuple(seeds)
+    if not all(isinstance(seed, int) for seed in seeds):
+        raise ValueError(f"seeds {list(seeds)}: give whole numbers, like [0, 1, 2]")
     if not seeds or min(shots, queries) < 1:
         raise ValueError(f"seeds {list(seeds)}, shots {shots}, queries {queries}: give one or more of each")
     prediction.check(n, score, None, demonstrations != "none")
@@ -115,7 +117,9 @@ def _read_train(source, columns) -> list[Example]:
     found = userdata.read(source, domain="train", columns=columns, answers=True)
     worked = [e for e in found if e.solution]
     if not worked:
-        raise ValueError(f"training set {source!r}: no row has an answer; predict compares with and without answers")
+        raise ValueError(
+            f"training set {userdata.named(source)}: no row has an answer; predict compares with and without answers"
+        )
     return worked
 
 
@@ -238,10 +242,13 @@ def run(chosen: argparse.Namespace) -> int:
     prediction.check_folder(Path(chosen.out))
     if chosen.budget is not None:
         prediction.check_budget(chosen.budget)
+    columns = _sources(chosen.columns)
+    if columns is not None and not isinstance(columns, dict):
+        raise ValueError(f"--columns {' '.join(chosen.columns)}: give role=column, like question=ask answer=say")
     options = {k: getattr(chosen, k) for k in ("model", "sae", "n", "shots", "queries", "score", "signed", "dtype")}
     found = predict(
         chosen.train, domains=_sources(chosen.domains), demonstrations=_sources(chosen.demonstrations),
-        seeds=[int(seed) for seed in chosen.seeds.split(",")], columns=_sources(chosen.columns) or None, **options,
+        seeds=[int(seed) for seed in chosen.seeds.split(",")], columns=columns, **options,
     )  # fmt: skip
     paths = found.write(chosen.out, chosen.budget)
     shown = ["rank", "rank_low", "rank_high", "domain", *(f"{chosen.score}{end}" for end in ("", "_low", "_high"))]

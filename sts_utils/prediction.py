@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,8 +44,8 @@ LIMITS = (
     "Whether a domain gets better or worse. A score says how strongly the features that your data moves are used in "
     "a domain; a signed score is in the table only where it was asked for, because none clearly beat always saying the "
     "commoner sign in the positive control.",
-    "Anything beyond shared vocabulary, as far as we could show: in the positive control plain word overlap of the texts "
-    "found the training set's own domain at least as often as any score of features.",
+    "Anything beyond shared vocabulary, as far as we could show: in the positive control plain word overlap of the "
+    "texts found the training set's own domain at least as often as any score of features.",
     "That a mixture as advised helps: in the reproduction no mixture moved a domain by more than its interval.",
     "By how many points. Scores compare domains within this table, not models, SAEs, training sets or values of N.",
     "What your learning rate, epochs, number of examples and order of training do: the score knows none of them.",
@@ -140,6 +141,8 @@ class Prediction:
 
     def _signs(self) -> tuple[np.ndarray, np.ndarray]:
         """The same of the signed score: cosine on D_N of the mean shifts (b − a) of a domain and of training."""
+        if not self.has_icl:  # the two conditions of a domain are the same
+            return np.full(len(self.used), np.nan), np.full((1, len(self.used)), np.nan)
         value = np.zeros((len(self.seeds), len(self.used)))
         drawn = np.zeros((stats.DRAWS, *value.shape))
         for s, dims in enumerate(self.dims()):
@@ -287,8 +290,8 @@ def control(score: str) -> list[str]:
     table = pd.read_csv(CONTROL_RESULT)
     rows = [f"{r.score} {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in table.itertuples()]
     return [
-        f"{said} In the positive control ({table.statistic.iloc[0]}): {'; '.join(rows)}. The default was chosen after these "
-        "results were seen, so its own is optimistic; sts_relative_contrastive had been fixed before."
+        f"{said} In the positive control ({table.statistic.iloc[0]}): {'; '.join(rows)}. The default was chosen after "
+        "these results were seen, so its own is optimistic; sts_relative_contrastive had been fixed before."
     ]
 
 
@@ -322,5 +325,8 @@ def check_budget(budget: int) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError where a report can't be written."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a folder to write the report to")
+    above = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    if not above.is_dir():
+        raise ValueError(f"{above} is a file: give a folder to write the report to")
+    if not os.access(above, os.W_OK):
+        raise ValueError(f"{above} can't be written: give another folder for the report")

@@ -156,13 +156,13 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         return chosen.run(chosen)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except PapermillExecutionError as error:
         trace = RUNS / "last-error.txt"
         trace.write_text("\n".join(error.traceback), encoding="utf-8")
-        print(f"error: {error.ename}: {error.evalue} (whole trace: {trace})", file=sys.stderr)
+        print(f"error: {error.ename}: {error.evalue.splitlines()[0]} (whole trace: {trace})", file=sys.stderr)
         return 1
 
 

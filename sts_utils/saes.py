@@ -178,7 +178,7 @@ def quality(sae, rows: Iterable[torch.Tensor]) -> dict[str, float]:
         residual += (chunk - sae.decode(h.to(sae.dtype)).float()).square().sum().item()
         total += (chunk - mean).square().sum().item()
         active += (h > 0).sum().item()
-        fired |= (h > 0).any(0)
+        fired |= (h > 0).any(0).cpu()
         n += len(chunk)
     return {"fvu": residual / total, "l0": active / n, "dead": 1 - fired.float().mean().item(), "rows": n}
 
@@ -196,7 +196,7 @@ def residual_norms(model, sequences: Iterable[list[int]]) -> torch.Tensor:
 @torch.inference_mode()
 def firing_frequency(sae, rows: Iterable[torch.Tensor]) -> torch.Tensor:
     """[F] share of rows on which each feature fires."""
-    counts = [((encode(sae, chunk) > 0).sum(0), len(chunk)) for chunk in rows]
+    counts = [((encode(sae, chunk) > 0).sum(0).cpu(), len(chunk)) for chunk in rows]
     return sum(fired for fired, _ in counts).float() / sum(n for _, n in counts)
 
 

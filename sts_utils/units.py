@@ -359,8 +359,10 @@ def written_performance(profile: Profile, model: Trained | None, questions: Sequ
     """Accuracy of written chains of thought (mmlu_pro.performance), by vLLM or transformers."""
     settings, tokenizer = profile.evaluation, _tokenizer(profile)
     if profile.engine == "vllm":
-        where = model.folder() if model else models.resolve(profile.model)
-        generate = vllm_engine.generate(where, settings.max_new_tokens, settings.dtype)
+        where = model.folder() if model else vllm_engine.checkpoint(profile.model, profile.revision)
+        generate = vllm_engine.generate(
+            where, settings.max_new_tokens, settings.dtype, special_tokens=True, stop=[mmlu_pro.STOP]
+        )
     else:
         generate = mmlu_pro.transformers_generate(performing(profile, model), tokenizer, settings.max_new_tokens)
     shots = data.by_domain(data.load(profile.demonstrations))

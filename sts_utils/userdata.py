@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 #: Rows kept of a source: a seeded sample of it, so that memory does not grow with the file.
 LIMIT = 5000
-LETTERS = "ABCDEFGHIJ"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: What a column is for -> the names it is recognised by, the first that is there.
 COLUMNS = {
     "question": ("question", "prompt", "query", "problem", "instruction", "input"),
@@ -58,7 +58,7 @@ def read(
     """
     if isinstance(source, str) and source in CORPORA:
         return [replace(e, domain=domain) for e in data.load(source, seed, limit)]
-    name = str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
+    name = named(source)
     kept, total = _sample(_rows(source, name), limit, seed)
     if not kept:
         raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
@@ -95,6 +95,11 @@ def read_domains(source, columns: Mapping[str, str] | None = None) -> dict[str, 
     if not source:
         raise ValueError("domains is empty: name at least one")
     return {str(name): read(s, domain=str(name), columns=columns) for name, s in source.items()}
+
+
+def named(source) -> str:
+    """What messages call a source: a file or corpus by its name, anything else by its type."""
+    return str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
 
 
 def normal(question: str) -> str:
@@ -194,6 +199,8 @@ def _columns(has: list[str], named: Mapping[str, str], name: str, answers: bool)
     if absent := [c for c in named.values() if c not in has]:
         raise ValueError(f"{name}: no column {absent[0]!r}{nearest(absent[0], has)}; it has {', '.join(has)}")
     found = {role: named.get(role) or next((c for c in known if c in has), None) for role, known in COLUMNS.items()}
+    if found["messages"] and not named.get("question") and not (found["solution"] or found["answer"]):
+        found["question"] = None  # a `prompt` beside chat turns, which have the answers
     missing = [] if found["messages"] else [role for role in ("question", "solution") if found[role] is None]
     if "question" in missing or (answers and "solution" in missing and found["answer"] is None):
         near = next((hint for known in COLUMNS[missing[0]] if (hint := nearest(known, has))), "")
@@ -256,14 +263,16 @@ def _example(row: Mapping, of: Mapping[str, str | None], domain: str, where: str
 
 
 def _options(cell, row: Mapping, where: str) -> tuple[str, ...]:
-    """Option texts of a row: a list, ARC's {"text": …}, a list written as JSON, or columns A, B, …; () for none."""
+    """Option texts of a row: a list (or its JSON), ARC's {"text": …}, {"A": text}, or columns A, B, …; () for none."""
     if isinstance(cell, str) and cell.strip():
         try:
             cell = json.loads(cell)
         except json.JSONDecodeError:
             raise ValueError(f'{where}: the options are not a list like ["one", "two"]: {cell[:40]!r}') from None
     if isinstance(cell, Mapping):
-        cell = cell["text"]
+        cell = cell["text"] if "text" in cell else list(cell.values())
+    if cell is not None and (isinstance(cell, str) or not isinstance(cell, Iterable)):
+        raise ValueError(f'{where}: the options are not a list like ["one", "two"]: {str(cell)[:40]!r}')
     if not cell and row.get("A") and row.get("B"):
         cell = [row[letter] for letter in LETTERS if row.get(letter)]
     return tuple(str(option).strip() for option in cell or ())
@@ -272,7 +281,9 @@ def _options(cell, row: Mapping, where: str) -> tuple[str, ...]:
 def _choice(answer, options: Sequence[str], cell, where: str) -> int:
     """Which option the gold answer is, given as its index from 0, its letter or its text."""
     text = str(answer).strip()
-    labels = list(cell["label"]) if isinstance(cell, Mapping) else list(LETTERS[: len(options)])
+    labels = list(LETTERS[: len(options)])
+    if isinstance(cell, Mapping):
+        labels = list(cell.get("label", cell))
     if text in options and isinstance(answer, str):
         return options.index(text)
     if text.strip("().") in labels:

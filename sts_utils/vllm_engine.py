@@ -50,14 +50,18 @@ def installed() -> bool:
     return find_spec("vllm") is not None
 
 
+def checkpoint(name: str, revision: str | None = None) -> Path:
+    """The folder of model `name`, fetched from the hub at `revision` if it is not here."""
+    source = models.resolve(name, revision)
+    if isinstance(source, Path):
+        return source
+    return Path(snapshot_download(source, revision=revision, allow_patterns=["*.safetensors*", "*.json", "*token*"]))
+
+
 def truncated_checkpoint(name: str, layer: int, revision: str | None = None) -> Path:
     """Blocks 0..`layer` of model `name` as a folder in the cache that vLLM and transformers load (written once)."""
     models.check(name, layer, revision)
-    source = models.resolve(name, revision)
-    if not isinstance(source, Path):
-        source = Path(
-            snapshot_download(source, revision=revision, allow_patterns=["*.safetensors*", "*.json", "*token*"])
-        )
+    source = checkpoint(name, revision)
     weights = sorted(source.glob("*.safetensors"))
     if not weights:
         raise ValueError(f"model folder {source} has no *.safetensors: vLLM's engine reads nothing else")
@@ -163,11 +167,13 @@ def _batch_sums(llm, pairs: Sequence[tuple[Prompt, Prompt]], batch: Sequence[int
 
 
 def generate(
-    model_folder: Path | str, max_new_tokens: int, dtype: str = "bfloat16"
-) -> Callable[[Sequence[str]], list[tuple[str, int, bool]]]:
+    model_folder: Path | str, max_new_tokens: int, dtype: str = "bfloat16", *, special_tokens: bool = False,
+    stop: Sequence[str] = (),
+) -> Callable[[Sequence[str]], list[tuple[str, int, bool]]]:  # fmt: skip
     """A function from prompts to the model's greedy answers: (text, its tokens, whether it ended by itself).
 
-    Prompts are whole chat texts (`generation.chat_text`); tokens count the one that ends the answer.
+    Prompts are whole chat texts (`generation.chat_text`), or plain ones that want the tokenizer's `special_tokens`
+    before them; an answer ends at a text of `stop` too, which is kept. Tokens leave out the one that ends the answer.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     try:
@@ -180,10 +186,13 @@ def generate(
         from vllm import SamplingParams
 
         llm = _engine(model_folder, dtype, enforce_eager=not torch.cuda.is_available())
-        asked = [{"prompt_token_ids": ids} for ids in tokenizer(list(prompts), add_special_tokens=False).input_ids]
-        greedy = SamplingParams(temperature=0, max_tokens=max_new_tokens, stop_token_ids=stops)
-        outputs = [answer.outputs[0] for answer in llm.generate(asked, greedy)]
-        return [(o.text, len(o.token_ids), o.finish_reason == "stop") for o in outputs]
+        read = tokenizer(list(prompts), add_special_tokens=special_tokens).input_ids
+        greedy = SamplingParams(
+            temperature=0, max_tokens=max_new_tokens, stop_token_ids=stops, stop=list(stop),
+            include_stop_str_in_output=True,
+        )  # fmt: skip
+        outputs = [answer.outputs[0] for answer in llm.generate([{"prompt_token_ids": ids} for ids in read], greedy)]
+        return [(o.text, sum(token not in stops for token in o.token_ids), o.finish_reason == "stop") for o in outputs]
 
     return answers
 

@@ -136,7 +136,7 @@ def test_neighbours_that_flip_are_ties(found):
 
 
 def test_positive_control_is_quoted_when_it_exists(found, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "CONTROL_RESULT", tmp_path / "scores.csv")
+    monkeypatch.setattr(prediction, "CONTROL_RESULT", tmp_path / "scores.csv")
     assert "not backed by it yet" in " ".join(found.sureness())
     row = {"score": "sts_act", "statistic": "rank of the own domain", "value": 3.25, "low": 2.0, "high": 4.5}
     pd.DataFrame([row]).to_csv(tmp_path / "scores.csv", index=False)
