@@ -214,7 +214,7 @@ def _features(profile: Profile, pairs: Sequence[tuple[Prompt, Prompt]], desc: st
 
 
 def add_parser(commands) -> None:
-    """`python -m sts_utils predict …`, for run.main.""" ""
+    """The command `predict` for run.main: `predict --train my.jsonl --out report`."""
     parser = commands.add_parser("predict", help="which domains will fine-tuning on my data move?")
     parser.add_argument("--train", default=EXAMPLE, help="a corpus, or a .jsonl, .csv or .parquet file")
     parser.add_argument("--model", default=MODEL, help="a packaged model, a folder, or a hub name")

@@ -63,7 +63,8 @@ def reproduce(
             start = time.time()
             print(f"{label}: running", flush=True)
             with store.atomic_folder(path) as scratch:
-                _execute(stage, parameters, FIGURES / profile.name, scratch)
+                given = {} if stage == "predict" else parameters  # it has settings of its own
+                _execute(stage, given, FIGURES / profile.name, scratch)
             print(f"{label}: {time.time() - start:.0f} s", flush=True)
         target = RUNS / "notebooks" / profile.name / f"{stage}.ipynb"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,24 @@ def test_nan_features_are_named(pairs, backbone, sae):
         one_tap(pairs[:1], backbone, broken)
 
 
+def test_nan_residuals_are_named(pairs, sae):
+    broken = models.load_truncated("tiny", 1)
+    broken.layers[0].mlp.down_proj.weight.data[0] = float("nan")
+    with pytest.raises(ValueError, match=f"question {pairs[0][0].example_id}: features are not finite"):
+        one_tap(pairs[:1], broken, sae)
+    with pytest.raises(ValueError, match="the model's residual stream is not finite"):
+        extract.sink_norm(broken, [pairs[0][0]])
+
+
+def test_long_batches_are_encoded_in_runs(pairs, backbone, sae, monkeypatch):
+    expected = one_tap(pairs, backbone, sae)
+    monkeypatch.setattr(extract, "ENCODED_ROWS", 20)
+    stats = one_tap(pairs, backbone, sae)
+    assert stats.ids == expected.ids and (stats.n == expected.n).all()
+    for field in ("h", "h2", "dh", "dh2", "r", "dr", "dr2"):
+        np.testing.assert_allclose(getattr(stats, field), getattr(expected, field), rtol=1e-4, atol=1e-4)
+
+
 def test_out_of_memory_halves_the_batch(pairs, backbone, sae, monkeypatch):
     real, sizes = extract.query_residuals, []
 

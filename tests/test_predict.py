@@ -343,7 +343,9 @@ def test_command_line(tmp_path, capsys):
     assert command("--train", str(tmp_path / "my.jsonl")) == 2
     assert capsys.readouterr().err.startswith("error: ")
     for words, said in ((["--seeds", "a"], "--seeds 'a': give whole"), (["--budget", "0"], "budget is 0"),
-                        (["--out", str(tmp_path / "my.jsonl")], "is a file: give a folder")):  # fmt: skip
+                        (["--out", str(tmp_path / "my.jsonl")], "is a file: give a folder"),
+                        (["--out", str(tmp_path / "my.jsonl" / "report")], "is a file: give a folder"),
+                        (["--columns", "ask"], "--columns ask: give role=column")):  # fmt: skip
         assert command(*words) == 2
         assert said in capsys.readouterr().err
 

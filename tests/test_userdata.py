@@ -37,6 +37,7 @@ def test_docstring_examples():
         {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"},
                       {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
         {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+        {"prompt": "not this", "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
     ],
 )  # fmt: skip
 def test_columns_are_recognised(row, tmp_path):
@@ -58,6 +59,7 @@ def test_the_second_half_of_an_alpaca_question_is_kept():
         {"options": ["air", "iron"], "answer": "B"},
         {"options": ["air", "iron"], "answer": "iron"},
         {"options": '["air", "iron"]', "answer": "1"},
+        {"options": {"A": "air", "B": "iron"}, "answer_idx": "B"},
         {"A": "air", "B": "iron", "answer": "(B)"},
         {"choices": {"text": ["air", "iron"], "label": ["1", "2"]}, "answerKey": "2"},
     ],
@@ -71,6 +73,8 @@ def test_multiple_choice(row):
 def test_an_answer_that_is_no_option_names_the_row():
     with pytest.raises(ValueError, match="row 1: answer 'E' is no index, letter or text of the 2 options"):
         read([{"question": "Q", "options": ["a", "b"], "answer": "E"}], domain="x")
+    with pytest.raises(ValueError, match="row 1: the options are not a list"):
+        read([{"question": "Q", "options": "5", "answer": "A"}], domain="x")
 
 
 def test_csv_parquet_and_lists_read_alike(tmp_path):
