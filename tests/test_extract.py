@@ -3,7 +3,7 @@ import psutil
 import pytest
 import torch
 
-from sts_utils import data, extract, prompts, saes
+from sts_utils import data, extract, models, prompts, saes
 from sts_utils.extract import FeatureStats, Tap, feature_stats
 
 
