@@ -122,7 +122,7 @@ def test_gpu_memory_is_compared_with_the_need(gpus):
     assert line.startswith("GPU memory: fine-tuning") and "this machine has 80 + 80 GB: use more GPUs" in line
     assert check._compute(profile.model_copy(update={"launcher": None}), model) == []  # the optimizer in main memory
     gpus(80, 80, 80, 80, memory=64)
-    alone, grpo = check._compute(profile.model_copy(update={"launcher": None}), model)
+    grpo, alone = check._compute(profile.model_copy(update={"launcher": None}), model)
     assert alone.startswith("GPU memory: fine-tuning") and alone.endswith("set launcher: profiles/accelerate/fsdp.yaml")
     assert "GRPO of meta-llama" in grpo and "takes 37 GB on one GPU and 128 GB there or in main memory" in grpo
     gpus(*[12] * 20)

@@ -109,3 +109,6 @@ def test_generation_is_that_of_transformers():
     for _, tokens, finished in found:
         assert finished == (tokens < 24)
     assert found[0][2], "the answer about France ends by itself"
+    stopping = vllm_engine.generate(models.resolve(MODEL), 24, "float32", stop=["capital"])
+    ((text, tokens, finished),) = stopping([generation.chat_text(tokenizer, questions[0])])
+    assert text.endswith("capital") and finished and tokens < found[0][1]
