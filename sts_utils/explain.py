@@ -47,11 +47,14 @@ class Feature:
     link: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """The most shifted features, largest shift first; a notebook shows them as HTML."""
 
     features: tuple[Feature, ...]
+
+    def __repr__(self) -> str:
+        return f"Explanation of features {', '.join(str(f.id) for f in self.features)}"
 
     def _repr_html_(self) -> str:
         return f"<style>{template().spans_style()}</style>{template().cards(self.features)}"
@@ -79,7 +82,7 @@ def explanation(prediction: "Prediction", k: int) -> Explanation:
     found = []
     for i, feature in enumerate(ids.tolist()):
         using = sorted(((float(mean[i]), d) for d, mean in means.items() if mean[i] > 0), reverse=True)
-        hardest = sorted(spans[i], key=lambda span: -span.peak)
+        hardest = sorted({span.tokens: span for span in spans[i]}.values(), key=lambda span: -span.peak)
         sides = [[s for s in hardest if (s.domain == OWN) == own][:SPANS] for own in (True, False)]
         found.append(
             Feature(
