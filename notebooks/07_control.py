@@ -365,3 +365,6 @@ show(
     f"Positive control, {where}: goals and what {FIXED.label} (N = {FIXED.n}) reached, with 95% intervals. "
     f"{control_figures.about(profile)}",
 )
+
+# %%
+print("; ".join(f"{g.what}: {g.reached:.2f} (goal {g.goal:g}, {g.verdict})" for g in goals.itertuples()))
