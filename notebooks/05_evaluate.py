@@ -118,3 +118,6 @@ said = {
     name: {what: f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for what, e in row.items()} for name, row in gains.items()
 }
 pd.DataFrame(said).T
+
+# %%
+print(f"{len(runs) + 1} other models and {len(gains)} mixtures measured against the untouched model, one seed each.")
