@@ -125,9 +125,9 @@ def plan(profile: Profile) -> pd.DataFrame:
     and left out.
     """
     rows = []
-    if not profile.stages or set(profile.stages) - {"07_control"}:
+    if profile.runs_paper:
         rows += _base_plan(profile)
-    if profile.control.sets and (not profile.stages or "07_control" in profile.stages):
+    if profile.runs_control:
         rows += _control_plan(profile)
     return pd.DataFrame(rows)
 

@@ -238,6 +238,16 @@ class Profile(Section):
     stages: tuple[str, ...] = ()
     """The notebooks that `reproduce` runs; all of them if left out."""
 
+    @property
+    def runs_paper(self) -> bool:
+        """Whether the paper's own experiments are part of the run."""
+        return not self.stages or bool(set(self.stages) - {"07_control"})
+
+    @property
+    def runs_control(self) -> bool:
+        """Whether the positive control is part of the run."""
+        return bool(self.control.sets) and (not self.stages or "07_control" in self.stages)
+
 
 def names() -> list[str]:
     """The profiles at hand, without those that stand for several."""

@@ -45,11 +45,11 @@ def _unit(function: str, profile: Profile, *args, gpus: int = 1) -> Unit:
 
 def plan(profile: Profile, whole: bool = True) -> list[list[Unit]]:
     """Waves of independent units, each needing only earlier waves; no further experiments if not `whole`."""
-    waves, stages, domains = [[], [], [], [], []], profile.stages, list(samples.evaluation_questions(profile))
+    waves, domains = [[], [], [], [], []], list(samples.evaluation_questions(profile))
     gpus = sft_worker.gpus_here(profile.launcher) if profile.launcher else 1
-    if base := not stages or set(stages) - {"07_control"}:
+    if base := profile.runs_paper:
         _base(profile, domains, waves, whole, gpus)
-    if whole and profile.control.sets and (not stages or "07_control" in stages):
+    if whole and profile.runs_control:
         waves[0] += [] if base else [_unit("units:performance", profile)]
         seeds = sorted(set(profile.control.seeds) - set(profile.seeds if base else ()))
         waves[0] += [_unit("units:domain_stats", profile, domain, seed) for seed in seeds for domain in domains]

@@ -47,8 +47,8 @@ def reproduce(
     report.chosen(figures)
     units.prepare(profile)
     executor.compute(profile, whole=figures is None)
-    stages = tuple(s for s in stages if s in (profile.stages or stages) and (s != "07_control" or profile.control.sets))
-    parameters = {"PROFILE": name} | ({"SEEDS": seeds} if seeds else {})
+    stages = tuple(s for s in stages if s in (profile.stages or stages) and (s != "07_control" or profile.runs_control))
+    parameters = {"PROFILE": name, "SEEDS": seeds}
     if figures is not None:
         stages, parameters = ("06_plot",), parameters | {"FIGURES": figures}
     executed = []
