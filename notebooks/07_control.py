@@ -33,7 +33,18 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy.stats import spearmanr
 
-from sts_utils import config, control, control_figures, control_scores, control_tests, figures, planted, samples, tables
+from sts_utils import (
+    config,
+    control,
+    control_figures,
+    control_scores,
+    control_tests,
+    figures,
+    generic,
+    planted,
+    samples,
+    tables,
+)
 from sts_utils.control_scores import FIXED, Score
 
 profile = config.load(PROFILE, SEEDS)
@@ -270,10 +281,10 @@ show(
 # %%
 seed = seeds[0]
 between = {
-    "D_100": control_tests.overlaps_between(profile, sets, seed),
-    f"D_100, {FIXED.dims} taken away": control_tests.overlaps_between(profile, sets, seed, FIXED.dims),
+    "D_100": generic.overlaps_between(profile, sets, seed),
+    f"D_100, {FIXED.dims} taken away": generic.overlaps_between(profile, sets, seed, FIXED.dims),
 }
-counts = control_tests.by_context(profile, profile.control.dose_sets or sets[:2], seed)
+counts = generic.by_context(profile, profile.control.dose_sets or sets[:2], seed)
 show("control_generic", *control_figures.generic(between, counts, profile))
 
 # %% [markdown]
@@ -281,10 +292,8 @@ show("control_generic", *control_figures.generic(between, counts, profile))
 # hardest.
 
 # %%
-common = control_tests.generic_features(profile, seed)
-control_tests.top_contexts(profile, common.index[:8].tolist()).assign(
-    **{"share of sets": lambda t: t.feature.map(common)}
-)
+common = generic.generic_features(profile, seed)
+generic.top_contexts(profile, common.index[:8].tolist()).assign(**{"share of sets": lambda t: t.feature.map(common)})
 
 # %% [markdown]
 # What is left when the features that prose of the same length moves most are taken out (`D_N without generic`), by N:
@@ -346,19 +355,7 @@ print(
 # the judged sets and seeds, r of at least 0.7, at no more than a tenth of the probe run's cost.
 
 # %%
-reached = judged.set_index("score").loc[FIXED.label]
-goals = pd.DataFrame(
-    [
-        ("own domain first", 0.9, *reached[["first", "first_low", "first_high"]]),
-        ("r, means removed", 0.7, *(reached[f"r_{control_scores.LIKELIHOOD}{end}"] for end in ("", "_low", "_high"))),
-        ("cost over the probe run's", 0.1, ratio[0], np.nan, np.nan),
-    ],
-    columns=["what", "goal", "reached", "low", "high"],
-)
-above = goals.what != "cost over the probe run's"
-goals["verdict"] = np.where(
-    np.where(above, goals.reached >= goals.goal, goals.reached <= goals.goal), "reached", "not reached"
-)
+goals = control_tests.goals(judged.set_index("score").loc[FIXED.label], ratio[0])
 show(
     "control_goals",
     goals,

@@ -1,13 +1,12 @@
-"""What the positive control asks of a score, and why: what is generic in a shift."""
+"""What the positive control asks of a score."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats as scipy_stats
 
-from sts_utils import control, control_scores, models, saes, samples, shift, stats, store, units
+from sts_utils import control, control_scores, generic, models, samples, shift, stats, store
 from sts_utils.config import Profile
 from sts_utils.control_scores import Score
 from sts_utils.stats import Estimate
@@ -68,7 +67,7 @@ def r_centred(values: np.ndarray, changes: Sequence[np.ndarray], draws: int = 10
     Means over seeds are compared. Draws are over training sets, seeds and questions; p is a permutation of the
     score's rows over training sets (two-sided). NaN for a score that is the same for every training set.
     """
-    if np.ptp(values, axis=0).max() == 0:
+    if same_for_all_sets(values):
         return Estimate(np.nan, np.array([np.nan])), np.nan
     changed = np.stack([c.mean(-1) for c in changes], -1)  # [T, S, D]
     flat = centred_cells(values.mean(1))
@@ -87,6 +86,11 @@ def r_centred(values: np.ndarray, changes: Sequence[np.ndarray], draws: int = 10
     return Estimate(observed, np.array(drawn)), float(p)
 
 
+def same_for_all_sets(values: np.ndarray) -> bool:
+    """Whether a score [T, S, D] does not depend on the training set, so that nothing is left of it when centred."""
+    return np.ptp(values, axis=0).max() == 0
+
+
 def centred_cells(values: np.ndarray) -> np.ndarray:
     """[..., T × D] cells of values [..., T, D], row and column means removed."""
     return centred(values).reshape(*values.shape[:-2], -1)
@@ -94,7 +98,7 @@ def centred_cells(values: np.ndarray) -> np.ndarray:
 
 def r_within(values: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:
     """[T] r over domains within each set: scores [T, S, D] and changes [D][T, S, Q], each less its column's mean."""
-    if np.ptp(values, axis=0).max() == 0:  # the same for every training set
+    if same_for_all_sets(values):
         return np.full(len(values), np.nan)
     changed = np.stack([c.mean((1, 2)) for c in changes], -1)
     mean = values.mean(1)
@@ -184,57 +188,37 @@ def offered(
     return table
 
 
-# --- why: what is generic in a shift -----------------------------------------------------------
+#: What the score fixed on the design half had to reach, set before the work began: (at least or at most, goal).
+GOALS = {
+    "own domain first": ("at least", 0.9),
+    "r, means removed": ("at least", 0.7),
+    "cost over the probe run's": ("at most", 0.1),
+}
 
 
-def overlaps_between(
-    profile: Profile, sets: Sequence[str], seed: int, which: str = "paper", n: int = 100
-) -> pd.DataFrame:
-    """[T, T] overlap of D_N between training sets."""
-    chosen = {name: control_scores.dims(profile, name, seed, which, n) for name in sets}
-    return pd.DataFrame({a: {b: shift.overlap(chosen[a], chosen[b], n) for b in sets} for a in sets})
-
-
-def generic_features(profile: Profile, seed: int, n: int = 100) -> pd.Series:
-    """Feature -> share of the training sets whose D_N holds it, commonest first."""
-    ids = np.concatenate([control_scores.dims(profile, name, seed, "paper", n).ids for name in profile.control.sets])
-    counted = pd.Series(ids).value_counts(normalize=False) / len(profile.control.sets)
-    return counted.rename_axis("feature").rename("share of sets")
-
-
-#: Demonstrations in context tried, for how much of a shift is generic.
-COUNTS = (1, 2, 5, 10)
-
-
-def counts(profile: Profile) -> list[int]:
-    """Those of COUNTS that half of a training set has."""
-    return [count for count in COUNTS if count <= profile.control.examples // 2]
-
-
-def by_context(profile: Profile, sets: Sequence[str], seed: int, n: int = 100) -> pd.DataFrame:
-    """Overlap of a set's D_N with other sets' and with that under prose of the same length, by length of context.
-
-    Columns: demonstrations, tokens, pair ("two sets" or "set and prose"), overlap.
-    """
+def goals(judged: pd.Series, cost_ratio: float) -> pd.DataFrame:
+    """GOALS beside what one score's row of `tests` reached, with its intervals, and the verdict."""
+    r = f"r_{control_scores.LIKELIHOOD}"
+    found = [
+        judged[["first", "first_low", "first_high"]],
+        judged[[r, f"{r}_low", f"{r}_high"]],
+        (cost_ratio, None, None),
+    ]
     rows = []
-    for count in counts(profile):
-        chosen, prose, tokens = {}, {}, {}
-        for name in sets:
-            pairs = control.pairs(profile, name, seed, "own", count)
-            tokens[name] = np.mean([len(icl.context) - len(plain.context) for plain, icl in pairs])
-            chosen[name] = shift.shifted_dims(control.shift_stats(profile, name, seed, "own", count), n)
-            prose[name] = shift.shifted_dims(control.shift_stats(profile, name, seed, "generic", count), n)
-        length = float(np.mean(list(tokens.values())))
-        for i, a in enumerate(sets):
-            rows.append((count, length, "set and prose", shift.overlap(chosen[a], prose[a], n)))
-            rows += [(count, length, "two sets", shift.overlap(chosen[a], chosen[b], n)) for b in sets[i + 1 :]]
-    return pd.DataFrame(rows, columns=["demonstrations", "tokens", "pair", "overlap"])
+    for (what, (bound, goal)), (value, low, high) in zip(GOALS.items(), found, strict=True):
+        reached = value >= goal if bound == "at least" else value <= goal
+        verdict = "reached" if reached else "not reached"
+        rows.append({"what": what, "goal": goal, "reached": value, "low": low, "high": high, "verdict": verdict})
+    return pd.DataFrame(rows)
+
+
+# --- dose, demonstrations, cost ----------------------------------------------------------------
 
 
 def by_demonstrations(profile: Profile, candidates: Sequence[Score], sets: Sequence[str], seed: int) -> pd.DataFrame:
     """Mean rank of the training domain with fewer or more demonstrations before the training set's questions."""
     rows = []
-    for count in counts(profile):
+    for count in generic.counts(profile):
         settings = profile.control.model_copy(update={"demonstrations": count})
         other = profile.model_copy(update={"control": settings})
         for candidate in candidates:
@@ -252,30 +236,6 @@ def by_dose(profile: Profile, candidates: Sequence[Score], measure: str = contro
         for candidate in candidates:
             r, _ = r_centred(control_scores.matrix(profile, candidate, sets, seeds), changed)
             rows.append({"dose": dose, "score": candidate.label, "r": r.value, "low": r.low, "high": r.high})
-    return pd.DataFrame(rows)
-
-
-@torch.inference_mode()
-def top_contexts(profile: Profile, features: Sequence[int], questions: int = 6, around: int = 6) -> pd.DataFrame:
-    """Where each feature fires hardest in the domains' questions: the token and the words around it."""
-    tokenizer, sae, model = samples.tokenizer(profile.model), units.sae(profile), units.backbone(profile)
-    best = {}
-    for group in samples.evaluation_questions(profile).values():
-        for example in group[:questions]:
-            ids = tokenizer(example.query, add_special_tokens=False).input_ids[:256]
-            rows = (
-                model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).last_hidden_state[0].float()
-            )
-            h = saes.encode(sae, rows, list(features)) * (rows.norm(dim=-1) < units.sink_norm(profile))[:, None]
-            for j, feature in enumerate(features):
-                at = int(h[:, j].argmax())
-                if h[at, j] > best.get(feature, (0.0,))[0]:
-                    best[feature] = (float(h[at, j]), example.domain, ids, at)
-    rows = []
-    for feature, (value, domain, ids, at) in best.items():
-        before, token, after = ids[max(0, at - around) : at], ids[at : at + 1], ids[at + 1 : at + 1 + around]
-        text = f"{tokenizer.decode(before)}⟦{tokenizer.decode(token)}⟧{tokenizer.decode(after)}"
-        rows.append({"feature": feature, "activation": value, "domain": domain, "fires hardest on": text})
     return pd.DataFrame(rows)
 
 

@@ -103,7 +103,7 @@ def predict(
         for key, pairs in bar:
             found[key] = _features(profile, pairs, f"{key[1]} seed {key[2]}")
     return Prediction(
-        profile, str(train) if isinstance(train, str | Path) else type(train).__name__, learned, given, shown,
+        profile, userdata.named(train), learned, given, shown,
         [found["train", "own", s] for s in seeds],
         [[found["train", c, s] for c in makers if c != "own"] for s in seeds],
         {d: [found["domain", d, s] for s in seeds] for d in given}, seeds, n, score, signed, tuple(notes),

@@ -1,6 +1,7 @@
 """The positive control: its training sets, its contexts, what is asked of a score, and planted truth."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
@@ -140,3 +141,10 @@ def test_planted_ranking_is_recovered_and_a_shuffled_one_is_not(label):
 
     assert min(rho(seed=seed) for seed in range(3)) > 0.9
     assert abs(np.mean([rho(shuffle=k) for k in range(40)])) < 0.4
+
+
+def test_goals_have_their_own_direction():
+    r = f"r_{control_scores.LIKELIHOOD}"
+    judged = pd.Series({"first": 0.75, "first_low": 0.2, "first_high": 1.0, r: 0.7, f"{r}_low": 0.5, f"{r}_high": 0.8})
+    assert control_tests.goals(judged, 0.09).verdict.tolist() == ["not reached", "reached", "reached"]
+    assert control_tests.goals(judged, 0.11).verdict.tolist()[-1] == "not reached"
