@@ -174,8 +174,11 @@ def train(profile: Profile, examples: list[Example], seed: int, steps: int | Non
     dtype = getattr(torch, sft.dtype)
     whole = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     whole.config.dtype = dtype
+    tied = whole.all_tied_weights_keys  # gathered from shards they are copies, which would be saved twice
     with models.quiet():
-        whole.save_pretrained(out, state_dict={name: tensor.to("cpu", dtype) for name, tensor in weights.items()})
+        whole.save_pretrained(
+            out, state_dict={name: tensor.to("cpu", dtype) for name, tensor in weights.items() if name not in tied}
+        )
         tokenizer.save_pretrained(out)
     return finetune.tidy_log(trainer, seed)
 

@@ -1,9 +1,30 @@
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from sts_utils import data, finetune, samples, units
+from sts_utils import data, finetune, models, samples, store, units
+
+#: accelerate shards over GPUs alone: with this, the processes of a test take two CPU processes for two GPUs.
+SHARD_ON_CPUS = """
+import os
+if os.environ.get("ACCELERATE_USE_FSDP"):
+    from accelerate import state
+    init = state.AcceleratorState.__init__
+
+    def sharded(self, *args, fsdp_plugin=None, **options):
+        init(self, *args, fsdp_plugin=fsdp_plugin, **options)
+        if fsdp_plugin is not None and self.distributed_type == state.DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = state.DistributedType.FSDP, fsdp_plugin
+            if self.mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self.mixed_precision)
+            state.PartialState._shared_state["distributed_type"] = self.distributed_type
+            open(os.environ["SHARDED"], "a").write("sharded ")
+
+    state.AcceleratorState.__init__ = sharded
+"""
 
 
 @pytest.fixture(scope="module")
@@ -15,23 +36,58 @@ def runs(profile):
     return one, profile.model_copy(update=shared)
 
 
-def test_two_processes_train_as_one(runs, tmp_path):
-    examples = data.load("gsm-symbolic", 0, 20)
-    one, two = (finetune.sft(run, examples, 1, tmp_path / name) for run, name in zip(runs, "ab", strict=True))
-    assert sorted(f.name for f in (tmp_path / "a").iterdir()) == sorted(f.name for f in (tmp_path / "b").iterdir())
-    pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=1e-3)
-    assert two.loss.iloc[-1] < two.loss.iloc[0] - 0.03
-    weights = [load_file(tmp_path / name / "model.safetensors") for name in "ab"]
-    before = load_file(next(iter_model(runs[0])))
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=2e-5)
+@pytest.fixture(scope="module")
+def examples():
+    return data.load("gsm-symbolic", 0, 20)
+
+
+@pytest.fixture(scope="module")
+def alone(runs, examples, tmp_path_factory):
+    """Log and folder of the model that one process trains."""
+    out = tmp_path_factory.mktemp("alone") / "model"
+    return finetune.sft(runs[0], examples, 1, out), out
+
+
+@pytest.fixture
+def fsdp(tmp_path, monkeypatch):
+    """The committed FSDP launcher, for two CPU processes."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(SHARD_ON_CPUS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("SHARDED", str(tmp_path / "sharded.txt"))
+    launcher = yaml.safe_load((store.ROOT / "profiles/accelerate/fsdp.yaml").read_text())
+    (tmp_path / "fsdp.yaml").write_text(yaml.safe_dump(launcher | {"use_cpu": True, "num_processes": 2}))
+    return tmp_path / "fsdp.yaml"
+
+
+def test_two_processes_train_as_one(runs, examples, alone, tmp_path):
+    same_training(runs[0], alone, finetune.sft(runs[1], examples, 1, tmp_path / "b"), tmp_path / "b")
+
+
+def test_two_sharded_processes_train_as_one(runs, examples, alone, fsdp, tmp_path):
+    run = runs[1].model_copy(update={"launcher": str(fsdp)})
+    same_training(runs[0], alone, finetune.sft(run, examples, 1, tmp_path / "b"), tmp_path / "b")
+    assert (tmp_path / "sharded.txt").read_text().split() == ["sharded"] * 2
+
+
+def test_two_sharded_processes_train_in_bfloat16(runs, examples, alone, fsdp, tmp_path):
+    sft = runs[1].sft.model_copy(update={"dtype": "bfloat16"})
+    log = finetune.sft(runs[1].model_copy(update={"launcher": str(fsdp), "sft": sft}), examples, 1, tmp_path / "b")
+    np.testing.assert_allclose(log.loss, alone[0].loss, rtol=0.01)
+    assert {w.dtype for w in load_file(tmp_path / "b/model.safetensors").values()} == {torch.bfloat16}
+
+
+def same_training(profile, alone, log, folder):
+    """Losses and weights of `folder` are those that one process left, and the training has moved them."""
+    assert sorted(f.name for f in alone[1].iterdir()) == sorted(f.name for f in folder.iterdir())
+    pd.testing.assert_frame_equal(alone[0], log, check_exact=False, rtol=1e-3)
+    assert log.loss.iloc[-1] < log.loss.iloc[0] - 0.03
+    one, two = (load_file(f / "model.safetensors") for f in (alone[1], folder))
+    assert sorted(one) == sorted(two)
+    before = load_file(models.resolve(profile.model) / "model.safetensors")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5)
         assert (value - before[name]).abs().max() > 1e-3  # trained by much more than they differ
-
-
-def iter_model(profile):
-    from sts_utils import models
-
-    yield models.resolve(profile.model) / "model.safetensors"
 
 
 def test_the_launcher_is_not_part_of_a_key(profile):
