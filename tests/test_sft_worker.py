@@ -77,6 +77,23 @@ def test_two_sharded_processes_train_in_bfloat16(runs, examples, alone, fsdp, tm
     assert {w.dtype for w in load_file(tmp_path / "b/model.safetensors").values()} == {torch.bfloat16}
 
 
+def test_two_machines_train_as_one(runs, examples, alone, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        launcher = yaml.safe_load((store.ROOT / "profiles/accelerate/cpu.yaml").read_text())
+        (tmp_path / "machines.yaml").write_text(yaml.safe_dump(launcher | {"num_machines": 2}))
+        run = runs[1].model_copy(update={"launcher": str(tmp_path / "machines.yaml")})
+        same_training(runs[0], alone, finetune.sft(run, examples, 1, tmp_path / "b"), tmp_path / "b")
+    finally:
+        cluster.shutdown()
+
+
 def same_training(profile, alone, log, folder):
     """Losses and weights of `folder` are those that one process left, and the training has moved them."""
     assert sorted(f.name for f in alone[1].iterdir()) == sorted(f.name for f in folder.iterdir())
