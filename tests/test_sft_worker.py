@@ -65,7 +65,8 @@ def test_two_processes_train_as_one(runs, examples, alone, tmp_path):
 
 
 def test_two_sharded_processes_train_as_one(runs, examples, alone, fsdp, tmp_path):
-    run = runs[1].model_copy(update={"launcher": str(fsdp)})
+    sft = runs[1].sft.model_copy(update={"gradient_checkpointing": True})  # as the paper's profiles do
+    run = runs[1].model_copy(update={"launcher": str(fsdp), "sft": sft})
     same_training(runs[0], alone, finetune.sft(run, examples, 1, tmp_path / "b"), tmp_path / "b")
     assert (tmp_path / "sharded.txt").read_text().split() == ["sharded"] * 2
 
