@@ -94,10 +94,12 @@ controls = {
 
 
 def show(n, score, domains):
-    """Draw the prediction that the controls ask for; with no domain chosen there is nothing to draw."""
-    if domains:
+    """Draw the prediction that the controls ask for, or say why there is none."""
+    try:
         display(prediction.rescored(n=n, score=score, domains=domains).plot())
         plt.close("all")
+    except ValueError as error:
+        print(error)
 
 
 widgets.HBox([widgets.VBox(list(controls.values())), widgets.interactive_output(show, controls)])
@@ -106,7 +108,7 @@ widgets.HBox([widgets.VBox(list(controls.values())), widgets.interactive_output(
 # ## Why?
 #
 # The features that your data moves most: the words that each promotes, the domains that use it, and the text where it
-# fires hardest, first in your data, then in the domains.
+# fires hardest, among a sample of your data and of the domains.
 
 # %%
 prediction.explain(5)

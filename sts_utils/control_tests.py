@@ -120,17 +120,21 @@ def agreement(profile: Profile, which: str, n: int, sets: Sequence[str], seeds: 
     return found
 
 
-def sign_test(values: np.ndarray, changes: Sequence[np.ndarray], draws: int = 1000) -> dict[str, Estimate]:
-    """How often the sign of a score [T, S, D] is that of the change [D][T, S, Q], both row- and column-centred.
+def sign_test(
+    values: np.ndarray, changes: Sequence[np.ndarray], beside: bool = True, draws: int = 1000
+) -> dict[str, Estimate]:
+    """How often the sign of a score [T, S, D] is that of the change [D][T, S, Q].
 
-    "accuracy", that of always saying the commoner sign ("majority"), and their difference, over cells of the means
-    over seeds; draws over training sets and questions.
+    `beside`: of both with row and column means removed, so beside other domains and sets. "accuracy", that of always
+    saying the commoner sign ("majority"), their difference, and Pearson "r", over cells of the means over seeds;
+    draws over training sets and questions.
     """
     rng = np.random.default_rng(7)
 
     def shares(score, change):
-        up, agree = centred(change) > 0, (centred(score) > 0) == (centred(change) > 0)
-        return agree.mean(), max(up.mean(), 1 - up.mean())
+        score, change = (centred(v) if beside else v for v in (score, change))
+        up = change > 0
+        return ((score > 0) == up).mean(), max(up.mean(), 1 - up.mean()), stats.pearson(score.ravel(), change.ravel())
 
     mean = values.mean(1)
     seen = shares(mean, np.stack([c.mean((1, 2)) for c in changes], -1))
@@ -139,8 +143,10 @@ def sign_test(values: np.ndarray, changes: Sequence[np.ndarray], draws: int = 10
         t = rng.integers(len(mean), size=len(mean))
         change = [c[:, :, rng.integers(c.shape[-1], size=c.shape[-1])].mean((1, 2)) for c in changes]
         drawn.append(shares(mean[t], np.stack(change, -1)[t]))
-    accuracy, majority = (Estimate(float(v), np.array(d)) for v, d in zip(seen, zip(*drawn, strict=True), strict=True))
-    return {"accuracy": accuracy, "majority": majority, "difference": accuracy - majority}
+    accuracy, majority, r = (
+        Estimate(float(v), np.array(d)) for v, d in zip(seen, zip(*drawn, strict=True), strict=True)
+    )
+    return {"accuracy": accuracy, "majority": majority, "difference": accuracy - majority, "r": r}
 
 
 def tests(

@@ -1,5 +1,7 @@
 """Why a prediction: what the most shifted features are, shown by the texts they fire on and the words they promote."""
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,12 +13,14 @@ import torch
 
 from sts_utils import models, saes, samples, units
 from sts_utils.config import Profile
+from sts_utils.data import Example
 
 if TYPE_CHECKING:
     from sts_utils.prediction import Prediction
 
-#: Texts read of the training set, and of each domain; their tokens at most; tokens shown around the peak.
-TRAIN_TEXTS, DOMAIN_TEXTS, TOKENS, AROUND = 32, 4, 96, 10
+#: Texts read of the training set, and of each domain, a sample; their tokens at most; tokens shown around the peak.
+TRAIN_TEXTS, DOMAIN_TEXTS, TOKENS, AROUND = 32, 4, 256, 10
+READING = f"{TRAIN_TEXTS} of your examples and {DOMAIN_TEXTS} of each domain, the first {TOKENS} tokens of each"
 #: Stands for a domain's name where the text is the training set's.
 OWN = "the training set"
 #: Spans, domains and words shown for a feature.
@@ -76,8 +80,8 @@ def explanation(prediction: "Prediction", k: int) -> Explanation:
     means = {d: np.mean([s.mean("h")[ids] for s in of], axis=0) for d, of in prediction.used.items()}
     words = promoted(prediction.profile, ids)
     known = units.sae(prediction.profile).cfg.metadata.neuronpedia_id
-    texts = [(OWN, e) for e in prediction.train[:TRAIN_TEXTS]]
-    texts += [(d, e) for d in prediction.used for e in prediction.examples[d][:DOMAIN_TEXTS]]
+    texts = [(OWN, e) for e in _some(prediction.train, TRAIN_TEXTS)]
+    texts += [(d, e) for d in prediction.used for e in _some(prediction.examples[d], DOMAIN_TEXTS)]
     spans = _spans(prediction.profile, ids, texts)
     found = []
     for i, feature in enumerate(ids.tolist()):
@@ -92,6 +96,10 @@ def explanation(prediction: "Prediction", k: int) -> Explanation:
             )
         )  # fmt: skip
     return Explanation(tuple(found))
+
+
+def _some(examples: Sequence[Example], count: int) -> list[Example]:
+    return random.Random(0).sample(list(examples), min(count, len(examples)))
 
 
 @torch.inference_mode()
@@ -109,7 +117,7 @@ def _spans(profile: Profile, ids: np.ndarray, texts) -> list[list[Span]]:
     found = [[] for _ in ids]
     for domain, example in texts:
         text = f"{example.query}\n{example.solution}".strip()
-        read = samples.tokenizer(profile.model)(text, add_special_tokens=False, return_offsets_mapping=True)
+        read = samples.tokenizer(profile.model)(text, return_offsets_mapping=True)  # with BOS where the model has one
         tokens, offsets = read.input_ids[:TOKENS], read.offset_mapping[:TOKENS]
         ends = [0, *(stop for _, stop in offsets)]
         if len(tokens) < 2:

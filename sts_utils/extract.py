@@ -93,7 +93,7 @@ class Tap(NamedTuple):
 
 def feature_stats(
     pairs: Sequence[tuple[Prompt, Prompt]], model, taps: Sequence[Tap], *, other_model=None,
-    features: np.ndarray | None = None, tokens: int | None = None, desc: str = "extract",
+    features: np.ndarray | None = None, tokens: int | None = None, desc: str | None = "extract",
 ) -> list[FeatureStats]:  # fmt: skip
     """Paired sums over the query tokens of `pairs`, for each tap: condition a is the first prompt, b the second.
 
@@ -101,7 +101,7 @@ def feature_stats(
     `other_model` runs condition b where the two conditions are two models (before and after
     fine-tuning). Each distinct context is run once and its key-value cache reused by every query
     behind it. Tokens at position 0 and tokens whose residual norm exceeds the tap's `sink_norm` in
-    either condition are left out.
+    either condition are left out. Without a `desc` there is no progress bar.
 
     Raises ValueError where the query tokens differ or features are not finite.
     """
@@ -115,7 +115,8 @@ def feature_stats(
             raise ValueError(f"question {a.example_id}: query tokens differ between the conditions")
         groups[a.context, b.context].append(index)
 
-    with tqdm(total=len(pairs), desc=desc, unit="query", leave=False) as bar, torch.inference_mode():
+    hidden = desc is None
+    with tqdm(total=len(pairs), desc=desc, unit="query", leave=False, disable=hidden) as bar, torch.inference_mode():
         for contexts, members in groups.items():
             caches = [context_cache(model, contexts[0])]
             same = models[0] is models[1] and contexts[0] == contexts[1]  # one condition alone: Δ is zero

@@ -5,6 +5,7 @@ with a report. The module itself can be called. What comes back is a `prediction
 """
 
 import argparse
+import operator
 import random
 import sys
 import types
@@ -22,7 +23,7 @@ from sts_utils.data import Example
 from sts_utils.extract import FeatureStats
 from sts_utils.prediction import DEFAULT_SCORE, SCORES, Prediction
 from sts_utils.prompts import Prompt
-from sts_utils.userdata import normal
+from sts_utils.userdata import key, normal
 
 MODEL = "smollm2-135m-instruct"
 SAE = "data/saes/smollm2-135m-instruct/layer20-8x-k32"
@@ -35,7 +36,8 @@ SETS = 4
 def predict(
     train=EXAMPLE, *, model: str = MODEL, sae: str = SAE, domains="mmlu-test", demonstrations=None,
     n: int = 100, shots: int = 5, queries: int = 32, seeds: Sequence[int] = (0, 1, 2), score: str = DEFAULT_SCORE,
-    columns: Mapping[str, str] | None = None, signed: bool = False, dtype: str = "bfloat16", progress: bool = True,
+    columns: Mapping[str, str] | None = None, domain_columns: Mapping[str, str] | None = None, signed: bool = False,
+    dtype: str = "bfloat16", progress: bool = True,
 ) -> Prediction:  # fmt: skip
     """Which of `domains` will move when `model` is fine-tuned on `train`, read from the untouched model and an SAE.
 
@@ -46,10 +48,11 @@ def predict(
 
     | argument | is |
     |---|---|
-    | train | a corpus, file, `datasets.Dataset` or list (userdata.read); `columns` names its columns |
+    | train | a corpus, file, `datasets.Dataset` or list (userdata.read) |
     | model, sae | a packaged model, folder or hub name; an SAE on the residual stream after a block of it |
-    | domains | a corpus (all its domains), {name: source}, or files |
+    | domains | {name: source}, or corpora (all their domains) and files |
     | demonstrations | the same for the domains' worked examples; their own if left out; "none": without STS_ICL |
+    | columns, domain_columns | what their columns are called, like {"question": "ask"} |
     | n, shots | N of D_N; worked examples in context |
     | queries, seeds | questions a domain and seed (twice as many of the training set); draws of them |
     | score | what ranks, one of SCORES; `signed`: the signed score too |
@@ -66,9 +69,12 @@ def predict(
     >>> int(found.rescored(n=5, score="sts_icl").advice(10).examples.sum())
     10
     """
-    seeds = tuple(seeds)
-    if not all(isinstance(seed, int) for seed in seeds):
-        raise ValueError(f"seeds {list(seeds)}: give whole numbers, like [0, 1, 2]")
+    try:
+        seeds = tuple(map(operator.index, seeds))
+    except TypeError:
+        raise ValueError(f"seeds {seeds!r}: give whole numbers, like [0, 1, 2]") from None
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds {list(seeds)}: one is there twice, and would count twice")
     if not seeds or min(shots, queries) < 1:
         raise ValueError(f"seeds {list(seeds)}, shots {shots}, queries {queries}: give one or more of each")
     prediction.check(n, score, None, demonstrations != "none")
@@ -78,9 +84,12 @@ def predict(
     corpora = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
     profile = Profile(name="predict", about="", model=model, layer=saes.layer(sae), sae=sae, dtype=dtype, **corpora)
     models.check(model, profile.layer)
+    if samples.tokenizer(model).chat_template is None:
+        raise ValueError(f"model {model!r} has no chat template: give its instruction-tuned version")
     notes = []
-    learned = _fitting(profile, _read_train(train, columns), shots, "the training set", notes)
-    given, shown = _domains(domains, demonstrations, learned, notes)
+    learned = _fitting(profile, _read_train(train, columns, notes), shots, "the training set", notes)
+    given, shown = _domains(domains, demonstrations, domain_columns, learned, notes)
+    prediction.check_domains(score, given)
     given = {d: _fitting(profile, examples, shots, f"domain {d!r}", notes) for d, examples in given.items()}
     shown = {d: _fitting(profile, examples, shots, f"demonstrations of {d!r}", notes) for d, examples in shown.items()}
     tokenizer = samples.tokenizer(profile.model)
@@ -100,8 +109,8 @@ def predict(
     prediction.check(n, score, units.sae(profile).cfg.d_sae, True)
     found = {}
     with tqdm(plan, desc="features", unit="set", disable=not progress) as bar:
-        for key, pairs in bar:
-            found[key] = _features(profile, pairs, f"{key[1]} seed {key[2]}")
+        for what, pairs in bar:
+            found[what] = _features(profile, pairs, f"{what[1]} seed {what[2]}" if progress else None)
     return Prediction(
         profile, userdata.named(train), learned, given, shown,
         [found["train", "own", s] for s in seeds],
@@ -113,32 +122,35 @@ def predict(
 # --- from sources to pairs of prompts ----------------------------------------------------------
 
 
-def _read_train(source, columns) -> list[Example]:
-    found = userdata.read(source, domain="train", columns=columns, answers=True)
+def _read_train(source, columns, notes) -> list[Example]:
+    found = userdata.read(source, domain="train", columns=columns, answers=True, notes=notes)
     worked = [e for e in found if e.solution]
     if not worked:
         raise ValueError(
             f"training set {userdata.named(source)}: no row has an answer; predict compares with and without answers"
         )
+    if len(worked) < len(found):
+        userdata.note(f"{len(found) - len(worked)} of {len(found)} training rows have no answer: left out.", notes)
     return worked
 
 
-def _domains(domains, demonstrations, learned, notes) -> tuple[dict, dict]:
+def _domains(domains, demonstrations, columns, learned, notes) -> tuple[dict, dict]:
     """(domain -> questions, domain -> worked examples of their own source) without what the training set asks."""
-    given = userdata.read_domains(domains)
-    if demonstrations is None and isinstance(domains, str):
-        demonstrations = userdata.PARTNERS.get(domains)
-    shown = {} if demonstrations in (None, "none") else userdata.read_domains(demonstrations)
+    given = userdata.read_domains(domains, columns, notes)
+    if demonstrations is None and not isinstance(domains, Mapping):
+        listed = [domains] if isinstance(domains, str | Path) else domains
+        if any(part in userdata.PARTNERS for part in listed):
+            demonstrations = [userdata.PARTNERS.get(part, part) for part in listed]
+    shown = {} if demonstrations in (None, "none") else userdata.read_domains(demonstrations, columns)
     if demonstrations is None:
         shown = given
-    asked, dropped = {normal(e.question) for e in learned}, 0
+    asked, dropped = _asked(learned), 0
     for of in (given, shown):
         for d, examples in list(of.items()):
-            of[d] = [e for e in examples if normal(e.question) not in asked]
+            of[d] = [e for e in examples if not asked(e)]
             dropped += len(examples) - len(of[d])
     if dropped:
-        notes.append(f"{dropped} questions of the domains are in the training set too and were left out.")
-        userdata.log.warning(notes[-1])
+        userdata.note(f"{dropped} questions of the domains are in the training set too and were left out.", notes)
     shown = {d: [e for e in shown.get(d, ()) if e.solution] for d in given} if shown else {}
     for d, examples in given.items():
         if not examples:
@@ -151,6 +163,13 @@ def _domains(domains, demonstrations, learned, notes) -> tuple[dict, dict]:
     return given, shown
 
 
+def _asked(learned: Sequence[Example]) -> Callable[[Example], bool]:
+    """Whether the training set asks a question too; options tell apart questions that both have some."""
+    same = {key(e) for e in learned}
+    every, bare = ({normal(e.question) for e in learned if all_ or not e.options} for all_ in (True, False))
+    return lambda e: key(e) in same or normal(e.question) in (bare if e.options else every)
+
+
 def _fitting(profile: Profile, examples: list[Example], shots: int, what: str, notes: list[str]) -> list[Example]:
     """The examples of which `shots` and a question fit into the model's context, whichever are drawn."""
     longest = models.context_length(profile.model) // (shots + 1) - 32  # 32: a turn's marks
@@ -159,8 +178,7 @@ def _fitting(profile: Profile, examples: list[Example], shots: int, what: str, n
         said = f"{len(examples) - len(kept)} of {len(examples)} examples of {what} are longer than {longest} tokens"
         if len(kept) < 2:
             raise ValueError(f"{said}, too long for the context with {shots} before a question: lower shots")
-        notes.append(f"{said} (the context over {shots} + 1 turns) and were left out.")
-        userdata.log.warning(notes[-1])
+        userdata.note(f"{said} (the context over {shots} + 1 turns) and were left out.", notes)
     return kept
 
 
@@ -190,8 +208,8 @@ def _domain_pairs(
 ) -> list[tuple[Prompt, Prompt]]:
     """(plain, icl) prompts of a domain's questions, none of which is among its demonstrations."""
     chosen = prompts.choose_demonstrations(shown[domain], shots, 1, seed)[0] if shown else []
-    seen = {normal(e.question) for e in chosen}
-    free = [e for e in examples if normal(e.question) not in seen]
+    seen = {key(e) for e in chosen}
+    free = [e for e in examples if key(e) not in seen]
     if len(free) < 2:
         raise ValueError(
             f"domain {domain!r} has {len(free)} question(s) beside its {len(chosen)} demonstrations: give two or more"
@@ -200,7 +218,7 @@ def _domain_pairs(
     return prompts.prompt_pairs(samples.tokenizer(profile.model), asked, [chosen], models.context_length(profile.model))
 
 
-def _features(profile: Profile, pairs: Sequence[tuple[Prompt, Prompt]], desc: str) -> FeatureStats:
+def _features(profile: Profile, pairs: Sequence[tuple[Prompt, Prompt]], desc: str | None) -> FeatureStats:
     """Features of pairs of prompts, stored by what was read: model, SAE and the prompts' own tokens."""
     folders = [Path(name) if Path(name).is_dir() else store.ROOT / name for name in (profile.model, profile.sae)]
     files = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for of in folders for f in sorted(of.glob("*.*"))]
@@ -222,7 +240,9 @@ def add_parser(commands) -> None:
     what = "a corpus, files, or name=source"
     parser.add_argument("--domains", nargs="+", default=["mmlu-test"], help=what)
     parser.add_argument("--demonstrations", nargs="+", help=f"worked examples of the domains: {what}, or none")
-    parser.add_argument("--columns", nargs="+", default=[], help="of the training file, like question=ask answer=say")
+    for of in ("columns", "domain-columns"):
+        help_ = f"of the {'domains' if 'domain' in of else 'training file'}, like question=ask answer=say"
+        parser.add_argument(f"--{of}", nargs="+", default=[], help=help_)
     parser.add_argument("--n", type=int, default=100, help="N of D_N")
     parser.add_argument("--shots", type=int, default=5, help="worked examples in context")
     parser.add_argument("--queries", type=int, default=32, help="questions a domain and seed")
@@ -242,13 +262,15 @@ def run(chosen: argparse.Namespace) -> int:
     prediction.check_folder(Path(chosen.out))
     if chosen.budget is not None:
         prediction.check_budget(chosen.budget)
-    columns = _sources(chosen.columns)
-    if columns is not None and not isinstance(columns, dict):
-        raise ValueError(f"--columns {' '.join(chosen.columns)}: give role=column, like question=ask answer=say")
+    columns, domain_columns = _sources(chosen.columns), _sources(chosen.domain_columns)
+    for words in (columns, domain_columns):
+        if not isinstance(words, dict | None):
+            raise ValueError(f"columns {words!r}: give role=column, like question=ask answer=say")
     options = {k: getattr(chosen, k) for k in ("model", "sae", "n", "shots", "queries", "score", "signed", "dtype")}
     found = predict(
         chosen.train, domains=_sources(chosen.domains), demonstrations=_sources(chosen.demonstrations),
-        seeds=[int(seed) for seed in chosen.seeds.split(",")], columns=columns, **options,
+        seeds=[int(seed) for seed in chosen.seeds.split(",")], columns=columns, domain_columns=domain_columns,
+        **options,
     )  # fmt: skip
     paths = found.write(chosen.out, chosen.budget)
     shown = ["rank", "rank_low", "rank_high", "domain", *(f"{chosen.score}{end}" for end in ("", "_low", "_high"))]
@@ -264,8 +286,11 @@ def _sources(words: Sequence[str] | None):
     """["mmlu-test"] -> the corpus, ["a=x.csv"] -> a mapping, ["x.csv"] -> files."""
     if not words:
         return None
-    if all("=" in word for word in words):
-        return dict(word.split("=", 1) for word in words)
+    if all("=" in word and not Path(word).is_file() for word in words):
+        pairs = dict(word.split("=", 1) for word in words)
+        if len(pairs) < len(words):
+            raise ValueError(f"{' '.join(words)}: a name is there twice")
+        return pairs
     return words[0] if len(words) == 1 else list(words)
 
 

@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sts_utils import baselines, explain, score, shift, stats, store
+from sts_utils import baselines, explain, extract, score, shift, stats, store
 from sts_utils.config import Profile
 from sts_utils.data import Example
 from sts_utils.extract import FeatureStats
 from sts_utils.shift import ShiftedDims
-from sts_utils.userdata import normal
+from sts_utils.userdata import key
 
 #: Score -> (metric of score.py, whether D_N is contrastive: what any context moves is taken from the shift).
 SCORES = {
@@ -32,7 +32,7 @@ SCORES = {
 #: 07_control; the score that had been fixed on the design half is sts_relative_contrastive).
 DEFAULT_SCORE = "sts_relative"
 #: How each score did there, read when a report is written: columns score, statistic, value, low, high; and how often
-#: a score had the sign of the change: columns change, score, accuracy, majority, difference.
+#: a score had the sign of the change: columns read, change, score, accuracy, majority, difference, r.
 CONTROL_RESULT = store.ROOT / "figures/control/scores.csv"
 CONTROL_SIGNS = store.ROOT / "figures/control/control_sign.csv"
 #: Bootstrap draws of a score that compares domains feature by feature.
@@ -88,6 +88,7 @@ class Prediction:
         if unknown := [d for d in kept if d not in self.used] or ([] if kept else ["(none)"]):
             raise ValueError(f"unknown domain {unknown[0]!r}: choose from {', '.join(self.used)}")
         n, score = self.n if n is None else n, score or self.score
+        check_domains(score, kept)
         check(n, score, self.moved[0].dh2.shape[1], self.has_icl)
         return replace(self, n=n, score=score, used={d: self.used[d] for d in self.used if d in kept})
 
@@ -118,39 +119,55 @@ class Prediction:
             return np.full(len(self.used), np.nan), np.full((1, len(self.used)), np.nan)
         if SCORES[score_][0] == "sts_relative":
             return self._relative(score_)
-        found = [
-            [score.parts(of[s], dims, SCORES[score_][0]) for of in self.used.values()]
-            for s, dims in enumerate(self.dims(score_))
-        ]
-        sums, tokens = ([[parts[side] for parts in row] for row in found] for side in (0, 1))
-        observed = stats.ratio_of_sums(list(self.used), sums, tokens, ())
-        return observed.scores.mean(0), stats.over_seeds(observed.replicates)
+        value = np.zeros((len(self.seeds), len(self.used)))
+        drawn = np.zeros((stats.DRAWS, *value.shape))
+        weights = self._weights(stats.DRAWS)
+        for s, dims in enumerate(self.dims(score_)):
+            for d, (name, of) in enumerate(self.used.items()):
+                sums, tokens = score.parts(of[s], dims, SCORES[score_][0])
+                value[s, d] = sums.sum() / tokens.sum()
+                drawn[:, s, d] = (weights[name][s] @ sums) / (weights[name][s] @ tokens)
+        return value.mean(0), stats.over_seeds(drawn)
+
+    def _weights(self, draws: int) -> dict[str, list[np.ndarray]]:
+        """Domain -> for each seed [draws, Q] weights of its questions (Bayesian bootstrap: exponential, mean 1).
+
+        A question that several seeds ask has one weight: asking it again is no new evidence.
+        """
+        found = {}
+        for d, (name, of) in enumerate(self.used.items()):
+            place = {question: i for i, question in enumerate(sorted({i for seed in of for i in seed.ids}))}
+            drawn = np.random.default_rng(d).exponential(size=(draws, len(place)))
+            found[name] = [drawn[:, [place[question] for question in seed.ids]] for seed in of]
+        return found
 
     def _relative(self, score_: str) -> tuple[np.ndarray, np.ndarray]:
         """The same of score.sts_relative, whose value in a domain depends on the other domains."""
-        value, drawn = [], []
+        value, drawn, weights = [], [], self._weights(DRAWS)
         for s, dims in enumerate(self.dims(score_)):
             means, replicates = [], []
-            for d, of in enumerate(self.used.values()):
-                h, weights = of[s].h[:, dims.ids].astype(np.float64), stats.query_weights(len(of[s].n), DRAWS, s, d)
+            for name, of in self.used.items():
+                h, w = of[s].h[:, dims.ids].astype(np.float64), weights[name][s]
                 means.append(h.sum(0) / of[s].n.sum())
-                replicates.append((weights @ h) / (weights @ of[s].n)[:, None])
+                replicates.append((w @ h) / (w @ of[s].n)[:, None])
             value.append(score.relative_activity(np.stack(means)).mean(-1))
             drawn.append(score.relative_activity(np.stack(replicates, 1)).mean(-1))
         return np.mean(value, axis=0), stats.over_seeds(np.stack(drawn, 1))
 
     def _signs(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the signed score: cosine on D_N of the mean shifts (b − a) of a domain and of training."""
+        """The same of the signed score: cosine on the paper's D_N of the mean shifts (b − a) of a domain and of
+        training, whatever score ranks: the one that the positive control judged."""
         if not self.has_icl:  # the two conditions of a domain are the same
             return np.full(len(self.used), np.nan), np.full((1, len(self.used)), np.nan)
         value = np.zeros((len(self.seeds), len(self.used)))
         drawn = np.zeros((stats.DRAWS, *value.shape))
-        for s, dims in enumerate(self.dims()):
+        weights = self._weights(stats.DRAWS)
+        for s, dims in enumerate(self.dims("sts_act")):
             towards = self.moved[s].mean("dh")[dims.ids]
-            for d, of in enumerate(self.used.values()):
+            for d, (name, of) in enumerate(self.used.items()):
                 moved = of[s].dh[:, dims.ids].astype(np.float64)
                 value[s, d] = baselines.cosine(moved.sum(0), towards)
-                drawn[:, s, d] = baselines.cosine(stats.query_weights(len(moved), stats.DRAWS, s, d) @ moved, towards)
+                drawn[:, s, d] = baselines.cosine(weights[name][s] @ moved, towards)
         return value.mean(0), stats.over_seeds(drawn)
 
     @cached_property
@@ -183,9 +200,10 @@ class Prediction:
     def sureness(self) -> list[str]:
         """On how much the ranking rests, which ranks it can't tell apart, and which score it is by, in sentences."""
         asked = [len(of.n) for row in self.used.values() for of in row]
+        trained = f"{len(self.moved[0].n)}{' or more' if len(self.moved[0].n) == extract.ROWS else ''}"
         said = [
             f"The ranking rests on {len(self.used)} domains, {len(self.seeds)} seed(s), {min(asked)} to {max(asked)} "
-            f"questions a domain and seed, and D_{self.n} on {len(self.moved[0].n)} training questions a seed. "
+            f"questions a domain and seed, and D_{self.n} on {trained} training questions a seed. "
             "Intervals are 95% bootstrap over the domains' questions and the seeds: other training examples are not in "
             "them, nor how likely a domain is to move."
         ]
@@ -217,17 +235,20 @@ class Prediction:
         return explain.explanation(self, k)
 
     def advice(self, budget: int) -> pd.DataFrame:
-        """`budget` extra examples split over the domains in the ratio of the score (§5 of the paper), remainders to
-        the largest fractions. Columns: domain, score, share, examples, at_hand (worked examples to take them from).
+        """`budget` extra examples split over the domains in the ratio of the score (§5 of the paper; of a logarithm
+        like sts_relative the ratio is that of what it is taken of), remainders to the largest fractions.
+
+        Columns: domain, weight (the score, or its exponential), share, examples, at_hand (worked examples to take
+        them from).
         """
         check_budget(budget)
-        table = self.table[["domain", self.score]].set_axis(["domain", "score"], axis=1)
+        table = self.table[["domain", self.score]].set_axis(["domain", "weight"], axis=1)
         if SCORES[self.score][0] == "sts_relative":
-            table["score"] = np.exp(table.score)  # times as active as in the mean domain
-        total = table.score.sum()
+            table["weight"] = np.exp(table.weight)  # times as active as in the mean domain
+        total = table.weight.sum()
         if not total > 0:
             raise ValueError(f"every domain's {self.score} is 0: there is no ratio to split {budget} examples by")
-        table["share"] = table.score / total
+        table["share"] = table.weight / total
         table["examples"] = largest_remainder(table.share.to_numpy(), budget)
         return table.assign(at_hand=[len(self._worked(d)) for d in table.domain])
 
@@ -242,7 +263,7 @@ class Prediction:
 
     def _worked(self, domain: str) -> list[Example]:
         found = [*self.examples[domain], *self.shown.get(domain, ())]
-        return list({normal(e.question): e for e in found if e.solution}.values())
+        return list({key(e): e for e in found if e.solution}.values())
 
     def write(self, folder: str | Path, budget: int | None = None, features: int = 10) -> list[Path]:
         """Write index.html (self-contained), table.csv, table.parquet and, with a budget, mixture.jsonl."""
@@ -253,6 +274,7 @@ class Prediction:
         paths[0].write_text(self.html(budget, features), encoding="utf-8")
         self.table.to_csv(paths[1], index=False)
         self.table.to_parquet(paths[2], index=False)
+        (folder / "mixture.jsonl").unlink(missing_ok=True)  # of an earlier report
         if budget is not None and (rows := self.mixture(budget)):
             paths.append(folder / "mixture.jsonl")
             paths[-1].write_text("".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in rows), encoding="utf-8")
@@ -263,10 +285,11 @@ class Prediction:
         figure, png = self.plot(), io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
         plt.close(figure)
+        advice = self.advice(budget).to_dict("records") if budget is not None else None
         return explain.template().page(
             p=self, scores=list(SCORES), rows=self.table.to_dict("records"), limits=LIMITS,
             plot=base64.b64encode(png.getvalue()).decode(), features=self.explain(features).features,
-            advice=self.advice(budget).to_dict("records") if budget is not None else None, budget=budget,
+            reading=explain.READING, advice=advice, budget=budget,
         )  # fmt: skip
 
 
@@ -289,22 +312,32 @@ def control(score: str) -> list[str]:
         return [f"{said} The positive control's result is not at hand: the default is not backed by it yet."]
     table = pd.read_csv(CONTROL_RESULT)
     rows = [f"{r.score} {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in table.itertuples()]
-    return [
-        f"{said} In the positive control ({table.statistic.iloc[0]}): {'; '.join(rows)}. The default was chosen after "
-        "these results were seen, so its own is optimistic; sts_relative_contrastive had been fixed before."
-    ]
+    result = (
+        f"{said} In the positive control, on SmolLM2-135M alone ({table.statistic.iloc[0]}): {'; '.join(rows)}. The "
+        "default was chosen after these results were seen, so its own is optimistic; sts_relative_contrastive had been "
+        "fixed before."
+    )
+    if SCORES[score][1]:
+        result += (
+            " Its contrast there was prose and the other training sets; here it is prose and the listed domains, of "
+            "which one may be like the training set."
+        )
+    return [result]
 
 
 def signs() -> list[str]:
     """How often the signed score had the sign of the change in the positive control, in a sentence."""
     if not CONTROL_SIGNS.exists():
         return ["The signed score has not been judged yet: the positive control's result is not at hand."]
-    table = pd.read_csv(CONTROL_SIGNS).set_index(["change", "score"])
-    found = table.loc[("gold_loglik", "cosine, D_N")]
-    return [
-        f"In the positive control the signed score had the sign of the change in {found.accuracy} of the cells, always "
-        f"saying the commoner sign in {found.majority}; difference {found.difference}."
-    ]
+    table = pd.read_csv(CONTROL_SIGNS).set_index(["read", "change", "score"])
+    said = []
+    for read, what in (("as it is", "the change"), ("beside the others", "the change beside other domains and sets")):
+        found = table.loc[(read, "gold_loglik", "cosine, D_N")]
+        said.append(
+            f"had the sign of {what} in {found.accuracy} of the cells, always saying the commoner sign in "
+            f"{found.majority} (difference {found.difference}; r {found.r})"
+        )
+    return [f"In the positive control, on SmolLM2-135M alone, the signed score {', and '.join(said)}."]
 
 
 def check(n: int, score: str, features: int | None, has_icl: bool) -> None:
@@ -315,6 +348,12 @@ def check(n: int, score: str, features: int | None, has_icl: bool) -> None:
         raise ValueError(f"n is {n}: choose 1..{features or '(the features of the SAE)'}")
     if score == "sts_icl" and not has_icl:
         raise ValueError("score 'sts_icl' needs the domains' worked examples: give demonstrations, or rank by sts_act")
+
+
+def check_domains(score: str, domains: Sequence[str]) -> None:
+    """Raise ValueError for a score that compares domains where there is one alone."""
+    if score in SCORES and SCORES[score][0] == "sts_relative" and len(domains) < 2:
+        raise ValueError(f"score {score!r} compares domains, here is one: give two or more, or rank by sts_act")
 
 
 def check_budget(budget: int) -> None:

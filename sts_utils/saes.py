@@ -282,9 +282,9 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
 
 
 def folder_of(name: str) -> Path | None:
-    """Where the SAE `name` lies in sae-lens's format: a folder of the project, or one of ``$STS_MIRROR``."""
+    """Where the SAE `name` lies in sae-lens's format: a folder of the project, any other, or one of ``$STS_MIRROR``."""
     mirror = os.environ.get("STS_MIRROR")
-    places = [ROOT / name, *([Path(mirror) / name] if mirror else [])]
+    places = [ROOT / name, Path(name), *([Path(mirror) / name] if mirror else [])]
     return next((place for place in places if (place / "cfg.json").exists()), None)
 
 
@@ -294,7 +294,8 @@ def layer(name: str) -> int:
         return int(random_one["layer"] or 0)
     folder, (release, _, sae_id) = folder_of(name), name.partition("/")
     if folder:  # from the config alone: the weights of a public SAE are gigabytes
-        hook = json.loads((folder / "cfg.json").read_text())["metadata"].get("hook_name") or ""
+        cfg = json.loads((folder / "cfg.json").read_text())  # before sae-lens 6 the name was at the top
+        hook = cfg.get("metadata", cfg).get("hook_name") or ""
     elif release in get_pretrained_saes_directory():
         try:
             hook = load_sae_config_from_huggingface(release, sae_id)["metadata"].get("hook_name") or ""

@@ -257,7 +257,7 @@ def _loaded(name: str, recipe: dict, compute: Callable[[], FeatureStats]) -> Fea
 
 
 def features(
-    name: str, profiles: Sequence[Profile], recipe: Callable[[Profile], dict], pairs: Callable, desc: str,
+    name: str, profiles: Sequence[Profile], recipe: Callable[[Profile], dict], pairs: Callable, desc: str | None,
     after: Trained | None = None,
 ) -> FeatureStats:  # fmt: skip
     """Statistics of the first profile; those of all are stored, from one forward pass for what is missing."""

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import logging
 import random
@@ -35,15 +36,16 @@ PARTNERS = {"mmlu-test": "mmlu-cot", "mmlu-pro": "mmlu-pro-cot"}
 
 def read(
     source, *, domain: str, columns: Mapping[str, str] | None = None, answers: bool = False, limit: int = LIMIT,
-    seed: int = 0,
+    seed: int = 0, notes: list[str] | None = None,
 ) -> list[Example]:  # fmt: skip
     """At most `limit` examples of `source`, a seeded sample in the order of its rows, each question once.
 
     `source` is a corpus name (data.CORPORA), a JSON-lines, CSV or parquet file, a `datasets.Dataset` (streaming
     too), or a list of (question, answer) pairs or dicts. Columns are recognised by name (COLUMNS): question and
-    answer or solution, prompt and completion, chat `messages` (the last user and assistant turn), and multiple
-    choice (`options`, or columns A, B, …, with the answer's index, letter or text); `columns` names them
-    otherwise, like {"question": "ask"}. A row without an answer has an empty `solution`; `answers` asks for some.
+    answer or solution, prompt and completion, chat `messages` (the assistant's last turn and the user's before
+    it), and multiple choice (`options`, or columns A, B, …, with the answer's index, letter or text); `columns` names
+    them otherwise, like {"question": "ask"}. A row without an answer has an empty `solution`; `answers` asks for
+    some. What was left out is logged, and added to `notes`.
 
     >>> read([("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")], domain="sums")[1].solution
     '7'
@@ -51,10 +53,10 @@ def read(
     'iron'
     >>> read([{"ask": "Why?", "say": "Because."}], domain="x")
     Traceback (most recent call last):
-    ValueError: the list: no column for the question; it has ask, say (name it: columns={'question': …})
+    ValueError: the list: no column for the question; it has ask, say (name it, like question=ask)
 
     Raises ValueError, in one line, for an empty source, a missing column, a file that is not UTF-8 or not what its
-    name says (with the line), and a column of mixed types.
+    name says (with the line), and a column of mixed types or of something that is no text.
     """
     if isinstance(source, str) and source in CORPORA:
         return [replace(e, domain=domain) for e in data.load(source, seed, limit)]
@@ -63,7 +65,7 @@ def read(
     if not kept:
         raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
     if total > limit:
-        log.warning("%s: %d of its %d rows are used, a sample", name, limit, total)
+        note(f"{name}: {limit} of its {total} rows are used, a sample.", notes)
     rows = [(n, _parsed(raw, f"{name}, row {n}")) for n, raw in kept]
     chosen = _columns(list(dict.fromkeys(c for _, row in rows for c in row)), columns or {}, name, answers)
     for column in {c for c in chosen.values() if c}:
@@ -71,30 +73,34 @@ def read(
     found = {}
     for n, row in rows:
         if (example := _example(row, chosen, domain, f"{name}, row {n}")) is not None:
-            found.setdefault(normal(example.question), example)
+            found.setdefault(key(example), example)
     if not found:
         raise ValueError(f"{name}: every question in column {chosen['question'] or chosen['messages']!r} is empty")
     if len(found) < len(rows):
-        log.warning("%s: %d of %d rows left out, empty or asked twice", name, len(rows) - len(found), len(rows))
+        note(f"{name}: {len(rows) - len(found)} of {len(rows)} rows left out, empty or asked twice.", notes)
     return list(found.values())
 
 
-def read_domains(source, columns: Mapping[str, str] | None = None) -> dict[str, list[Example]]:
-    """Domain -> examples: all domains of a corpus, {name: source}, or files, each a domain named by its stem."""
-    if isinstance(source, str) and source in CORPORA:
-        return data.by_domain(data.load(source))
-    if isinstance(source, str | Path):
-        source = [source]
-    if not isinstance(source, Mapping):
-        if not isinstance(source, Sequence) or not all(isinstance(s, str | Path) for s in source):
+def read_domains(
+    source, columns: Mapping[str, str] | None = None, notes: list[str] | None = None
+) -> dict[str, list[Example]]:
+    """Domain -> examples: {name: source}, or corpora (all their domains) and files (each named by its stem)."""
+    if isinstance(source, Mapping):
+        parts = [(str(name), part) for name, part in source.items()]
+    else:
+        listed = [source] if isinstance(source, str | Path) else source
+        if not isinstance(listed, Sequence) or not all(isinstance(part, str | Path) for part in listed):
             raise ValueError("domains: give a corpus name, {name: source}, or a list of files")
-        stems = [Path(s).stem for s in source]
-        if twice := {s for s in stems if stems.count(s) > 1}:
-            raise ValueError(f"two domain files are named {min(twice)!r}: rename one, or give {{name: file}}")
-        source = dict(zip(stems, source, strict=True))
-    if not source:
+        parts = [("" if part in CORPORA else Path(part).stem, part) for part in listed]
+    if not parts:
         raise ValueError("domains is empty: name at least one")
-    return {str(name): read(s, domain=str(name), columns=columns) for name, s in source.items()}
+    found = {}
+    for name, part in parts:
+        own = {name: part} if name else data.by_domain(data.load(part))
+        if twice := own.keys() & found.keys():
+            raise ValueError(f"two domains are named {min(twice)!r}: rename one, or give {{name: file}}")
+        found |= {name: read(part, domain=name, columns=columns, notes=notes)} if name else own
+    return found
 
 
 def named(source) -> str:
@@ -102,9 +108,21 @@ def named(source) -> str:
     return str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
 
 
+def note(said: str, notes: list[str] | None) -> None:
+    """Log what was left out, and keep it for the report."""
+    log.warning(said)
+    if notes is not None:
+        notes.append(said)
+
+
 def normal(question: str) -> str:
     """A question as it is compared with others: without case and spacing."""
     return " ".join(question.split()).casefold()
+
+
+def key(example: Example) -> str:
+    """What tells a question from others: "Which of these is true?" is another one with other options."""
+    return normal("\n".join((example.question, *example.options)))
 
 
 # --- rows --------------------------------------------------------------------------------------
@@ -154,14 +172,22 @@ def _text(raw: bytes, where: str) -> str:
 
 def _csv(path: Path, name: str) -> Iterator[tuple[int, dict]]:
     with path.open("rb") as file:
-        reader = csv.DictReader(_text(line, f"{name}, row {n}") for n, line in enumerate(file, 1))
+        lines = (_text(line, f"{name}, row {n}") for n, line in enumerate(file, 1))
+        reader, first = csv.DictReader(lines, strict=True), 1
         try:
+            if reader.fieldnames:
+                first = reader.line_num + 1
             for row in reader:
-                if None in row:
-                    raise csv.Error(f"more fields than the {len(reader.fieldnames)} columns of the header")
+                fields = len(reader.fieldnames)
+                if None in row or None in row.values():
+                    raise csv.Error(
+                        f"{'more' if None in row else 'fewer'} fields than the {fields} columns of the header"
+                    )
                 yield reader.line_num, row
+                first = reader.line_num + 1
         except csv.Error as error:
-            raise ValueError(f"{name}, row {reader.line_num}: {error}") from None
+            near = " (a quote that is not closed?)" if "end of data" in str(error) or "limit" in str(error) else ""
+            raise ValueError(f"{name}, row {first}: {error}{near}") from None
 
 
 def _parquet(path: Path, name: str) -> Iterator[tuple[int, dict]]:
@@ -176,17 +202,30 @@ def _parquet(path: Path, name: str) -> Iterator[tuple[int, dict]]:
 
 
 def _parsed(raw, where: str) -> Mapping:
-    """A row as a mapping of columns."""
+    """A row as a mapping of columns, cells of arrays as lists and NaN as nothing."""
     if isinstance(raw, bytes):
         try:
             raw = json.loads(_text(raw, where))
         except json.JSONDecodeError as error:
             raise ValueError(f"{where} is not JSON ({error.msg}): write one object a line") from None
+        except RecursionError:
+            raise ValueError(f"{where} is nested too deeply: write one object with columns a line") from None
+    if isinstance(raw, Sequence) and not isinstance(raw, str) and raw and all(map(_is_turn, raw)):
+        raw = {"messages": raw}
     if isinstance(raw, Mapping):
-        return raw
+        return {column: _plain(value) for column, value in raw.items()}
     if isinstance(raw, Sequence) and not isinstance(raw, str) and len(raw) == 2:
-        return dict(zip(("question", "answer"), raw, strict=True))
+        return dict(zip(("question", "answer"), map(_plain, raw), strict=True))
     raise ValueError(f"{where} is {str(raw)[:40]!r}, neither columns nor a (question, answer) pair")
+
+
+def _plain(value):
+    value = value.tolist() if hasattr(value, "tolist") else value  # pandas and numpy
+    return None if isinstance(value, float) and value != value else value
+
+
+def _is_turn(value) -> bool:
+    return isinstance(value, Mapping) and bool({"role", "from"} & value.keys())
 
 
 # --- columns -----------------------------------------------------------------------------------
@@ -206,7 +245,7 @@ def _columns(has: list[str], named: Mapping[str, str], name: str, answers: bool)
         near = next((hint for known in COLUMNS[missing[0]] if (hint := nearest(known, has))), "")
         raise ValueError(
             f"{name}: no column for the {missing[0]}{near}; it has {', '.join(has)} "
-            f"(name it: columns={{{missing[0]!r}: …}})"
+            f"(name it, like {missing[0]}={has[0]})"
         )
     return found
 
@@ -227,63 +266,98 @@ def _one_type(rows: Sequence[tuple[int, Mapping]], column: str, name: str) -> No
 def _kind(value) -> str | None:
     if value is None:
         return None
-    kinds = {"text": str, "a number": int | float, "columns": Mapping, "a list": Sequence}
+    kinds = {"text": str, "bytes": bytes, "a number": int | float, "columns": Mapping, "a list": Sequence}
     return next((kind for kind, types in kinds.items() if isinstance(value, types)), type(value).__name__)
 
 
-def _content(value, role: str | None = None) -> str:
-    """A cell as text; of a list of chat turns the last one (with this role)."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        turns = [
-            (t.get("role", t.get("from")), t.get("content", t.get("value"))) for t in value if isinstance(t, Mapping)
-        ]
-        names = {"user": ("user", "human"), "assistant": ("assistant", "gpt", "model")}.get(role)
-        value = next((text for said, text in reversed(turns) if names is None or said in names), None)
+USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
+
+
+def _content(value, where: str, said: Sequence[str] = ()) -> str:
+    """A cell as text; of a list of chat turns the last one that one of `said` has."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        if all(map(_is_turn, value)):
+            return next((text for who, text in reversed(_turns(value, where)) if who in said), "")
+        if all(isinstance(part, Mapping) and "type" in part for part in value):  # of one turn; images are left out
+            return "".join(str(part.get("text") or "") for part in value).strip()
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError(f"{where} holds {_kind(value)} where text belongs: make it text")
     return "" if value is None else str(value).strip()
+
+
+def _turns(cell, where: str) -> list[tuple[str, str]]:
+    """(who, text) of chat turns, given as a list or its JSON."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except json.JSONDecodeError:
+            cell = None
+    if not isinstance(cell, Sequence) or not all(map(_is_turn, cell)):
+        raise ValueError(f'{where}: the chat is not a list of turns like {{"role": "user", "content": "…"}}')
+    return [(t.get("role", t.get("from")), _content(t.get("content", t.get("value")), where)) for t in cell]
+
+
+def _dialogue(cell, where: str) -> tuple[str, str]:
+    """(the user's turn before it, the assistant's last turn) of a chat; without the latter the user's last turn."""
+    turns = _turns(cell, where)
+    last = next((i for i in reversed(range(len(turns))) if turns[i][0] in ASSISTANT and turns[i][1]), len(turns))
+    question = next((text for who, text in reversed(turns[:last]) if who in USER and text), "")
+    return question, turns[last][1] if last < len(turns) else ""
 
 
 def _example(row: Mapping, of: Mapping[str, str | None], domain: str, where: str) -> Example | None:
     """One row as an Example; None where its question is empty."""
     cells = {role: row.get(column) for role, column in of.items() if column}
     if of["messages"] and not of["question"]:
-        question, solution = (_content(cells["messages"], role) for role in ("user", "assistant"))
+        question, solution = _dialogue(cells["messages"] or (), where)
     else:
-        question, solution = _content(cells["question"], "user"), _content(cells.get("solution"), "assistant")
+        question = _content(cells["question"], f"{where}: column {of['question']!r}", USER)
+        solution = _content(cells.get("solution"), f"{where}: column {of['solution']!r}", ASSISTANT)
         if of["question"] == "instruction" and row.get("input"):  # Alpaca's second half of the question
-            question = f"{question}\n{row['input']}".strip()
+            question = f"{question}\n{_content(row['input'], where)}".strip()
     if not question:
         return None
-    options, answer = _options(cells.get("options"), row, where), _content(cells.get("answer"), "assistant")
+    options, labels = _options(cells.get("options"), row, where)
+    answer = _content(cells.get("answer"), f"{where}: column {of['answer']!r}", ASSISTANT)
     if options and answer:
-        chosen = _choice(cells["answer"], options, cells["options"] if of["options"] else None, where)
+        chosen = _choice(cells["answer"], options, labels, where)
         answer, solution = options[chosen], solution or f"The answer is ({LETTERS[chosen]})."
     solution = solution or answer
-    key = hashlib.sha256(f"{question}\n{solution}".encode()).hexdigest()[:16]
-    return Example(question, solution, answer or solution, domain, key, options=options, instruction="")
+    try:
+        name = hashlib.sha256(f"{question}\n{solution}".encode()).hexdigest()[:16]
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} holds {error.object[error.start]!a}, half of a character: remove it") from None
+    return Example(question, solution, answer or solution, domain, name, options=options, instruction="")
 
 
-def _options(cell, row: Mapping, where: str) -> tuple[str, ...]:
-    """Option texts of a row: a list (or its JSON), ARC's {"text": …}, {"A": text}, or columns A, B, …; () for none."""
+def _options(cell, row: Mapping, where: str) -> tuple[tuple[str, ...], list[str]]:
+    """Option texts of a row and what the answer may call them: of a list (or its JSON), ARC's {"text": …, "label": …},
+    {"A": text}, or columns A, B, …; empty for none."""
     if isinstance(cell, str) and cell.strip():
         try:
             cell = json.loads(cell)
         except json.JSONDecodeError:
             raise ValueError(f'{where}: the options are not a list like ["one", "two"]: {cell[:40]!r}') from None
+    labels = list(LETTERS)
     if isinstance(cell, Mapping):
+        labels = list(map(str, cell.get("label", LETTERS) if "text" in cell else cell))
         cell = cell["text"] if "text" in cell else list(cell.values())
     if cell is not None and (isinstance(cell, str) or not isinstance(cell, Iterable)):
         raise ValueError(f'{where}: the options are not a list like ["one", "two"]: {str(cell)[:40]!r}')
-    if not cell and row.get("A") and row.get("B"):
-        cell = [row[letter] for letter in LETTERS if row.get(letter)]
-    return tuple(str(option).strip() for option in cell or ())
+    if not cell:
+        cell = [row[letter] for letter in itertools.takewhile(row.__contains__, LETTERS)]
+        while cell and cell[-1] in (None, ""):
+            cell.pop()
+        if len(cell) < 2:
+            return (), []
+        if None in cell or "" in cell:
+            raise ValueError(f"{where}: an option before {LETTERS[len(cell) - 1]} is empty: fill it in")
+    return tuple(str(option).strip() for option in cell), labels[: len(cell)]
 
 
-def _choice(answer, options: Sequence[str], cell, where: str) -> int:
+def _choice(answer, options: Sequence[str], labels: Sequence[str], where: str) -> int:
     """Which option the gold answer is, given as its index from 0, its letter or its text."""
     text = str(answer).strip()
-    labels = list(LETTERS[: len(options)])
-    if isinstance(cell, Mapping):
-        labels = list(cell.get("label", cell))
     if text in options and isinstance(answer, str):
         return options.index(text)
     if text.strip("().") in labels:

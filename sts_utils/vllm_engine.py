@@ -98,7 +98,7 @@ def _block(tensor: str) -> int:
 
 def feature_stats(
     pairs: Sequence[tuple[Prompt, Prompt]], model_folder: Path | str, taps: Sequence[extract.Tap], *,
-    dtype: str = "float32", tokens: int | None = None, desc: str = "extract",
+    dtype: str = "float32", tokens: int | None = None, desc: str | None = "extract",
 ) -> list[FeatureStats]:  # fmt: skip
     """`extract.feature_stats` computed by vLLM on the checkpoint `model_folder` (`truncated_checkpoint`).
 
@@ -120,7 +120,7 @@ def feature_stats(
     llm = _engine(model_folder, dtype, **extra)
     llm.collective_rpc("sts_install", args=([(tap.layer, _folder(tap.sae), float(tap.sink_norm)) for tap in taps],))
     sums = [{} for _ in taps]
-    with tqdm(total=len(pairs), desc=desc, unit="query", leave=False) as bar:
+    with tqdm(total=len(pairs), desc=desc, unit="query", leave=False, disable=desc is None) as bar:
         for batch in _batches(pairs):
             for found, stacked in zip(sums, _batch_sums(llm, pairs, batch), strict=True):
                 for row, index in enumerate(batch):

@@ -1,6 +1,7 @@
 """Predict on one's own data, with the tiny model: the numbers mean nothing, what they rest on does."""
 
 import base64
+import copy
 import doctest
 import json
 import random
@@ -15,10 +16,25 @@ import papermill
 import pytest
 
 import sts_utils
-from sts_utils import contrast, data, explain, extract, predict, prediction, run, samples, score, shift, store, units
+from sts_utils import (
+    contrast,
+    data,
+    explain,
+    extract,
+    predict,
+    prediction,
+    run,
+    samples,
+    score,
+    shift,
+    store,
+    units,
+    userdata,
+)
 
 TINY = {"model": "tiny", "sae": "random-8x", "dtype": "float32", "progress": False}
 SMALL = {**TINY, "n": 20, "shots": 2, "queries": 6}
+ALONE = {**SMALL, "score": "sts_act"}  # for one domain: the default compares domains
 HTML = "<script>alert(1)</script> & <b>"
 
 
@@ -35,9 +51,10 @@ def found():
     return sts_utils.predict(questions("train"), domains=domains, seeds=(0, 1), signed=True, **SMALL)
 
 
-def test_docstring_examples():
-    result = doctest.testmod(predict)
-    assert result.attempted >= 5 and not result.failed
+@pytest.mark.parametrize(("module", "least"), [(predict, 5), (prediction, 1)])
+def test_docstring_examples(module, least):
+    result = doctest.testmod(module)
+    assert result.attempted >= least and not result.failed
 
 
 def test_table_holds_every_score_with_its_interval(found):
@@ -97,11 +114,12 @@ def test_domains_are_computed_once_for_all_training_sets(found, monkeypatch):
 
     monkeypatch.setattr(extract, "feature_stats", counted)
     domains = {"apples": questions("apples"), "pears": questions("pears"), "code": "code-io"}
-    sts_utils.predict(questions("another"), domains=domains, seeds=(0,), **SMALL)
+    shown = SMALL | {"progress": True}
+    sts_utils.predict(questions("another"), domains=domains, seeds=(0,), **shown)
     assert read == ["own seed 0", "generic seed 0", "other domains seed 0"]
     read.clear()
     domains["apples"] = questions("riper apples")
-    sts_utils.predict(questions("another"), domains=domains, seeds=(0,), **SMALL)
+    sts_utils.predict(questions("another"), domains=domains, seeds=(0,), **shown)
     assert "apples seed 0" in read and "pears seed 0" not in read
 
 
@@ -141,12 +159,28 @@ def test_positive_control_is_quoted_when_it_exists(found, tmp_path, monkeypatch)
     row = {"score": "sts_act", "statistic": "rank of the own domain", "value": 3.25, "low": 2.0, "high": 4.5}
     pd.DataFrame([row]).to_csv(tmp_path / "scores.csv", index=False)
     assert "(rank of the own domain): sts_act 3.25 [2.00, 4.50]." in " ".join(found.sureness())
+    assert "Its contrast there" in " ".join(found.rescored(score="sts_relative_contrastive").sureness())
+
+
+def test_the_sign_is_quoted_as_it_is_and_beside_the_others(found):
+    (said,) = prediction.signs()
+    table = pd.read_csv(prediction.CONTROL_SIGNS)
+    rows = table[(table.change == "gold_loglik") & (table.score == "cosine, D_N")]
+    assert len(rows) == 2 and all(row.accuracy in said and row.r in said for row in rows.itertuples())
+
+
+def test_a_question_that_every_seed_asks_is_drawn_once(found):
+    same = replace(found, used={d: [of[0], of[0]] for d, of in found.used.items()}, moved=[found.moved[0]] * 2)
+    one = replace(same, used={d: of[:1] for d, of in same.used.items()}, moved=same.moved[:1], seeds=(0,))
+    for name in ("sts_act", "sts_relative"):
+        np.testing.assert_allclose(same.estimates(name)[1], one.estimates(name)[1])
 
 
 def test_advice_is_in_the_ratio_of_the_score(found):
     advice = found.advice(10)
     assert advice.examples.sum() == 10 and advice.domain.tolist() == found.table.domain.tolist()
-    assert np.abs(advice.examples - 10 * advice.score / advice.score.sum()).max() < 1
+    assert np.abs(advice.examples - 10 * advice.weight / advice.weight.sum()).max() < 1
+    np.testing.assert_allclose(advice.weight, np.exp(found.table.sts_relative))
     rows = found.mixture(10)
     counts = pd.Series([row["domain"] for row in rows]).value_counts()
     assert counts.to_dict() == dict(zip(advice.domain, advice.examples, strict=True))
@@ -194,6 +228,7 @@ def test_report_is_self_contained_and_escaped(found, tmp_path):
     assert all(said.split("{")[0][:40] in page for said in prediction.LIMITS)
     assert pd.read_parquet(paths[2]).equals(hostile.table)
     assert len([json.loads(line) for line in paths[3].open()]) == 10
+    assert not (hostile.write(tmp_path / "report")[0].parent / "mixture.jsonl").exists()  # no stale one
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is a file: give a folder"):
         found.write(tmp_path / "file")
@@ -253,7 +288,7 @@ def test_neuronpedia_link(found, monkeypatch):
 
 def test_questions_of_the_training_set_are_dropped_from_the_domains(caplog):
     both = [*questions("apples"), *questions("train")[:3]]
-    made = sts_utils.predict(questions("train"), domains={"apples": both}, seeds=(0,), **SMALL)
+    made = sts_utils.predict(questions("train"), domains={"apples": both}, seeds=(0,), **ALONE)
     assert len(made.examples["apples"]) == 16
     assert "3 questions of the domains are in the training set too" in caplog.text
     assert "3 questions of the domains" in " ".join(made.sureness())
@@ -264,12 +299,12 @@ def test_questions_of_the_training_set_are_dropped_from_the_domains(caplog):
 def test_a_domain_without_answers_needs_demonstrations():
     bare = {"apples": questions("apples", answers=False)}
     with pytest.raises(ValueError, match="domain 'apples' has no worked examples, which STS_ICL needs: give demonstr"):
-        sts_utils.predict(questions("train"), domains=bare, seeds=(0,), **SMALL)
+        sts_utils.predict(questions("train"), domains=bare, seeds=(0,), **ALONE)
     given = sts_utils.predict(
-        questions("train"), domains=bare, demonstrations={"apples": questions("other")}, seeds=(0,), **SMALL
+        questions("train"), domains=bare, demonstrations={"apples": questions("other")}, seeds=(0,), **ALONE
     )
     assert given.table.sts_icl.notna().all()
-    without = sts_utils.predict(questions("train"), domains=bare, demonstrations="none", seeds=(0,), **SMALL)
+    without = sts_utils.predict(questions("train"), domains=bare, demonstrations="none", seeds=(0,), **ALONE)
     assert without.table.sts_icl.isna().all() and without.table.sts_act.notna().all()
     assert without.mixture(3) == []
     without.plot()
@@ -288,6 +323,10 @@ def test_a_domain_without_answers_needs_demonstrations():
         ({"n": 0}, "n is 0: choose 1"),
         ({"n": 513}, r"n is 513: choose 1..512"),
         ({"seeds": ()}, "give one or more of each"),
+        ({"seeds": 0}, "seeds 0: give whole numbers"),
+        ({"seeds": (0, 0)}, "one is there twice"),
+        ({"domains": {"apples": questions("apples")}, "score": "sts_relative"}, "compares domains, here is one"),
+        ({"domain_columns": {"question": "ask"}}, "no column 'ask'"),
         ({"sae": "random-8x-layer7"}, "has blocks 0..1, not 7"),
         ({"model": "nowhere"}, "model 'nowhere' is neither packaged"),
         ({"demonstrations": {"pears": questions("x")}}, "domain 'apples' has no worked examples"),
@@ -296,15 +335,50 @@ def test_a_domain_without_answers_needs_demonstrations():
 )
 def test_what_cannot_be_used_is_said_in_one_line_before_features_are_read(change, message, monkeypatch):
     monkeypatch.setattr(extract, "feature_stats", None)
-    usual = {"train": questions("train"), "domains": {"apples": questions("apples")}, "seeds": (0,), **SMALL}
+    usual = {"train": questions("train"), "domains": {"apples": questions("apples")}, "seeds": (0,), **ALONE}
     with pytest.raises(ValueError, match=message) as error:
         sts_utils.predict(**usual | change)
     assert "\n" not in str(error.value)
 
 
+def test_a_model_without_a_chat_template(monkeypatch):
+    tokenizer = copy.copy(samples.tokenizer("tiny"))
+    tokenizer.chat_template = None
+    monkeypatch.setattr(samples, "tokenizer", lambda *_: tokenizer)
+    with pytest.raises(ValueError, match="model 'tiny' has no chat template: give its instruction-tuned version"):
+        sts_utils.predict(questions("train"), domains={"apples": questions("apples")}, **ALONE)
+
+
+def test_the_stem_alone_makes_no_question_the_same():
+    stem = "Which of these is true?"
+    train = [*questions("train"), {"question": stem, "choices": ["a", "b"], "answer": "A"}]
+    asked = predict._asked(userdata.read(train, domain="train"))
+    choices = [{"choices": ["c", "d"], "answer": "A"}, {"choices": ["a", "b"], "answer": "B"}, {"answer": "open"}]
+    other = [{"question": stem, **row} for row in choices]
+    assert [asked(e) for row in other for e in userdata.read([row], domain="x")] == [False, True, True]
+
+
+def test_what_was_left_out_is_in_the_report():
+    rows = [*questions("train"), {"question": "no answer", "answer": ""}, questions("train")[0]]
+    made = sts_utils.predict(rows, domains={"apples": questions("apples")}, seeds=(0,), **ALONE)
+    said = " ".join(made.sureness())
+    assert "1 of 18 rows left out, empty or asked twice" in said and "1 of 17 training rows have no answer" in said
+
+
+def test_an_sae_in_the_folder_one_is_in(tmp_path, monkeypatch):
+    sae = units.saes.load("random-8x", 64, 0)
+    sae.save_model(tmp_path / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert units.saes.layer("./mine") == 0
+    cfg = json.loads((tmp_path / "mine/cfg.json").read_text())
+    (tmp_path / "mine/cfg.json").write_text(json.dumps({k: v for k, v in cfg.items() if k != "metadata"}
+                                                       | {"hook_name": "blocks.0.hook_resid_post"}))  # fmt: skip
+    assert units.saes.layer("./mine") == 0  # as sae-lens wrote it before version 6
+
+
 def test_a_question_longer_than_the_context_is_left_out(caplog):
     rows = [*questions("train"), {"question": "long " * 9000, "answer": "A"}]
-    made = sts_utils.predict(rows, domains={"apples": questions("apples")}, seeds=(0,), **SMALL)
+    made = sts_utils.predict(rows, domains={"apples": questions("apples")}, seeds=(0,), **ALONE)
     assert len(made.train) == 16 and "1 of 17 examples of the training set are longer than" in caplog.text
 
 
@@ -345,13 +419,14 @@ def test_command_line(tmp_path, capsys):
     for words, said in ((["--seeds", "a"], "--seeds 'a': give whole"), (["--budget", "0"], "budget is 0"),
                         (["--out", str(tmp_path / "my.jsonl")], "is a file: give a folder"),
                         (["--out", str(tmp_path / "my.jsonl" / "report")], "is a file: give a folder"),
-                        (["--columns", "ask"], "--columns ask: give role=column")):  # fmt: skip
+                        (["--columns", "ask"], "columns 'ask': give role=column"),
+                        (["--domains", "a=x.csv", "a=y.csv"], "a=x.csv a=y.csv: a name is there twice")):  # fmt: skip
         assert command(*words) == 2
         assert said in capsys.readouterr().err
 
 
 def test_the_shipped_example_is_no_evaluation_question():
-    examples = predict._read_train(predict.EXAMPLE, None)
+    examples = predict._read_train(predict.EXAMPLE, None, [])
     assert len(examples) == 60 and all(re.search(r"The answer is .+\.$", e.solution) for e in examples)
     asked = {e.question for e in (*data.load("mmlu-test"), *data.load("mmlu-cot"))}
     assert not asked & {e.question for e in examples}

@@ -37,6 +37,11 @@ def test_docstring_examples():
         {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"},
                       {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
         {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+        {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Q"},
+                      {"role": "assistant", "content": "A"}, {"role": "user", "content": "thanks"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]},
+                      {"role": "assistant", "content": [{"type": "text", "text": "A"}]}]},
+        {"messages": '[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]'},
         {"prompt": "not this", "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
     ],
 )  # fmt: skip
@@ -62,6 +67,8 @@ def test_the_second_half_of_an_alpaca_question_is_kept():
         {"options": {"A": "air", "B": "iron"}, "answer_idx": "B"},
         {"A": "air", "B": "iron", "answer": "(B)"},
         {"choices": {"text": ["air", "iron"], "label": ["1", "2"]}, "answerKey": "2"},
+        {"choices": '{"text": ["air", "iron"], "label": ["1", "2"]}', "answerKey": "2"},
+        {"A": "air", "B": "iron", "C": "", "D": None, "answer": "B"},
     ],
 )
 def test_multiple_choice(row):
@@ -75,6 +82,58 @@ def test_an_answer_that_is_no_option_names_the_row():
         read([{"question": "Q", "options": ["a", "b"], "answer": "E"}], domain="x")
     with pytest.raises(ValueError, match="row 1: the options are not a list"):
         read([{"question": "Q", "options": "5", "answer": "A"}], domain="x")
+
+
+def test_options_that_are_zero_or_missing_keep_their_letters():
+    (example,) = read([{"question": "Q", "A": 5, "B": 3, "C": 0, "D": 7, "answer": "C"}], domain="x")
+    assert (example.options, example.answer) == (("5", "3", "0", "7"), "0")
+    with pytest.raises(ValueError, match="row 1: an option before D is empty"):
+        read([{"question": "Q", "A": "5", "B": "3", "C": "", "D": "7", "answer": "D"}], domain="x")
+
+
+def test_questions_with_other_options_are_other_questions():
+    rows = [{"question": "Which is true?", "choices": [f"a{i}", f"b{i}"], "answer": 0} for i in range(3)]
+    assert len(read(rows, domain="x")) == 3
+
+
+def test_chats_and_arrays_of_pandas(tmp_path):
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    table = pd.DataFrame({"messages": [turns]})
+    table.to_parquet(tmp_path / "x.parquet")
+    for source in (pd.read_parquet(tmp_path / "x.parquet").to_dict("records"), [turns]):
+        (example,) = read(source, domain="x")
+        assert (example.question, example.solution) == ("Q", "A")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "Q", "answer": {"value": "A"}}, "row 1: column 'answer' holds columns where text belongs"),
+        ({"question": "Q", "answer": ["A"]}, "row 1: column 'answer' holds a list where text belongs"),
+        ({"question": b"Q", "answer": "A"}, "row 1: column 'question' holds bytes where text belongs"),
+        ({"question": "Q\ud800", "answer": "A"}, "row 1 holds '.ud800', half of a character: remove it"),
+        ({"messages": "no chat"}, "row 1: the chat is not a list of turns"),
+        ({"messages": ["no chat"]}, "row 1: the chat is not a list of turns"),
+    ],
+)
+def test_what_is_no_text_is_said_with_its_row(row, said):
+    with pytest.raises(ValueError, match=said):
+        read([row], domain="x")
+
+
+def test_deeply_nested_json(tmp_path):
+    (tmp_path / "x.jsonl").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"row 1 is (nested too deeply|not JSON)"):
+        read(tmp_path / "x.jsonl", domain="x")
+
+
+def test_an_unclosed_quote_or_a_short_row_of_a_csv(tmp_path):
+    (tmp_path / "x.csv").write_text('question,answer\nQ,A\n"R,B\nS,C\n')
+    with pytest.raises(ValueError, match=r"row 3: unexpected end of data \(a quote that is not closed\?\)"):
+        read(tmp_path / "x.csv", domain="x")
+    (tmp_path / "x.csv").write_text("question,answer\nQ,A\nR\n")
+    with pytest.raises(ValueError, match="row 3: fewer fields than the 2 columns"):
+        read(tmp_path / "x.csv", domain="x")
 
 
 def test_csv_parquet_and_lists_read_alike(tmp_path):
@@ -184,7 +243,8 @@ def test_domains_of_every_form(tmp_path):
     assert len(read_domains("mmlu-test")) == 14
     mixed = read_domains({"mine": PAIRS, "code": "code-io"})
     assert {d: {e.domain for e in of} for d, of in mixed.items()} == {"mine": {"mine"}, "code": {"code"}}
-    with pytest.raises(ValueError, match="two domain files are named 'sums'"):
+    assert list(read_domains(["mmlu-test", file]))[-2:] == ["psychology", "sums"]
+    with pytest.raises(ValueError, match="two domains are named 'sums'"):
         read_domains([file, file])
     with pytest.raises(ValueError, match="domains: give a corpus name"):
         read_domains(PAIRS)
