@@ -41,7 +41,9 @@ def bare_forward(pairs, model, layer: int) -> None:
     with torch.inference_mode():
         for contexts, members in groups.items():
             caches = [extract.context_cache(model, context) for context in contexts]
-            for batch in extract._batches(members, pairs, max(map(len, contexts)), extract.batch_tokens()):
+            tokens = extract.batch_tokens()
+            held = extract.cached_tokens(model, tokens)
+            for batch in extract._batches(members, pairs, max(map(len, contexts)), tokens, held):
                 for cache in caches:
                     extract.query_residuals(model, cache, [pairs[i][0].query for i in batch], [layer])
 

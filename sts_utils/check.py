@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sts_utils import config, finetune, hub, models
 from sts_utils.config import Profile
+from sts_utils.extract import ROWS
 from sts_utils.store import CACHE, RUNS
 
 #: Dense peak of an NVIDIA A100 80 GB, FLOP/s: bfloat16, and float32 as TF32 (its data sheet).
@@ -52,6 +53,10 @@ EXAMPLES = {"limo": 817}
 WRITTEN, OPTIONS = 300, 40
 #: Models of a mixture study (mixtures.sizes), beside the training sets alone.
 MIXTURES = 5
+
+
+#: Features of a public SAE, as wide as the profiles' widest.
+FEATURES = 131_072
 
 
 class Shape(NamedTuple):
@@ -251,9 +256,16 @@ def _compute(profile: Profile, model: Shape) -> list[str]:
                 f"GPU memory: {profile.model} needs {loading:.0f} GB on one GPU, the largest has {max(gpus):.0f} GB"
             ]
         found = []
-        if profile.launcher and sum(gpus) < training:
-            listed = " + ".join(f"{g:.0f}" for g in gpus)
-            found.append(f"GPU memory: {need}, this machine has {listed} GB: use more GPUs")
+        if profile.launcher:
+            used = sorted(gpus)[-finetune.processes(profile.sft, 1, len(gpus)) :]
+            if sum(used) < training:
+                listed = " + ".join(f"{g:.0f}" for g in used)
+                found.append(f"GPU memory: {need}, the GPUs that share a batch have {listed} GB: use more GPUs")
+            if memory < (read := len(used) * model.parameters * BYTES["float32"] / 1e9):
+                found.append(
+                    f"memory: {len(used)} processes read float32 weights of {profile.model}, {read:.0f} GB together, "
+                    f"this machine has {memory:.0f} GB: set num_processes in the launcher"
+                )
         alone = {"GRPO": profile.grpo.dtype} | ({} if profile.launcher else {"fine-tuning": profile.sft.dtype})
         for what, dtype in alone.items():  # in one process: optimizer in main memory where the GPU has no room
             held = model.parameters * 2 * BYTES[dtype] * HEADROOM / 1e9
@@ -301,6 +313,9 @@ def _disk(profile: Profile, model: Shape) -> list[str]:
     need = model.parameters * BYTES[profile.sft.dtype] * trained
     missing = [n for n in hub.needs(profile) if not hub.at_hand(n)]
     need += sum(model.parameters * 2 if n.kind == "model" else 4e9 if n.kind == "sae" else 1e8 for n in missing)
+    saes = sum(n.kind == "sae" for n in hub.needs(profile))
+    rows = len(profile.seeds) * (14 * profile.sts.queries + min(ROWS, profile.shift.queries))
+    need += saes * rows * FEATURES * 16  # four sums in float32
     place = next(folder for folder in (RUNS, *RUNS.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if free > need:

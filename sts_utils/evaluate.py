@@ -5,7 +5,7 @@ import io
 import itertools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import datasets
 import lm_eval
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from sts_utils import generation, models
 from sts_utils.data import Example, by_domain
 from sts_utils.extract import batch_tokens
-from sts_utils.finetune import answer_logits, collate, tokenize
+from sts_utils.finetune import collate, tokenize
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
@@ -177,21 +177,42 @@ def performance(
     return pd.DataFrame(rows)
 
 
+#: Of written solutions read at once: sequences, padded tokens, and rows of logits, which long solutions have most of.
+SEQUENCES, TOKENS, ROWS = 8, 16384, 4096
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Indices by length, SEQUENCES or fewer at once, TOKENS padded tokens at most."""
+    batch = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == SEQUENCES or (len(batch) + 1) * lengths[i] > TOKENS):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
 @torch.inference_mode()
 def solution_loglik(model, tokenizer, examples: Sequence[Example], max_length: int) -> pd.DataFrame:
     """Mean log-likelihood a token (nats) of each example's gold solution: columns id, solution_loglik."""
     rows = tokenize(tokenizer, examples, max_length)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
     values = {}
-    for start in tqdm(range(0, len(order), 8), desc="held-out solutions", leave=False):
-        chosen = order[start : start + 8]
+    for chosen in tqdm(list(_batches([len(row["input_ids"]) for row in rows])), desc="held-out solutions", leave=False):
         batch = collate([rows[i] for i in chosen])
         batch = {k: v.to(model.device) for k, v in batch.items()}
         targets = batch["labels"][:, 1:]
         keep = torch.zeros_like(batch["labels"], dtype=torch.bool)
         keep[:, :-1] = targets != -100
-        logits = answer_logits(model, batch["input_ids"], batch["attention_mask"], keep)
-        picked = logits.log_softmax(-1).gather(1, targets[targets != -100][:, None])[:, 0].double()
+        hidden = model.model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).last_hidden_state[keep]  # fmt: skip
+        picked = torch.cat(
+            [
+                models.vocabulary_logits(model, part).log_softmax(-1).gather(1, wanted[:, None])[:, 0].double()
+                for part, wanted in zip(hidden.split(ROWS), targets[targets != -100].split(ROWS), strict=True)
+            ]
+        )
         for i, part in zip(chosen, picked.split((targets != -100).sum(1).tolist()), strict=True):
             values[examples[i].id] = part.mean().item()
     return pd.DataFrame({"id": list(values), "solution_loglik": list(values.values())})

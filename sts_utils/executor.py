@@ -46,7 +46,7 @@ def _unit(function: str, profile: Profile, *args, gpus: int = 1) -> Unit:
 def plan(profile: Profile, whole: bool = True) -> list[list[Unit]]:
     """Waves of independent units, each needing only earlier waves; no further experiments if not `whole`."""
     waves, domains = [[], [], [], [], []], list(samples.evaluation_questions(profile))
-    gpus = sft_worker.gpus_here(profile.launcher) if profile.launcher else 1
+    gpus = sft_worker.gpus_here(profile) if profile.launcher else 1
     if base := profile.runs_paper:
         _base(profile, domains, waves, whole, gpus)
     if whole and profile.runs_control:
@@ -108,8 +108,11 @@ def call(unit: Unit) -> object:
 
 
 def run_unit(unit: Unit) -> None:
-    """A Ray task: the unit, without its result."""
-    call(unit)
+    """A Ray task: the unit, without its result. It leaves no vLLM process on its GPU."""
+    try:
+        call(unit)
+    finally:
+        units.release()
 
 
 def compute(profile: Profile, whole: bool = True) -> None:
@@ -145,8 +148,9 @@ def execute(waves: Sequence[Sequence[Unit]]) -> None:
     """Run the waves, one after another; a wave with a failed unit ends first, then raises one line."""
     with cluster() as ray, tqdm(total=sum(map(len, waves)), desc="units", unit="unit") as bar:
         passed = {"env_vars": {name: os.environ[name] for name in PASSED if name in os.environ}}
-        task = ray.remote(max_retries=RETRIES, retry_exceptions=[OSError], runtime_env=passed)(run_unit)
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+        fresh = {"max_calls": 1} if has_gpus else {}  # a worker that has used a GPU can't be given another
+        task = ray.remote(max_retries=RETRIES, retry_exceptions=[OSError], runtime_env=passed, **fresh)(run_unit)
         for wave in waves:
             running = {task.options(num_gpus=unit.gpus if has_gpus else 0).remote(unit): unit for unit in wave}
             failed = []

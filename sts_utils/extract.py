@@ -74,9 +74,25 @@ def batch_tokens() -> int:
     cores took 0.6 of the time that 4096 did).
     """
     if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        return int(min(65536, free / 2**20))
+        return int(min(65536, free_memory() / 2**20))
     return int(min(256 * torch.get_num_threads(), psutil.virtual_memory().available / 2**20))
+
+
+def free_memory() -> int:
+    """Bytes of the GPU that this process can still take: free ones, and those that its allocator keeps unused."""
+    free, _ = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def cached_tokens(model, tokens: int) -> int:
+    """Tokens that the copies of a context's key-value cache may hold together: on a GPU a quarter of its memory."""
+    if not torch.cuda.is_available():
+        return 16 * tokens
+    config = model.config.get_text_config()
+    heads, width = config.num_attention_heads, config.hidden_size
+    width = getattr(config, "head_dim", None) or width // heads
+    heads = getattr(config, "num_key_value_heads", None) or heads
+    return max(tokens, free_memory() // (4 * 2 * len(model.layers) * heads * width * model.dtype.itemsize))
 
 
 #: Rows encoded at once: what is held is about this × features × 40 bytes.
@@ -122,7 +138,8 @@ def feature_stats(
             same = models[0] is models[1] and contexts[0] == contexts[1]  # one condition alone: Δ is zero
             caches.append(caches[0] if same else context_cache(models[1], contexts[1]))
             longest = max(map(len, contexts))
-            for batch in _batches(members, pairs, longest, tokens or batch_tokens()):
+            most = tokens or batch_tokens()
+            for batch in _batches(members, pairs, longest, most, cached_tokens(model, most)):
                 queries = [pairs[i][0].query for i in batch]
                 for indices, lengths, residuals in _halving(queries, models, caches, list(batch), layers):
                     for tap, found in zip(taps, sums, strict=True):
@@ -218,13 +235,13 @@ def query_residuals(model, cache, queries: Sequence[Sequence[int]], layers: Sequ
     return {layer: hidden[layer + 1][own].float() for layer in layers}
 
 
-def _batches(members, pairs, longest, tokens) -> Iterator[list[int]]:
-    """Queries of like length; a batch holds at most `tokens` padded tokens, and 16× that in caches."""
+def _batches(members, pairs, longest, tokens, cached) -> Iterator[list[int]]:
+    """Queries of like length; a batch holds at most `tokens` padded tokens, and `cached` in caches."""
     batch = []
     for index in sorted(members, key=lambda i: (len(pairs[i][0].query), i)):
         width = len(pairs[index][0].query)
         size = len(batch) + 1
-        if batch and (size * width > tokens or size * (longest + width) > 16 * tokens):
+        if batch and (size * width > tokens or size * (longest + width) > cached):
             yield batch
             batch = []
         batch.append(index)

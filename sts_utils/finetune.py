@@ -9,9 +9,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import is_torch_tf32_available
 
 from sts_utils import generation, models
-from sts_utils.config import Profile
+from sts_utils.config import Profile, SftSettings
 from sts_utils.data import Example
 
 log = logging.getLogger(__name__)
@@ -139,6 +140,12 @@ def _place_of_masters(weights: Sequence[torch.Tensor]) -> torch.device:
     return torch.device("cpu")
 
 
+def processes(sft: SftSettings, machines: int, gpus: int) -> int:
+    """Processes that share a batch evenly: on each of `machines` as many of its `gpus` as do; 0 where none does."""
+    shared = [n for n in range(1, gpus + 1) if sft.batch % (machines * n * sft.micro_batch) == 0]
+    return machines * max(shared, default=0)
+
+
 def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
     """The arguments without nn.DataParallel, which the Trainer puts over every GPU it sees and which multiplies the
     batch by their number; several GPUs are for the profile's `launcher`."""
@@ -203,6 +210,7 @@ def arguments(profile: Profile, seed: int, steps: int | None, scratch: str) -> d
         disable_tqdm=True, log_level="error",
         remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_pin_memory=False,
         gradient_checkpointing=settings.gradient_checkpointing,
+        tf32=is_torch_tf32_available() or None,  # of float32 weights: eight times as fast, finer than bfloat16
     )  # fmt: skip
 
 

@@ -19,8 +19,6 @@ from sts_utils.store import ROOT, atomic_folder
 RECORD = "fetched.json"
 #: Corpora that fall back to another: what they would rather read, and what they can do with.
 FALLBACKS = {"limo-or-gsm8k": ("limo", "gsm8k"), "mmlu-pro-cot": ("mmlu-pro-cot", None)}
-#: The files of a model repository that are read: no pickles, no code, no second copy in another format.
-MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
 class Need(NamedTuple):
@@ -191,7 +189,7 @@ def _hub_dataset(need: Need, commit: str):
 def _hub_model(name: str, commit: str, folder: Path) -> None:
     from huggingface_hub import snapshot_download
 
-    snapshot_download(name, revision=commit, local_dir=folder, allow_patterns=list(MODEL_FILES))
+    snapshot_download(name, revision=commit, local_dir=folder, allow_patterns=list(models.FILES))
 
 
 def _hub_sae(name: str):

@@ -9,6 +9,9 @@ from sae_lens import SAE
 
 from sts_utils import saes
 
+#: Rows encoded at once: all features of each are held.
+ROWS = 4096
+
 
 @contextlib.contextmanager
 def edited(model, edits: Mapping[int, callable]) -> Iterator[None]:
@@ -40,10 +43,13 @@ def zeroed(sae: SAE, features: Sequence[int], sink_norm: float):
 
     def edit(hidden: torch.Tensor) -> torch.Tensor:
         rows = hidden.float()
-        h = saes.encode(sae, rows.flatten(0, 1))
-        only = torch.zeros_like(h)
-        only[:, chosen] = h[:, chosen]
-        part = (sae.decode(only) - sae.decode(torch.zeros_like(only[:1]))).view_as(rows)
+        parts = []
+        for some in rows.flatten(0, 1).split(ROWS):
+            h = saes.encode(sae, some)
+            only = torch.zeros_like(h)
+            only[:, chosen] = h[:, chosen]
+            parts.append(sae.decode(only) - sae.decode(torch.zeros_like(only[:1])))
+        part = torch.cat(parts).view_as(rows)
         kept = (rows.norm(dim=-1, keepdim=True) < sink_norm).to(part.dtype)
         return (rows - kept * part).to(hidden.dtype)
 

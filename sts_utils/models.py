@@ -22,6 +22,9 @@ PACKAGED = {
 #: Random models, for tests: name -> config on top of the packaged tokenizer.
 RANDOM = {"tiny": dict(hidden_size=64, intermediate_size=128, layers=2, heads=4)}
 
+#: The files of a model repository that are read: no pickles, no code, no second copy in another format.
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+
 
 def resolve(name: str, revision: str | None = None) -> Path | str:
     """Where a model lies: a folder, or the hub's name if it is found nowhere else.

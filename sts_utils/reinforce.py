@@ -73,6 +73,10 @@ class RewardBar(finetune.Bar):
             self.bar.set_postfix(reward=f"{logs['reward']:.2f}")
 
 
+#: Questions whose completions are sampled together, at most: the key-value caches of all of them are held.
+TOGETHER = 4
+
+
 def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> pd.DataFrame:
     """Train the profile's whole model on `examples` with GRPO, save it in `out`, return the training log.
 
@@ -95,13 +99,15 @@ def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) ->
     tokenizer = models.load_tokenizer(profile.model, profile.revision)
     model = models.load_model(profile.model, settings.dtype, profile.revision).train()
     model.generation_config.eos_token_id = generation.stop_ids(model, tokenizer)
+    together = max(n for n in range(1, TOGETHER + 1) if settings.prompts % n == 0)
     arguments = GRPOConfig(
         output_dir=str(out), seed=seed, data_seed=seed, max_steps=settings.steps, num_iterations=1,
         per_device_train_batch_size=settings.generations, gradient_accumulation_steps=settings.prompts,
-        generation_batch_size=settings.prompts * settings.generations, num_generations=settings.generations,
+        steps_per_generation=together, num_generations=settings.generations,
         max_completion_length=settings.completion_tokens, temperature=settings.temperature,
         loss_type="grpo", beta=0.0, mask_truncated_completions=False, learning_rate=settings.lr,
-        lr_scheduler_type="constant", max_grad_norm=finetune.CLIP, bf16=False, gradient_checkpointing=False,
+        lr_scheduler_type="constant", max_grad_norm=finetune.CLIP, bf16=False,
+        gradient_checkpointing=profile.sft.gradient_checkpointing,
         logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, log_level="error",
         use_cpu=models.device() == "cpu", dataloader_pin_memory=False,
     )  # fmt: skip

@@ -29,22 +29,27 @@ from sts_utils.config import Profile
 from sts_utils.data import Example
 
 
-def settings(launcher: str) -> dict:
-    """The accelerate config `launcher`, a path (the project's folder is looked in too), with its path and processes."""
+def settings(profile: Profile) -> dict:
+    """The profile's accelerate config (the project's folder is looked in too), with its path and processes: if it does
+    not say how many, all GPUs of this machine that share a batch evenly, on every machine."""
+    launcher = profile.launcher
     path = next((p for p in (Path(launcher), store.ROOT / launcher) if p.is_file()), None)
     if path is None:
         raise ValueError(f"launcher {launcher!r} is not a file: give an accelerate config, like profiles/accelerate/*")
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
     machines = found.get("num_machines", 1)
-    processes = found.get("num_processes") or machines * torch.cuda.device_count()
+    processes = found.get("num_processes") or finetune.processes(profile.sft, machines, torch.cuda.device_count())
     if not processes:
-        raise ValueError(f"launcher {launcher!r} needs CUDA GPUs, this machine has none: set num_processes there")
+        raise ValueError(
+            f"launcher {launcher!r}: {torch.cuda.device_count()} CUDA GPUs here and none for sft.batch "
+            f"{profile.sft.batch} of sft.micro_batch {profile.sft.micro_batch}: set num_processes there"
+        )
     return found | {"path": str(path), "num_machines": machines, "num_processes": processes}
 
 
 def launch(profile: Profile, examples: Sequence[Example], seed: int, out: Path, steps: int | None) -> pd.DataFrame:
     """`finetune.sft` through `accelerate launch` with the profile's launcher; the weights go to `out`."""
-    chosen = settings(profile.launcher)
+    chosen = settings(profile)
     share = chosen["num_processes"] * profile.sft.micro_batch
     if profile.sft.batch % share:
         raise ValueError(
@@ -68,9 +73,9 @@ def launch(profile: Profile, examples: Sequence[Example], seed: int, out: Path, 
         return pd.read_parquet(job / "log.parquet")
 
 
-def gpus_here(launcher: str) -> int:
+def gpus_here(profile: Profile) -> int:
     """GPUs that the process that launches holds; none where machines are found through Ray, or on CPUs."""
-    chosen = settings(launcher)
+    chosen = settings(profile)
     return 0 if chosen["num_machines"] > 1 or chosen.get("use_cpu") else chosen["num_processes"]
 
 

@@ -4,6 +4,8 @@ Every function here loads its result if it is in the store and computes it other
 resumes at the unit it died in, and any notebook can be opened on its own.
 """
 
+import copy
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -44,10 +46,9 @@ from sts_utils.shift import ShiftedDims
 def prepare(profile: Profile) -> None:
     """Check that everything a run needs is there and fits, before anything heavy is loaded."""
     torch.set_num_threads(config.cpu_threads())
-    width = models.check(profile.model, profile.layer, profile.revision)
-    sae = _sae(profile.sae, width, profile.layer)
-    if profile.top_n > sae.cfg.d_sae:
-        raise ValueError(f"top_n is {profile.top_n}, but SAE {profile.sae!r} has {sae.cfg.d_sae} features")
+    features = sae(profile, "cpu").cfg.d_sae
+    if profile.top_n > features:
+        raise ValueError(f"top_n is {profile.top_n}, but SAE {profile.sae!r} has {features} features")
     for other in sweep(profile):  # from their configs: the weights of public SAEs are gigabytes
         models.check(profile.model, other.layer, profile.revision)
     labels = (profile.labels.code, profile.labels.dialogue)
@@ -71,7 +72,13 @@ def _truncated(name: str, layer: int, dtype: str, revision: str | None):
 
 @cache
 def _sae(name: str, d_in: int, layer: int):
-    return saes.load(name, d_in, layer).to(models.device())
+    return saes.load(name, d_in, layer)  # in main memory
+
+
+@cache
+def _sae_on(device: str, name: str, d_in: int, layer: int):
+    loaded = _sae(name, d_in, layer)
+    return loaded if device == "cpu" else copy.deepcopy(loaded).to(device)
 
 
 def backbone(profile: Profile, name: str | None = None):
@@ -79,9 +86,22 @@ def backbone(profile: Profile, name: str | None = None):
     return _truncated(str(name or profile.model), profile.layer, profile.dtype, None if name else profile.revision)
 
 
-def sae(profile: Profile):
-    """The profile's SAE."""
-    return _sae(profile.sae, models.check(profile.model, profile.layer, profile.revision), profile.layer)
+def sae(profile: Profile, device: str | None = None):
+    """The profile's SAE, on the device that models run on if no other is named."""
+    width = models.check(profile.model, profile.layer, profile.revision)
+    return _sae_on(device or models.device(), profile.sae, width, profile.layer)
+
+
+def release(engine: bool = True) -> None:
+    """Give the GPU back before another process or a whole model needs it: cached models and SAEs, and vLLM's engine
+    unless `engine` is False. On a CPU nothing is dropped: memory is not short there, and loading takes time."""
+    if torch.cuda.is_available():
+        if engine:
+            vllm_engine.close()
+        _truncated.cache_clear()
+        _sae_on.cache_clear()
+        gc.collect()  # a Trainer lies in a reference cycle
+        torch.cuda.empty_cache()
 
 
 @cache
@@ -127,7 +147,9 @@ def trained(profile: Profile, recipe: Mapping, train: Callable[[Path], pd.DataFr
     made = store.path("trained", recipe)
 
     def make(out):
+        release()
         train(out).to_parquet(out / "log.parquet", index=False)
+        release()
 
     return Trained(made.name, lambda: store.folder("trained", recipe, make))
 
@@ -264,10 +286,14 @@ def features(
 
     def extracted(of: Sequence[Profile]) -> list[FeatureStats]:
         deepest = max(of, key=lambda p: p.layer)
-        taps = [Tap(p.layer, sae(p), sink_norm(p)) for p in of]
         if deepest.engine == "vllm" and after is None:  # two models at once are read with transformers
+            taps = [Tap(p.layer, sae(p, "cpu"), sink_norm(p)) for p in of]  # its workers load SAEs of their own
+            release(engine=False)
             folder = vllm_engine.truncated_checkpoint(deepest.model, deepest.layer, deepest.revision)
             return vllm_engine.feature_stats(pairs(), folder, taps, dtype=deepest.dtype, desc=desc)
+        if torch.cuda.is_available():
+            vllm_engine.close()
+        taps = [Tap(p.layer, sae(p), sink_norm(p)) for p in of]
         other = backbone(deepest, after.folder()) if after else None
         return extract.feature_stats(pairs(), backbone(deepest), taps, other_model=other, desc=desc)
 
@@ -332,6 +358,7 @@ def performing(profile: Profile, model: Trained | None = None):
     """The whole model to evaluate: untouched (None) or fine-tuned."""
     torch.set_num_threads(config.cpu_threads())
     where = str(model.folder()) if model else profile.model
+    release()
     return models.load_model(where, profile.evaluation.dtype, None if model else profile.revision)
 
 
@@ -359,6 +386,7 @@ def written_performance(profile: Profile, model: Trained | None, questions: Sequ
     """Accuracy of written chains of thought (mmlu_pro.performance), by vLLM or transformers."""
     settings, tokenizer = profile.evaluation, _tokenizer(profile)
     if profile.engine == "vllm":
+        release()
         where = model.folder() if model else vllm_engine.checkpoint(profile.model, profile.revision)
         generate = vllm_engine.generate(
             where, settings.max_new_tokens, settings.dtype, special_tokens=True, stop=[mmlu_pro.STOP]

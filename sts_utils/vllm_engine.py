@@ -38,10 +38,12 @@ _ENVIRONMENT = {
 }
 _CPU_CACHE = 2 * 2**30
 """Bytes of vLLM's key-value cache on a CPU."""
+ENCODING = 8 * 10**9
+"""Bytes on a GPU for encoded rows and what else is not vLLM's own."""
 _BATCH_TOKENS = 8192
 """Query tokens whose residual rows are kept on the device until their pair is complete."""
 
-_alive: dict[tuple, object] = {}
+_alive: dict[tuple, tuple[int, object]] = {}
 _folders: list[tempfile.TemporaryDirectory] = []
 
 
@@ -55,7 +57,7 @@ def checkpoint(name: str, revision: str | None = None) -> Path:
     source = models.resolve(name, revision)
     if isinstance(source, Path):
         return source
-    return Path(snapshot_download(source, revision=revision, allow_patterns=["*.safetensors*", "*.json", "*token*"]))
+    return Path(snapshot_download(source, revision=revision, allow_patterns=list(models.FILES)))
 
 
 def truncated_checkpoint(name: str, layer: int, revision: str | None = None) -> Path:
@@ -117,7 +119,8 @@ def feature_stats(
     }  # fmt: skip
     if tokens := tokens or (None if torch.cuda.is_available() else extract.batch_tokens()):
         extra |= {"max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 64)}
-    llm = _engine(model_folder, dtype, **extra)
+    size = sum(sum(p.nbytes for p in sae.parameters()) for sae in {id(tap.sae): tap.sae for tap in taps}.values())
+    llm = _engine(model_folder, dtype, size, **extra)
     llm.collective_rpc("sts_install", args=([(tap.layer, _folder(tap.sae), float(tap.sink_norm)) for tap in taps],))
     sums = [{} for _ in taps]
     with tqdm(total=len(pairs), desc=desc, unit="query", leave=False, disable=desc is None) as bar:
@@ -185,7 +188,7 @@ def generate(
     def answers(prompts: Sequence[str]) -> list[tuple[str, int, bool]]:
         from vllm import SamplingParams
 
-        llm = _engine(model_folder, dtype, enforce_eager=not torch.cuda.is_available())
+        llm = _engine(model_folder, dtype, 0, enforce_eager=not torch.cuda.is_available())
         read = tokenizer(list(prompts), add_special_tokens=special_tokens).input_ids
         greedy = SamplingParams(
             temperature=0, max_tokens=max_new_tokens, stop_token_ids=stops, stop=list(stop),
@@ -197,32 +200,39 @@ def generate(
     return answers
 
 
-def _engine(folder: Path | str, dtype: str, **extra):
-    """The vLLM engine of a checkpoint folder: the one alive, or a new one in its place."""
+def _engine(folder: Path | str, dtype: str, beside: int, **extra):
+    """The vLLM engine of a checkpoint folder: the one alive, or a new one in its place; on a GPU it leaves room for
+    `beside` bytes of SAEs."""
     if not installed():
         raise ValueError("ENGINE=vllm: vLLM is not installed; run `make vllm`, or use ENGINE=transformers")
     key = (str(folder), dtype, *sorted(extra.items()))
-    if key not in _alive:
+    if key not in _alive or beside > _alive[key][0]:
         close()
         os.environ.update({k: os.environ.get(k, v) for k, v in _ENVIRONMENT.items()})
         from vllm import LLM
 
-        if torch.cuda.is_available():  # leave room for the SAE and what this process holds
+        if torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
-            extra["gpu_memory_utilization"] = round(0.7 * free / total, 2)
+            taken = free - max(0.3 * free, beside + ENCODING)
+            if taken <= 0:
+                raise ValueError(
+                    f"ENGINE=vllm: the SAEs take {beside / 1e9:.0f} GB, {free / 1e9:.0f} GB of GPU are free"
+                )
+            extra["gpu_memory_utilization"] = round(taken / total, 2)
         else:
             extra |= {"kv_cache_memory_bytes": _CPU_CACHE, "block_size": 32}
-        _alive[key] = LLM(
+        llm = LLM(
             model=str(folder), dtype=dtype, enable_prefix_caching=True, max_model_len=-1, generation_config="vllm",
             disable_log_stats=True, **extra,
         )  # fmt: skip
-    return _alive[key]
+        _alive[key] = beside, llm
+    return _alive[key][1]
 
 
 def close() -> None:
     """End the engine that is alive, if any, and free its device."""
     while _alive:
-        _, llm = _alive.popitem()
+        _, (_, llm) = _alive.popitem()
         with contextlib.suppress(Exception):
             llm.llm_engine.engine_core.shutdown()
 
@@ -230,7 +240,8 @@ def close() -> None:
 @cache
 def _folder(sae) -> str:
     """A folder, removed at exit, from which a worker loads `sae`."""
-    made = tempfile.TemporaryDirectory(prefix="sts-sae-")
+    store.CACHE.mkdir(parents=True, exist_ok=True)
+    made = tempfile.TemporaryDirectory(prefix="sts-sae-", dir=store.CACHE)  # gigabytes: not in /tmp
     _folders.append(made)
     sae.save_model(made.name)
     return made.name

@@ -38,8 +38,12 @@ class Tap:
             handle.remove()
         if self.rank:  # the residual stream is replicated over tensor-parallel ranks
             return
-        loaded = {folder: saes.SAE.load_from_disk(folder, device=str(self.device)) for _, folder, _ in taps}
-        self.sts_taps = [(layer, loaded[folder].eval().requires_grad_(False), norm) for layer, folder, norm in taps]
+        wanted, self.sts_taps = {folder for _, folder, _ in taps}, []
+        self.sts_saes = {folder: held for folder, held in getattr(self, "sts_saes", {}).items() if folder in wanted}
+        for folder in wanted - self.sts_saes.keys():
+            loaded = saes.SAE.load_from_disk(folder, device=str(self.device))
+            self.sts_saes[folder] = loaded.eval().requires_grad_(False)
+        self.sts_taps = [(layer, self.sts_saes[folder], norm) for layer, folder, norm in taps]
         blocks = self.model_runner.get_model().model.layers
         self.sts_layers = sorted({layer for layer, _, _ in taps})
         self.sts_handles = [blocks[i].register_forward_hook(self._sts_hook(i)) for i in self.sts_layers]

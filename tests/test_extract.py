@@ -3,7 +3,7 @@ import psutil
 import pytest
 import torch
 
-from sts_utils import data, extract, models, prompts, saes
+from sts_utils import data, extract, models, prompts, saes, units
 from sts_utils.extract import FeatureStats, Tap, feature_stats
 
 
@@ -114,6 +114,31 @@ def test_nan_residuals_are_named(pairs, sae):
         one_tap(pairs[:1], broken, sae)
     with pytest.raises(ValueError, match="the model's residual stream is not finite"):
         extract.sink_norm(broken, [pairs[0][0]])
+
+
+def test_copies_of_a_cache_take_a_quarter_of_a_gpu(backbone, monkeypatch):
+    config = backbone.config
+    token = 2 * 2 * config.num_key_value_heads * config.head_dim * 4  # two layers, keys and values, float32
+    assert extract.cached_tokens(backbone, 512) == 16 * 512
+    monkeypatch.setattr(extract.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(extract, "free_memory", lambda: 4000 * token)
+    assert extract.cached_tokens(backbone, 512) == 1000
+    assert extract.cached_tokens(backbone, 2000) == 2000  # one batch of queries at least
+
+
+def test_a_released_gpu_holds_no_model(profile, monkeypatch):
+    monkeypatch.setattr(units.torch.cuda, "empty_cache", lambda: None)
+    closed = []
+    monkeypatch.setattr(units.vllm_engine, "close", lambda: closed.append(True))
+    for load in (units.backbone, units.sae):
+        load(profile)
+    units.release()
+    assert units._truncated.cache_info().currsize and units._sae_on.cache_info().currsize and not closed
+    monkeypatch.setattr(units.torch.cuda, "is_available", lambda: True)
+    units.release(engine=False)
+    assert not units._truncated.cache_info().currsize and not units._sae_on.cache_info().currsize and not closed
+    units.release()
+    assert closed
 
 
 def test_long_batches_are_encoded_in_runs(pairs, backbone, sae, monkeypatch):

@@ -2,6 +2,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,7 +20,8 @@ def examples():
 def small(**changes):
     """A profile of two steps of the tiny model."""
     settings = dict(steps=2, prompts=2, generations=4, completion_tokens=8, lr=1e-3, temperature=1.0, dtype="float32")
-    return SimpleNamespace(model="tiny", revision=None, grpo=SimpleNamespace(**settings | changes))
+    sft = SimpleNamespace(gradient_checkpointing=changes.pop("gradient_checkpointing", False))
+    return SimpleNamespace(model="tiny", revision=None, sft=sft, grpo=SimpleNamespace(**settings | changes))
 
 
 @pytest.fixture
@@ -133,6 +135,14 @@ def test_a_step_takes_prompts_times_generations(examples, monkeypatch, tmp_path)
     assert (log.reward == 0).all() and (log.reward_sd == 0).all()
     base, after = models.load_model("tiny").state_dict(), models.load_model(str(tmp_path)).state_dict()
     assert all(torch.equal(base[k], after[k]) for k in base)
+
+
+def test_completions_sampled_in_parts_and_activations_recomputed(examples, varied, monkeypatch, tmp_path):
+    monkeypatch.setattr(reinforce, "TOGETHER", 1)
+    log = reinforce.grpo(small(gradient_checkpointing=True), examples, 0, tmp_path)
+    assert log.step.tolist() == [1, 2] and np.isfinite(log.reward_sd).all()
+    base, after = models.load_model("tiny").state_dict(), models.load_model(str(tmp_path)).state_dict()
+    assert not any(torch.equal(base[k], after[k]) for k in base)
 
 
 def test_bfloat16_weights_are_saved_as_they_were_trained(examples, varied, tmp_path):

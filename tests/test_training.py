@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from sts_utils import data, evaluate, finetune, models
+from sts_utils import config, data, evaluate, finetune, models
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +148,30 @@ def test_performance_equals_one_pass_an_option(whole, tokenizer, questions):
 def test_performance_does_not_depend_on_the_batch(whole, tokenizer, questions):
     one, other = (evaluate.performance(whole, tokenizer, questions, tokens=t) for t in (200, 5000))
     np.testing.assert_allclose(one.gold_probability, other.gold_probability, atol=1e-4)
+
+
+def test_a_batch_is_shared_evenly_by_the_most_gpus():
+    sft = config.load("llama3-8b").sft  # 256, one at a time
+    assert [finetune.processes(sft, 1, gpus) for gpus in (0, 1, 2, 3, 6, 7, 8)] == [0, 1, 2, 2, 4, 4, 8]
+    assert finetune.processes(sft, 2, 3) == 4
+    assert finetune.processes(sft.model_copy(update={"micro_batch": 200}), 1, 4) == 0
+
+
+def test_long_solutions_are_read_few_at_once():
+    lengths = [8192, 300, 8000, 40, *[100] * 9]
+    batches = list(evaluate._batches(lengths))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) <= evaluate.SEQUENCES
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= evaluate.TOKENS
+    assert batches[-1] == [2, 0]
+
+
+def test_rows_of_logits_in_parts_are_the_same(whole, tokenizer, examples, monkeypatch):
+    expected = evaluate.solution_loglik(whole, tokenizer, examples, 1024)
+    monkeypatch.setattr(evaluate, "ROWS", 7)
+    parts = evaluate.solution_loglik(whole, tokenizer, examples, 1024)
+    pd.testing.assert_frame_equal(parts, expected, rtol=1e-5)
 
 
 def test_solution_loglik_is_minus_the_loss(whole, tokenizer, examples):
