@@ -105,11 +105,12 @@ def _listed_saes() -> dict[str, dict]:
 
 
 def cached(need: Need) -> bool:
-    """Whether the hub client's own cache has something of the repository of `need`."""
+    """Whether the hub client's own cache has something of the repository of `need`; of a model, its weights."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     kind = "dataset" if need.kind == "dataset" else "model"
-    return (Path(HF_HUB_CACHE) / f"{kind}s--{repository(need).replace('/', '--')}" / "snapshots").exists()
+    snapshots = Path(HF_HUB_CACHE) / f"{kind}s--{repository(need).replace('/', '--')}" / "snapshots"
+    return any(snapshots.glob("*/*.safetensors" if need.kind == "model" else "*"))
 
 
 def at_hand(need: Need) -> bool:
