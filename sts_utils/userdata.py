@@ -1,19 +1,14 @@
 """People's own data: a file, a `datasets.Dataset` or a list -> list[Example], with one clear line for what is wrong."""
 
-import csv
 import hashlib
 import itertools
 import json
 import logging
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
-
-from sts_utils import data
+from sts_utils import data, sources
 from sts_utils.config import nearest
 from sts_utils.data import CORPORA, Example
 
@@ -61,12 +56,12 @@ def read(
     if isinstance(source, str) and source in CORPORA:
         return [replace(e, domain=domain) for e in data.load(source, seed, limit)]
     name = named(source)
-    kept, total = _sample(_rows(source, name), limit, seed)
+    kept, total = sources.sample(sources.rows(source, name), limit, seed)
     if not kept:
         raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
     if total > limit:
         note(f"{name}: {limit} of its {total} rows are used, a sample.", notes)
-    rows = [(n, _parsed(raw, f"{name}, row {n}")) for n, raw in kept]
+    rows = [(n, sources.parsed(raw, f"{name}, row {n}")) for n, raw in kept]
     chosen = _columns(list(dict.fromkeys(c for _, row in rows for c in row)), columns or {}, name, answers)
     for column in {c for c in chosen.values() if c}:
         _one_type(rows, column, name)
@@ -125,109 +120,6 @@ def key(example: Example) -> str:
     return normal("\n".join((example.question, *example.options)))
 
 
-# --- rows --------------------------------------------------------------------------------------
-
-
-def _sample(rows: Iterable, limit: int, seed: int) -> tuple[list, int]:
-    """(at most `limit` of `rows` with their number, all rows seen): a reservoir, in the rows' order."""
-    rng, kept, total = random.Random(seed), [], 0
-    for n, row in rows:
-        total += 1
-        if len(kept) < limit:
-            kept.append((n, row))
-        elif (slot := rng.randrange(total)) < limit:
-            kept[slot] = (n, row)
-    return sorted(kept, key=lambda item: item[0]), total
-
-
-def _rows(source, name: str) -> Iterator[tuple[int, object]]:
-    """(row or line number from 1, row), one at a time; a row of JSON lines is not parsed yet."""
-    if not isinstance(source, str | Path):
-        if not isinstance(source, Iterable):
-            raise ValueError(f"{name} is no source: give a corpus name, a file, a datasets.Dataset or a list of pairs")
-        return enumerate(source, 1)
-    path, kind = Path(source), Path(source).suffix.lower()
-    if not path.is_file():
-        raise ValueError(f"{name!r} is neither a file nor a corpus: the corpora are {', '.join(CORPORA)}")
-    if kind in (".jsonl", ".ndjson"):
-        return _lines(path)
-    if kind == ".csv":
-        return _csv(path, name)
-    if kind == ".parquet":
-        return _parquet(path, name)
-    raise ValueError(f"{name}: its name ends in {kind or 'nothing'!r}; give .jsonl, .csv or .parquet")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        yield from ((n, line) for n, line in enumerate(file, 1) if line.strip())
-
-
-def _text(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 (byte 0x{raw[error.start]:02x}): save the file as UTF-8") from None
-
-
-def _csv(path: Path, name: str) -> Iterator[tuple[int, dict]]:
-    with path.open("rb") as file:
-        lines = (_text(line, f"{name}, row {n}") for n, line in enumerate(file, 1))
-        reader, first = csv.DictReader(lines, strict=True), 1
-        try:
-            if reader.fieldnames:
-                first = reader.line_num + 1
-            for row in reader:
-                fields = len(reader.fieldnames)
-                if None in row or None in row.values():
-                    raise csv.Error(
-                        f"{'more' if None in row else 'fewer'} fields than the {fields} columns of the header"
-                    )
-                yield reader.line_num, row
-                first = reader.line_num + 1
-        except csv.Error as error:
-            near = " (a quote that is not closed?)" if "end of data" in str(error) or "limit" in str(error) else ""
-            raise ValueError(f"{name}, row {first}: {error}{near}") from None
-
-
-def _parquet(path: Path, name: str) -> Iterator[tuple[int, dict]]:
-    n = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    yield (n := n + 1), row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{name} can't be read as parquet: {str(error).splitlines()[0]}") from None
-
-
-def _parsed(raw, where: str) -> Mapping:
-    """A row as a mapping of columns, cells of arrays as lists and NaN as nothing."""
-    if isinstance(raw, bytes):
-        try:
-            raw = json.loads(_text(raw, where))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is not JSON ({error.msg}): write one object a line") from None
-        except RecursionError:
-            raise ValueError(f"{where} is nested too deeply: write one object with columns a line") from None
-    if isinstance(raw, Sequence) and not isinstance(raw, str) and raw and all(map(_is_turn, raw)):
-        raw = {"messages": raw}
-    if isinstance(raw, Mapping):
-        return {column: _plain(value) for column, value in raw.items()}
-    if isinstance(raw, Sequence) and not isinstance(raw, str) and len(raw) == 2:
-        return dict(zip(("question", "answer"), map(_plain, raw), strict=True))
-    raise ValueError(f"{where} is {str(raw)[:40]!r}, neither columns nor a (question, answer) pair")
-
-
-def _plain(value):
-    value = value.tolist() if hasattr(value, "tolist") else value  # pandas and numpy
-    return None if isinstance(value, float) and value != value else value
-
-
-def _is_turn(value) -> bool:
-    return isinstance(value, Mapping) and bool({"role", "from"} & value.keys())
-
-
 # --- columns -----------------------------------------------------------------------------------
 
 
@@ -276,7 +168,7 @@ USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
 def _content(value, where: str, said: Sequence[str] = ()) -> str:
     """A cell as text; of a list of chat turns the last one that one of `said` has."""
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        if all(map(_is_turn, value)):
+        if all(map(sources.is_turn, value)):
             return next((text for who, text in reversed(_turns(value, where)) if who in said), "")
         if all(isinstance(part, Mapping) and "type" in part for part in value):  # of one turn; images are left out
             return "".join(str(part.get("text") or "") for part in value).strip()
@@ -292,7 +184,7 @@ def _turns(cell, where: str) -> list[tuple[str, str]]:
             cell = json.loads(cell)
         except json.JSONDecodeError:
             cell = None
-    if not isinstance(cell, Sequence) or not all(map(_is_turn, cell)):
+    if not isinstance(cell, Sequence) or not all(map(sources.is_turn, cell)):
         raise ValueError(f'{where}: the chat is not a list of turns like {{"role": "user", "content": "…"}}')
     return [(t.get("role", t.get("from")), _content(t.get("content", t.get("value")), where)) for t in cell]
 
