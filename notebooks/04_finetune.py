@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from sts_utils import config, figures, mixtures, reinforcement, samples, selective, units
+from sts_utils import config, figures, mixtures, performances, reinforcement, samples, selective, units
 
 profile = config.load(PROFILE, SEEDS)
 train, held_out = samples.training_examples(profile, profile.seeds[0])
@@ -56,7 +56,7 @@ log.groupby("run").loss.agg(["first", "last"]).round(3)
 # The loss on held-out training-set questions, whose templates were not trained on, before and after.
 
 # %%
-performance = units.held_out(profile)
+performance = performances.held_out(profile)
 figure, caption = figures.training(log, performance, profile)
 
 # %% [markdown]

@@ -28,10 +28,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 
-from sts_utils import ablation, config, mixtures, mmlu_pro, reinforcement, samples, stats, tables, units
+from sts_utils import ablation, config, mixtures, mmlu_pro, performances, reinforcement, samples, stats, tables, units
 
 profile = config.load(PROFILE, SEEDS)
-before = units.performance(profile)
+before = performances.performance(profile)
 print(f"{len(before)} questions in {before.domain.nunique()} domains")
 
 # %%
@@ -43,7 +43,7 @@ before.drop(columns="id").groupby("domain").mean().round(3)
 # After − before, question by question, mean over seeds, in points.
 
 # %%
-changes = units.changes(profile)
+changes = performances.changes(profile)
 table, caption = tables.performance_change(changes, profile)
 ours = [c for c in table.columns if not c.startswith("paper")]
 table[ours].round(2)
@@ -71,7 +71,7 @@ print(f"SFT on {profile.train}: {clear} of {len(rows)} domains moved by more tha
 # %%
 if profile.evaluation.mode == "generation":
     reports = {
-        seed: mmlu_pro.answers_report(before, units.performance(profile, units.finetuned(profile, seed)))
+        seed: mmlu_pro.answers_report(before, performances.performance(profile, units.finetuned(profile, seed)))
         for seed in profile.seeds
     }
     answered = pd.concat(reports, names=["seed"]).groupby("domain").mean(numeric_only=True)
@@ -101,9 +101,10 @@ zeroed.groupby(["features", "count"]).solution_loglik.mean().unstack("features")
 
 # %%
 runs = {name: samples.trained_on(profile, name) for name in profile.others}
-moved = {name: units.changes(run) for name, run in runs.items()}
+moved = {name: performances.changes(run) for name, run in runs.items()}
 runs_rl = samples.trained_on(profile, profile.grpo.train)
-moved[f"GRPO on {profile.grpo.train}"] = units.changes(runs_rl, {profile.seeds[0]: reinforcement.trained(profile)})
+reinforced = {profile.seeds[0]: reinforcement.trained(profile)}
+moved[f"GRPO on {profile.grpo.train}"] = performances.changes(runs_rl, reinforced)
 table = pd.concat(moved, names=["training"]).query(f"measure == '{profile.evaluation.measure}'")
 points = 100 * table.groupby(["domain", "training"]).change.agg(["mean", "sem"]).unstack("training")
 points.swaplevel(axis=1).sort_index(axis=1).round(1)

@@ -34,6 +34,7 @@ from sts_utils import (
     figures,
     labels,
     mixtures,
+    performances,
     reinforcement,
     report,
     selective,
@@ -90,7 +91,7 @@ show("fig2b", lambda: figures.fig2b(statistics("actual"), profile))
 # ## Fig 3: the score against the change
 
 # %%
-observed = units.observations(profile) if wanted & {"fig3", "table6", "table9"} else {}
+observed = performances.observations(profile) if wanted & {"fig3", "table6", "table9"} else {}
 correlations = stats.correlations(observed)
 show("fig3", lambda: figures.fig3(observed, correlations, profile))
 
@@ -154,7 +155,7 @@ show("table1", lambda: tables.table1(comparisons.training_sets(profile), profile
 # ## Tables 2–4: change of performance in every domain
 
 # %%
-show("tables2_4", lambda: tables.performance_change(units.changes(profile), profile), digits=2)
+show("tables2_4", lambda: tables.performance_change(performances.changes(profile), profile), digits=2)
 
 # %% [markdown]
 # ## Table 5: baselines beside their cost
@@ -211,7 +212,7 @@ show("table13", lambda: tables.table13(comparisons.predictors(profile), profile)
 # ## Training: did SFT teach its training set?
 
 # %%
-show("training", lambda: figures.training(units.training_log(profile), units.held_out(profile), profile))
+show("training", lambda: figures.training(units.training_log(profile), performances.held_out(profile), profile))
 
 # %% [markdown]
 # ## The claims

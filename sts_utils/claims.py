@@ -8,7 +8,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sts_utils import ablation, comparisons, labels, mixtures, overlap, reinforcement, selective, stats, units
+from sts_utils import (
+    ablation,
+    comparisons,
+    labels,
+    mixtures,
+    overlap,
+    performances,
+    reinforcement,
+    selective,
+    stats,
+    units,
+)
 from sts_utils.config import Profile
 from sts_utils.report import verdict
 from sts_utils.stats import Estimate
@@ -90,7 +101,7 @@ def _fig2b(profile: Profile) -> Iterator[Claim]:
 
 def _fig3(profile: Profile) -> Iterator[Claim]:
     theirs = {"sts_act": "0.60 to 0.90", "sts_icl": "0.77 to 0.81"}
-    observed = units.observations(profile)
+    observed = performances.observations(profile)
     for metric, seen in observed.items():
         for selection, words in (("all", "all domains"), ("paper", "the paper's selection by the outcome")):
             yield Claim(

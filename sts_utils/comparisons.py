@@ -2,14 +2,14 @@
 
 from functools import cache
 
-from sts_utils import baselines, data, finetune, models, overlap, saes, samples, stats, units
+from sts_utils import baselines, data, finetune, models, overlap, performances, saes, samples, stats, units
 from sts_utils.config import Profile
 from sts_utils.stats import Estimate
 
 
 def correlations(profile: Profile, **more) -> dict[str, Estimate]:
-    """Metric -> r over all domains with the absolute change; arguments as `units.observations`."""
-    return {metric: stats.r(seen) for metric, seen in units.observations(profile, **more).items()}
+    """Metric -> r over all domains with the absolute change; arguments as `performances.observations`."""
+    return {metric: stats.r(seen) for metric, seen in performances.observations(profile, **more).items()}
 
 
 @cache
@@ -54,7 +54,7 @@ def rank_ranges(profile: Profile, ranges: int = 6) -> dict[tuple[int, int], dict
 def predictors(profile: Profile) -> dict[str, Estimate]:
     """r of every predictor of Tables 5 and 13 with the absolute change."""
     domains = tuple(samples.evaluation_questions(profile))
-    changed = units.change_arrays(profile)
+    changed = performances.change_arrays(profile)
     plain = [[units.domain_stats(profile, d, s) for d in domains] for s in profile.seeds]
     train = [units.train_stats(profile, s) for s in profile.seeds]
     both = [

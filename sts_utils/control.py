@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from sts_utils import contrast, data, finetune, models, prompts, samples, store, units
+from sts_utils import contrast, data, finetune, models, performances, prompts, samples, store, units
 from sts_utils.config import Profile
 from sts_utils.data import Example
 from sts_utils.extract import FeatureStats
@@ -116,8 +116,8 @@ def change(profile: Profile, name: str, seed: int, steps: int | None = None, ask
     """
     asked = asked or profile.control.asked
     questions = [e for group in samples.evaluation_questions(profile).values() for e in group[:asked]]
-    before = units.performance(profile).set_index(["domain", "id"])
-    after = units.performance(profile, model(profile, name, seed, steps), questions).set_index(["domain", "id"])
+    before = performances.performance(profile).set_index(["domain", "id"])
+    after = performances.performance(profile, model(profile, name, seed, steps), questions).set_index(["domain", "id"])
     return (after - before.loc[after.index]).reset_index()
 
 

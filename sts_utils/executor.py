@@ -36,7 +36,7 @@ class Unit(NamedTuple):
 
 def _unit(function: str, profile: Profile, *args, gpus: int = 1) -> Unit:
     told = [
-        function.removeprefix("units:").replace(":", " "),
+        function.removeprefix("units:").removeprefix("performances:").replace(":", " "),
         profile.train,
         *(a.name if isinstance(a, Unit) else a for a in args),
     ]
@@ -50,7 +50,7 @@ def plan(profile: Profile, whole: bool = True) -> list[list[Unit]]:
     if base := profile.runs_paper:
         _base(profile, domains, waves, whole, gpus)
     if whole and profile.runs_control:
-        waves[0] += [] if base else [_unit("units:performance", profile)]
+        waves[0] += [] if base else [_unit("performances:performance", profile)]
         seeds = sorted(set(profile.control.seeds) - set(profile.seeds if base else ()))
         waves[0] += [_unit("units:domain_stats", profile, domain, seed) for seed in seeds for domain in domains]
         cells = [([name], [seed]) for seed in profile.control.seeds for name in profile.control.sets]
@@ -65,8 +65,8 @@ def _base(profile: Profile, domains: list[str], waves: list[list[Unit]], whole: 
         for seed in run.seeds:
             tuned = _unit("units:finetuned", run, seed, gpus=gpus)
             waves[0] += [tuned, _unit("units:train_stats", run, seed, *(also if run is profile else []))]
-            waves[1] += [_unit("units:performance", run, tuned), _unit("units:actual_stats", run, seed)]
-            waves[1] += [_unit("units:held_out_performance", run, tuned)] if run is profile else []
+            waves[1] += [_unit("performances:performance", run, tuned), _unit("units:actual_stats", run, seed)]
+            waves[1] += [_unit("performances:held_out_performance", run, tuned)] if run is profile else []
     both = [(domain, seed) for seed in profile.seeds for domain in domains]
     waves[0] += [_unit(f"units:{what}", profile) for what in ("performance", "held_out_performance")]
     waves[0] += [_unit("units:domain_stats", profile, *of, *also) for of in both]
@@ -74,7 +74,7 @@ def _base(profile: Profile, domains: list[str], waves: list[list[Unit]], whole: 
         return
     verifiable, reinforced = samples.trained_on(profile, profile.grpo.train), _unit("reinforcement:trained", profile)
     waves[0] += [reinforced, _unit("units:train_stats", verifiable, first), _unit("labels:peaks_of", profile)]
-    waves[1] += [_unit("units:performance", verifiable, reinforced), _unit("reinforcement:accuracy", profile)]
+    waves[1] += [_unit("performances:performance", verifiable, reinforced), _unit("reinforcement:accuracy", profile)]
     waves[1] += [_unit("units:actual_stats", verifiable, first, reinforced)]
     waves[1] += [_unit("units:domain_after", profile, *of) for of in both]
     draws = [("estimated", 0), *(("random", draw) for draw in range(profile.selective.draws))]

@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from sts_utils import finetune, generation, samples, stats, store, units
+from sts_utils import finetune, generation, performances, samples, stats, store, units
 from sts_utils.config import Profile
 from sts_utils.data import Example
 from sts_utils.stats import Estimate
@@ -16,7 +16,7 @@ from sts_utils.units import Trained
 def affected(profile: Profile) -> tuple[str, str]:
     """(most, least) affected domain by the measured change on questions for training, of those with enough."""
     wanted = profile.mixture.extra
-    table = units.changes(profile)
+    table = performances.changes(profile)
     table = table[table.measure == profile.evaluation.measure]
     moved = {}
     for domain in samples.evaluation_questions(profile):
@@ -89,14 +89,14 @@ def changes(profile: Profile) -> dict[str, dict[str, Estimate]]:
     domains = affected(profile)
     tests = [e for d in domains for e in samples.halves(profile, d)[1][: profile.mixture.questions]]
     measure = profile.evaluation.measure
-    before, mathematics = units.performance(profile, None, tests), units.held_out_performance(profile)
+    before, mathematics = performances.performance(profile, None, tests), performances.held_out_performance(profile)
     found = {}
     for name, extra in sizes(profile).items():
         model = mixed(profile, extra)
-        after = units.performance(profile, model, tests).set_index("id")
+        after = performances.performance(profile, model, tests).set_index("id")
         change = (after[measure] - before.set_index("id")[measure]).groupby(before.set_index("id").domain)
         found[name] = {d: _mean(change.get_group(d).sort_index(), 1 + i) for i, d in enumerate(domains)}
-        both = units.held_out_performance(profile, model).set_index("id") - mathematics.set_index("id")
+        both = performances.held_out_performance(profile, model).set_index("id") - mathematics.set_index("id")
         found[name]["mathematics"] = _mean(both.solution_loglik.sort_index(), 0)
     return found
 

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from sts_utils import evaluate, finetune, models, samples, stats, store, units
+from sts_utils import evaluate, finetune, models, performances, samples, stats, store, units
 from sts_utils.config import Profile
 from sts_utils.interventions import SelectiveMaps, edited
 from sts_utils.stats import Estimate
@@ -16,7 +16,7 @@ from sts_utils.stats import Estimate
 @cache
 def estimates(profile: Profile) -> dict[tuple[str, int], Estimate]:
     """(which dims, how many) -> change of the log-likelihood a token of held-out mathematics."""
-    settings, before = profile.selective, units.held_out_performance(profile).set_index("id").solution_loglik
+    settings, before = profile.selective, performances.held_out_performance(profile).set_index("id").solution_loglik
     found = {}
     for n in settings.dims:
         for which, draws in (("estimated", 1), ("random", settings.draws)):

@@ -34,7 +34,7 @@ def _latex(text: str) -> str:
 def performance_change(changes: pd.DataFrame, profile: Profile) -> tuple[pd.DataFrame, str]:
     """Change of performance in each domain (Tables 2–4), largest absolute change first.
 
-    `changes` is `units.changes(profile)`. Values are points (× 100), mean over seeds and questions;
+    `changes` is `performances.changes(profile)`. Values are points (× 100), mean over seeds and questions;
     `se` is the standard error over questions of the seed-mean change, `low` and `high` a 95% bootstrap
     interval over questions and seeds.
     """

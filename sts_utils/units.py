@@ -19,18 +19,15 @@ import torch
 from sts_utils import (
     config,
     data,
-    evaluate,
     extract,
     finetune,
     generation,
-    mmlu_pro,
     models,
     prompts,
     saes,
     samples,
     score,
     shift,
-    stats,
     store,
     vllm_engine,
 )
@@ -172,6 +169,14 @@ def training_log(profile: Profile) -> pd.DataFrame:
 def logs(models_: Mapping[object, Trained]) -> pd.DataFrame:
     """The logs of several models, a column `run` naming each."""
     return pd.concat([pd.read_parquet(m.folder() / "log.parquet").assign(run=name) for name, m in models_.items()])
+
+
+def performing(profile: Profile, model: Trained | None = None):
+    """The whole model to evaluate: untouched (None) or fine-tuned."""
+    torch.set_num_threads(config.cpu_threads())
+    where = str(model.folder()) if model else profile.model
+    release()
+    return models.load_model(where, profile.evaluation.dtype, None if model else profile.revision)
 
 
 #: Training questions that the untouched model answers, to find verified answers of its own.
@@ -349,128 +354,3 @@ def scores(profile: Profile) -> pd.DataFrame:
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)
-
-
-# --- performance -------------------------------------------------------------------------------
-
-
-def performing(profile: Profile, model: Trained | None = None):
-    """The whole model to evaluate: untouched (None) or fine-tuned."""
-    torch.set_num_threads(config.cpu_threads())
-    where = str(model.folder()) if model else profile.model
-    release()
-    return models.load_model(where, profile.evaluation.dtype, None if model else profile.revision)
-
-
-def performance(
-    profile: Profile, model: Trained | None = None, questions: Sequence[Example] | None = None
-) -> pd.DataFrame:
-    """Each question's performance before (None) or after fine-tuning (evaluate.performance).
-
-    The questions are the profile's evaluation questions of all domains, if none are given.
-    """
-    if questions is None:
-        asked = profile.evaluation.asked if model else None
-        questions = [e for group in evaluation_questions(profile).values() for e in group[:asked]]
-
-    def compute():
-        label = f"evaluate {model.key}" if model else "evaluate before"
-        if profile.evaluation.mode == "generation":
-            return written_performance(profile, model, questions)
-        return evaluate.performance(performing(profile, model), _tokenizer(profile), questions, desc=label)
-
-    return store.frame("performance", _evaluation_recipe(profile, model, questions), compute)
-
-
-def written_performance(profile: Profile, model: Trained | None, questions: Sequence[Example]) -> pd.DataFrame:
-    """Accuracy of written chains of thought (mmlu_pro.performance), by vLLM or transformers."""
-    settings, tokenizer = profile.evaluation, _tokenizer(profile)
-    if profile.engine == "vllm":
-        release()
-        where = model.folder() if model else vllm_engine.checkpoint(profile.model, profile.revision)
-        generate = vllm_engine.generate(
-            where, settings.max_new_tokens, settings.dtype, special_tokens=True, stop=[mmlu_pro.STOP]
-        )
-    else:
-        generate = mmlu_pro.transformers_generate(performing(profile, model), tokenizer, settings.max_new_tokens)
-    shots = data.by_domain(data.load(profile.demonstrations))
-    context = models.context_length(profile.model, profile.revision)
-    return mmlu_pro.performance(generate, tokenizer, questions, shots, settings, context)
-
-
-def held_out_performance(profile: Profile, model: Trained | None = None) -> pd.DataFrame:
-    """Log-likelihood of held-out training-set solutions before (None) or after fine-tuning."""
-    examples = samples.training_examples(profile, 0)[1][: profile.evaluation.held_out]
-
-    def compute():
-        return evaluate.solution_loglik(
-            performing(profile, model), _tokenizer(profile), examples, profile.sft.max_length
-        )  # fmt: skip
-
-    recipe = _evaluation_recipe(profile, model, examples) | {"max_length": profile.sft.max_length}
-    return store.frame("held-out", recipe, compute)
-
-
-def _evaluation_recipe(profile: Profile, model: Trained | None, questions: Sequence[Example]) -> dict:
-    recipe = {
-        "model": profile.model, "revision": profile.revision, "dtype": profile.evaluation.dtype,
-        "questions": store.digest([e.id for e in questions]), "trained": model.key if model else None,
-    }  # fmt: skip
-    e = profile.evaluation
-    written = {"shots": e.shots, "max_new_tokens": e.max_new_tokens, "rule": e.rule, "shown": profile.demonstrations}
-    return recipe | (written if e.mode == "generation" else {})
-
-
-def changes(profile: Profile, after: Mapping[int, Trained] | None = None) -> pd.DataFrame:
-    """Performance after − before, a row for each seed, domain, question and measure.
-
-    `after`: the fine-tuned model of each seed; SFT on the training set if not given.
-    """
-    after = after or {seed: finetuned(profile, seed) for seed in profile.seeds}
-    before = performance(profile)
-    frames = []
-    for seed, model in after.items():
-        both = performance(profile, model).merge(before, on=["domain", "id"], suffixes=("_after", "_before"))
-        for measure in evaluate.MEASURES:
-            frames.append(
-                both[["domain", "id"]].assign(
-                    seed=seed, measure=measure, before=both[f"{measure}_before"], after=both[f"{measure}_after"],
-                    change=both[f"{measure}_after"] - both[f"{measure}_before"],
-                )
-            )  # fmt: skip
-    return pd.concat(frames, ignore_index=True)
-
-
-def change_arrays(profile: Profile, after: Mapping[int, Trained] | None = None) -> list[np.ndarray]:
-    """Change of the profile's measure: for each domain, [S seeds, Q questions]."""
-    table = changes(profile, after)
-    table = table[table.measure == profile.evaluation.measure]
-    seeds = list(after or profile.seeds)
-    return [
-        table[table.domain == d].pivot(index="seed", columns="id", values="change").loc[seeds].to_numpy()
-        for d in evaluation_questions(profile)
-    ]
-
-
-def observations(
-    profile: Profile, after: Mapping[int, Trained] | None = None, chosen: Mapping[int, ShiftedDims] | None = None
-) -> dict[str, stats.Observations]:
-    """Metric -> what its correlation with the change is computed from.
-
-    `after` as in `changes`; `chosen`: the dims of each seed on which domains are scored, D_N if not given.
-    """
-    domains, changed = tuple(evaluation_questions(profile)), change_arrays(profile, after)
-    found = {}
-    for metric in score.METRICS:
-        parts = [score_parts(profile, metric, seed, chosen and chosen[seed]) for seed in after or profile.seeds]
-        sums, tokens = ([[p[d][side] for d in domains] for p in parts] for side in (0, 1))
-        found[metric] = stats.ratio_of_sums(domains, sums, tokens, changed)
-    return found
-
-
-def held_out(profile: Profile) -> pd.DataFrame:
-    """Held-out solutions' log-likelihood before and after, a row a question and seed; column `when`."""
-    frames = [held_out_performance(profile).assign(when="before", seed=pd.NA)]
-    for seed in profile.seeds:
-        frames.append(held_out_performance(profile, finetuned(profile, seed)).assign(when="after", seed=seed))
-    return pd.concat(frames, ignore_index=True)

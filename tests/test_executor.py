@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sts_utils import config, executor, store, units
+from sts_utils import config, executor, performances, store, units
 from sts_utils.executor import Unit
 
 HERE = str(Path(__file__).parent)
@@ -81,19 +81,22 @@ def test_ray_and_local_leave_the_same(workers, small, monkeypatch):
     tuned = executor._unit("units:finetuned", small, 0)
     waves = [
         [tuned, executor._unit("units:train_stats", small, 0), executor._unit("units:domain_stats", small, domain, 0)],
-        [executor._unit("units:actual_stats", small, 0), executor._unit("units:held_out_performance", small, tuned)],
+        [
+            executor._unit("units:actual_stats", small, 0),
+            executor._unit("performances:held_out_performance", small, tuned),
+        ],
     ]
     executor.execute(waves)
     found = sorted(p.name for p in store.RUNS.glob("*") if not p.name.startswith(("killed", "counted")))
     by_ray = units.train_stats(small, 0), units.domain_stats(small, domain, 0), units.actual_stats(small, 0)
-    held_out = units.held_out_performance(small, units.finetuned(small, 0))
+    held_out = performances.held_out_performance(small, units.finetuned(small, 0))
     assert found == sorted(p.name for p in store.RUNS.glob("*") if not p.name.startswith(("killed", "counted")))
     monkeypatch.setattr(store, "RUNS", store.RUNS / "local")
     here = units.train_stats(small, 0), units.domain_stats(small, domain, 0), units.actual_stats(small, 0)
     for one, other in zip(by_ray, here, strict=True):
         for name, value in one.arrays().items():
             np.testing.assert_allclose(other.arrays()[name], value, rtol=1e-4, atol=1e-5)
-    again = units.held_out_performance(small, units.finetuned(small, 0))
+    again = performances.held_out_performance(small, units.finetuned(small, 0))
     pd.testing.assert_frame_equal(again, held_out, check_exact=False, rtol=1e-4)
 
 

@@ -18,6 +18,7 @@ from sts_utils import (
     mixtures,
     models,
     overlap,
+    performances,
     prompts,
     saes,
     samples,
@@ -269,18 +270,18 @@ def run(profile, random_stats, monkeypatch):
     monkeypatch.setattr(units, "actual_stats", lambda p, seed, model=None: random_stats(50 + seed))
     monkeypatch.setattr(units, "domain_stats", lambda p, d, seed: random_stats(100 + 20 * seed + place[d]))
     changes = [np.random.default_rng(d).normal(0.05 * d, 0.3, size=(2, 25)) for d in range(14)]
-    monkeypatch.setattr(units, "change_arrays", lambda p, after=None: changes)
+    monkeypatch.setattr(performances, "change_arrays", lambda p, after=None: changes)
     return run
 
 
 def test_rank_ranges_begin_with_d_n(run):
     found = comparisons.rank_ranges.__wrapped__(run)
     assert list(found) == [(1, 8), (9, 16), (17, 24), (25, 32), (33, 40)]
-    direct = {metric: stats.r(seen) for metric, seen in units.observations(run).items()}
+    direct = {metric: stats.r(seen) for metric, seen in performances.observations(run).items()}
     for metric, r in direct.items():
         assert found[1, 8][metric].value == r.value
         np.testing.assert_array_equal(found[1, 8][metric].draws, r.draws)
-    third, by_hand = units.change_arrays(run), []
+    third, by_hand = performances.change_arrays(run), []
     for seed in run.seeds:
         train = units.train_stats(run, seed)
         ids = np.argsort(-train.dh2.sum(0) / train.n.sum())[16:24]
@@ -388,9 +389,9 @@ def test_mixture_changes_are_paired_by_question(profile, monkeypatch):
     monkeypatch.setattr(mixtures, "affected", lambda _: ("law", "math"))
     monkeypatch.setattr(mixtures, "sizes", lambda _: names)
     monkeypatch.setattr(mixtures, "mixed", lambda p, extra: next(n for n, e in names.items() if e == extra))
-    monkeypatch.setattr(units, "performance", performance)
+    monkeypatch.setattr(performances, "performance", performance)
     held = [f"q{i}" for i in range(9)]
-    monkeypatch.setattr(units, "held_out_performance", lambda p, m=None: table(m, held, "solution_loglik")[0])
+    monkeypatch.setattr(performances, "held_out_performance", lambda p, m=None: table(m, held, "solution_loglik")[0])
     found = mixtures.changes.__wrapped__(profile)
     noise, held_noise = table(None, ids, "x")[1], table(None, held, "x")[1]
     for name in names:
@@ -426,7 +427,7 @@ def test_selective_changes_are_means_over_draws_and_questions(profile, monkeypat
         return pd.DataFrame({"id": ids, "solution_loglik": after[which, draw]}).iloc[::-1]
 
     monkeypatch.setattr(selective, "trained", trained)
-    monkeypatch.setattr(units, "held_out_performance", lambda _: before)
+    monkeypatch.setattr(performances, "held_out_performance", lambda _: before)
     found = selective.estimates.__wrapped__(profile)
     start = before.solution_loglik.to_numpy()
     assert found["estimated", 8].value == pytest.approx((after["estimated", 0] - start).mean())
