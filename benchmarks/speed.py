@@ -85,9 +85,9 @@ def throughput(profile: Profile, queries: int, rounds: int = 3) -> dict:
     return row("extraction throughput over a bare truncated forward pass", value, "≥ 0.90", what)
 
 
-def time_to_dims(profile: Profile, queries: int, demonstrations: int, new_tokens: int = 1, behind: int = 16) -> dict:
-    """Time to D_N, ours over the released code's way; `behind` queries after each set of demonstrations."""
-    sets = max(1, queries // behind)
+def time_to_dims(profile: Profile, queries: int, demonstrations: int, new_tokens: int = 1) -> dict:
+    """Time to D_N, ours over the released code's way; 16 queries behind each set of demonstrations, as in `smol`."""
+    sets = max(1, queries // 16)
     settings = profile.shift.model_copy(update={"demonstrations": demonstrations, "sets": sets, "queries": queries})
     pairs = samples.training_pairs(profile.model_copy(update={"shift": settings}), 0)
     sae, limit = units.sae(profile), units.sink_norm(profile)
@@ -101,7 +101,7 @@ def time_to_dims(profile: Profile, queries: int, demonstrations: int, new_tokens
     top = [set(np.argsort(-x)[:100]) for x in (shift.shift(found["ours"]), found["theirs"])]
     context = np.mean([len(icl.context) for _, icl in pairs])
     what = (
-        f"{len(pairs)} queries, {behind} a set of {demonstrations} demonstrations ({context:.0f} tokens of context): "
+        f"{len(pairs)} queries, {demonstrations} demonstrations ({context:.0f} tokens of context): "
         f"{ours:.1f} s and {theirs:.1f} s; top-100 overlap {len(top[0] & top[1])}%; dense rows {size / 1e6:.0f} MB"
     )
     generated = f", {new_tokens} tokens generated" if new_tokens > 1 else ""
@@ -190,14 +190,11 @@ def main() -> None:
     profile = config.load(chosen.profile)
     torch.set_num_threads(config.cpu_threads())
     rows = [cost_counted(p) for p in config.load_all("paper")]
-    paper = config.load("llama3-8b").shift
-    behind = paper.queries // paper.sets  # 25
     rows += [
         throughput(profile, chosen.queries),
         time_to_dims(profile, chosen.queries, profile.shift.demonstrations),
         time_to_dims(profile, chosen.queries // 4, profile.shift.demonstrations, new_tokens=64),
         time_to_dims(profile, chosen.queries // 2, 12),  # as long as two solutions of LIMO
-        time_to_dims(profile, 2 * behind, 12, behind=behind),
         memory_growth(),
         cost_measured(profile, 4, 150),
     ]
