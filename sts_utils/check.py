@@ -53,8 +53,6 @@ EXAMPLES = {"limo": 817}
 WRITTEN, OPTIONS = 300, 40
 #: Models of a mixture study (mixtures.sizes), beside the training sets alone.
 MIXTURES = 5
-
-
 #: Features of a public SAE, as wide as the profiles' widest.
 FEATURES = 131_072
 

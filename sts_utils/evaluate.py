@@ -19,7 +19,7 @@ from tqdm import tqdm
 from sts_utils import generation, models
 from sts_utils.data import Example, by_domain
 from sts_utils.extract import batch_tokens
-from sts_utils.finetune import collate, tokenize
+from sts_utils.finetune import answer_states, collate, tokenize
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
@@ -204,9 +204,7 @@ def solution_loglik(model, tokenizer, examples: Sequence[Example], max_length: i
         targets = batch["labels"][:, 1:]
         keep = torch.zeros_like(batch["labels"], dtype=torch.bool)
         keep[:, :-1] = targets != -100
-        hidden = model.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).last_hidden_state[keep]  # fmt: skip
+        hidden = answer_states(model, batch["input_ids"], batch["attention_mask"], keep)
         picked = torch.cat(
             [
                 models.vocabulary_logits(model, part).log_softmax(-1).gather(1, wanted[:, None])[:, 0].double()

@@ -43,13 +43,17 @@ def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[di
     return rows
 
 
+def answer_states(model, input_ids, attention_mask, keep) -> torch.Tensor:
+    """Final hidden states [kept tokens, d_model] where `keep` [batch, tokens] is true."""
+    return model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state[keep]
+
+
 def answer_logits(model, input_ids, attention_mask, keep) -> torch.Tensor:
     """Logits [kept tokens, vocabulary], float32, only where `keep` [batch, tokens] is true.
 
     The head over the vocabulary is half the cost of a small model; answers are half the tokens.
     """
-    hidden = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    return models.vocabulary_logits(model, hidden.last_hidden_state[keep])
+    return models.vocabulary_logits(model, answer_states(model, input_ids, attention_mask, keep))
 
 
 def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor, torch.Tensor]:
