@@ -17,9 +17,15 @@ import psutil
 import torch
 from safetensors.torch import load_file, save_file
 
-from sts_utils import check, config, data, evaluate, extract, finetune, models, prompts, saes, samples, shift, units
+from sts_utils import config, models, saes
 from sts_utils.config import Profile
-from sts_utils.extract import Tap
+from sts_utils.corpora import data
+from sts_utils.evaluation import options as evaluate
+from sts_utils.method import extract, prompts, shift
+from sts_utils.method.extract import Tap
+from sts_utils.runs import samples, units
+from sts_utils.scale import check
+from sts_utils.training import sft as finetune
 
 
 def seconds(function) -> float:

@@ -30,7 +30,9 @@ RETRAIN = False
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from sts_utils import config, models, saes, texts, units
+from sts_utils import config, models, saes
+from sts_utils.corpora import texts
+from sts_utils.runs import units
 from sts_utils.store import ROOT
 
 profile = config.load(PROFILE, SEEDS)

@@ -27,7 +27,9 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from sts_utils import config, prompts, samples, units
+from sts_utils import config
+from sts_utils.method import prompts
+from sts_utils.runs import samples, units
 
 profile = config.load(PROFILE, SEEDS)
 units.prepare(profile)

@@ -31,7 +31,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from sts_utils import config, figures, labels, shift, units
+from sts_utils import config
+from sts_utils.experiments import figures, labels
+from sts_utils.method import shift
+from sts_utils.runs import units
 
 profile = config.load(PROFILE, SEEDS)
 estimated = {seed: units.train_stats(profile, seed) for seed in profile.seeds}

@@ -31,7 +31,9 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-from sts_utils import config, figures, units
+from sts_utils import config
+from sts_utils.experiments import figures
+from sts_utils.runs import units
 
 profile = config.load(PROFILE, SEEDS)
 scores = units.scores(profile)

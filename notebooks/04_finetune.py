@@ -28,7 +28,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
-from sts_utils import config, figures, mixtures, performances, reinforcement, samples, selective, units
+from sts_utils import config
+from sts_utils.experiments import figures, mixtures, reinforcement, selective
+from sts_utils.runs import performance as performances
+from sts_utils.runs import samples, units
 
 profile = config.load(PROFILE, SEEDS)
 train, held_out = samples.training_examples(profile, profile.seeds[0])

@@ -28,7 +28,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import display
 
-from sts_utils import ablation, config, mixtures, mmlu_pro, performances, reinforcement, samples, stats, tables, units
+from sts_utils import config, stats
+from sts_utils.evaluation import written as mmlu_pro
+from sts_utils.experiments import ablation, mixtures, reinforcement, tables
+from sts_utils.runs import performance as performances
+from sts_utils.runs import samples, units
 
 profile = config.load(PROFILE, SEEDS)
 before = performances.performance(profile)

@@ -26,22 +26,21 @@ FIGURES = None  # like "fig3 table6"; all if None
 # %%
 from IPython.display import Markdown, display
 
-from sts_utils import (
+from sts_utils import config, stats
+from sts_utils.experiments import (
     ablation,
     claims,
     comparisons,
-    config,
     figures,
     labels,
     mixtures,
-    performances,
     reinforcement,
-    report,
     selective,
-    stats,
     tables,
-    units,
 )
+from sts_utils.report import page as report
+from sts_utils.runs import performance as performances
+from sts_utils.runs import units
 
 profile = config.load(PROFILE, SEEDS)
 wanted = report.chosen(FIGURES)

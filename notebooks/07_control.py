@@ -33,19 +33,15 @@ import pandas as pd
 from IPython.display import Markdown, display
 from scipy.stats import spearmanr
 
-from sts_utils import (
-    config,
-    control,
-    control_figures,
-    control_scores,
-    control_tests,
-    figures,
-    generic,
-    planted,
-    samples,
-    tables,
-)
-from sts_utils.control_scores import FIXED, Score
+from sts_utils import config
+from sts_utils.control import generic, planted
+from sts_utils.control import judgement as control_tests
+from sts_utils.control import matrix as control
+from sts_utils.control import pictures as control_figures
+from sts_utils.control import scores as control_scores
+from sts_utils.control.scores import FIXED, Score
+from sts_utils.experiments import figures, tables
+from sts_utils.runs import samples
 
 profile = config.load(PROFILE, SEEDS)
 sets, seeds = profile.control.sets, profile.control.seeds

@@ -2,6 +2,6 @@
 
 import sys
 
-from sts_utils.run import main
+from sts_utils.report.run import main
 
 sys.exit(main())

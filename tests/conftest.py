@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from sts_utils import config, models, saes, samples
-from sts_utils.extract import FeatureStats
+from sts_utils import config, models, saes
+from sts_utils.method.extract import FeatureStats
+from sts_utils.runs import samples
 
 torch.set_num_threads(config.cpu_threads())
 

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from sts_utils import config, models, saes, store, units
+from sts_utils import config, models, saes, store
+from sts_utils.runs import units
 
 
 def written(tmp_path, **changes):

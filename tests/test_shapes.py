@@ -12,8 +12,11 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainer
 from tokenizers.models import BPE
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
-from sts_utils import check, config, data, extract, models, prompts, saes
-from sts_utils.extract import Tap
+from sts_utils import config, models, saes
+from sts_utils.corpora import data
+from sts_utils.method import extract, prompts
+from sts_utils.method.extract import Tap
+from sts_utils.scale import check
 
 #: The public config.json of each paper profile's model: profile -> (class, dims).
 PUBLIC = {

@@ -1,0 +1,1 @@
+"""The positive control: can a score see what was trained on?"""

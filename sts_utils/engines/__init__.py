@@ -1,0 +1,1 @@
+"""Who runs a forward pass, a training, a list of steps: vLLM, accelerate, Ray."""

@@ -1,0 +1,53 @@
+"""A question with its solution and answer, as every corpus gives them."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+#: The paper's instruction after every training question.
+MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question. `solution` is its chain of thought, `answer` the gold answer alone.
+
+    Multiple choice: `options` are the option texts and `answer` is one of them. Examples that share
+    a `group` are variants of one template and are never split over training and held-out data.
+    """
+
+    question: str
+    solution: str
+    answer: str
+    domain: str
+    id: str
+    group: str = ""
+    options: tuple[str, ...] = ()
+    instruction: str = MATH_INSTRUCTION
+
+    @property
+    def query(self) -> str:
+        """The user's turn: the question, with its options or its instruction (the paper's for mathematics)."""
+        if not self.options:
+            return f"{self.question}\n{self.instruction}".rstrip()
+        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+        listed = " ".join(f"({c}) {text}" for c, text in zip(letters, self.options, strict=False))
+        return f"{self.question}\n{listed}"
+
+
+def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:
+    """The examples of each domain, domains in alphabetical order."""
+    groups = defaultdict(list)
+    for example in examples:
+        groups[example.domain].append(example)
+    return {domain: groups[domain] for domain in sorted(groups)}
+
+
+def split(examples: list[Example], held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """(training, held-out) examples; whole groups go to one side, so no template is on both."""
+    groups = sorted({e.group or e.id for e in examples})
+    random.Random(seed).shuffle(groups)
+    held = set(groups[: round(held_out * len(groups))])
+    train = [e for e in examples if (e.group or e.id) not in held]
+    return train, [e for e in examples if (e.group or e.id) in held]

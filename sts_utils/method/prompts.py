@@ -1,0 +1,104 @@
+"""Chat prompts with demonstrations, and which of their tokens are the query."""
+
+import random
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sts_utils.examples import Example
+
+_MARK = "\x00QUERY\x00"  # never occurs in text; stands in for the query while the template renders
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of one prompt and the half-open span of the query's own tokens in them.
+
+    `ids[:span[0]]` is the context: the chat header and, in condition "icl", the demonstrations.
+    After the span comes the assistant's header, from which a model would go on to generate.
+    """
+
+    ids: tuple[int, ...]
+    span: tuple[int, int]
+    example_id: str
+    condition: str
+
+    @property
+    def query(self) -> tuple[int, ...]:
+        """Ids of the query's tokens."""
+        return self.ids[slice(*self.span)]
+
+    @property
+    def context(self) -> tuple[int, ...]:
+        """Ids of everything before the query."""
+        return self.ids[: self.span[0]]
+
+
+def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = ()) -> Prompt:
+    """The chat turns [x_1, y_1, ..., x_t, y_t, x] and the span of x (the paper's step 1).
+
+    The span is found by rendering the template around a mark, and by character offsets, so it holds
+    for any chat template.
+    """
+    turns = []
+    for shown in demonstrations:
+        turns.append({"role": "user", "content": shown.query})
+        turns.append({"role": "assistant", "content": shown.solution})
+    turns.append({"role": "user", "content": _MARK})
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    before, mark, after = rendered.partition(_MARK)
+    if not mark:
+        raise ValueError(f"the chat template of {tokenizer.name_or_path} drops the user's text")
+    text = query.query.strip()
+    encoded = tokenizer(before + text + after, add_special_tokens=False, return_offsets_mapping=True)
+    starts, ends = zip(*encoded["offset_mapping"], strict=True)
+    span = bisect_left(starts, len(before)), bisect_right(ends, len(before) + len(text))
+    return Prompt(tuple(encoded["input_ids"]), span, query.id, "icl" if demonstrations else "plain")
+
+
+def prompt_pairs(
+    tokenizer, queries: Sequence[Example], demonstrations: Sequence[Sequence[Example]], context_length: int
+) -> list[tuple[Prompt, Prompt]]:
+    """(plain, icl) prompts of each query; query i gets demonstrations[i mod len(demonstrations)].
+
+    Raises ValueError where a query's tokens differ between the conditions, or a prompt is longer
+    than the model's context.
+    """
+    pairs = []
+    for i, query in enumerate(queries):
+        plain = chat_prompt(tokenizer, query)
+        icl = chat_prompt(tokenizer, query, demonstrations[i % len(demonstrations)])
+        if plain.query != icl.query:
+            raise ValueError(f"question {query.id} is tokenized differently after demonstrations")
+        if len(icl.ids) > context_length:
+            raise ValueError(
+                f"question {query.id} with its demonstrations is {len(icl.ids)} tokens, more than the "
+                f"model's {context_length}: use fewer demonstrations or drop it"
+            )
+        pairs.append((plain, icl))
+    return pairs
+
+
+def choose_demonstrations(examples: Sequence[Example], per_set: int, n_sets: int, seed: int) -> list[list[Example]]:
+    """`n_sets` sets of `per_set` demonstrations, no two of one set from the same group."""
+    rng = random.Random(seed)
+    sets = []
+    for _ in range(n_sets):
+        shuffled = rng.sample(list(examples), len(examples))
+        chosen = list({e.group or e.id: e for e in reversed(shuffled)}.values())[:per_set]
+        if len(chosen) < per_set:
+            raise ValueError(
+                f"{per_set} demonstrations asked for, {len(chosen)} at hand in "
+                f"{examples[0].domain if examples else 'an empty corpus'!r}"
+            )
+        sets.append(chosen)
+    return sets
+
+
+def decoded(tokenizer, prompt: Prompt) -> str:
+    """The prompt as text with the query span between ⟦ and ⟧, to look at."""
+    start, stop = prompt.span
+    return (
+        tokenizer.decode(prompt.ids[:start]) + "⟦" + tokenizer.decode(prompt.ids[start:stop]) + "⟧"
+        + tokenizer.decode(prompt.ids[stop:])
+    )  # fmt: skip

@@ -1,0 +1,93 @@
+"""Shifted dimensions D_N: which features move, and how concentrated the movement is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sts_utils.method.extract import FeatureStats
+
+
+@dataclass(frozen=True)
+class ShiftedDims:
+    """Feature ids ranked by their shift, largest first, and the shift of each."""
+
+    ids: np.ndarray
+    shift: np.ndarray
+
+    def __getitem__(self, n: slice) -> "ShiftedDims":
+        return ShiftedDims(self.ids[n], self.shift[n])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> np.ndarray:
+    """Each feature's shift, [F] (or [d_model] with `raw`, for the residual stream's own dims).
+
+    `paper`: E_x (Δh_j)², the mean over query tokens. `released_code`: the sum over tokens; the ranking
+    is the same.
+    """
+    field = "dr2" if raw else "dh2"
+    if definition == "paper":
+        return stats.mean(field)
+    if definition == "released_code":
+        return getattr(stats, field).sum(0, dtype=np.float64)
+    raise ValueError(f"definition {definition!r}: choose paper or released_code")
+
+
+def shifted_dims(
+    stats: FeatureStats, n: int | None = 100, definition: str = "paper", raw: bool = False,
+    contrast: Sequence[FeatureStats] = (),
+) -> ShiftedDims:  # fmt: skip
+    """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))² (the paper's definition). Ties go to the lower id.
+
+    `contrast` (ours): statistics of the same queries under demonstrations from elsewhere, of the same length; the
+    mean of their shifts is taken from each feature's shift before it is ranked, so that what any context moves
+    drops out. `n=None` ranks every feature. Raises ValueError for n larger than the SAE.
+    """
+    moved = shift(stats, definition, raw)
+    if contrast:
+        moved = moved - np.mean([shift(other, definition, raw) for other in contrast], axis=0)
+    ids = np.arange(len(moved)) if raw else stats.features
+    if n is not None and not 1 <= n <= len(moved):
+        raise ValueError(f"top_n is {n}, but there are only {len(moved)} features: choose 1..{len(moved)}")
+    order = np.argsort(-moved, kind="stable")[:n]
+    return ShiftedDims(ids[order], moved[order])
+
+
+def overlap(a: ShiftedDims, b: ShiftedDims, k: int) -> float:
+    """Share of the top-k dims of `a` that are among the top-k of `b` (Fig 2a). Chance is k / F."""
+    return len(np.intersect1d(a.ids[:k], b.ids[:k])) / k
+
+
+def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """Share of the total shift that the k most shifted dims hold (Fig 1a, 2b)."""
+    cumulative = np.concatenate([[0.0], np.cumsum(np.sort(moved)[::-1])])
+    return cumulative[np.asarray(k)] / cumulative[-1]
+
+
+def gini(moved: np.ndarray) -> float:
+    """Gini coefficient of the shift: 0 when every dim moves alike, near 1 when few hold it all."""
+    ordered = np.sort(moved)
+    ranks = np.arange(1, len(ordered) + 1)
+    return float(2 * (ranks * ordered).sum() / (len(ordered) * ordered.sum()) - (len(ordered) + 1) / len(ordered))
+
+
+def draws(features: Sequence[FeatureStats], raw: bool = False, n: int = 200, seed: int = 0) -> np.ndarray:
+    """[B, S, F] shifts of each seed's features under a bootstrap over its questions."""
+    field = "dr2" if raw else "dh2"
+    rng = np.random.default_rng(seed)
+    out = []
+    for item in features:
+        weights = rng.multinomial(len(item.n), np.full(len(item.n), 1 / len(item.n)), size=n)
+        out.append((weights @ getattr(item, field)) / (weights @ item.n)[:, None])
+    return np.stack(out, 1)
+
+
+def overlaps(estimated: np.ndarray, actual: np.ndarray, ks: np.ndarray) -> np.ndarray:
+    """[..., K] overlap of the top-k sets of two arrays of shifts [..., F], for every k at once."""
+    ranks = [np.argsort(np.argsort(-x, axis=-1, kind="stable"), axis=-1) for x in (estimated, actual)]
+    worst = np.sort(np.maximum(*ranks), axis=-1)  # a dim is in both top-k sets when its worse rank is < k
+    counts = np.stack([(worst < k).sum(-1) for k in ks], axis=-1)
+    return counts / ks

@@ -1,0 +1,1 @@
+"""Which domains will fine-tuning on my data move?"""

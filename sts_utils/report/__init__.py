@@ -1,0 +1,1 @@
+"""Running the notebooks, and the page that shows a finished run."""

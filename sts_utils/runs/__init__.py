@@ -1,0 +1,1 @@
+"""What a run computes, each once, stored."""

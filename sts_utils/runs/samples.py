@@ -1,0 +1,106 @@
+"""Which questions a run uses: the same for whoever asks, decided by the profile and the seed alone."""
+
+import random
+from collections.abc import Sequence
+from functools import cache
+
+from sts_utils import models
+from sts_utils.config import Profile
+from sts_utils.corpora import data
+from sts_utils.examples import Example, by_domain, split
+from sts_utils.method import prompts
+from sts_utils.method.prompts import Prompt
+
+
+@cache
+def tokenizer(name: str, revision: str | None = None):
+    """The tokenizer of a model name, loaded once a process."""
+    return models.load_tokenizer(name, revision)
+
+
+def training_examples(profile: Profile, seed: int) -> tuple[list[Example], list[Example]]:
+    """(SFT pool, held out) of the training corpus: the same split for every seed, other orders."""
+    train, held_out = split(data.load(profile.train), profile.shift.held_out, seed=0)
+    for part in (train, held_out):
+        random.Random(seed).shuffle(part)
+    return train, held_out
+
+
+def evaluation_questions(profile: Profile) -> dict[str, list[Example]]:
+    """The questions of each domain on which performance is measured; the same for all seeds.
+
+    No question is among the demonstrations, compared by its text.
+    """
+    shown = {e.question for e in data.load(profile.demonstrations)}
+    questions = by_domain(e for e in data.load(profile.domains) if e.question not in shown)
+    return {domain: group[: profile.evaluation.questions] for domain, group in questions.items()}
+
+
+def domain_queries(profile: Profile, domain: str, seed: int) -> list[Example]:
+    """The questions on which a domain is scored: drawn anew for each seed from those it is evaluated on."""
+    questions = evaluation_questions(profile)[domain]
+    if len(questions) < profile.sts.queries:
+        return questions
+    return random.Random(seed).sample(questions, profile.sts.queries)
+
+
+def training_pairs(profile: Profile, seed: int, shown: Sequence[Example] | None = None) -> list[tuple[Prompt, Prompt]]:
+    """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool (or `shown`)."""
+    train, held_out = training_examples(profile, seed)
+    train = train if shown is None else list(shown)
+    settings = profile.shift
+    if len(held_out) < 2:
+        raise ValueError(f"corpus {profile.train!r} has {len(held_out)} held-out questions: raise shift.held_out")
+    shown = fitting(profile, train, settings.demonstrations)
+    sets = prompts.choose_demonstrations(shown, settings.demonstrations, settings.sets, seed)
+    return _pairs(profile, held_out[: settings.queries], sets)
+
+
+def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> list[Example]:
+    """The examples short enough that `demonstrations` of them and a query as long fit in the model's context.
+
+    LIMO's chains of thought are longer than an 8,192-token context takes two of. Raises ValueError where none is left.
+    """
+    limit = models.context_length(profile.model, profile.revision) // (demonstrations + 1)
+    kept = within(tokenizer(profile.model, profile.revision), examples, limit - 1)
+    if len(kept) < demonstrations:
+        raise ValueError(
+            f"corpus {profile.train!r} has {len(kept)} examples under {limit} tokens: lower shift.demonstrations"
+        )
+    return kept
+
+
+def within(tokenizer, examples: Sequence[Example], limit: int) -> list[Example]:
+    """The examples of at most `limit` tokens, question and solution."""
+    texts = [f"{e.query}\n{e.solution}" for e in examples]
+    read = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    return [e for e, ids in zip(examples, read, strict=True) if len(ids) <= limit]
+
+
+def domain_pairs(profile: Profile, domain: str, seed: int) -> list[tuple[Prompt, Prompt]]:
+    """(plain, icl) prompts of a downstream domain, with its own chain-of-thought demonstrations."""
+    shown = by_domain(data.load(profile.demonstrations))[domain]
+    sets = prompts.choose_demonstrations(shown, profile.sts.demonstrations, 1, seed)
+    return _pairs(profile, domain_queries(profile, domain, seed), sets)
+
+
+def _pairs(profile: Profile, queries: list[Example], sets: list[list[Example]]) -> list[tuple[Prompt, Prompt]]:
+    longest = models.context_length(profile.model, profile.revision)
+    return prompts.prompt_pairs(tokenizer(profile.model, profile.revision), queries, sets, longest)
+
+
+def halves(profile: Profile, domain: str) -> tuple[list[Example], list[Example]]:
+    """(for training, for testing): a domain's questions split 1:1, as the paper's mixtures do."""
+    shown = {e.question for e in data.load(profile.demonstrations)}
+    questions = [e for e in by_domain(data.load(profile.domains))[domain] if e.question not in shown]
+    middle = len(questions) // 2
+    return questions[:middle], questions[middle:]
+
+
+def trained_on(profile: Profile, corpus: str) -> Profile:
+    """The run with another training set, its first seed alone."""
+    sft = profile.sft.model_copy(update={"examples": profile.others_examples})
+    asked = profile.evaluation.model_copy(update={"asked": profile.others_questions})
+    return profile.model_copy(
+        update={"seeds": profile.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
+    )  # fmt: skip

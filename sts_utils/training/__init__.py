@@ -1,0 +1,1 @@
+"""Supervised fine-tuning, GRPO, maps on the residual stream, SAEs."""

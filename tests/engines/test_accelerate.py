@@ -1,0 +1,136 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from sts_utils import models, store
+from sts_utils.corpora import data
+from sts_utils.runs import samples, units
+from sts_utils.training import sft as finetune
+
+#: accelerate shards over GPUs alone: with this, the processes of a test take two CPU processes for two GPUs.
+SHARD_ON_CPUS = """
+import os
+if os.environ.get("ACCELERATE_USE_FSDP"):
+    from accelerate import state
+    init = state.AcceleratorState.__init__
+
+    def sharded(self, *args, fsdp_plugin=None, **options):
+        init(self, *args, fsdp_plugin=fsdp_plugin, **options)
+        if fsdp_plugin is not None and self.distributed_type == state.DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = state.DistributedType.FSDP, fsdp_plugin
+            if self.mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self.mixed_precision)
+            state.PartialState._shared_state["distributed_type"] = self.distributed_type
+            open(os.environ["SHARDED"], "a").write("sharded ")
+
+    state.AcceleratorState.__init__ = sharded
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(profile):
+    """The same SFT for one process and, through accelerate, for two with half the micro-batch."""
+    sft = profile.sft.model_copy(update={"examples": 20, "epochs": 3, "dtype": "float32"})
+    one = profile.model_copy(update={"sft": sft})
+    shared = {"sft": sft.model_copy(update={"micro_batch": 2}), "launcher": "profiles/accelerate/cpu.yaml"}
+    return one, profile.model_copy(update=shared)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return data.load("gsm-symbolic", 0, 20)
+
+
+@pytest.fixture(scope="module")
+def alone(runs, examples, tmp_path_factory):
+    """Log and folder of the model that one process trains."""
+    out = tmp_path_factory.mktemp("alone") / "model"
+    return finetune.sft(runs[0], examples, 1, out), out
+
+
+@pytest.fixture
+def fsdp(tmp_path, monkeypatch):
+    """The committed FSDP launcher, for two CPU processes."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(SHARD_ON_CPUS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("SHARDED", str(tmp_path / "sharded.txt"))
+    launcher = yaml.safe_load((store.ROOT / "profiles/accelerate/fsdp.yaml").read_text())
+    (tmp_path / "fsdp.yaml").write_text(yaml.safe_dump(launcher | {"use_cpu": True, "num_processes": 2}))
+    return tmp_path / "fsdp.yaml"
+
+
+def test_two_processes_train_as_one(runs, examples, alone, tmp_path):
+    same_training(runs[0], alone, finetune.sft(runs[1], examples, 1, tmp_path / "b"), tmp_path / "b")
+
+
+def test_two_sharded_processes_train_as_one(runs, examples, alone, fsdp, tmp_path):
+    sft = runs[1].sft.model_copy(update={"gradient_checkpointing": True})  # as the paper's profiles do
+    run = runs[1].model_copy(update={"launcher": str(fsdp), "sft": sft})
+    same_training(runs[0], alone, finetune.sft(run, examples, 1, tmp_path / "b"), tmp_path / "b")
+    assert (tmp_path / "sharded.txt").read_text().split() == ["sharded"] * 2
+
+
+def test_two_sharded_processes_train_in_bfloat16(runs, examples, alone, fsdp, tmp_path):
+    sft = runs[1].sft.model_copy(update={"dtype": "bfloat16"})
+    log = finetune.sft(runs[1].model_copy(update={"launcher": str(fsdp), "sft": sft}), examples, 1, tmp_path / "b")
+    np.testing.assert_allclose(log.loss, alone[0].loss, rtol=0.01)
+    assert {w.dtype for w in load_file(tmp_path / "b/model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_two_machines_train_as_one(runs, examples, alone, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        launcher = yaml.safe_load((store.ROOT / "profiles/accelerate/cpu.yaml").read_text())
+        (tmp_path / "machines.yaml").write_text(yaml.safe_dump(launcher | {"num_machines": 2}))
+        run = runs[1].model_copy(update={"launcher": str(tmp_path / "machines.yaml")})
+        same_training(runs[0], alone, finetune.sft(run, examples, 1, tmp_path / "b"), tmp_path / "b")
+    finally:
+        cluster.shutdown()
+
+
+def same_training(profile, alone, log, folder):
+    """Losses and weights of `folder` are those that one process left, and the training has moved them."""
+    assert sorted(f.name for f in alone[1].iterdir()) == sorted(f.name for f in folder.iterdir())
+    pd.testing.assert_frame_equal(alone[0], log, check_exact=False, rtol=1e-3)
+    assert log.loss.iloc[-1] < log.loss.iloc[0] - 0.03
+    one, two = (load_file(f / "model.safetensors") for f in (alone[1], folder))
+    assert sorted(one) == sorted(two)
+    before = load_file(models.resolve(profile.model) / "model.safetensors")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5)
+        assert (value - before[name]).abs().max() > 1e-3  # trained by much more than they differ
+
+
+def test_the_launcher_is_not_part_of_a_key(profile):
+    launched = profile.model_copy(update={"launcher": "profiles/accelerate/fsdp.yaml"})
+    assert units.finetuned(profile, 0).key == units.finetuned(launched, 0).key
+
+
+@pytest.mark.parametrize(
+    ("launcher", "micro_batch", "said"),
+    [
+        ("profiles/accelerate/none.yaml", 4, "is not a file: give an accelerate config"),
+        ("profiles/accelerate/cpu.yaml", 8, "sft.batch is 8, not a multiple of 2 processes x sft.micro_batch 8"),
+    ],
+)
+def test_what_cannot_be_launched_is_one_line(profile, tmp_path, launcher, micro_batch, said):
+    sft = profile.sft.model_copy(update={"micro_batch": micro_batch})
+    run = profile.model_copy(update={"sft": sft, "launcher": launcher})
+    with pytest.raises(ValueError, match=said):
+        finetune.sft(run, samples.training_examples(run, 0)[0][:8], 0, tmp_path)
+
+
+def test_an_error_in_a_process_is_one_line(runs, tmp_path):
+    broken = runs[1].model_copy(update={"layer": 0, "model": "tiny", "sft": runs[1].sft.model_copy(update={"lr": 1.0})})
+    with pytest.raises(ValueError, match="SFT over 2 processes"):
+        finetune.sft(broken, [], 0, tmp_path)

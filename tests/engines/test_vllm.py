@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+
+from sts_utils import config, generation, models, saes
+from sts_utils.corpora import data
+from sts_utils.engines import vllm as vllm_engine
+from sts_utils.method import extract, prompts
+from sts_utils.runs import samples
+
+if not vllm_engine.installed():
+    pytest.skip("vLLM is not installed (make vllm)", allow_module_level=True)
+
+MODEL, LAYER = "smollm2-135m-instruct", 20
+SAE = "data/saes/smollm2-135m-instruct/layer20-8x-k32"
+TOKENS = 96  # of one forward pass: most prompts below are longer, so their prefill is split
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_engine_left():
+    yield
+    vllm_engine.close()
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Queries behind two contexts in turn; then the first ones again, and a pair of one prompt."""
+    tokenizer = samples.tokenizer(MODEL)
+    shown = [data.load("gsm-symbolic", 1, 2), data.load("gsm-symbolic", 2, 1)]
+    found = prompts.prompt_pairs(tokenizer, data.load("mmlu-test", 0, 12), shown, 8192)
+    return [*found, *found[:3], (found[3][0], found[3][0])]
+
+
+@pytest.fixture(scope="module")
+def taps():
+    return [
+        extract.Tap(LAYER, saes.load(SAE, 576, LAYER), 2500.0),
+        extract.Tap(7, saes.load("random-2x-layer7", 576), 2500.0),
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder():
+    return vllm_engine.truncated_checkpoint(MODEL, LAYER)
+
+
+@pytest.fixture(scope="module")
+def theirs(pairs, taps):
+    """The transformers engine's statistics."""
+    return extract.feature_stats(pairs, models.load_truncated(MODEL, LAYER), taps)
+
+
+@pytest.fixture(scope="module")
+def ours(pairs, taps, folder):
+    return vllm_engine.feature_stats(pairs, folder, taps, tokens=TOKENS)
+
+
+def test_a_truncated_checkpoint_is_the_truncated_model(folder):
+    ids = torch.arange(40)[None]
+    expected = models.load_truncated(MODEL, LAYER)
+    found = models.load_truncated(str(folder), LAYER)
+    with torch.inference_mode():
+        assert torch.equal(found(ids).last_hidden_state, expected(ids).last_hidden_state)
+    assert len(found.layers) == LAYER + 1
+    assert vllm_engine.truncated_checkpoint(MODEL, LAYER) == folder
+
+
+def test_vllm_agrees_with_transformers(ours, theirs, pairs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.ids == b.ids == tuple(p.example_id for p, _ in pairs)
+        np.testing.assert_array_equal(a.n, b.n)
+        for field in ("h", "h2", "dh2", "r", "dr2"):
+            x, y = getattr(a, field).sum(0), getattr(b, field).sum(0)
+            error = np.linalg.norm(x - y) / np.linalg.norm(y)
+            assert error < 0.01, field
+
+
+def test_the_same_features_are_shifted_most(ours, theirs):
+    a, b = ours[0].dh2.sum(0), theirs[0].dh2.sum(0)
+    top = np.argsort(-b)[:100]
+    missed = np.setdiff1d(top, np.argsort(-a)[:100])
+    assert np.all(b[missed] < b[top[-1]] * 1.01), "only ties may change places"
+
+
+def test_one_prompt_in_both_conditions_shifts_nothing(ours):
+    assert ours[0].h[-1].max() > 0
+    np.testing.assert_allclose(ours[0].dh2[-1], 0, atol=1e-3)
+
+
+def test_another_call_computes_queries_again(ours, pairs, taps, folder):
+    """The engine's prefix cache holds these prompts from before, and batches are of another size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_engine, "_BATCH_TOKENS", 300)
+        (again,) = vllm_engine.feature_stats(pairs[:9], folder, taps[:1], tokens=TOKENS)
+    np.testing.assert_allclose(again.dh2.sum(0), ours[0].dh2[:9].sum(0), rtol=1e-3, atol=1e-2)
+
+
+def test_features_that_are_not_finite_are_one_line(pairs, taps, folder):
+    broken = saes.load(SAE, 576, LAYER)
+    broken.b_enc.data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"question .*: features are not finite"):
+        vllm_engine.feature_stats(pairs[:1], folder, [taps[0]._replace(sae=broken)], tokens=TOKENS)
+
+
+def test_generation_is_that_of_transformers():
+    torch.set_num_threads(config.cpu_threads())
+    tokenizer = samples.tokenizer(MODEL)
+    questions = ["What is the capital of France?", "What is 7 plus 5?"]
+    expected = generation.completions(models.load_model(MODEL), tokenizer, questions, 24)
+    answers = vllm_engine.generate(models.resolve(MODEL), 24, "float32")
+    found = answers([generation.chat_text(tokenizer, q) for q in questions])
+    assert [text.strip() for text, _, _ in found] == expected
+    for _, tokens, finished in found:
+        assert finished == (tokens < 24)
+    assert found[0][2], "the answer about France ends by itself"
+    stopping = vllm_engine.generate(models.resolve(MODEL), 24, "float32", stop=["capital"])
+    ((text, tokens, finished),) = stopping([generation.chat_text(tokenizer, questions[0])])
+    assert text.endswith("capital") and finished and tokens < found[0][1]

@@ -1,0 +1,193 @@
+from types import SimpleNamespace
+
+import lm_eval
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from sts_utils.config import EvaluationSettings
+from sts_utils.corpora import data
+from sts_utils.evaluation import written as mmlu_pro
+from sts_utils.examples import Example, by_domain
+
+GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, max_new_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("text", "official", "strict"),
+    [
+        ("So the answer is (C).", "C", "C"),
+        ("So the answer is C", "C", "C"),
+        ("the answer is (A). No: the answer is (B).", "A", "A"),  # the first counts
+        ("The answer is Galileo", "G", "G"),  # no word boundary in either rule
+        ("The answer is (K)", None, ""),  # no such letter, and K does not stand for one
+        ("the answer is (c)", None, ""),  # capitals only
+        ("Answer: D", "D", ""),
+        ("answer:\n\n  E", "E", ""),
+        ("Answer: A or Answer: B\nAnswer: C", "B", ""),  # the last on the first line that has one
+        ("Answer: (D)", "D", ""),  # not by step 2, which takes no bracket, but by step 3
+        ("Options A and B are wrong.\nSo I choose F\nfor sure", "F", ""),  # the last letter that stands alone
+        ("It is B, I think", "I", ""),  # the official rule takes the pronoun for option I
+        ("No idea at all", None, ""),
+        ("", None, ""),
+        ("BAD CAFE", None, ""),  # letters inside words do not stand alone
+    ],
+)
+def test_each_branch_of_both_rules(text, official, strict):
+    letter, found = mmlu_pro.answer(text, 10, "official", "q1")
+    if official is None:
+        assert not found and letter in mmlu_pro.LETTERS
+    else:
+        assert (letter, found) == (official, True)
+    assert mmlu_pro.answer(text, 10, "strict", "q1") == (strict, bool(strict))
+
+
+def test_a_guess_is_seeded_by_the_question_and_lies_among_its_options():
+    guesses = [mmlu_pro.answer("", 4, key=f"q{i}")[0] for i in range(400)]
+    assert guesses == [mmlu_pro.answer("what?", 4, key=f"q{i}")[0] for i in range(400)]
+    counts = pd.Series(guesses).value_counts()
+    assert set(counts.index) == set("ABCD") and counts.min() > 70
+
+
+def test_unknown_rule():
+    with pytest.raises(ValueError, match="unknown rule 'lax': choose official or strict"):
+        mmlu_pro.answer("", 4, "lax")
+
+
+def test_the_strict_rule_and_the_stop_are_lm_evals():
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda loader, node: node.value)
+    folder = data.packaged_file("lm-eval", "lm_eval/tasks/mmlu_pro/_default_template_yaml").parent
+    task = yaml.load((folder / "_default_template_yaml").read_text(), Loader)
+    pattern = task["filter_list"][0]["filter"][0]["regex_pattern"]
+    assert pattern.replace("ABCDEFGHIJ", "A-J") == mmlu_pro.ANSWER_IS.pattern
+    assert task["generation_kwargs"]["until"] == [mmlu_pro.STOP]
+    subject = yaml.load((folder / "mmlu_pro_computer_science.yaml").read_text(), Loader)
+    assert subject["description"] == mmlu_pro.DESCRIPTION.format(domain="computer science")
+
+
+SHOT = Example("2+2?", "Let's think step by step. It is 4. The answer is (B).", "4", "math", "s", options=("3", "4"))
+QUERY = Example("1+1?", "", "2", "math", "q", options=("2", "3", "5"))
+
+
+def test_the_prompt_is_lm_evals():
+    """The same text as lm-eval's own task builds from the same two rows."""
+    rows = [
+        {
+            "question": e.question, "options": list(e.options), "answer": "B", "category": "math",
+            "cot_content": f"A: {e.solution}",
+        }
+        for e in (SHOT, QUERY)
+    ]  # fmt: skip
+    utils = mmlu_pro.lm_eval_mmlu_pro
+    dataset = {"validation": rows[:1], "test": rows[1:]}
+    task = lm_eval.api.task.ConfigurableTask(
+        config={
+            "task": "one", "custom_dataset": lambda **_: {k: _dataset(v) for k, v in dataset.items()},
+            "test_split": "test", "fewshot_split": "validation", "output_type": "generate_until",
+            "fewshot_config": {
+                "sampler": "first_n", "doc_to_text": utils.fewshot_to_text, "doc_to_target": utils.fewshot_to_target,
+            },
+            "doc_to_text": utils.doc_to_text, "doc_to_target": "answer",
+            "description": mmlu_pro.DESCRIPTION.format(domain="math"),
+        }
+    )  # fmt: skip
+    expected = task.fewshot_context(task.eval_docs[0], num_fewshot=1)
+    assert mmlu_pro.prompt(QUERY, [SHOT]) == expected
+    assert expected.endswith("Question:\n1+1?\nOptions:\nA. 2\nB. 3\nC. 5\nAnswer: Let's think step by step.")
+
+
+def _dataset(rows):
+    import datasets
+
+    return datasets.Dataset.from_list(rows)
+
+
+def test_performance_reads_scores_and_says_what_was_found():
+    class Words:
+        model_max_length = 10_000
+
+        def __call__(self, text):
+            return SimpleNamespace(input_ids=text.split())
+
+    tokenizer = Words()
+    written = [
+        ("The answer is (A). Question: another? The answer is (B)", 9, True),
+        ("The answer is (B)", 4, True),
+        ("Let me compute the determinant of", 8, False),
+    ]
+    examples = [QUERY, Example(**{**vars(QUERY), "id": "q2"}), Example(**{**vars(QUERY), "id": "q3"})]
+    table = mmlu_pro.performance(lambda prompts: written, tokenizer, examples, {"math": [SHOT, SHOT]}, GENERATION)
+    guess = mmlu_pro.answer("", 3, key="q3")[0] == "A"
+    assert table.accuracy.tolist() == [1.0, 0.0, float(guess)]
+    assert table.answered.tolist() == [True, True, False]
+    assert table.cut_off.tolist() == [False, False, True] and table.tokens.tolist() == [9, 4, 8]
+    assert table.gold_probability.isna().all() and table.gold_loglik.isna().all()
+    strict = GENERATION.model_copy(update={"rule": "strict"})
+    table = mmlu_pro.performance(lambda prompts: written, tokenizer, examples, {"math": [SHOT, SHOT]}, strict)
+    assert table.accuracy.tolist() == [1.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match=r"domain 'math' has 1 demonstrations, evaluation\.shots asks for 2"):
+        mmlu_pro.performance(lambda prompts: written, tokenizer, examples, {"math": [SHOT]}, GENERATION)
+
+
+def test_shots_are_dropped_until_the_prompt_fits(tokenizer):
+    sizes = [len(tokenizer(mmlu_pro.prompt(QUERY, [SHOT] * n)).input_ids) for n in range(4)]
+    assert mmlu_pro.fitting_prompt(tokenizer, QUERY, [SHOT] * 3, sizes[3] + 8, 8) == mmlu_pro.prompt(QUERY, [SHOT] * 3)
+    assert mmlu_pro.fitting_prompt(tokenizer, QUERY, [SHOT] * 3, sizes[2] + 7, 8) == mmlu_pro.prompt(QUERY, [SHOT])
+    with pytest.raises(ValueError, match="question q and 8 new tokens are more than the model's 20"):
+        mmlu_pro.fitting_prompt(tokenizer, QUERY, [SHOT], 20, 8)
+
+
+def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
+    shots = by_domain(data.load("mmlu-cot"))
+    examples = data.load("mmlu-test", 0, 3)
+    one, many = (mmlu_pro.transformers_generate(whole, tokenizer, 8, batch=b) for b in (1, 3))
+    prompts = [mmlu_pro.prompt(e, shots[e.domain][:1]) for e in examples]
+    alone = one(prompts)
+    assert [len(tokenizer(t, add_special_tokens=False).input_ids) > 0 for t, _, _ in alone] == [True] * 3
+    assert [a[1:] for a in alone] == [(8, False)] * 3  # a random model never stops by itself
+    assert alone == many(prompts)
+    table = mmlu_pro.performance(one, tokenizer, examples, shots, GENERATION, context=8192)
+    assert table.cut_off.all() and (table.tokens == 8).all() and set(table.id) == {e.id for e in examples}
+
+
+def test_where_a_completion_ends(tokenizer):
+    ids = tokenizer("The answer is (A).", add_special_tokens=False).input_ids
+    pad = tokenizer.pad_token_id
+    assert mmlu_pro._completion(tokenizer, [*ids, pad, pad], {pad}) == ("The answer is (A).", len(ids), True)
+    assert mmlu_pro._completion(tokenizer, ids, {pad}) == ("The answer is (A).", len(ids), False)
+    asked = tokenizer("Yes.\nQuestion:", add_special_tokens=False).input_ids
+    assert mmlu_pro._completion(tokenizer, asked, {pad})[2]
+
+
+def table(rows):
+    columns = ("domain", "id", "accuracy", "answered", "cut_off", "tokens")
+    return pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows])
+
+
+def test_the_report_tells_truncation_from_lost_knowledge():
+    before = table(
+        [
+            ("law", "a", 1.0, True, False, 100), ("law", "b", 1.0, True, False, 200),
+            ("law", "c", 0.0, True, False, 300), ("art", "d", 1.0, False, True, 10),
+        ]
+    )  # fmt: skip
+    after = table(
+        [
+            ("law", "b", 0.0, False, True, 900), ("law", "a", 1.0, True, False, 300),
+            ("law", "c", 0.0, True, False, 300), ("art", "d", 0.0, True, False, 30),
+        ]
+    )  # fmt: skip
+    report = mmlu_pro.answers_report(before, after).set_index("domain")
+    law = report.loc["law"]
+    assert (law.questions, law.answered_both) == (3, 2)
+    assert law.change == pytest.approx(-1 / 3) and law.change_answered == 0
+    assert (law.no_answer_before, law.no_answer_after) == pytest.approx((0, 1 / 3))
+    assert (law.cut_off_before, law.cut_off_after) == pytest.approx((0, 1 / 3))
+    assert (law.tokens_before, law.tokens_after) == (200, 500)
+    assert report.loc["art"].answered_both == 0 and np.isnan(report.loc["art"].change_answered)
+    with pytest.raises(ValueError, match="3 questions before, 4 after, 3 in both"):
+        mmlu_pro.answers_report(before[:3], after)

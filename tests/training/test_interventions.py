@@ -1,0 +1,129 @@
+"""Zeroed features and selective maps, against the formulas on the tiny model."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from sts_utils import models, saes
+from sts_utils.corpora import data
+from sts_utils.training import sft as finetune
+from sts_utils.training.interventions import SelectiveMaps, edited, zeroed
+
+IDS = torch.tensor([[5, 900, 17, 4000, 33, 2], [8, 12, 700, 61, 9, 1500]])
+
+
+@pytest.fixture(scope="module")
+def biased():
+    """A random SAE with a decoder bias, as a trained one has."""
+    sae = saes.load("random-8x", 64)
+    torch.manual_seed(1)
+    sae.b_dec.data.normal_(std=0.01)
+    return sae
+
+
+@pytest.fixture
+def rows():
+    torch.manual_seed(2)
+    return torch.randn(2, 6, 64)
+
+
+@torch.inference_mode()
+def logits(model):
+    return model(IDS).logits
+
+
+def test_zeroing_takes_out_the_features_own_parts(biased, rows):
+    chosen = sorted({j for row in rows.flatten(0, 1) for j in biased.encode(row[None])[0].topk(3).indices.tolist()})
+    found = zeroed(biased, chosen, np.inf)(rows)
+    for r, after in zip(rows.flatten(0, 1).double(), found.flatten(0, 1), strict=True):
+        pre = (r - biased.b_dec.double()) @ biased.W_enc.double() + biased.b_enc.double()
+        active = pre.topk(8).indices.tolist()
+        assert set(active) & set(chosen)
+        expected = r - sum(max(pre[j], 0) * biased.W_dec[j].double() for j in active if j in chosen)
+        torch.testing.assert_close(after.double(), expected, rtol=0, atol=1e-4)
+
+
+def test_all_features_zeroed_leave_error_and_bias(biased, rows):
+    error = rows - biased.decode(biased.encode(rows))
+    found = zeroed(biased, range(512), np.inf)(rows)
+    torch.testing.assert_close(found, error + biased.b_dec, rtol=0, atol=1e-4)
+
+
+def test_zeroing_nothing_changes_nothing(whole, biased):
+    expected = logits(whole)
+    with edited(whole, {0: zeroed(biased, [], np.inf)}):
+        assert torch.equal(logits(whole), expected)
+
+
+def test_sinks_stay_as_they_are(biased, rows):
+    rows[0, 0] *= 100
+    limit = rows[0, 0].norm().item() - 1
+    found = zeroed(biased, range(512), limit)(rows)
+    assert torch.equal(found[0, 0], rows[0, 0])
+    assert (found - rows).abs().amax(-1).flatten()[1:].min() > 0
+
+
+def test_the_edit_reaches_what_follows_its_block_alone(whole, biased):
+    """Zeroed in the running model = zeroed between two halves of it run by hand."""
+    edit = zeroed(biased, range(512), np.inf)
+    with torch.inference_mode():
+        hidden = whole(IDS, output_hidden_states=True).hidden_states
+        positions = torch.arange(IDS.shape[1])[None]
+        rotary = whole.model.rotary_emb(hidden[1], positions)
+        after = whole.model.layers[1](edit(hidden[1]), position_embeddings=rotary, position_ids=positions)
+        by_hand = whole.lm_head(whole.model.norm(after[0] if isinstance(after, tuple) else after))
+    with edited(whole, {0: edit}):
+        torch.testing.assert_close(logits(whole), by_hand, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_are_gone_after_an_error(whole, biased):
+    hooks = [len(layer._forward_hooks) for layer in whole.model.layers]  # transformers has some of its own
+    expected = logits(whole)
+    with pytest.raises(RuntimeError, match="power cut"), edited(whole, {0: zeroed(biased, range(512), np.inf)}):
+        assert not torch.equal(logits(whole), expected)
+        raise RuntimeError("power cut")
+    assert torch.equal(logits(whole), expected)
+    assert [len(layer._forward_hooks) for layer in whole.model.layers] == hooks
+
+
+# --- selective maps ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def maps(biased):
+    return SelectiveMaps({0: (biased, [3, 77, 200]), 1: (saes.load("random-4x-layer1", 64), [1, 2])})
+
+
+def test_maps_start_from_the_model_itself(whole, maps):
+    expected = logits(whole)
+    with edited(whole, maps.edits({0: np.inf, 1: np.inf})):
+        assert torch.equal(logits(whole), expected)
+
+
+def test_a_map_adds_the_chosen_features_decoded_by_it(biased, maps, rows):
+    rows[1, 2] *= 100
+    with torch.no_grad():
+        maps.maps["0"].normal_()
+        found = maps.edits({0: 90.0, 1: np.inf})[0](rows)
+    h = biased.encode(rows)
+    expected = rows + h[..., [3, 77, 200]] @ maps.maps["0"]
+    expected[1, 2] = rows[1, 2]  # a sink
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-3)
+
+
+def test_training_moves_the_maps_and_nothing_else(profile, tokenizer, biased):
+    run = profile.model_copy(update={"sft": profile.sft.model_copy(update={"epochs": 3})})  # the first step warms up
+    model = models.load_model("tiny").requires_grad_(False)
+    model.selective = maps = SelectiveMaps(
+        {0: (biased, range(512)), 1: (saes.load("random-4x-layer1", 64), range(256))}
+    )
+    trainable = {"selective.maps.0", "selective.maps.1"}
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == trainable
+    before, sae_before = copy.deepcopy(model.state_dict()), copy.deepcopy(biased.state_dict())
+    with edited(model, maps.edits({0: np.inf, 1: np.inf})):
+        finetune.train_answers(model.train(), tokenizer, run, data.load("gsm-symbolic", 0, 8), 1e-2, 0, "maps")
+    assert {key for key, value in model.state_dict().items() if not torch.equal(before[key], value)} == trainable
+    assert all(torch.equal(biased.state_dict()[key], value) for key, value in sae_before.items())
+    assert all(p.grad is None for n, p in model.named_parameters() if n not in trainable)
