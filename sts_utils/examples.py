@@ -8,6 +8,12 @@ from dataclasses import dataclass
 #: The paper's instruction after every training question.
 MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
 
+#: MMLU-Pro's 14 categories.
+DOMAINS = (
+    "biology,business,chemistry,computer science,economics,engineering,health,history,law,math,"
+    "other,philosophy,physics,psychology"
+).split(",")
+
 
 @dataclass(frozen=True)
 class Example:

@@ -1,1 +1,39 @@
-"""One file an experiment of the paper: what it computes, draws and claims."""
+"""One file an experiment of the paper: what it computes, draws and claims.
+
+Every module has `compute(run)`, the numbers that it is drawn from, and RESULTS, its figures and
+tables, whose `draw(numbers, run)` gives (it, caption). Most have `claims(numbers, run)`, and those
+that need more than the base run `steps(profile)`: what is computed ahead, anywhere.
+"""
+
+from collections.abc import Collection
+from types import ModuleType
+
+import pandas as pd
+from IPython.display import Markdown, display
+
+from sts_utils import results
+from sts_utils.experiments import fig3
+from sts_utils.results import Claim
+from sts_utils.runs.run import Run
+
+#: In the order of the paper.
+EXPERIMENTS: tuple[ModuleType, ...] = (fig3,)
+
+
+def show(experiment: ModuleType, run: Run, wanted: Collection[str] | None = None) -> list[Claim]:
+    """Compute an experiment; draw, save and show those of its results that are `wanted` (all if
+    None) with their verdicts. Returns its claims."""
+    chosen = [r for r in experiment.RESULTS if wanted is None or r.name in wanted]
+    if not chosen:
+        return []
+    numbers = experiment.compute(run)
+    for result in chosen:
+        thing, caption = result.draw(numbers, run)
+        results.save(result.name, thing, caption, run.setting, run.profile.name)
+        display(thing.round(3) if isinstance(thing, pd.DataFrame) else thing)
+        display(Markdown(f"**{caption}**"))
+    claims = list(experiment.claims(numbers, run)) if hasattr(experiment, "claims") else []
+    if claims:
+        columns = ["claim", "statistic", "value", "low", "high", "verdict"]
+        display(results.judged(claims)[columns].round(3))
+    return claims

@@ -50,14 +50,19 @@ def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = (
     if not mark:
         raise ValueError(f"the chat template of {tokenizer.name_or_path} drops the user's text")
     text = query.query.strip()
-    encoded = tokenizer(before + text + after, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(
+        before + text + after, add_special_tokens=False, return_offsets_mapping=True
+    )
     starts, ends = zip(*encoded["offset_mapping"], strict=True)
     span = bisect_left(starts, len(before)), bisect_right(ends, len(before) + len(text))
     return Prompt(tuple(encoded["input_ids"]), span, query.id, "icl" if demonstrations else "plain")
 
 
 def prompt_pairs(
-    tokenizer, queries: Sequence[Example], demonstrations: Sequence[Sequence[Example]], context_length: int
+    tokenizer,
+    queries: Sequence[Example],
+    demonstrations: Sequence[Sequence[Example]],
+    context_length: int,
 ) -> list[tuple[Prompt, Prompt]]:
     """(plain, icl) prompts of each query; query i gets demonstrations[i mod len(demonstrations)].
 
@@ -79,7 +84,9 @@ def prompt_pairs(
     return pairs
 
 
-def choose_demonstrations(examples: Sequence[Example], per_set: int, n_sets: int, seed: int) -> list[list[Example]]:
+def choose_demonstrations(
+    examples: Sequence[Example], per_set: int, n_sets: int, seed: int
+) -> list[list[Example]]:
     """`n_sets` sets of `per_set` demonstrations, no two of one set from the same group."""
     rng = random.Random(seed)
     sets = []

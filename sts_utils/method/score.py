@@ -1,63 +1,166 @@
-"""The SAE-based transferability score (STS) of a domain, as per-query parts and as one number."""
+"""The SAE-based transferability score (STS) of a domain, before any training."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.shift import ShiftedDims
 
-METRICS = ("sts_act", "sts_icl")
+#: The paper's two scores.
+PAPER_SCORES = ("sts_act", "sts_icl")
 
 
-def parts(
-    stats: FeatureStats, dims: ShiftedDims, metric: str, definition: str = "paper"
-) -> tuple[np.ndarray, np.ndarray]:
-    """(sums, tokens), both [Q]: a score is sum(sums) / sum(tokens), so a bootstrap can draw queries.
+def expectation(
+    sums: np.ndarray, tokens: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """E_x̃ over a domain's tokens, from `sums` [Q, …] and `tokens` [Q] a query: […].
 
-    | metric | definition: paper | definition: released_code |
-    |---|---|---|
-    | sts_act | Σ_{j∈D_N} h_j | mean over D_N of h_j² |
-    | sts_icl | Σ_{j∈D_N} (Δh_j)² | mean over D_N of (Δh_j)² |
+    With `weights` [B, Q], how often a bootstrap draws each query, [B, …].
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r}: choose from {', '.join(METRICS)}")
+    if weights is None:
+        return sums.sum(0) / tokens.sum()
+    total = weights @ tokens
+    return (weights @ sums) / (total if sums.ndim == 1 else total[:, None])
+
+
+def sts_act(
+    domain: FeatureStats, dims: ShiftedDims, definition: str = "paper", weights=None
+) -> np.ndarray:
+    """STS_act(T̃) = E_x̃ Σ_{j∈D_N} h_j(x̃; Θ): how active the shifted dims are in the domain.
+
+    `definition: released_code` is the mean over D_N of h_j². A number, or [B] with `weights`.
+    """
+    field = "h" if _is_paper(definition) else "h2"
+    return expectation(_over_dims(domain, field, dims, definition), _tokens(domain), weights)
+
+
+def sts_icl(
+    domain: FeatureStats, dims: ShiftedDims, definition: str = "paper", weights=None
+) -> np.ndarray:
+    """STS_ICL(T̃) = E_x̃ Σ_{j∈D_N} (h_j(x̃_0, ỹ_0, …, x̃; Θ) − h_j(x̃; Θ))²: how far the domain's
+    own demonstrations move the shifted dims.
+
+    `definition: released_code` is the mean over D_N. A number, or [B] with `weights`.
+    """
+    return expectation(_over_dims(domain, "dh2", dims, definition), _tokens(domain), weights)
+
+
+def _over_dims(domain: FeatureStats, field: str, dims: ShiftedDims, definition: str) -> np.ndarray:
+    """[Q] a field's sum over D_N; its mean in the released code."""
+    sums = getattr(domain, field)[:, columns(domain, dims)].sum(1, dtype=np.float64)
+    return sums if _is_paper(definition) else sums / len(dims)
+
+
+def _tokens(domain: FeatureStats) -> np.ndarray:
+    return domain.n.astype(np.float64)
+
+
+def _is_paper(definition: str) -> bool:
     if definition not in ("paper", "released_code"):
         raise ValueError(f"definition {definition!r}: choose paper or released_code")
-    columns = np.searchsorted(stats.features, dims.ids)
-    if (columns >= len(stats.features)).any() or (stats.features[columns] != dims.ids).any():
+    return definition == "paper"
+
+
+def columns(stats: FeatureStats, dims: ShiftedDims) -> np.ndarray:
+    """[N] where the features of D_N stand in `stats`. Raises ValueError where one is missing."""
+    places = np.searchsorted(stats.features, dims.ids)
+    if (places >= len(stats.features)).any() or (stats.features[places] != dims.ids).any():
         raise ValueError("these statistics do not hold every feature of D_N: extract them again")
-    field = {"sts_act": "h" if definition == "paper" else "h2", "sts_icl": "dh2"}[metric]
-    sums = getattr(stats, field)[:, columns].sum(1, dtype=np.float64)
-    if definition == "released_code":
-        sums = sums / len(dims)
-    return sums, stats.n.astype(np.float64)
+    return places
 
 
-def sts_act(stats: FeatureStats, dims: ShiftedDims, definition: str = "paper") -> float:
-    """STS_act(T̃) = E_x̃ Σ_{j∈D_N} h_j(x̃; Θ): how active the shifted dims are in the domain."""
-    sums, tokens = parts(stats, dims, "sts_act", definition)
-    return sums.sum() / tokens.sum()
-
-
-def sts_icl(stats: FeatureStats, dims: ShiftedDims, definition: str = "paper") -> float:
-    """STS_ICL(T̃) = E_x̃ Σ_{j∈D_N} (h_j(x̃_0, ỹ_0, …, x̃) − h_j(x̃))²: how far the domain's own
-    demonstrations move the shifted dims."""
-    sums, tokens = parts(stats, dims, "sts_icl", definition)
-    return sums.sum() / tokens.sum()
+# --- ours: domains compared with each other, and a sign --------------------------------------
 
 
 def relative_activity(h: np.ndarray) -> np.ndarray:
-    """[..., D, F] log of each feature's mean activation in a domain over its mean over the domains, h [..., D, F].
+    """[…, D, F] log of a feature's mean activation in a domain over its mean over the domains.
 
-    A hundredth of the mean is added to both, so that a feature silent in one domain counts as that and no less.
+    A hundredth of the mean is added to both, so that a feature silent in one domain counts as that
+    and no less. `h` […, D, F] are the domains' mean activations.
     """
     mean = h.mean(-2, keepdims=True)
     return np.log((h + 0.01 * mean + 1e-4) / (1.01 * mean + 1e-4))
 
 
-def sts_relative(h: np.ndarray, dims: ShiftedDims) -> np.ndarray:
-    """[..., D] STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active the shifted dims are
-    in a domain than in the others (ours; chosen on the design half of the positive control, with a contrastive D_N).
-
-    `h` [..., D, F] are the domains' mean activations of every feature.
+def sts_relative(
+    domains: Sequence[FeatureStats], dims: ShiftedDims, weights: Sequence | None = None
+) -> np.ndarray:
+    """STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active the shifted
+    dims are in a domain than in the others (ours). [D], or [B, D] with `weights`, [B, Q] a domain.
     """
-    return relative_activity(h[..., dims.ids]).mean(-1)
+    return relative_activity(_means(domains, "h", dims, weights)).mean(-1)
+
+
+def shift_cosine(
+    domains: Sequence[FeatureStats], dims: ShiftedDims, towards: np.ndarray, weights=None
+) -> np.ndarray:
+    """Cosine on D_N of a domain's mean signed shift and the training set's, `towards` [F] (ours).
+
+    [D], or [B, D] with `weights`, [B, Q] a domain. Above zero: both move alike.
+    """
+    return cosine(towards[dims.ids], _means(domains, "dh", dims, weights))
+
+
+def _means(domains, field: str, dims: ShiftedDims, weights) -> np.ndarray:
+    """[D, N] means of a field over each domain's tokens; [B, D, N] with `weights`."""
+    drawn = weights if weights is not None else [None] * len(domains)
+    means = [
+        expectation(getattr(d, field)[:, columns(d, dims)].astype(np.float64), d.n, w)
+        for d, w in zip(domains, drawn, strict=True)
+    ]
+    return np.stack(means, axis=-2)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine along the last axis; 0 where a side is 0."""
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.divide((a * b).sum(-1), norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+# --- the list of scores ----------------------------------------------------------------------
+
+
+def _of_each(score: Callable) -> Callable:
+    """A score of one domain as a score of several, which does not compare them."""
+
+    def scores(domains, dims, *, definition="paper", weights=None, towards=None):
+        drawn = weights if weights is not None else [None] * len(domains)
+        pairs = zip(domains, drawn, strict=True)
+        return np.stack([score(d, dims, definition, w) for d, w in pairs], axis=-1)
+
+    return scores
+
+
+#: Every score of domains that reads D_N, by name: (domains, dims, …) -> [D] or [B, D].
+SCORES: dict[str, Callable] = {
+    "sts_act": _of_each(sts_act),
+    "sts_icl": _of_each(sts_icl),
+    "sts_relative": lambda domains, dims, *, weights=None, **_: sts_relative(
+        domains, dims, weights
+    ),
+    "cosine": lambda domains, dims, *, weights=None, towards=None, **_: shift_cosine(
+        domains, dims, towards, weights
+    ),
+}
+
+
+def over_domains(name: str, domains: Sequence[FeatureStats], dims: ShiftedDims, **how):
+    """[D] the score `name` of each domain, or [B, D] with `weights`, [B, Q] for each domain.
+
+    `how`: `definition` of the paper's scores, `weights`, and `towards` [F] of the cosine.
+    """
+    if name not in SCORES:
+        raise ValueError(f"score {name!r}: choose from {', '.join(SCORES)}")
+    return SCORES[name](domains, dims, **how)
+
+
+# --- old names, until nobody asks for them ---
+METRICS = PAPER_SCORES
+
+
+def parts(stats, dims, metric, definition="paper"):  # noqa: D103
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r}: choose from {', '.join(METRICS)}")
+    field = {"sts_act": "h" if _is_paper(definition) else "h2", "sts_icl": "dh2"}[metric]
+    return _over_dims(stats, field, dims, definition), _tokens(stats)

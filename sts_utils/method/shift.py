@@ -51,7 +51,9 @@ def shifted_dims(
         moved = moved - np.mean([shift(other, definition, raw) for other in contrast], axis=0)
     ids = np.arange(len(moved)) if raw else stats.features
     if n is not None and not 1 <= n <= len(moved):
-        raise ValueError(f"top_n is {n}, but there are only {len(moved)} features: choose 1..{len(moved)}")
+        raise ValueError(
+            f"top_n is {n}, but there are only {len(moved)} features: choose 1..{len(moved)}"
+        )
     order = np.argsort(-moved, kind="stable")[:n]
     return ShiftedDims(ids[order], moved[order])
 
@@ -71,10 +73,15 @@ def gini(moved: np.ndarray) -> float:
     """Gini coefficient of the shift: 0 when every dim moves alike, near 1 when few hold it all."""
     ordered = np.sort(moved)
     ranks = np.arange(1, len(ordered) + 1)
-    return float(2 * (ranks * ordered).sum() / (len(ordered) * ordered.sum()) - (len(ordered) + 1) / len(ordered))
+    return float(
+        2 * (ranks * ordered).sum() / (len(ordered) * ordered.sum())
+        - (len(ordered) + 1) / len(ordered)
+    )
 
 
-def draws(features: Sequence[FeatureStats], raw: bool = False, n: int = 200, seed: int = 0) -> np.ndarray:
+def draws(
+    features: Sequence[FeatureStats], raw: bool = False, n: int = 200, seed: int = 0
+) -> np.ndarray:
     """[B, S, F] shifts of each seed's features under a bootstrap over its questions."""
     field = "dr2" if raw else "dh2"
     rng = np.random.default_rng(seed)
@@ -87,7 +94,11 @@ def draws(features: Sequence[FeatureStats], raw: bool = False, n: int = 200, see
 
 def overlaps(estimated: np.ndarray, actual: np.ndarray, ks: np.ndarray) -> np.ndarray:
     """[..., K] overlap of the top-k sets of two arrays of shifts [..., F], for every k at once."""
-    ranks = [np.argsort(np.argsort(-x, axis=-1, kind="stable"), axis=-1) for x in (estimated, actual)]
-    worst = np.sort(np.maximum(*ranks), axis=-1)  # a dim is in both top-k sets when its worse rank is < k
+    ranks = [
+        np.argsort(np.argsort(-x, axis=-1, kind="stable"), axis=-1) for x in (estimated, actual)
+    ]
+    worst = np.sort(
+        np.maximum(*ranks), axis=-1
+    )  # a dim is in both top-k sets when its worse rank is < k
     counts = np.stack([(worst < k).sum(-1) for k in ks], axis=-1)
     return counts / ks

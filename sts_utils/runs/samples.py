@@ -44,13 +44,17 @@ def domain_queries(profile: Profile, domain: str, seed: int) -> list[Example]:
     return random.Random(seed).sample(questions, profile.sts.queries)
 
 
-def training_pairs(profile: Profile, seed: int, shown: Sequence[Example] | None = None) -> list[tuple[Prompt, Prompt]]:
+def training_pairs(
+    profile: Profile, seed: int, shown: Sequence[Example] | None = None
+) -> list[tuple[Prompt, Prompt]]:
     """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool (or `shown`)."""
     train, held_out = training_examples(profile, seed)
     train = train if shown is None else list(shown)
     settings = profile.shift
     if len(held_out) < 2:
-        raise ValueError(f"corpus {profile.train!r} has {len(held_out)} held-out questions: raise shift.held_out")
+        raise ValueError(
+            f"corpus {profile.train!r} has {len(held_out)} held-out questions: raise shift.held_out"
+        )
     shown = fitting(profile, train, settings.demonstrations)
     sets = prompts.choose_demonstrations(shown, settings.demonstrations, settings.sets, seed)
     return _pairs(profile, held_out[: settings.queries], sets)
@@ -84,7 +88,9 @@ def domain_pairs(profile: Profile, domain: str, seed: int) -> list[tuple[Prompt,
     return _pairs(profile, domain_queries(profile, domain, seed), sets)
 
 
-def _pairs(profile: Profile, queries: list[Example], sets: list[list[Example]]) -> list[tuple[Prompt, Prompt]]:
+def _pairs(
+    profile: Profile, queries: list[Example], sets: list[list[Example]]
+) -> list[tuple[Prompt, Prompt]]:
     longest = models.context_length(profile.model, profile.revision)
     return prompts.prompt_pairs(tokenizer(profile.model, profile.revision), queries, sets, longest)
 
@@ -92,7 +98,9 @@ def _pairs(profile: Profile, queries: list[Example], sets: list[list[Example]]) 
 def halves(profile: Profile, domain: str) -> tuple[list[Example], list[Example]]:
     """(for training, for testing): a domain's questions split 1:1, as the paper's mixtures do."""
     shown = {e.question for e in data.load(profile.demonstrations)}
-    questions = [e for e in by_domain(data.load(profile.domains))[domain] if e.question not in shown]
+    questions = [
+        e for e in by_domain(data.load(profile.domains))[domain] if e.question not in shown
+    ]
     middle = len(questions) // 2
     return questions[:middle], questions[middle:]
 

@@ -1,0 +1,53 @@
+"""How much is computed at once: from the machine, and in runs of neighbours that fit together."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import psutil
+import torch
+
+T = TypeVar("T")
+
+
+def greedy(items: Iterable[T], fits: Callable[[list[T], T], bool]) -> Iterator[list[T]]:
+    """`items` in runs of neighbours: a batch ends before the item that does not fit to it."""
+    batch = []
+    for item in items:
+        if batch and not fits(batch, item):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def batch_tokens() -> int:
+    """Tokens of one forward pass: more memory or more cores, larger batches.
+
+    On a CPU small batches win: less padding, fewer copies of the context's cache (512 tokens on
+    two cores took 0.6 of the time that 4096 did).
+    """
+    if torch.cuda.is_available():
+        return int(min(65536, free_memory() / 2**20))
+    return int(min(256 * torch.get_num_threads(), psutil.virtual_memory().available / 2**20))
+
+
+def free_memory() -> int:
+    """Bytes of the GPU that this process can still take: free, or kept unused by its allocator."""
+    free, _ = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def cached_tokens(model, tokens: int) -> int:
+    """Tokens that the copies of a context's key-value cache may hold together.
+
+    On a GPU a quarter of its free memory, on a CPU 16 batches of `tokens`.
+    """
+    if not torch.cuda.is_available():
+        return 16 * tokens
+    config = model.config.get_text_config()
+    heads, width = config.num_attention_heads, config.hidden_size
+    width = getattr(config, "head_dim", None) or width // heads
+    heads = getattr(config, "num_key_value_heads", None) or heads
+    token_bytes = 2 * len(model.layers) * heads * width * model.dtype.itemsize
+    return max(tokens, free_memory() // (4 * token_bytes))

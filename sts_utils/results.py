@@ -1,0 +1,182 @@
+"""Figures, tables and claims: how they look, how they are judged, and their files."""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from sts_utils.config import Profile
+from sts_utils.examples import DOMAINS
+from sts_utils.stats import Estimate
+from sts_utils.store import DATA, FIGURES
+
+#: Colour-blind safe; a domain has the same colour and marker in every figure.
+PALETTE = sns.color_palette("colorblind", 7)
+STYLES = {d: (PALETTE[i % 7], "o" if i < 7 else "D") for i, d in enumerate(DOMAINS)}
+SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
+METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
+MEASURE_NAMES = {
+    "gold_probability": "the probability of the gold option among the options",
+    "gold_loglik": "the log-likelihood a token of the gold option",
+    "accuracy": "accuracy by length-normalised likelihood",
+}
+#: On an axis, with × 100 for what are no points.
+SHORT_NAMES = {
+    "gold_probability": "P(gold), points",
+    "gold_loglik": "log P(gold) a token × 100",
+    "accuracy": "accuracy, points",
+}
+
+sns.set_theme(
+    context="paper",
+    style="ticks",
+    rc={
+        "pdf.fonttype": 42,
+        "figure.dpi": 120,
+        "savefig.dpi": 200,
+        "axes.titlesize": 9,
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.constrained_layout.use": True,
+    },
+)
+
+
+class Result(NamedTuple):
+    """A figure or table: `draw` makes (it, its caption), and its name is the function's."""
+
+    draw: Callable
+    title: str
+    kind: Literal["figure", "table"] = "figure"
+    notebook: str = "06_plot"
+
+    @property
+    def name(self) -> str:
+        return self.draw.__name__
+
+
+def setting(profile: Profile, train: str, domains: str, demonstrations: str) -> str:
+    """What every caption states of the run: model, SAE, the corpora read, seeds, the paper's."""
+    e, s = profile.evaluation, profile.sft
+    return (
+        f"Model {profile.model}, SAE {profile.sae} on the residual stream after block "
+        f"{profile.layer}; training set {train} (SFT on {s.examples} examples, {s.epochs} "
+        f"epoch(s), batch {s.batch}); domains from {domains}, demonstrations from "
+        f"{demonstrations}; {len(profile.seeds)} seed(s); N = {profile.top_n}; definition "
+        f"{profile.definition}, alignment {profile.alignment}; intervals are 95% bootstrap over "
+        f"questions and seeds. Performance is {MEASURE_NAMES[e.measure]} on at most {e.questions} "
+        "questions a domain. The paper: 7–9B models, LIMO, MMLU-Pro 5-shot chain-of-thought "
+        "accuracy."
+    )
+
+
+def paper(name: str) -> pd.DataFrame:
+    """A table of the paper's own numbers, e.g. paper("table06_pearson")."""
+    return pd.read_csv(DATA / "paper" / f"{name}.csv")
+
+
+# --- pictures and tables -----------------------------------------------------------------------
+
+
+def bars(estimates: Iterable[Estimate]) -> np.ndarray:
+    """[2, n] lengths of the intervals below and above the values, as matplotlib's yerr."""
+    return np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(0)
+
+
+def numbers(e: Estimate) -> dict[str, float]:
+    """The cells of an estimate in a table."""
+    return {"value": e.value, "low": e.low, "high": e.high}
+
+
+def save(name: str, thing: Figure | pd.DataFrame, caption: str, setting: str, run: str) -> None:
+    """Write a figure (pdf, png) or a table (csv, md, tex) into figures/<run>/, and as txt its
+    caption; after it, in a line of its own, the run's `setting`."""
+    folder = FIGURES / run
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = f"{caption} {setting}"
+    if isinstance(thing, Figure):
+        thing.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
+        thing.savefig(folder / f"{name}.png", metadata={"Software": None})
+        plt.close(thing)
+    else:
+        thing.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        body = thing.to_markdown(index=False, floatfmt=".3g")
+        (folder / f"{name}.md").write_text(f"{whole}\n\n{body}\n", encoding="utf-8")
+        latex = thing.style.hide(axis="index").format(precision=3, na_rep="")
+        latex = latex.format_index(escape="latex", axis=1)
+        text = latex.to_latex(caption=_latex(whole), label=f"tab:{name}", hrules=True)
+        (folder / f"{name}.tex").write_text(text, encoding="utf-8")
+    (folder / f"{name}.txt").write_text(f"{caption}\n{setting}\n", encoding="utf-8")
+
+
+def _latex(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+
+
+# --- claims ------------------------------------------------------------------------------------
+
+VERDICTS = ("agrees", "does not", "inconclusive")
+RULE = (
+    "A claim's statistic has a 95% bootstrap interval over questions, seeds or random draws. The "
+    "run agrees with the claim when the interval lies on the claim's side, does not when it lies "
+    "on the other side, and is inconclusive when it holds both. The rule was fixed before looking "
+    "at results; it judges claims, not digits, because the run may be of another scale than the "
+    "paper's."
+)
+
+
+class Claim(NamedTuple):
+    """A statement of the paper, in the words of data/paper/claims.csv, and what decides it.
+
+    `paper`: what the paper found, if one claim has several statistics of its own.
+    """
+
+    figure: str
+    claim: str
+    statistic: str
+    estimate: Estimate
+    paper: str | None = None
+
+
+@cache
+def _claims() -> pd.DataFrame:
+    """Claim -> what the paper found, and on which side of 0 the statistic speaks for it."""
+    return paper("claims").fillna("").set_index("claim")
+
+
+def verdict(low: float, high: float, side: Literal["above", "below"] = "above") -> str:
+    """Which of VERDICTS an interval gives a claim that its statistic is above (or below) 0."""
+    if side not in ("above", "below"):
+        raise ValueError(f"side is 'above' or 'below', not {side!r}")
+    if side == "below":
+        low, high = -high, -low
+    if 0 < low <= high:
+        return "agrees"
+    return "does not" if low <= high < 0 else "inconclusive"
+
+
+def judged(claims: Iterable[Claim]) -> pd.DataFrame:
+    """Every claim with its statistic, 95% interval and verdict; a row each."""
+    rows = []
+    for c in claims:
+        said = _claims().loc[c.claim]
+        rows.append(
+            {"figure": c.figure, "claim": c.claim, "statistic": c.statistic}
+            | numbers(c.estimate)
+            | {"paper": said.paper if c.paper is None else c.paper}
+            | {"verdict": verdict(c.estimate.low, c.estimate.high, said.side)}
+        )
+    return pd.DataFrame(rows)
+
+
+def save_claims(table: pd.DataFrame, run: str) -> None:
+    """Write the verdicts as figures/<run>/claims.csv, which the report page reads."""
+    table.to_csv(FIGURES / run / "claims.csv", index=False, float_format="%.6g")

@@ -1,0 +1,32 @@
+"""Whether everything a run needs is there and fits, before anything heavy is loaded."""
+
+import torch
+
+from sts_utils import config, corpora, models
+from sts_utils.config import Profile
+from sts_utils.examples import by_domain
+from sts_utils.runs import models as held
+from sts_utils.runs import samples
+
+
+def prepare(profile: Profile) -> None:
+    """Raise a one-line ValueError for a profile whose parts are missing or do not fit."""
+    torch.set_num_threads(config.cpu_threads())
+    features = held.sae(profile, "cpu").cfg.d_sae
+    if profile.top_n > features:
+        raise ValueError(
+            f"top_n is {profile.top_n}, but SAE {profile.sae!r} has {features} features"
+        )
+    for other in held.sweep(profile):  # from their configs: weights of public SAEs are gigabytes
+        models.check(profile.model, other.layer, profile.revision)
+    p = profile
+    labels = (p.labels.code, p.labels.dialogue)
+    for corpus in (p.train, p.domains, p.demonstrations, p.grpo.train, *p.others, *labels):
+        corpora.load(corpus)
+    shown = by_domain(corpora.load(p.demonstrations))
+    for domain in samples.evaluation_questions(p):
+        if len(shown.get(domain, ())) < p.sts.demonstrations:
+            raise ValueError(
+                f"domain {domain!r} has {len(shown.get(domain, ()))} demonstrations in "
+                f"{p.demonstrations!r}, sts.demonstrations asks for {p.sts.demonstrations}"
+            )

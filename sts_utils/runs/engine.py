@@ -1,0 +1,71 @@
+"""The one door to the engines: each is loaded only when a profile asks for it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from sts_utils.config import Profile, SftSettings
+from sts_utils.examples import Example
+from sts_utils.training import sft as training
+
+
+def sft(
+    profile: Profile,
+    settings: SftSettings,
+    examples: Sequence[Example],
+    seed: int,
+    out: Path,
+    steps: int | None = None,
+) -> pd.DataFrame:
+    """Fine-tune the profile's model into `out`, here or over the processes of its launcher."""
+    model = profile.model, profile.revision
+    if profile.launcher:
+        from sts_utils.engines import accelerate
+
+        return accelerate.launch(profile.launcher, *model, settings, examples, seed, out, steps)
+    return training.sft(*model, settings, examples, seed, out, steps)
+
+
+def training_gpus(profile: Profile) -> int:
+    """GPUs that a process which starts SFT must hold; none where machines are found by Ray."""
+    if not profile.launcher:
+        return 1
+    from sts_utils.engines import accelerate
+
+    return accelerate.gpus_here(profile.launcher, profile.sft)
+
+
+def feature_stats(profile: Profile, pairs, hooks, desc: str | None) -> list:
+    """`extract.feature_stats` by vLLM."""
+    from sts_utils.engines import vllm
+
+    folder = vllm.truncated_checkpoint(profile.model, profile.layer, profile.revision)
+    return vllm.feature_stats(pairs, folder, hooks, dtype=profile.dtype, desc=desc)
+
+
+def generate(profile: Profile, folder: Path | None, stop: Sequence[str]) -> Callable:
+    """Written answers by vLLM: of the profile's model, or of a fine-tuned one in `folder`."""
+    from sts_utils.engines import vllm
+
+    where = folder or vllm.checkpoint(profile.model, profile.revision)
+    settings = profile.evaluation
+    return vllm.generate(
+        where, settings.max_new_tokens, settings.dtype, special_tokens=True, stop=stop
+    )
+
+
+def close() -> None:
+    """End vLLM's engine, which may be alive where there is a GPU, and free its memory."""
+    if torch.cuda.is_available():
+        from sts_utils.engines import vllm
+
+        vllm.close()
+
+
+def execute(rounds: Sequence[Sequence], call: Callable) -> None:
+    """Each round's steps over a Ray cluster, `call(step)` on one of its machines."""
+    from sts_utils.engines import ray
+
+    ray.execute(rounds, call)

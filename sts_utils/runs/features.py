@@ -1,0 +1,179 @@
+"""Features of a run's questions, each corpus and condition once: extracted, or read from the store.
+
+`extract_…(profile, …)` is the artifact if it is in the store, and is computed otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from sts_utils import generation, models, store
+from sts_utils.config import Profile
+from sts_utils.examples import Example
+from sts_utils.method import extract as method
+from sts_utils.method import released
+from sts_utils.method.extract import FeatureStats
+from sts_utils.runs import engine, samples
+from sts_utils.runs import models as held
+from sts_utils.runs.models import TrainedModel
+
+#: Training questions that the untouched model answers, to find verified answers of its own.
+ROLLOUTS = 192
+
+
+def extract_train(profile: Profile, seed: int, also: Sequence[Profile] = ()) -> FeatureStats:
+    """Features of training questions without and with training demonstrations (for D_N).
+
+    `also`: the same run read through other SAEs, stored from the same forward pass.
+    """
+
+    def recipe(p):
+        own = {"shown": p.shown, "rollouts": _rollout_recipe(p, seed)}
+        return settings_of(p, "train", "shift", "alignment", seed=seed) | (
+            {} if p.shown == "ground_truth" else own
+        )
+
+    def pairs():
+        shown = rollouts(profile, seed) if profile.shown == "rollouts" else None
+        return samples.training_pairs(profile, seed, shown)
+
+    if profile.alignment == "stream":
+        return _stored("features-train", recipe(profile), lambda: _stream(profile, pairs()))
+    desc = f"{profile.train} seed {seed}"
+    return extract("features-train", [profile, *also], recipe, pairs, desc)
+
+
+def extract_domain(
+    profile: Profile, domain: str, seed: int, also: Sequence[Profile] = ()
+) -> FeatureStats:
+    """Features of a domain's questions without and with its demonstrations (for STS)."""
+
+    def recipe(p):
+        more = {"seed": seed, "domain": domain, "questions": p.evaluation.questions}
+        return settings_of(p, "domains", "demonstrations", "sts", **more)
+
+    def pairs():
+        return samples.domain_pairs(profile, domain, seed)
+
+    return extract("features-domain", [profile, *also], recipe, pairs, f"{domain} seed {seed}")
+
+
+def extract_actual(profile: Profile, seed: int, model: TrainedModel | None = None) -> FeatureStats:
+    """Features of the same plain training questions before and after fine-tuning."""
+    model = model or held.finetune(profile, seed)
+
+    def pairs():
+        return [(plain, plain) for plain, _ in samples.training_pairs(profile, seed)]
+
+    def recipe(p):
+        return settings_of(p, "train", "shift", seed=seed, trained=model.key)
+
+    desc = f"after training, seed {seed}"
+    return extract("features-actual", [profile], recipe, pairs, desc, model)
+
+
+def extract_domain_after(profile: Profile, domain: str, seed: int) -> FeatureStats:
+    """Residual stream of a domain's plain questions in the fine-tuned model (one SAE feature)."""
+    model = held.finetune(profile, seed)
+
+    def compute():
+        pairs = [(plain, plain) for plain, _ in samples.domain_pairs(profile, domain, seed)]
+        tuned, one, desc = held.backbone(profile, model.folder()), np.array([0]), f"{domain} after"
+        hooks = [held.hook(profile)]
+        return method.feature_stats(
+            pairs, tuned, hooks, features=one, desc=f"{desc} SFT, seed {seed}"
+        )[0]
+
+    more = {"questions": profile.evaluation.questions, "trained": model.key}
+    sections = ("domains", "demonstrations", "sts")
+    recipe = settings_of(profile, *sections, **more, domain=domain, seed=seed)
+    return _stored("residual-after", recipe, compute)
+
+
+def settings_of(profile: Profile, *sections: str, **more) -> dict:
+    """The settings that an artifact depends on: model, SAE and the sections named."""
+    keys = ("model", "revision", "layer", "sae", "dtype", *sections)
+    return {key: profile.model_dump()[key] for key in keys} | more
+
+
+def extract(
+    name: str,
+    profiles: Sequence[Profile],
+    recipe: Callable[[Profile], dict],
+    pairs: Callable,
+    desc: str | None,
+    after: TrainedModel | None = None,
+) -> FeatureStats:
+    """Statistics of the first profile; of all profiles (SAEs) what is missing is stored too, from
+    one forward pass. `after`: condition b is this model."""
+
+    def extracted(of: Sequence[Profile]) -> list[FeatureStats]:
+        deepest = max(of, key=lambda p: p.layer)
+        if deepest.engine == "vllm" and after is None:  # it holds one model at a time
+            hooks = [held.hook(p, "cpu") for p in of]  # its workers load SAEs of their own
+            held.release(engines=False)
+            return engine.feature_stats(deepest, pairs(), hooks, desc)
+        engine.close()
+        hooks = [held.hook(p) for p in of]
+        other = held.backbone(deepest, after.folder()) if after else None
+        model = held.backbone(deepest)
+        return method.feature_stats(pairs(), model, hooks, other_model=other, desc=desc)
+
+    missing = [p for p in profiles if not store.path(name, recipe(p)).exists()]
+    for p, made in zip(missing, extracted(missing) if missing else (), strict=True):
+        _stored(name, recipe(p), lambda made=made: made)
+    # computed again only if it is damaged
+    return _stored(name, recipe(profiles[0]), lambda: extracted(profiles[:1])[0])
+
+
+def _stored(name: str, recipe: dict, compute: Callable[[], FeatureStats]) -> FeatureStats:
+    return FeatureStats.from_arrays(store.arrays(name, recipe, lambda: compute().arrays()))
+
+
+def _stream(profile: Profile, pairs) -> FeatureStats:
+    """The released code's alignment: whole prompts with generated tokens, row by row."""
+    settings, written = profile.shift, {}
+    if settings.generated_tokens:
+        whole = models.load_model(profile.model, profile.dtype, profile.revision)
+        tokenizer = samples.tokenizer(profile.model, profile.revision)
+        flat = [prompt for pair in pairs for prompt in pair]
+        written = released.continuations(whole, tokenizer, flat, settings.generated_tokens)
+    model, hook = held.backbone(profile), held.hook(profile)
+    return released.stream_stats(pairs, model, hook, settings.stream_rows, written)
+
+
+# --- the model's own answers -------------------------------------------------------------------
+
+
+def rollouts(profile: Profile, seed: int) -> list[Example]:
+    """Training questions with the untouched model's own sampled answers, verified correct."""
+    pool = samples.training_examples(profile, seed)[0][:ROLLOUTS]
+    settings = profile.grpo
+
+    def compute():
+        from sts_utils.training import grpo  # TRL takes seconds to import
+
+        written = generation.completions(
+            held.load_whole(profile),
+            samples.tokenizer(profile.model, profile.revision),
+            [e.query for e in pool],
+            settings.completion_tokens,
+            temperature=settings.temperature,
+            seed=seed,
+            desc="rollouts",
+        )
+        correct = [bool(grpo.reward(w, e.answer)) for w, e in zip(written, pool, strict=True)]
+        return pd.DataFrame({"id": [e.id for e in pool], "solution": written, "correct": correct})
+
+    table = store.frame("rollouts", _rollout_recipe(profile, seed), compute).set_index("id")
+    return [replace(e, solution=table.solution[e.id]) for e in pool if table.correct[e.id]]
+
+
+def _rollout_recipe(profile: Profile, seed: int) -> dict:
+    settings = {"model": profile.model, "train": profile.train, "seed": seed}
+    settings |= {"dtype": profile.evaluation.dtype, "questions": ROLLOUTS}
+    settings |= {"tokens": profile.grpo.completion_tokens}
+    settings |= {"temperature": profile.grpo.temperature, "held_out": profile.shift.held_out}
+    return settings

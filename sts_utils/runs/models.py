@@ -1,0 +1,148 @@
+"""The models and SAEs of a run: what a process holds, and the fine-tuned models of the store."""
+
+import copy
+import gc
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+
+from sts_utils import config, corpora, models, saes, store
+from sts_utils.config import Profile
+from sts_utils.method import extract, prompts
+from sts_utils.method.extract import Hook
+from sts_utils.runs import engine, samples
+
+# --- held in memory ----------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)  # the untouched model and one fine-tuned one
+def _truncated(name: str, layer: int, dtype: str, revision: str | None):
+    torch.set_num_threads(config.cpu_threads())
+    return models.load_truncated(name, layer, dtype, revision)
+
+
+@cache
+def _sae(name: str, d_in: int, layer: int):
+    return saes.load(name, d_in, layer)  # in main memory
+
+
+@cache
+def _sae_on(device: str, name: str, d_in: int, layer: int):
+    loaded = _sae(name, d_in, layer)
+    return loaded if device == "cpu" else copy.deepcopy(loaded).to(device)
+
+
+def backbone(profile: Profile, folder: Path | None = None):
+    """The profile's model (or a fine-tuned one, of `folder`) up to the SAE's layer."""
+    revision = None if folder else profile.revision
+    return _truncated(str(folder or profile.model), profile.layer, profile.dtype, revision)
+
+
+def sae(profile: Profile, device: str | None = None):
+    """The profile's SAE, on the device that models run on if no other is named."""
+    width = models.check(profile.model, profile.layer, profile.revision)
+    return _sae_on(device or models.device(), profile.sae, width, profile.layer)
+
+
+@cache
+def sink_norm(profile: Profile) -> float:
+    """The attention-sink threshold of the profile's model, from 16 plain training prompts."""
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    shown = [prompts.chat_prompt(tokenizer, e) for e in corpora.load(profile.train, 0, 16)]
+    return extract.sink_norm(backbone(profile), shown)
+
+
+def hook(profile: Profile, device: str | None = None) -> Hook:
+    """The profile's SAE at its layer, with the threshold above which rows are sinks."""
+    return Hook(profile.layer, sae(profile, device), sink_norm(profile))
+
+
+def load_whole(profile: Profile, model: "TrainedModel | None" = None):
+    """The whole model to evaluate: untouched (None) or fine-tuned."""
+    torch.set_num_threads(config.cpu_threads())
+    where = str(model.folder()) if model else profile.model
+    release()
+    revision = None if model else profile.revision
+    return models.load_model(where, profile.evaluation.dtype, revision)
+
+
+def release(engines: bool = True) -> None:
+    """Give the GPU back before another process or a whole model needs it: cached models and SAEs,
+    and vLLM's engine unless `engines` is False. On a CPU nothing is dropped: loading takes time."""
+    if torch.cuda.is_available():
+        if engines:
+            engine.close()
+        _truncated.cache_clear()
+        _sae_on.cache_clear()
+        gc.collect()  # a Trainer lies in a reference cycle
+        torch.cuda.empty_cache()
+
+
+# --- SAEs beside the profile's own -------------------------------------------------------------
+
+
+def with_sae(profile: Profile, name: str) -> Profile:
+    """The same run read through another SAE, at its layer."""
+    return profile.model_copy(update={"sae": name, "layer": saes.layer(name)})
+
+
+def sweep_names(profile: Profile) -> list[str]:
+    """The SAEs of Fig 4a–c beside the profile's own."""
+    swept = {*profile.sweep.widths, *profile.sweep.layers, *profile.sweep.sparsities}
+    return sorted(swept - {profile.sae})
+
+
+def sweep(profile: Profile) -> list[Profile]:
+    """The run read through each SAE of Fig 4a–c."""
+    return [with_sae(profile, name) for name in sweep_names(profile)]
+
+
+# --- fine-tuned models -------------------------------------------------------------------------
+
+
+class TrainedModel(NamedTuple):
+    """A fine-tuned model that is, or can be, in the store.
+
+    `key` names it; `folder()` is where it lies, trained now if it is missing.
+    """
+
+    key: str
+    folder: Callable[[], Path]
+
+
+def train_once(
+    profile: Profile, recipe: Mapping, train: Callable[[Path], pd.DataFrame]
+) -> TrainedModel:
+    """The model that `train(out)` leaves in `out`; its training log becomes `log.parquet`."""
+    recipe = {"model": profile.model, "revision": profile.revision, **recipe}
+
+    def make(out: Path) -> None:
+        release()
+        train(out).to_parquet(out / "log.parquet", index=False)
+        release()
+
+    key = store.path("trained", recipe).name
+    return TrainedModel(key, lambda: store.folder("trained", recipe, make))
+
+
+def finetune(profile: Profile, seed: int) -> TrainedModel:
+    """The model after SFT on the training set."""
+    sft = profile.sft
+
+    def train(out: Path) -> pd.DataFrame:
+        pool, _ = samples.training_examples(profile, seed)
+        return engine.sft(profile, sft, pool[: sft.examples], seed, out)
+
+    held_out = profile.shift.held_out
+    recipe = {"train": profile.train, "sft": sft.model_dump(), "held_out": held_out, "seed": seed}
+    return train_once(profile, recipe, train)
+
+
+def training_logs(trained: Mapping[object, TrainedModel]) -> pd.DataFrame:
+    """The logs of several models, a column `run` naming each."""
+    logs = {name: pd.read_parquet(m.folder() / "log.parquet") for name, m in trained.items()}
+    return pd.concat([log.assign(run=name) for name, log in logs.items()])

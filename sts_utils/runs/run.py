@@ -1,0 +1,172 @@
+"""A run's values: each is loaded, or computed, once when it is first asked for, and handed down."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from sts_utils import corpora, results, stats
+from sts_utils.config import Profile
+from sts_utils.method import score, shift
+from sts_utils.method.extract import FeatureStats
+from sts_utils.method.shift import ShiftedDims
+from sts_utils.runs import features, models, performance, samples
+from sts_utils.runs.models import TrainedModel
+from sts_utils.stats import Estimate, Observations
+
+
+class Run:
+    """What a profile's run measured, by seed and domain, and the statistics that experiments share.
+
+    | value | is |
+    |---|---|
+    | train, actual | [S seeds] FeatureStats: training questions under demonstrations; after SFT |
+    | domains | [S] {name: FeatureStats} of each domain's questions |
+    | ranked, dims | [S] ShiftedDims: every feature by its shift; D_N |
+    | changes | performance after − before, a row a seed, domain, question and measure |
+    """
+
+    def __init__(self, profile: Profile, after: Mapping[int, TrainedModel] | None = None):
+        self.profile = profile
+        self._after = after
+
+    @cached_property
+    def setting(self) -> str:
+        """What every caption states of the run."""
+        p = self.profile
+        read = [corpora.source(name) for name in (p.train, p.domains, p.demonstrations)]
+        return results.setting(p, *read)
+
+    # --- what else was run ---
+
+    def with_sae(self, name: str) -> "Run":
+        """The same run read through another SAE, with the same changes."""
+        other = Run(models.with_sae(self.profile, name), self.after)
+        other.changes = self.changes
+        return other
+
+    def trained_on(self, corpus: str) -> "Run":
+        """The run with another training set, its first seed alone."""
+        return Run(samples.trained_on(self.profile, corpus))
+
+    def with_models(self, after: Mapping[int, TrainedModel]) -> "Run":
+        """The same run with other fine-tuned models (seed -> model), as by GRPO."""
+        return Run(self.profile, after)
+
+    # --- values ---
+
+    @cached_property
+    def after(self) -> Mapping[int, TrainedModel]:
+        """Seed -> the fine-tuned model."""
+        return self._after or performance.after_sft(self.profile)
+
+    @cached_property
+    def domain_names(self) -> tuple[str, ...]:
+        """The downstream domains, in alphabetical order."""
+        return tuple(samples.evaluation_questions(self.profile))
+
+    @cached_property
+    def train(self) -> list[FeatureStats]:
+        return [features.extract_train(self.profile, seed) for seed in self.profile.seeds]
+
+    @cached_property
+    def domains(self) -> list[dict[str, FeatureStats]]:
+        read, seeds = features.extract_domain, self.profile.seeds
+        return [{d: read(self.profile, d, s) for d in self.domain_names} for s in seeds]
+
+    @cached_property
+    def actual(self) -> list[FeatureStats]:
+        after = self.after.items()
+        return [features.extract_actual(self.profile, seed, model) for seed, model in after]
+
+    @cached_property
+    def ranked(self) -> list[ShiftedDims]:
+        return [shift.shifted_dims(of, None, self.profile.definition) for of in self.train]
+
+    @cached_property
+    def dims(self) -> list[ShiftedDims]:
+        n, definition = self.profile.top_n, self.profile.definition
+        return [shift.shifted_dims(of, n, definition) for of in self.train]
+
+    @cached_property
+    def changes(self) -> pd.DataFrame:
+        return performance.changes(self.profile, self.after)
+
+    @cached_property
+    def change_arrays(self) -> list[np.ndarray]:
+        """[D] arrays [S, Q]: the change of the profile's measure."""
+        measure = self.profile.evaluation.measure
+        return performance.change_arrays(self.changes, measure, self.domain_names)
+
+    # --- statistics that several experiments share ---
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """DomainScores: a row a metric, seed and domain, with model, SAE and training set."""
+        about = {"model": self.profile.model, "sae": self.profile.sae, "train": self.profile.train}
+        rows = []
+        for metric in score.PAPER_SCORES:
+            for seed, dims, domains in zip(
+                self.profile.seeds, self.dims, self.domains, strict=True
+            ):
+                values = self._score(metric, domains, dims)
+                for (domain, of), value in zip(domains.items(), values, strict=True):
+                    row = {"domain": domain, "metric": metric, "seed": seed, "value": value}
+                    asked = {"queries": len(of.n), "tokens": int(of.n.sum())}
+                    rows.append(about | row | asked)
+        return pd.DataFrame(rows)
+
+    def _score(self, metric: str, domains: dict[str, FeatureStats], dims: ShiftedDims, **how):
+        definition = self.profile.definition
+        return score.over_domains(
+            metric, list(domains.values()), dims, definition=definition, **how
+        )
+
+    def observe(self, score_of) -> Observations:
+        """What a correlation of any score with the change is computed from.
+
+        `score_of(s, weights)`: the scores [D] of seed number s, or [B, D] with weights [B, Q] a
+        domain, how often a bootstrap draws each query.
+        """
+        seeds = range(len(self.domains))
+        scores = np.stack([score_of(s, None) for s in seeds])
+        drawn = np.stack([score_of(s, self.query_weights(s)) for s in seeds], 1)
+        return Observations(self.domain_names, scores, drawn, self.change_arrays)
+
+    def query_weights(self, s: int, draws: int = stats.DRAWS) -> list[np.ndarray]:
+        """[D] arrays [B, Q]: how often a bootstrap draws each query of seed number s."""
+        asked = [len(of.n) for of in self.domains[s].values()]
+        return [stats.query_weights(q, draws, s, d) for d, q in enumerate(asked)]
+
+    def observations(self, dims: Sequence[ShiftedDims] | None = None) -> dict[str, Observations]:
+        """Metric -> what its correlation with the change is computed from, on D_N or other dims."""
+        chosen = dims or self.dims
+
+        def of(metric):
+            return self.observe(
+                lambda s, w: self._score(metric, self.domains[s], chosen[s], weights=w)
+            )
+
+        return {metric: of(metric) for metric in score.PAPER_SCORES}
+
+    def correlations(self, dims: Sequence[ShiftedDims] | None = None) -> dict[str, Estimate]:
+        """Metric -> r over all domains with the absolute change."""
+        return {metric: stats.r(seen) for metric, seen in self.observations(dims).items()}
+
+    def shifts(self, side: str, raw: bool = False, draws: int = 200) -> np.ndarray:
+        """[1 + B, S, F] shifts ("train" or "actual"): as observed, then with questions redrawn."""
+        of = getattr(self, side)
+        observed = np.stack([shift.shift(seed, raw=raw) for seed in of])[None]
+        return np.concatenate([observed, shift.draws(of, raw, draws)])
+
+    def overlap(self, raw: bool = False) -> Estimate:
+        """Overlap at N of the dims that demonstrations find and those that training moves.
+
+        `raw`: of residual dims, at the same fraction of all.
+        """
+        estimated, actual = self.shifts("train", raw), self.shifts("actual", raw)
+        share = self.profile.top_n / len(self.train[0].features)
+        k = max(1, round(share * estimated.shape[-1]))
+        shares = shift.overlaps(estimated, actual, np.array([k]))[..., 0]
+        return Estimate(float(shares[0].mean()), stats.over_seeds(shares[1:]))
