@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jupytext
@@ -19,107 +20,115 @@ from sts_utils import config, store
 from sts_utils.config import Profile
 from sts_utils.engines import ray as executor
 from sts_utils.prediction import predict
-from sts_utils.report import page as report
+from sts_utils.report import page
 from sts_utils.runs import units
-from sts_utils.scale import check
-from sts_utils.scale import fetch as hub
-from sts_utils.store import FIGURES, ROOT, RUNS
+from sts_utils.scale import check, fetch
+from sts_utils.store import DATA, FIGURES, ROOT, RUNS
 
 PACKAGE = ROOT / "sts_utils"
 NOTEBOOKS = ROOT / "notebooks"
-STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot", "07_control")
-#: Rendered for readers; how the shipped SAEs were trained and a prediction on own data are no part of a run.
+PAPER = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot")
+CONTROL = "07_control"
+STAGES = (*PAPER, CONTROL)
+#: Rendered for readers; how the SAEs were trained and a prediction are no part of a run.
 DOCUMENTED = ("00_train_saes", *STAGES, "predict")
 
-#: For the notebooks' processes: glibc gives large tensors back to the system and asks for them again at every step,
-#: and the page faults took a quarter of a fine-tuning step on two cores. Without glibc these mean nothing.
+#: For the notebooks' processes: glibc gives large tensors back to the system and asks for them
+#: again at every step, and the page faults took a quarter of a fine-tuning step on two cores.
 ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36), "MALLOC_TOP_PAD_": str(2**28),
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**36),
+    "MALLOC_TOP_PAD_": str(2**28),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}  # fmt: skip
+}
 
 
 def reproduce(
-    name: str, seeds: str | None = None, figures: str | None = None, stages: tuple[str, ...] = STAGES
+    name: str, seeds: str | None = None, figures: str | None = None, stages: Sequence[str] = STAGES
 ) -> list[Path]:
     """Run the stages of profile `name` that are not done yet; returns the executed notebooks.
 
-    `figures` ("fig3 table6"): make these alone, and compute only what they need. Otherwise everything, and the
-    report page at the end.
+    `figures` ("fig3 table6"): make these alone, and compute only what they need. Otherwise
+    everything, and the report page at the end.
 
     A stage is done when its executed notebook is in the store for this profile, these seeds, this
-    notebook and this package, and the figures and tables that it wrote are still as it wrote them.
+    notebook and this code, and the figures and tables that it wrote are still as it wrote them.
     """
     profile = config.load(name, seeds)
-    report.chosen(figures)
+    page.chosen(figures)
     units.prepare(profile)
     executor.compute(profile, whole=figures is None)
-    stages = tuple(s for s in stages if s in (profile.stages or stages) and (s != "07_control" or profile.runs_control))
+    asked = [s for s in stages if s in (profile.stages or stages)]
+    if not profile.runs_control:
+        asked = [s for s in asked if s != CONTROL]
     parameters = {"PROFILE": name, "SEEDS": seeds}
     if figures is not None:
-        stages, parameters = ("06_plot",), parameters | {"FIGURES": figures}
+        asked, parameters = ["06_plot"], parameters | {"FIGURES": figures}
     executed = []
-    for number, stage in enumerate(stages, 1):
-        path = _stage_folder(stage, profile, figures)
-        label = f"[{number}/{len(stages)}] {stage}"
-        if path.exists() and not _products_intact(path):
-            shutil.rmtree(path)
-        if path.exists():
-            print(f"{label}: done before", flush=True)
-        else:
-            start = time.time()
-            print(f"{label}: running", flush=True)
-            with store.atomic_folder(path) as scratch:
-                given = {} if stage == "predict" else parameters  # it has settings of its own
-                _execute(stage, given, FIGURES / profile.name, scratch)
-            print(f"{label}: {time.time() - start:.0f} s", flush=True)
-        target = RUNS / "notebooks" / profile.name / f"{stage}.ipynb"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path / f"{stage}.ipynb", target)
-        executed.append(target)
+    for number, stage in enumerate(asked, 1):
+        print(f"[{number}/{len(asked)}] {stage}: ", end="", flush=True)
+        given = {} if stage == "predict" else parameters  # it has settings of its own
+        executed.append(_stage(stage, profile, given))
     if figures is None:
-        report.write(profile)
+        page.write(profile)
     return executed
 
 
+def _stage(name: str, profile: Profile, parameters: dict) -> Path:
+    """The executed notebook of a stage: as it was done before, or done now."""
+    folder, start = _stage_folder(name, profile, parameters.get("FIGURES")), time.time()
+    if folder.exists() and not _products_intact(folder):
+        shutil.rmtree(folder)
+    if folder.exists():
+        print("done before", flush=True)
+    else:
+        print("running", flush=True)
+        with store.atomic_folder(folder) as scratch:
+            _execute(name, parameters, FIGURES / profile.name, scratch)
+        print(f"{name}: {time.time() - start:.0f} s", flush=True)
+    target = RUNS / "notebooks" / profile.name / f"{name}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(folder / target.name, target))
+
+
 def _stage_folder(name: str, profile: Profile, figures: str | None) -> Path:
-    package = {p.relative_to(PACKAGE).as_posix(): store.file_hash(p) for p in sorted(PACKAGE.rglob("*.py"))}
-    source = store.file_hash(NOTEBOOKS / f"{name}.py")
-    recipe = {"notebook": source, "package": package, "profile": profile.model_dump(), "figures": figures}
-    recipe["versions"] = store.versions()
-    return RUNS / f"stage-{name}-{store.digest(recipe)}"
+    """Where a stage's notebook lies: a hash of all that it depends on is in the name."""
+    kept = ("*.yaml", "paper/*.csv", "labels/*.csv")
+    files = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.jinja"), NOTEBOOKS / f"{name}.py"]
+    files += [path for pattern in kept for path in DATA.glob(pattern)]
+    code = {path.relative_to(ROOT).as_posix(): store.file_hash(path) for path in sorted(files)}
+    recipe = {"code": code, "profile": profile.model_dump(), "figures": figures}
+    return RUNS / f"stage-{name}-{store.digest(recipe | {'versions': store.versions()})}"
 
 
 def _execute(name: str, parameters: dict, figures: Path, folder: Path) -> None:
-    """Run one notebook with papermill into `folder`, and note which files it wrote in `figures`."""
-    start = time.time()
+    """Run one notebook into `folder`, and note which files it wrote in `figures`."""
+    start, executed = time.time(), folder / f"{name}.ipynb"
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / f"{name}.ipynb"
         nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)
-        papermill.execute_notebook(
-            source, folder / f"{name}.ipynb", parameters=parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
-            progress_bar=False, log_output=True,
-        )  # fmt: skip
-    tidy(folder / f"{name}.ipynb", name)
+        how = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
+        papermill.execute_notebook(source, executed, parameters, log_output=True, **how)
+    tidy(executed)
     written = [f for f in figures.rglob("*") if f.is_file() and f.stat().st_mtime >= start]
     products = {f.relative_to(FIGURES).as_posix(): store.file_hash(f) for f in sorted(written)}
     (folder / "products.json").write_text(json.dumps(products, indent=1))
 
 
-def _products_intact(path: Path) -> bool:
+def _products_intact(folder: Path) -> bool:
     try:
-        products = json.loads((path / "products.json").read_text())
-        return all(store.file_hash(FIGURES / file) == expected for file, expected in products.items())
+        products = json.loads((folder / "products.json").read_text())
+        return all(store.file_hash(FIGURES / file) == made for file, made in products.items())
     except (OSError, ValueError):
         return False
 
 
-def tidy(path: Path, name: str) -> None:
-    """Strip what running left in a notebook: the injected cell, bars, warnings, times, random ids."""
+def tidy(path: Path) -> None:
+    """Strip what running left in a notebook: the injected cell, bars, warnings, times, ids."""
     notebook = nbformat.read(path, as_version=4)
     cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for number, cell in enumerate(cells):
-        cell.id = f"{name}-{number}"
+        cell.id = f"{path.stem}-{number}"
         cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
@@ -127,12 +136,6 @@ def tidy(path: Path, name: str) -> None:
     keep = ("kernelspec", "language_info", "jupytext")
     notebook.metadata = {k: notebook.metadata[k] for k in keep if k in notebook.metadata}
     nbformat.write(notebook, path)
-
-
-def render(name: str, seeds: str | None = None) -> None:
-    """Run every stage and put the executed notebooks beside their sources, to be committed."""
-    for path in reproduce(name, seeds, stages=DOCUMENTED):
-        shutil.copy(path, NOTEBOOKS / path.name)
 
 
 class _Echo(logging.Handler):
@@ -146,20 +149,21 @@ class _Echo(logging.Handler):
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line: `python -m sts_utils reproduce --profile smol --seeds 0,1,2`."""
-    parser = argparse.ArgumentParser(prog="python -m sts_utils", description=sys.modules["sts_utils"].__doc__)
+    about = sys.modules["sts_utils"].__doc__
+    parser = argparse.ArgumentParser(prog="python -m sts_utils", description=about)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("reproduce", "run the notebooks that are not done yet"),
         ("render", "run them and refresh the committed notebooks"),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
-        command.add_argument("--seeds", default=None, help="like 0,1,2; the profile's own if left out")
+        command.add_argument("--profile", default="smol", help="a name in profiles/, or a file")
+        command.add_argument("--seeds", help="like 0,1,2; the profile's own if left out")
         command.set_defaults(run=_run, figures=None)
         if name == "reproduce":
-            command.add_argument("--figures", default=None, help='like "fig3 table6"; everything if left out')
+            command.add_argument("--figures", help='like "fig3 table6"; everything if left out')
     commands.add_parser("profiles", help="list the profiles").set_defaults(run=_list)
-    for module in (check, hub, predict):
+    for module in (check, fetch, predict):
         module.add_parser(commands)
     chosen = parser.parse_args(arguments)
     try:
@@ -170,33 +174,33 @@ def main(arguments: list[str] | None = None) -> int:
     except PapermillExecutionError as error:
         trace = RUNS / "last-error.txt"
         trace.write_text("\n".join(error.traceback), encoding="utf-8")
-        print(f"error: {error.ename}: {error.evalue.splitlines()[0]} (whole trace: {trace})", file=sys.stderr)
+        said = f"{error.ename}: {error.evalue.splitlines()[0]} (whole trace: {trace})"
+        print(f"error: {said}", file=sys.stderr)
         return 1
 
 
 def _list(chosen: argparse.Namespace) -> int:
     """The command `profiles`."""
-    for name in config.names():
-        print(f"  {name:<12} {config.load(name).about}")
-    for name, members in config.groups().items():
-        print(f"  {name:<12} {', '.join(members)}")
+    abouts = {name: config.load(name).about for name in config.names()}
+    for name, about in (abouts | {n: ", ".join(m) for n, m in config.groups().items()}).items():
+        print(f"  {name:<12} {about}")
     return 0
 
 
 def _run(chosen: argparse.Namespace) -> int:
     """The commands `reproduce` and `render`."""
-    os.environ.setdefault("TQDM_MININTERVAL", "5")
-    for variable, value in ALLOCATOR.items():
+    for variable, value in (ALLOCATOR | {"TQDM_MININTERVAL": "5"}).items():
         os.environ.setdefault(variable, value)
-    logging.getLogger("papermill").addHandler(_Echo(logging.WARNING))
-    logging.getLogger("papermill").setLevel(logging.INFO)
-    logging.getLogger("papermill").propagate = False
+    log = logging.getLogger("papermill")
+    log.addHandler(_Echo(logging.WARNING))
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    rendering = chosen.command == "render"
     for name in config.groups().get(chosen.profile, (chosen.profile,)):
-        profile = config.load(name, chosen.seeds)
-        if chosen.command == "render":
-            render(name, chosen.seeds)
-        else:
-            reproduce(name, chosen.seeds, chosen.figures)
-        print(f"figures and tables: {FIGURES / profile.name}")
-        print(f"executed notebooks: {RUNS / 'notebooks' / profile.name}")
+        stages = DOCUMENTED if rendering else STAGES
+        executed = reproduce(name, chosen.seeds, chosen.figures, stages)
+        for path in executed if rendering else ():  # beside their sources, to be committed
+            shutil.copy(path, NOTEBOOKS / path.name)
+        print(f"figures and tables: {FIGURES / Path(name).stem}")
+        print(f"executed notebooks: {executed[0].parent}")
     return 0
