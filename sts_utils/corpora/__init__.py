@@ -1,1 +1,56 @@
-"""Corpora by name -> list[Example]."""
+"""Corpora by name -> list[Example]: from packages, the mirror or the hub (data/corpora.yaml)."""
+
+import random
+from functools import cache
+
+from sts_utils.corpora import hub, packaged
+from sts_utils.corpora.entries import Entry, entries
+from sts_utils.examples import Example
+
+
+def names() -> tuple[str, ...]:
+    """Every corpus, by the name that a profile uses."""
+    return tuple(entries())
+
+
+def entry(name: str) -> Entry:
+    """What corpora.yaml says of a corpus. Raises ValueError, in one line, for an unknown one."""
+    if name not in entries():
+        raise ValueError(f"unknown corpus {name!r}: choose from {', '.join(entries())}")
+    return entries()[name]
+
+
+def load(name: str, seed: int = 0, size: int | None = None) -> list[Example]:
+    """The corpus `name`, in an order that `seed` alone decides; at most `size` examples.
+
+    Raises ValueError, in one line, for an unknown name, a missing field or an empty corpus.
+    """
+    examples = list(_read(name))
+    random.Random(seed).shuffle(examples)
+    return examples[:size]
+
+
+@cache
+def _read(name: str) -> tuple[Example, ...]:
+    row = entry(name)
+    try:
+        examples = getattr(packaged, row.reader)() if row.reader else hub.examples(row)
+    except ValueError:
+        if not row.fallback:
+            raise
+        examples = _read(row.fallback)
+    if not examples:
+        raise ValueError(f"corpus {name!r} is empty")
+    return tuple(sorted(examples, key=lambda e: e.id))
+
+
+def source(name: str) -> str:
+    """The corpus that `name` really read, where it may fall back to another ("limo-or-gsm8k")."""
+    first = _read(name)[0].id
+    return max((corpus for corpus in names() if first.startswith(f"{corpus}-")), key=len)
+
+
+def domains(name: str) -> tuple[str, ...]:
+    """The domains of a corpus, in alphabetical order, from the table: nothing is read."""
+    row = entry(name)
+    return tuple(sorted(row.questions)) or (row.domain,)

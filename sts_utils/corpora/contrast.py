@@ -1,4 +1,7 @@
-"""Demonstrations from elsewhere, as long as a given one: what any context moves, to be taken from a shift."""
+"""Demonstrations from elsewhere, as long as a given one: what any context moves, to be taken off.
+
+`nearest` gives a worked example, `prose` plain text.
+"""
 
 import random
 from collections.abc import Sequence
@@ -18,7 +21,9 @@ def lengths(tokenizer, examples: Sequence[Example]) -> np.ndarray:
     return np.array([len(_ids(tokenizer, e.query + e.solution)) for e in examples])
 
 
-def nearest(tokenizer, rng: random.Random, like: Example, others: Sequence[Example], sizes: np.ndarray) -> Example:
+def nearest(
+    tokenizer, rng: random.Random, like: Example, others: Sequence[Example], sizes: np.ndarray
+) -> Example:
     """One of `others`, whose `lengths` are `sizes`, about as long as `like`."""
     (length,) = lengths(tokenizer, [like])
     return others[rng.choice(np.argsort(np.abs(sizes - length), kind="stable")[:NEAREST].tolist())]

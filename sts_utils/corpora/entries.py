@@ -1,0 +1,49 @@
+"""The table of corpora, data/corpora.yaml, as values; its head says what each key means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+import yaml
+
+from sts_utils.examples import MATH_INSTRUCTION
+from sts_utils.store import DATA
+
+
+class HubSet(NamedTuple):
+    """A split of a hub dataset; `config` where the hub asks for one, `revision` a commit."""
+
+    name: str
+    split: str
+    config: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table."""
+
+    name: str
+    about: str
+    tokens: tuple[int, int]
+    reader: str = ""
+    hub: HubSet | None = None
+    columns: Mapping = field(default_factory=dict)
+    id: str = ""
+    domain: str = ""
+    instruction: str = MATH_INSTRUCTION
+    fallback: str = ""
+    demonstrations: str = ""
+    questions: Mapping[str, int] = field(default_factory=dict)
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Every corpus by its name, in the table's order."""
+    rows = yaml.safe_load((DATA / "corpora.yaml").read_text(encoding="utf-8"))
+    return {name: _entry(name, **row) for name, row in rows.items()}
+
+
+def _entry(name: str, hub: Mapping | None = None, **row) -> Entry:
+    return Entry(name, **row, hub=HubSet(**hub) if hub else None)
