@@ -11,10 +11,11 @@ import jinja2
 import pandas as pd
 
 from sts_utils.config import Profile
+from sts_utils.results import RULE, VERDICTS
 from sts_utils.store import FIGURES, ROOT
 
 
-class Item(NamedTuple):
+class Result(NamedTuple):
     """A figure or table of the paper, and the stage whose notebook makes it."""
 
     name: str
@@ -24,124 +25,108 @@ class Item(NamedTuple):
 
 
 #: As a reader of the paper meets them: figures, tables, then what the paper does not show.
-ORDER = (
-    Item("fig1a", "Fig 1a: how the change by SFT is spread over SAE features"),
-    Item("fig1b", "Fig 1b: mathematics while shifted or random features are zeroed"),
-    Item("fig2a", "Fig 2a: overlap of the dims that demonstrations find and those that SFT moves"),
-    Item("fig2b", "Fig 2b: how concentrated the change is, SAE and raw"),
-    Item("fig3", "Fig 3: score before training, change after it"),
-    Item("fig4a", "Fig 4a: width of the SAE"),
-    Item("fig4b", "Fig 4b: layer of the SAE"),
-    Item("fig4c", "Fig 4c: sparsity of the SAE"),
-    Item("fig4d", "Fig 4d: which ranks of shifted dims"),
-    Item("fig4e", "Fig 4e: STS and probes"),
-    Item("fig5", "Fig 5: extra training data by domain"),
-    Item("fig6", "Fig 6: reinforcement learning"),
-    Item("fig7", "Fig 7: selective fine-tuning"),
-    Item("table1", "Table 1: other training sets", "table"),
-    Item("tables2_4", "Tables 2–4: change of performance in each domain", "table", "05_evaluate"),
-    Item("table5", "Table 5: baselines", "table"),
-    Item("table6", "Table 6: Pearson correlation", "table"),
-    Item("table7", "Table 7: what the shifted dims are about", "table"),
-    Item("table8", "Table 8: recall of labelled dims", "table"),
-    Item("table9", "Table 9: R²", "table"),
-    Item("table10", "Table 10: mathematics after STS-guided data", "table"),
-    Item("table11", "Table 11: selective fine-tuning", "table"),
-    Item("table12", "Table 12: correlation against L0", "table"),
-    Item("table13", "Table 13: probes", "table"),
-    Item("rollouts", "Reinforcement learning: the model's own answers as demonstrations", "table"),
-    Item("control_judgement", "Positive control: what each score finds", "table", "07_control"),
-    Item("control_goals", "Positive control: goals, and what was reached", "table", "07_control"),
-    Item(
+RESULTS = (
+    Result("fig1a", "Fig 1a: how the change by SFT is spread over SAE features"),
+    Result("fig1b", "Fig 1b: mathematics while shifted or random features are zeroed"),
+    Result(
+        "fig2a", "Fig 2a: overlap of the dims that demonstrations find and those that SFT moves"
+    ),
+    Result("fig2b", "Fig 2b: how concentrated the change is, SAE and raw"),
+    Result("fig3", "Fig 3: score before training, change after it"),
+    Result("fig4a", "Fig 4a: width of the SAE"),
+    Result("fig4b", "Fig 4b: layer of the SAE"),
+    Result("fig4c", "Fig 4c: sparsity of the SAE"),
+    Result("fig4d", "Fig 4d: which ranks of shifted dims"),
+    Result("fig4e", "Fig 4e: STS and probes"),
+    Result("fig5", "Fig 5: extra training data by domain"),
+    Result("fig6", "Fig 6: reinforcement learning"),
+    Result("fig7", "Fig 7: selective fine-tuning"),
+    Result("table1", "Table 1: other training sets", "table"),
+    Result("tables2_4", "Tables 2–4: change of performance in each domain", "table", "05_evaluate"),
+    Result("table5", "Table 5: baselines", "table"),
+    Result("table6", "Table 6: Pearson correlation", "table"),
+    Result("table7", "Table 7: what the shifted dims are about", "table"),
+    Result("table8", "Table 8: recall of labelled dims", "table"),
+    Result("table9", "Table 9: R²", "table"),
+    Result("table10", "Table 10: mathematics after STS-guided data", "table"),
+    Result("table11", "Table 11: selective fine-tuning", "table"),
+    Result("table12", "Table 12: correlation against L0", "table"),
+    Result("table13", "Table 13: probes", "table"),
+    Result(
+        "rollouts", "Reinforcement learning: the model's own answers as demonstrations", "table"
+    ),
+    Result("control_judgement", "Positive control: what each score finds", "table", "07_control"),
+    Result("control_goals", "Positive control: goals, and what was reached", "table", "07_control"),
+    Result(
         "control_heat_paper",
         "Positive control: the paper's score and the change",
         "figure",
         "07_control",
     ),
-    Item(
+    Result(
         "control_heat",
         "Positive control: the contrastive score and the change",
         "figure",
         "07_control",
     ),
-    Item(
+    Result(
         "control_heat_probability",
         "Positive control: the change of P(gold)",
         "figure",
         "07_control",
     ),
-    Item("control_ranks", "Positive control: rank of the training domain", "figure", "07_control"),
-    Item(
+    Result(
+        "control_ranks", "Positive control: rank of the training domain", "figure", "07_control"
+    ),
+    Result(
         "control_change",
         "Positive control: did training move its own domain?",
         "table",
         "07_control",
     ),
-    Item("control_sizes", "Positive control: N of D_N, design half", "figure", "07_control"),
-    Item("control_design", "Positive control: scores on the design half", "table", "07_control"),
-    Item("control_all", "Positive control: all sets and seeds", "table", "07_control"),
-    Item(
+    Result("control_sizes", "Positive control: N of D_N, design half", "figure", "07_control"),
+    Result("control_design", "Positive control: scores on the design half", "table", "07_control"),
+    Result("control_all", "Positive control: all sets and seeds", "table", "07_control"),
+    Result(
         "control_agreement",
         "Positive control: D_N and the features that SFT moved",
         "table",
         "07_control",
     ),
-    Item("control_sign", "Positive control: the sign", "table", "07_control"),
-    Item("control_generic", "Positive control: what is generic in a shift", "figure", "07_control"),
-    Item("control_doses", "Positive control: dose of SFT", "figure", "07_control"),
-    Item("training", "Training: did SFT teach its training set?", "figure", "04_finetune"),
+    Result("control_sign", "Positive control: the sign", "table", "07_control"),
+    Result(
+        "control_generic", "Positive control: what is generic in a shift", "figure", "07_control"
+    ),
+    Result("control_doses", "Positive control: dose of SFT", "figure", "07_control"),
+    Result("training", "Training: did SFT teach its training set?", "figure", "04_finetune"),
 )
 
 
 def chosen(figures: str | None) -> set[str]:
-    """The figures and tables asked for ("fig3 table6"); all if None. Raises ValueError for an unknown name."""
-    known = [item.name for item in ORDER]
+    """The names asked for ("fig3 table6"); all if None. ValueError for one that is unknown."""
+    known = [result.name for result in RESULTS]
     names = set(figures.split()) if figures is not None else set(known)
     if unknown := sorted(names - set(known)):
         raise ValueError(f"FIGURES holds {unknown[0]!r}: choose from {' '.join(known)}")
     return names
 
 
-VERDICTS = ("agrees", "does not", "inconclusive")
-RULE = (
-    "A claim's statistic has a 95% bootstrap interval over questions, seeds or random draws. The run agrees with the "
-    "claim when the interval lies on the claim's side, does not when it lies on the other side, and is inconclusive "
-    "when it holds both. The rule was fixed before looking at results; it judges claims, not digits, because the run "
-    "may be of another scale than the paper's."
-)
-#: Of claims.csv: one row a claim, `figure` a name in ORDER.
+#: Of claims.csv: one row a claim, `figure` a name in RESULTS.
 COLUMNS = ("figure", "claim", "statistic", "value", "low", "high", "paper", "verdict")
-
-
-def verdict(low: float, high: float, side: Literal["above", "below"] = "above") -> str:
-    """Which of VERDICTS an interval gives a claim that its statistic is above (or below) 0."""
-    if side not in ("above", "below"):
-        raise ValueError(f"side is 'above' or 'below', not {side!r}")
-    if side == "below":
-        low, high = -high, -low
-    if 0 < low <= high:
-        return "agrees"
-    return "does not" if low <= high < 0 else "inconclusive"
 
 
 def html(profile: Profile, folder: Path) -> str:
     """The page of the run whose figures and tables are in `folder`, to lie beside them."""
-    return (
-        _environment(autoescape=True)
-        .get_template("page.html.jinja")
-        .render(profile=profile, rule=RULE, **_contents(folder))
-    )
+    return _render("page.html.jinja", {"profile": profile} | _contents(folder), autoescape=True)
 
 
 def markdown(profile: Profile, folder: Path, beside: bool = False) -> str:
     """The same in Markdown, with links from the project's root, or from beside the figures."""
-    at = "" if beside else f"figures/{quote(profile.name)}/"
-    notebooks = "../../notebooks" if beside else "notebooks"
-    return (
-        _environment(finalize=_plain)
-        .get_template("page.md.jinja")
-        .render(profile=profile, rule=RULE, at=at, notebooks=notebooks, **_contents(folder))
-    )
+    places = {"at": f"figures/{quote(profile.name)}/", "notebooks": "notebooks"}
+    if beside:
+        places = {"at": "", "notebooks": "../../notebooks"}
+    values = {"profile": profile} | places | _contents(folder)
+    return _render("page.md.jinja", values, finalize=_plain)
 
 
 def write(profile: Profile) -> list[Path]:
@@ -155,26 +140,24 @@ def write(profile: Profile) -> list[Path]:
     return paths
 
 
-def _environment(**settings) -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        **settings,
-    )
+def _render(template: str, values: dict, **escape) -> str:
+    """A template with values, each escaped as `escape` says."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    settings = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    settings |= {"undefined": jinja2.StrictUndefined, "loader": loader, **escape}
+    return jinja2.Environment(**settings).get_template(template).render(values)
 
 
 def _contents(folder: Path) -> dict:
-    """What both texts show: what is in `folder`, in ORDER, with the claims about it."""
+    """What both texts show: what is in `folder`, in RESULTS, with the claims about it."""
     claims = _claims(folder / "claims.csv")
-    entries = [entry for result in ORDER if (entry := _entry(result, folder))]
+    entries = [entry for result in RESULTS if (entry := _entry(result, folder))]
     for entry in entries:
         entry["claims"] = [c for c in claims if c["figure"] == entry["name"]]
     shown = {entry["name"]: entry["files"][0] for entry in entries}
-    missing = [_label(result) for result in ORDER if result.name not in shown]
+    missing = [_label(result) for result in RESULTS if result.name not in shown]
     return {
+        "rule": RULE,
         "setting": _said_once(entries),
         "entries": entries,
         "shown": shown,
@@ -184,16 +167,15 @@ def _contents(folder: Path) -> dict:
     }
 
 
-def _entry(result: Item, folder: Path) -> dict | None:
+def _entry(result: Result, folder: Path) -> dict | None:
     """A figure or table as the page shows it; None if it is not in `folder`."""
     kinds = ("png", "pdf") if result.kind == "figure" else ("csv", "md", "tex")
     paths = [folder / f"{result.name}.{kind}" for kind in kinds]
     if not paths[0].exists():
         return None
     text = folder / f"{result.name}.txt"
-    caption, _, setting = (
-        text.read_text("utf-8").strip().partition("\n") if text.exists() else [""] * 3
-    )
+    said = text.read_text(encoding="utf-8") if text.exists() else ""
+    caption, _, setting = said.strip().partition("\n")
     return {
         "name": result.name,
         "title": result.title,
@@ -218,13 +200,13 @@ def _said_once(entries: list[dict]) -> str:
 
 
 def _claims(path: Path) -> list[dict[str, str]]:
-    """The rows of claims.csv in ORDER, as text to show; none when there is no such file."""
+    """The rows of claims.csv in RESULTS, as text to show; none when there is no such file."""
     if not path.exists():
         return []
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     if absent := [c for c in COLUMNS if c not in table]:
         raise ValueError(f"{path}: no column {', '.join(absent)}")
-    labels = {result.name: _label(result) for result in ORDER}
+    labels = {result.name: _label(result) for result in RESULTS}
     for column, known in (("figure", list(labels)), ("verdict", VERDICTS)):
         if unknown := sorted(set(table[column]) - set(known)):
             raise ValueError(f"{path}: {column} {unknown[0]!r} is none of {', '.join(known)}")
@@ -256,7 +238,7 @@ def _number(cell: object) -> str:
     return f"{cell:#.3g}".rstrip(".")
 
 
-def _label(result: Item) -> str:
+def _label(result: Result) -> str:
     return result.title.partition(":")[0]
 
 

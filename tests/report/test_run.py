@@ -61,9 +61,15 @@ def test_every_figure_table_and_notebook_is_written(reproduced):
 def test_executed_notebooks_are_clean(reproduced):
     for path in (reproduced[0] / "runs/notebooks/tiny").glob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
-        assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
+        assert all(
+            cell.execution_count
+            for cell in notebook.cells
+            if cell.cell_type == "code" and cell.source
+        )
         outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
-        assert outputs and not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+        assert outputs and not [
+            o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"
+        ]
         assert notebook.cells[-1].outputs[0].text.strip()  # each says at its end what it did
 
 
@@ -116,9 +122,14 @@ def test_tables_hold_what_the_artifacts_hold(reproduced):
     assert len(table) == 14
     change = table.set_index("domain")["gold_probability change"]
     before, after = frames["before", None], [frames["gsm-symbolic", seed] for seed in (0, 1)]
-    by_hand = sum(f.set_index("id").gold_probability for f in after) / 2 - before.set_index("id").gold_probability
+    by_hand = (
+        sum(f.set_index("id").gold_probability for f in after) / 2
+        - before.set_index("id").gold_probability
+    )
     by_hand = 100 * by_hand.groupby(before.set_index("id").domain).mean()
-    pd.testing.assert_series_equal(change.sort_index(), by_hand.sort_index(), check_names=False, rtol=1e-4)
+    pd.testing.assert_series_equal(
+        change.sort_index(), by_hand.sort_index(), check_names=False, rtol=1e-4
+    )
     r = pd.read_csv(figures / "table6.csv").query("source == 'ours' and selection == 'all'")
     assert r.r.between(-1, 1).all() and (r.r_low <= r.r_high).all()
     assert scipy_stats.pearsonr(change, change).statistic == pytest.approx(1)
@@ -146,7 +157,9 @@ def test_only_the_figures_asked_for(tmp_path):
     finished(command(tmp_path, "reproduce", "--profile", "tiny", "--figures", "table7 table8"))
     written = {p.name for p in (tmp_path / "figures/tiny").iterdir()}
     assert written == {f"{name}.{kind}" for name in ("table7", "table8") for kind in KINDS["table"]}
-    assert not list((tmp_path / "runs").glob("trained-*")) and not list((tmp_path / "runs").glob("performance-*"))
+    assert not list((tmp_path / "runs").glob("trained-*")) and not list(
+        (tmp_path / "runs").glob("performance-*")
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,7 +167,10 @@ def test_only_the_figures_asked_for(tmp_path):
     [
         (("--profile", "smoll"), "error: unknown profile 'smoll' (did you mean 'smol'?)"),
         (("--profile", "tiny", "--seeds", "x"), "error: SEEDS='x': give whole numbers"),
-        (("--profile", "tiny", "--figures", "fig8"), "error: FIGURES holds 'fig8': choose from fig1a fig1b"),
+        (
+            ("--profile", "tiny", "--figures", "fig8"),
+            "error: FIGURES holds 'fig8': choose from fig1a fig1b",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_a_failure(tmp_path, arguments, line):
@@ -168,12 +184,14 @@ def test_each_notebook_matches_its_source():
     for name in run.DOCUMENTED:
         source = jupytext.read(run.NOTEBOOKS / f"{name}.py")
         executed = nbformat.read(run.NOTEBOOKS / f"{name}.ipynb", as_version=4)
-        assert [(c.cell_type, c.source) for c in source.cells] == [(c.cell_type, c.source) for c in executed.cells], (
-            name
-        )
+        assert [(c.cell_type, c.source) for c in source.cells] == [
+            (c.cell_type, c.source) for c in executed.cells
+        ], name
 
 
 def test_nothing_unpickles_or_runs_remote_code():
-    bad = re.compile(r"import pickle|torch\.load\(|trust_remote_code\s*=\s*True|allow_pickle=True|joblib\.load")
+    bad = re.compile(
+        r"import pickle|torch\.load\(|trust_remote_code\s*=\s*True|allow_pickle=True|joblib\.load"
+    )
     files = [*store.ROOT.glob("sts_utils/*.py"), *store.ROOT.glob("notebooks/*.py")]
     assert files and not [f for f in files if bad.search(f.read_text(encoding="utf-8"))]
