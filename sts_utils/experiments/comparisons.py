@@ -2,9 +2,8 @@
 
 from functools import cache
 
-from sts_utils import models, saes, stats
+from sts_utils import corpora, models, saes, stats
 from sts_utils.config import Profile
-from sts_utils.corpora import data
 from sts_utils.experiments import baselines, overlap
 from sts_utils.runs import performance as performances
 from sts_utils.runs import samples, units
@@ -39,7 +38,7 @@ def l0(profile: Profile, name: str) -> float:
     run = units.with_sae(profile, name)
     if known := getattr(units.sae(run).cfg, "k", None):
         return float(known)
-    questions = [e.query for e in data.load(profile.train, 0, 64)]
+    questions = [e.query for e in corpora.load(profile.train, 0, 64)]
     ids = samples.tokenizer(profile.model, profile.revision)(questions, add_special_tokens=False).input_ids
     return saes.quality(units.sae(run), saes.activations(units.backbone(run), ids, 4096))["l0"]
 
@@ -135,5 +134,5 @@ def training_sets(profile: Profile) -> dict[str, dict[str, Estimate]]:
     found = {}
     for corpus in (profile.train, *profile.others):
         run = profile if corpus == profile.train else samples.trained_on(profile, corpus)
-        found[data.source(corpus)] = correlations(run) | {"overlap": overlap.of_dims(run)}
+        found[corpora.source(corpus)] = correlations(run) | {"overlap": overlap.of_dims(run)}
     return found

@@ -9,10 +9,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from sts_utils import stats
+from sts_utils import corpora, stats
 from sts_utils.config import Profile
-from sts_utils.corpora import data
-from sts_utils.corpora.data import DOMAINS
 from sts_utils.method import shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.stats import Estimate
@@ -20,7 +18,7 @@ from sts_utils.store import DATA, FIGURES
 
 #: Colour-blind safe; a domain has the same colour and marker in every figure.
 PALETTE = sns.color_palette("colorblind", 7)
-STYLES = {d: (PALETTE[i % 7], "o" if i < 7 else "D") for i, d in enumerate(DOMAINS)}
+STYLES = {d: (PALETTE[i % 7], "o" if i < 7 else "D") for i, d in enumerate(corpora.domains("mmlu-pro"))}
 SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
 METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
 
@@ -36,9 +34,9 @@ def about(profile: Profile) -> str:
     e, s = profile.evaluation, profile.sft
     return (
         f"Model {profile.model}, SAE {profile.sae} on the residual stream after block {profile.layer}; "
-        f"training set {data.source(profile.train)} (SFT on {s.examples} examples, {s.epochs} epoch(s), batch "
+        f"training set {corpora.source(profile.train)} (SFT on {s.examples} examples, {s.epochs} epoch(s), batch "
         f"{s.batch}); "
-        f"domains from {data.source(profile.domains)}, demonstrations from {data.source(profile.demonstrations)}; "
+        f"domains from {corpora.source(profile.domains)}, demonstrations from {corpora.source(profile.demonstrations)}; "
         f"{len(profile.seeds)} seed(s); N = {profile.top_n}; definition {profile.definition}, alignment "
         f"{profile.alignment}; intervals are 95% bootstrap over questions and seeds. Performance is "
         f"{MEASURE_NAMES[e.measure]} on at most {e.questions} questions "

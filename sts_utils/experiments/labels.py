@@ -8,9 +8,8 @@ import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
-from sts_utils import generation, saes, stats, store
+from sts_utils import corpora, generation, saes, stats, store
 from sts_utils.config import Profile
-from sts_utils.corpora import data
 from sts_utils.evaluation.options import OptionsLM
 from sts_utils.examples import Example
 from sts_utils.runs import samples, units
@@ -74,9 +73,9 @@ def judged(model, tokenizer, sequences: Sequence[list[int]]) -> np.ndarray:
 def sample(profile: Profile) -> tuple[list[list[int]], np.ndarray]:
     """(token ids of the texts, kind of each as an index into KINDS), equally many of each kind."""
     settings, tokenizer = profile.labels, samples.tokenizer(profile.model, profile.revision)
-    corpora = [data.load(name, 0, settings.samples) for name in (profile.train, settings.code, settings.dialogue)]
-    fewest = min(map(len, corpora))
-    kinds = [texts(tokenizer, corpus[:fewest], settings.tokens) for corpus in corpora]
+    sets = [corpora.load(name, 0, settings.samples) for name in (profile.train, settings.code, settings.dialogue)]
+    fewest = min(map(len, sets))
+    kinds = [texts(tokenizer, corpus[:fewest], settings.tokens) for corpus in sets]
     return [ids for kind in kinds for ids in kind], np.repeat(np.arange(len(KINDS)), fewest)
 
 

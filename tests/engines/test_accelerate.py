@@ -5,8 +5,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from sts_utils import models, store
-from sts_utils.corpora import data
+from sts_utils import corpora, models, store
 from sts_utils.runs import samples, units
 from sts_utils.training import sft as finetune
 
@@ -41,7 +40,7 @@ def runs(profile):
 
 @pytest.fixture(scope="module")
 def examples():
-    return data.load("gsm-symbolic", 0, 20)
+    return corpora.load("gsm-symbolic", 0, 20)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from sts_utils import corpora
 from sts_utils.config import EvaluationSettings
-from sts_utils.corpora import data
+from sts_utils.corpora import packaged
 from sts_utils.evaluation import written as mmlu_pro
 from sts_utils.examples import Example, by_domain
 
@@ -60,7 +61,7 @@ def test_the_strict_rule_and_the_stop_are_lm_evals():
         pass
 
     Loader.add_constructor("!function", lambda loader, node: node.value)
-    folder = data.packaged_file("lm-eval", "lm_eval/tasks/mmlu_pro/_default_template_yaml").parent
+    folder = packaged.packaged_file("lm-eval", "lm_eval/tasks/mmlu_pro/_default_template_yaml").parent
     task = yaml.load((folder / "_default_template_yaml").read_text(), Loader)
     pattern = task["filter_list"][0]["filter"][0]["regex_pattern"]
     assert pattern.replace("ABCDEFGHIJ", "A-J") == mmlu_pro.ANSWER_IS.pattern
@@ -142,8 +143,8 @@ def test_shots_are_dropped_until_the_prompt_fits(tokenizer):
 
 
 def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
-    shots = by_domain(data.load("mmlu-cot"))
-    examples = data.load("mmlu-test", 0, 3)
+    shots = by_domain(corpora.load("mmlu-cot"))
+    examples = corpora.load("mmlu-test", 0, 3)
     one, many = (mmlu_pro.transformers_generate(whole, tokenizer, 8, batch=b) for b in (1, 3))
     prompts = [mmlu_pro.prompt(e, shots[e.domain][:1]) for e in examples]
     alone = one(prompts)

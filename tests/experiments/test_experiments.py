@@ -8,12 +8,19 @@ import pandas as pd
 import pytest
 import torch
 
-from sts_utils import models, saes, stats
-from sts_utils.corpora import data
+from sts_utils import corpora, models, saes, stats
 from sts_utils.examples import by_domain
-from sts_utils.experiments import ablation, baselines, comparisons, labels, mixtures, overlap, selective
+from sts_utils.experiments import (
+    ablation,
+    baselines,
+    comparisons,
+    labels,
+    mixtures,
+    overlap,
+    selective,
+)
 from sts_utils.method import extract, prompts, score, shift
-from sts_utils.method.extract import Tap, feature_stats
+from sts_utils.method.extract import Hook, feature_stats
 from sts_utils.runs import performance as performances
 from sts_utils.runs import samples, units
 from sts_utils.stats import Estimate
@@ -23,15 +30,15 @@ from sts_utils.stats import Estimate
 
 @pytest.fixture(scope="module")
 def pairs(tokenizer):
-    shown = [data.load("gsm-symbolic", 1, 2), data.load("gsm-symbolic", 2, 2)]
-    return prompts.prompt_pairs(tokenizer, data.load("mmlu-test", 0, 6), shown, 8192)
+    shown = [corpora.load("gsm-symbolic", 1, 2), corpora.load("gsm-symbolic", 2, 2)]
+    return prompts.prompt_pairs(tokenizer, corpora.load("mmlu-test", 0, 6), shown, 8192)
 
 
 def test_several_taps_equal_one_at_a_time(pairs, backbone):
     first, deepest = models.load_truncated("tiny", 0), backbone
     limit = extract.sink_norm(first, [plain for plain, _ in pairs]) / saes.SINK_FACTOR  # the median: drops many rows
-    taps = [Tap(1, saes.load("random-4x-k16-layer1", 64), np.inf), Tap(0, saes.load("random-8x", 64), np.inf)]
-    taps += [Tap(0, saes.load("random-4x", 64), limit)]
+    taps = [Hook(1, saes.load("random-4x-k16-layer1", 64), np.inf), Hook(0, saes.load("random-8x", 64), np.inf)]
+    taps += [Hook(0, saes.load("random-4x", 64), limit)]
     together = feature_stats(pairs, deepest, taps)
     assert [f.h.shape[1] for f in together] == [256, 512, 256]
     for tap, found in zip(taps, together, strict=True):
@@ -252,7 +259,7 @@ def test_overlap_of_drawn_dims(random_stats):
 def run(profile, random_stats, monkeypatch):
     """`tiny` at N = 8 with random statistics (40 features) in place of extraction, training and evaluation."""
     run = profile.model_copy(update={"top_n": 8})
-    place = {domain: i for i, domain in enumerate(data.DOMAINS)}
+    place = {domain: i for i, domain in enumerate(corpora.domains("mmlu-pro"))}
     monkeypatch.setattr(units, "train_stats", lambda p, seed: random_stats(seed))
     monkeypatch.setattr(units, "actual_stats", lambda p, seed, model=None: random_stats(50 + seed))
     monkeypatch.setattr(units, "domain_stats", lambda p, d, seed: random_stats(100 + 20 * seed + place[d]))
@@ -272,7 +279,7 @@ def test_rank_ranges_begin_with_d_n(run):
     for seed in run.seeds:
         train = units.train_stats(run, seed)
         ids = np.argsort(-train.dh2.sum(0) / train.n.sum())[16:24]
-        rows = [units.domain_stats(run, d, seed) for d in data.DOMAINS]
+        rows = [units.domain_stats(run, d, seed) for d in corpora.domains("mmlu-pro")]
         x = [f.h[:, ids].sum() / f.n.sum() for f in rows]
         by_hand.append(np.corrcoef(x, np.abs([change[seed].mean() for change in third]))[0, 1])
     assert found[17, 24]["sts_act"].value == pytest.approx(np.mean(by_hand))
@@ -301,9 +308,9 @@ def test_costs_are_counted(profile, whole, tokenizer):
     def tokens(turns):
         return len(prompts.chat_prompt(tokenizer, *turns).ids)
 
-    shown = by_domain(data.load("mmlu-cot"))
+    shown = by_domain(corpora.load("mmlu-cot"))
     plain = icl = 0
-    for domain in data.DOMAINS:
+    for domain in corpora.domains("mmlu-pro"):
         queries = samples.domain_queries(profile, domain, 0)
         assert len(queries) == 4
         (demonstrations,) = prompts.choose_demonstrations(shown[domain], 2, 1, 0)
@@ -334,8 +341,8 @@ def test_costs_are_counted(profile, whole, tokenizer):
 
 
 def test_halves_are_disjoint_and_whole(profile):
-    shown = {e.question for e in data.load("mmlu-cot")}
-    for domain, questions in by_domain(data.load("mmlu-test")).items():
+    shown = {e.question for e in corpora.load("mmlu-cot")}
+    for domain, questions in by_domain(corpora.load("mmlu-test")).items():
         train, test = samples.halves(profile, domain)
         ids = {e.id for e in train}, {e.id for e in test}
         assert not ids[0] & ids[1] and ids[0] | ids[1] == {e.id for e in questions if e.question not in shown}

@@ -9,15 +9,14 @@ import torch
 from safetensors import safe_open
 from trl import GRPOTrainer
 
-from sts_utils import generation, models
-from sts_utils.corpora import data
+from sts_utils import corpora, generation, models
 from sts_utils.training import grpo as reinforce
 from sts_utils.training import sft as finetune
 
 
 @pytest.fixture(scope="module")
 def examples():
-    return data.load("gsm-symbolic", 0, 5)
+    return corpora.load("gsm-symbolic", 0, 5)
 
 
 def small(**changes):

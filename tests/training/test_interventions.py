@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sts_utils import models, saes
-from sts_utils.corpora import data
+from sts_utils import corpora, models, saes
 from sts_utils.training import sft as finetune
 from sts_utils.training.interventions import SelectiveMaps, edited, zeroed
 
@@ -123,7 +122,7 @@ def test_training_moves_the_maps_and_nothing_else(profile, tokenizer, biased):
     assert {n for n, p in model.named_parameters() if p.requires_grad} == trainable
     before, sae_before = copy.deepcopy(model.state_dict()), copy.deepcopy(biased.state_dict())
     with edited(model, maps.edits({0: np.inf, 1: np.inf})):
-        finetune.train_answers(model.train(), tokenizer, run, data.load("gsm-symbolic", 0, 8), 1e-2, 0, "maps")
+        finetune.train_answers(model.train(), tokenizer, run, corpora.load("gsm-symbolic", 0, 8), 1e-2, 0, "maps")
     assert {key for key, value in model.state_dict().items() if not torch.equal(before[key], value)} == trainable
     assert all(torch.equal(biased.state_dict()[key], value) for key, value in sae_before.items())
     assert all(p.grad is None for n, p in model.named_parameters() if n not in trainable)

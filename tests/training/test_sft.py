@@ -5,8 +5,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from sts_utils import config, models
-from sts_utils.corpora import data
+from sts_utils import config, corpora, models
 from sts_utils.evaluation import options as evaluate
 from sts_utils.examples import by_domain
 from sts_utils.training import sft as finetune
@@ -14,7 +13,7 @@ from sts_utils.training import sft as finetune
 
 @pytest.fixture(scope="module")
 def examples():
-    return data.load("gsm-symbolic", 0, 6)
+    return corpora.load("gsm-symbolic", 0, 6)
 
 
 def test_the_loss_is_on_the_solution_alone(tokenizer, examples):
@@ -76,7 +75,7 @@ def test_float32_training_is_plain_adamw():
 
 def test_training_twice_gives_the_same_bits_and_learns(profile, tmp_path):
     longer = profile.model_copy(update={"sft": profile.sft.model_copy(update={"examples": 16, "epochs": 4})})
-    examples = data.load("gsm-symbolic", 0, 16)
+    examples = corpora.load("gsm-symbolic", 0, 16)
     logs = [finetune.sft(longer, examples, 3, tmp_path / name) for name in ("a", "b")]
     pd.testing.assert_frame_equal(*logs)
     weights = [models.load_model(str(tmp_path / name)).state_dict() for name in ("a", "b")]
@@ -87,7 +86,7 @@ def test_training_twice_gives_the_same_bits_and_learns(profile, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_are_saved_as_they_were_trained(profile, tmp_path, dtype):
     run = profile.model_copy(update={"sft": profile.sft.model_copy(update={"dtype": dtype})})
-    finetune.sft(run, data.load("gsm-symbolic", 0, 8), 0, tmp_path)
+    finetune.sft(run, corpora.load("gsm-symbolic", 0, 8), 0, tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
     assert {weight.dtype for weight in saved.values()} == {getattr(torch, dtype)}
 
@@ -113,7 +112,7 @@ def test_only_what_is_trainable_is_updated():
 
 @pytest.fixture(scope="module")
 def questions():
-    return [e for group in by_domain(data.load("mmlu-test")).values() for e in group[:2]]
+    return [e for group in by_domain(corpora.load("mmlu-test")).values() for e in group[:2]]
 
 
 @torch.inference_mode()
