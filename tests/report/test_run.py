@@ -4,7 +4,6 @@ import html
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -12,33 +11,50 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
 import pandas as pd
+import psutil
 import pytest
+from safetensors.numpy import load_file
 
 from sts_utils import store
-from sts_utils.report import page as report
-from sts_utils.report import run
+from sts_utils.report import page, run
 
+slow = pytest.mark.slow
 KINDS = {"figure": ("pdf", "png", "txt"), "table": ("csv", "md", "tex", "txt")}
-PRODUCTS = [f"{item.name}.{kind}" for item in report.ORDER for kind in KINDS[item.kind]]
-PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md", "scores.csv"]
 #: What only the full control has: its design half, and doses.
 FULL = ("control_design", "control_sizes", "control_doses")
-PRODUCTS = [name for name in PRODUCTS if not name.startswith(FULL)]
+RESULTS = [result for result in page.RESULTS if result.name not in FULL]
+PRODUCTS = [f"{result.name}.{kind}" for result in RESULTS for kind in KINDS[result.kind]]
+PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md", "scores.csv"]
 
 
-def command(out: Path, *arguments: str, **more) -> subprocess.Popen:
-    environment = os.environ | {"STS_OUT": str(out)}
+def command(out: Path, *arguments: str) -> subprocess.Popen:
+    words = [sys.executable, "-m", "sts_utils", *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
-        [sys.executable, "-m", "sts_utils", *arguments], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=store.ROOT, **more,
-    )  # fmt: skip
+        words, env=os.environ | {"STS_OUT": str(out)}, cwd=store.ROOT, **streams
+    )
 
 
 def finished(process) -> tuple[str, str]:
     out, err = process.communicate(timeout=800)
     assert process.returncode == 0, err[-3000:]
     return out, err
+
+
+def kill_when_there_is(pattern: str, runs: Path, process: subprocess.Popen) -> None:
+    """SIGKILL to the process and the notebooks' kernels as soon as `pattern` is in the store."""
+    deadline = time.time() + 600
+    while not list(runs.glob(pattern)):
+        assert process.poll() is None, f"the run ended without {pattern}: {process.stderr.read()}"
+        assert time.time() < deadline, f"no {pattern} in ten minutes"
+        time.sleep(0.02)
+    parent = psutil.Process(process.pid)
+    for one in [parent, *parent.children(recursive=True)]:
+        one.kill()
+    process.communicate()
+    assert process.returncode == -9
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +65,7 @@ def reproduced(tmp_path_factory):
     return out, said
 
 
+@slow
 def test_every_figure_table_and_notebook_is_written(reproduced):
     out, said = reproduced
     assert sorted(p.name for p in (out / "figures/tiny").iterdir()) == sorted(PRODUCTS)
@@ -58,21 +75,19 @@ def test_every_figure_table_and_notebook_is_written(reproduced):
     assert str(out / "figures/tiny") in said and str(out / "runs/notebooks/tiny") in said
 
 
+@slow
 def test_executed_notebooks_are_clean(reproduced):
     for path in (reproduced[0] / "runs/notebooks/tiny").glob("*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
-        assert all(
-            cell.execution_count
-            for cell in notebook.cells
-            if cell.cell_type == "code" and cell.source
-        )
-        outputs = [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
-        assert outputs and not [
-            o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"
-        ]
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert all(cell.execution_count for cell in code if cell.source)
+        outputs = [o for cell in code for o in cell.outputs]
+        assert outputs and not [o for o in outputs if o.output_type == "error"]
+        assert not [o for o in outputs if o.get("name") == "stderr"]
         assert notebook.cells[-1].outputs[0].text.strip()  # each says at its end what it did
 
 
+@slow
 def test_again_nothing_is_computed(reproduced):
     start = time.time()
     said, _ = finished(command(reproduced[0], "reproduce", "--profile", "tiny"))
@@ -80,6 +95,7 @@ def test_again_nothing_is_computed(reproduced):
     assert time.time() - start < 60
 
 
+@slow
 def test_a_deleted_figure_comes_back(reproduced):
     figure = reproduced[0] / "figures/tiny/fig3.png"
     before = figure.read_bytes()
@@ -89,15 +105,12 @@ def test_a_deleted_figure_comes_back(reproduced):
     assert figure.read_bytes() == before
 
 
+@slow
 def test_killed_anywhere_it_resumes_and_ends_in_the_same_tables(reproduced, tmp_path):
-    """SIGKILL to the whole process group at several moments, then a run to the end, bit for bit."""
-    for delay in (15, 35, 55):
-        process = command(tmp_path, "reproduce", "--profile", "tiny", start_new_session=True)
-        try:
-            process.wait(timeout=delay)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+    """Killed at the features, the trainings, the evaluations; then to the end, bit for bit."""
+    for pattern in ("features-domain-*", "trained-*", "performance-*"):
+        process = command(tmp_path, "reproduce", "--profile", "tiny")
+        kill_when_there_is(pattern, tmp_path / "runs", process)
     finished(command(tmp_path, "reproduce", "--profile", "tiny"))
     for name in PRODUCTS:
         if name.endswith((".csv", ".txt")):
@@ -105,63 +118,93 @@ def test_killed_anywhere_it_resumes_and_ends_in_the_same_tables(reproduced, tmp_
             assert (tmp_path / "figures/tiny" / name).read_bytes() == expected, name
 
 
+@slow
 def test_tables_hold_what_the_artifacts_hold(reproduced):
-    """Table 6's r, recomputed from the stored tables with scipy alone."""
-    from scipy import stats as scipy_stats
+    """The changes and r of Tables 2-4 and 6, from the stored answers and sums, by hand."""
+    figures, runs = reproduced[0] / "figures/tiny", reproduced[0] / "runs"
+    changes = changes_of(runs)
+    table = pd.read_csv(figures / "tables2_4.csv").set_index("domain").sort_index()
+    by_hand = 100 * sum(changes.values()) / 2
+    np.testing.assert_allclose(table["gold_probability change"], by_hand.sort_index(), rtol=1e-4)
+    chosen = "source == 'ours' and selection == 'all' and change == 'absolute'"
+    rows = pd.read_csv(figures / "table6.csv").query(chosen).set_index("metric")
+    for metric, field in (("sts_act", "h"), ("sts_icl", "dh2")):
+        rs = [scores_of(runs, seed, field).corr(changes[seed].abs()) for seed in (0, 1)]
+        assert rows.r[metric] == pytest.approx(np.mean(rs), rel=1e-4)
+        assert rows.r_low[metric] <= rows.r_high[metric]
 
-    figures = reproduced[0] / "figures/tiny"
-    runs = reproduced[0] / "runs"
-    frames = {}
+
+def changes_of(runs: Path) -> dict[int, pd.Series]:
+    """Each seed's change of P(gold) by domain."""
+    gold = {}
     for path in runs.glob("performance-*"):
         frame, model = pd.read_parquet(path / "table.parquet"), recipe(path)["trained"]
         if frame.domain.nunique() == 14:
             how = recipe(runs / model) if model else {}
-            frames["before" if not model else how.get("train", "rl"), how.get("seed")] = frame
-    assert len(frames) == 5  # before, two seeds, another training set, reinforcement learning
-    table = pd.read_csv(figures / "tables2_4.csv")
-    assert len(table) == 14
-    change = table.set_index("domain")["gold_probability change"]
-    before, after = frames["before", None], [frames["gsm-symbolic", seed] for seed in (0, 1)]
-    by_hand = (
-        sum(f.set_index("id").gold_probability for f in after) / 2
-        - before.set_index("id").gold_probability
-    )
-    by_hand = 100 * by_hand.groupby(before.set_index("id").domain).mean()
-    pd.testing.assert_series_equal(
-        change.sort_index(), by_hand.sort_index(), check_names=False, rtol=1e-4
-    )
-    r = pd.read_csv(figures / "table6.csv").query("source == 'ours' and selection == 'all'")
-    assert r.r.between(-1, 1).all() and (r.r_low <= r.r_high).all()
-    assert scipy_stats.pearsonr(change, change).statistic == pytest.approx(1)
+            of = how.get("train", "rl") if model else "before", how.get("seed")
+            gold[of] = frame.set_index(["id", "domain"]).gold_probability
+    assert len(gold) == 5  # before, two seeds, another training set, reinforcement learning
+    before = gold["before", None]
+    return {s: (gold["gsm-symbolic", s] - before).groupby("domain").mean() for s in (0, 1)}
+
+
+def scores_of(runs: Path, seed: int, field: str, n: int = 20) -> pd.Series:
+    """Each domain's mean over tokens of `field`, summed over the n most shifted features."""
+    train = {"sae": "random-8x", "seed": seed, "train": "gsm-symbolic"}
+    (sums,) = sums_of(runs, "features-train-*", train).values()
+    dims = np.argsort(-sums["dh2"].sum(0))[:n]
+    domains = sums_of(runs, "features-domain-*", {"sae": "random-8x", "seed": seed})
+    scores = {d: sums[field][:, dims].sum() / sums["n"].sum() for d, sums in domains.items()}
+    return pd.Series(scores)
+
+
+def sums_of(runs: Path, pattern: str, kept: dict) -> dict[str, dict[str, np.ndarray]]:
+    """Domain (None for a training set) -> its stored arrays, of the recipes that hold `kept`."""
+    made = {path: recipe(path) for path in runs.glob(pattern)}
+    chosen = {p: r.get("domain") for p, r in made.items() if r.items() >= kept.items()}
+    return {domain: load_file(p / "arrays.safetensors") for p, domain in chosen.items()}
 
 
 def recipe(path: Path) -> dict:
     return json.loads((path / "made.json").read_text())["recipe"]
 
 
+@slow
 def test_claims_follow_the_rule(reproduced):
     """Each verdict, from the interval in claims.csv; and the page shows every claim."""
     figures = reproduced[0] / "figures/tiny"
     claims = pd.read_csv(figures / "claims.csv")
-    page = (figures / "index.html").read_text(encoding="utf-8")
-    assert set(claims.figure) <= {item.name for item in report.ORDER}
+    text = html.unescape((figures / "index.html").read_text(encoding="utf-8"))
+    assert set(claims.figure) <= {result.name for result in page.RESULTS}
     for row in claims.itertuples():
         below = "slope" in row.statistic or "range of r" in row.statistic
         low, high = (-row.high, -row.low) if below else (row.low, row.high)
         assert row.verdict == ("agrees" if low > 0 else "does not" if high < 0 else "inconclusive")
-        assert html.escape(row.statistic) in page or row.statistic in html.unescape(page)
+        assert row.statistic in text
 
 
+@slow
 def test_only_the_figures_asked_for(tmp_path):
-    """FIGURES= computes what those need and nothing else: no model is trained for Tables 7 and 8."""
+    """FIGURES= computes what those need and nothing else: no model is trained for Tables 7, 8."""
     finished(command(tmp_path, "reproduce", "--profile", "tiny", "--figures", "table7 table8"))
     written = {p.name for p in (tmp_path / "figures/tiny").iterdir()}
     assert written == {f"{name}.{kind}" for name in ("table7", "table8") for kind in KINDS["table"]}
-    assert not list((tmp_path / "runs").glob("trained-*")) and not list(
-        (tmp_path / "runs").glob("performance-*")
-    )
+    runs = tmp_path / "runs"
+    assert not list(runs.glob("trained-*")) and not list(runs.glob("performance-*"))
 
 
+@slow
+def test_a_notebook_runs_by_papermill_from_the_project_s_root(reproduced, tmp_path):
+    out = tmp_path / "out.ipynb"
+    words = [Path(sys.executable).parent / "papermill", "notebooks/03_score.ipynb", out]
+    words += ["-p", "PROFILE", "tiny"]
+    environment = os.environ | {"STS_OUT": str(reproduced[0])}
+    done = subprocess.run(words, env=environment, cwd=store.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert nbformat.read(out, as_version=4).cells[-1].outputs[0].text.strip()
+
+
+@slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -180,18 +223,17 @@ def test_bad_input_is_one_line_and_a_failure(tmp_path, arguments, line):
     assert err.strip().splitlines()[-1].startswith(line) and "Traceback" not in err
 
 
-def test_each_notebook_matches_its_source():
-    for name in run.DOCUMENTED:
-        source = jupytext.read(run.NOTEBOOKS / f"{name}.py")
-        executed = nbformat.read(run.NOTEBOOKS / f"{name}.ipynb", as_version=4)
-        assert [(c.cell_type, c.source) for c in source.cells] == [
-            (c.cell_type, c.source) for c in executed.cells
-        ], name
+@pytest.mark.parametrize("name", run.DOCUMENTED)
+def test_each_notebook_matches_its_source(name):
+    source = jupytext.read(run.NOTEBOOKS / f"{name}.py")
+    executed = nbformat.read(run.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    cells = [[(c.cell_type, c.source) for c in n.cells] for n in (source, executed)]
+    assert cells[0] == cells[1]
 
 
 def test_nothing_unpickles_or_runs_remote_code():
-    bad = re.compile(
-        r"import pickle|torch\.load\(|trust_remote_code\s*=\s*True|allow_pickle=True|joblib\.load"
-    )
-    files = [*store.ROOT.glob("sts_utils/*.py"), *store.ROOT.glob("notebooks/*.py")]
-    assert files and not [f for f in files if bad.search(f.read_text(encoding="utf-8"))]
+    bad = r"import pickle|torch\.load\(|trust_remote_code\s*=\s*True|allow_pickle=True|joblib\.load"
+    folders = ("sts_utils", "notebooks", "benchmarks")
+    files = [path for folder in folders for path in (store.ROOT / folder).rglob("*.py")]
+    assert len(files) > 50
+    assert not [f for f in files if re.search(bad, f.read_text(encoding="utf-8"))]
