@@ -1,8 +1,8 @@
 """Artifacts on disk: computed once, written atomically, verified when read.
 
-An artifact is a folder `data/runs/<name>-<key>/` whose `made.json` holds the recipe that it was made
-by (settings, seed, versions) and the SHA-256 of each of its files. The key is a hash of the recipe,
-so another recipe is another artifact; a file that does not match its hash is computed again.
+An artifact is a folder `data/runs/<name>-<key>/` whose `made.json` holds the recipe that made it
+(settings, seed, versions) and the SHA-256 of each of its files. The key is a hash of the recipe, so
+another recipe is another artifact; a file that does not match its hash is computed again.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 log = logging.getLogger(__name__)
+Arrays = dict[str, np.ndarray]
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -67,7 +68,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and _whole(folder):
             return  # it came in between
         if error.errno == errno.ENOSPC:
-            raise ValueError(f"the disk is full: free some space below {RUNS} and start again") from None
+            full = f"the disk is full: free some space below {RUNS} and start again"
+            raise ValueError(full) from None
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -91,7 +93,8 @@ def folder(name: str, recipe: Mapping, make: Callable[[Path], None]) -> Path:
         log.warning("%s is damaged: computing it again", path_)
     with atomic_folder(path_) as scratch:
         make(scratch)
-        hashes = {f.relative_to(scratch).as_posix(): file_hash(f) for f in scratch.rglob("*") if f.is_file()}
+        files = [file for file in scratch.rglob("*") if file.is_file()]
+        hashes = {file.relative_to(scratch).as_posix(): file_hash(file) for file in files}
         made = {"recipe": _whole_recipe(recipe), "files": hashes}
         (scratch / "made.json").write_text(json.dumps(made, indent=1, sort_keys=True))
     return path_
@@ -99,11 +102,14 @@ def folder(name: str, recipe: Mapping, make: Callable[[Path], None]) -> Path:
 
 def frame(name: str, recipe: Mapping, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """A table, stored as parquet."""
-    path = folder(name, recipe, lambda out: compute().to_parquet(out / "table.parquet", index=False))
-    return pd.read_parquet(path / "table.parquet")
+
+    def make(out: Path) -> None:
+        compute().to_parquet(out / "table.parquet", index=False)
+
+    return pd.read_parquet(folder(name, recipe, make) / "table.parquet")
 
 
-def arrays(name: str, recipe: Mapping, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def arrays(name: str, recipe: Mapping, compute: Callable[[], Arrays]) -> Arrays:
     """Named arrays, stored as safetensors."""
     path = folder(name, recipe, lambda out: save_file(compute(), out / "arrays.safetensors"))
     return load_file(path / "arrays.safetensors")
