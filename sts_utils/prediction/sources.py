@@ -1,113 +1,180 @@
-"""The rows of a source, one at a time: JSON lines, CSV, parquet, or anything that can be gone through."""
+"""People's own data: a file, a `datasets.Dataset`, a list or a corpus as list[Example]."""
 
-import csv
-import json
-import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
+from sts_utils import corpora
+from sts_utils.examples import Example, by_domain
+from sts_utils.prediction import columns as cells
+from sts_utils.prediction.rows import parsed, rows, sample
 
-from sts_utils.corpora.data import CORPORA
+log = logging.getLogger(__name__)
 
-
-def sample(rows: Iterable, limit: int, seed: int) -> tuple[list, int]:
-    """(at most `limit` of `rows` with their number, all rows seen): a reservoir, in the rows' order."""
-    rng, kept, total = random.Random(seed), [], 0
-    for n, row in rows:
-        total += 1
-        if len(kept) < limit:
-            kept.append((n, row))
-        elif (slot := rng.randrange(total)) < limit:
-            kept[slot] = (n, row)
-    return sorted(kept, key=lambda item: item[0]), total
+#: Rows kept of a source: a seeded sample of it, so that memory does not grow with the file.
+LIMIT = 5000
 
 
-def rows(source, name: str) -> Iterator[tuple[int, object]]:
-    """(row or line number from 1, row), one at a time; a row of JSON lines is not parsed yet."""
-    if not isinstance(source, str | Path):
-        if not isinstance(source, Iterable):
-            raise ValueError(f"{name} is no source: give a corpus name, a file, a datasets.Dataset or a list of pairs")
-        return enumerate(source, 1)
-    path, kind = Path(source), Path(source).suffix.lower()
-    if not path.is_file():
-        raise ValueError(f"{name!r} is neither a file nor a corpus: the corpora are {', '.join(CORPORA)}")
-    if kind in (".jsonl", ".ndjson"):
-        return _lines(path)
-    if kind == ".csv":
-        return _csv(path, name)
-    if kind == ".parquet":
-        return _parquet(path, name)
-    raise ValueError(f"{name}: its name ends in {kind or 'nothing'!r}; give .jsonl, .csv or .parquet")
+def read(
+    source,
+    *,
+    domain: str,
+    columns: Mapping[str, str] | None = None,
+    answers: bool = False,
+    limit: int = LIMIT,
+    seed: int = 0,
+    note: Callable[[str], None] = log.warning,
+) -> list[Example]:
+    """At most `limit` examples of `source`, a seeded sample in the order of its rows.
+
+    `source` is a corpus name, a JSON-lines, CSV or parquet file, a `datasets.Dataset` (streaming
+    too), or a list of (question, answer) pairs or dicts. Columns are recognised by name
+    (columns.COLUMNS): question and answer or solution, prompt and completion, chat `messages` (the
+    assistant's last turn and the user's before it), and multiple choice (`options`, or columns A,
+    B, …, with the answer's index, letter or text); `columns` names them otherwise, like
+    {"question": "ask"}. A row without an answer has an empty `solution`; `answers` asks for some.
+    A question is read once. `note` is told what was left out.
+
+    >>> read([("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")], domain="sums")[1].solution
+    '7'
+    >>> metal = {"question": "Which is a metal?", "choices": ["iron", "air"], "answer": "A"}
+    >>> read([metal], domain="x")[0].answer
+    'iron'
+    >>> read([{"ask": "Why?", "say": "Because."}], domain="x")
+    Traceback (most recent call last):
+    ValueError: the list: no column for the question; it has ask, say (name it, like question=ask)
+
+    Raises ValueError, in one line, for an empty source, a missing column, a file that is not UTF-8
+    or not what its name says (with the line), and a column of mixed types or of no text.
+    """
+    if isinstance(source, str) and source in corpora.names():
+        return [replace(e, domain=domain) for e in corpora.load(source, seed, limit)]
+    name = name_of(source)
+    kept, total = sample(rows(source, name), limit, seed)
+    if not kept:
+        raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
+    if total > limit:
+        note(f"{name}: {limit} of its {total} rows are used, a sample.")
+    numbered = [(n, parsed(raw, f"{name}, row {n}")) for n, raw in kept]
+    has = list(dict.fromkeys(column for _, row in numbered for column in row))
+    of = cells.choose(has, columns or {}, name, answers)
+    for column in {c for c in of.values() if c}:
+        cells.check_type(numbered, column, name)
+    examples = {}
+    for n, row in numbered:
+        if example := cells.example(row, of, domain, f"{name}, row {n}"):
+            examples.setdefault(key(example), example)
+    if not examples:
+        asked = of["question"] or of["messages"]
+        raise ValueError(f"{name}: every question in column {asked!r} is empty")
+    if left := len(numbered) - len(examples):
+        note(f"{name}: {left} of {len(numbered)} rows left out, empty or asked twice.")
+    return list(examples.values())
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        yield from ((n, line) for n, line in enumerate(file, 1) if line.strip())
+def read_training(source, columns: Mapping[str, str] | None, note=log.warning) -> list[Example]:
+    """The examples of a training set that have an answer."""
+    examples = read(source, domain="train", columns=columns, answers=True, note=note)
+    worked = [e for e in examples if e.solution]
+    if not worked:
+        why = "no row has an answer; predict compares with and without answers"
+        raise ValueError(f"training set {name_of(source)}: {why}")
+    if left := len(examples) - len(worked):
+        note(f"{left} of {len(examples)} training rows have no answer: left out.")
+    return worked
 
 
-def _text(raw: bytes, where: str) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 (byte 0x{raw[error.start]:02x}): save the file as UTF-8") from None
+def read_domains(
+    source, columns: Mapping[str, str] | None = None, note=log.warning
+) -> dict[str, list[Example]]:
+    """Domain -> examples, of {name: source}, or of corpora (all their domains) and files.
+
+    A file's domain is its stem.
+    """
+    if isinstance(source, Mapping):
+        parts = [(str(name), part) for name, part in source.items()]
+    else:
+        paths = listed(source)
+        if not isinstance(paths, Sequence) or not all(isinstance(p, str | Path) for p in paths):
+            raise ValueError("domains: give a corpus name, {name: source}, or a list of files")
+        parts = [("" if p in corpora.names() else Path(p).stem, p) for p in paths]
+    if not parts:
+        raise ValueError("domains is empty: name at least one")
+    domains = {}
+    for name, part in parts:
+        own = {name: part} if name else by_domain(corpora.load(part))
+        if twice := own.keys() & domains.keys():
+            mend = "rename one, or give {name: file}"
+            raise ValueError(f"two domains are named {min(twice)!r}: {mend}")
+        domains |= {name: read(part, domain=name, columns=columns, note=note)} if name else own
+    return domains
 
 
-def _csv(path: Path, name: str) -> Iterator[tuple[int, dict]]:
-    with path.open("rb") as file:
-        lines = (_text(line, f"{name}, row {n}") for n, line in enumerate(file, 1))
-        reader, first = csv.DictReader(lines, strict=True), 1
-        try:
-            if reader.fieldnames:
-                first = reader.line_num + 1
-            for row in reader:
-                fields = len(reader.fieldnames)
-                if None in row or None in row.values():
-                    raise csv.Error(
-                        f"{'more' if None in row else 'fewer'} fields than the {fields} columns of the header"
-                    )
-                yield reader.line_num, row
-                first = reader.line_num + 1
-        except csv.Error as error:
-            near = " (a quote that is not closed?)" if "end of data" in str(error) or "limit" in str(error) else ""
-            raise ValueError(f"{name}, row {first}: {error}{near}") from None
+def read_evaluation(
+    domains, demonstrations, columns, training: Sequence[Example], note=log.warning
+) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
+    """(domain -> questions, domain -> worked examples), none of which the training set asks too.
+
+    `demonstrations`: where worked examples are; the domains themselves if None, or the corpus that
+    belongs to theirs; none if "none".
+    """
+    asked = read_domains(domains, columns, note)
+    if demonstrations is None and not isinstance(domains, Mapping):
+        known = [name for name in listed(domains) if name in corpora.names()]
+        partners = {name: corpora.entry(name).demonstrations for name in known}
+        if any(partners.values()):
+            demonstrations = [partners.get(name) or name for name in listed(domains)]
+    if demonstrations == "none":
+        worked = {}
+    else:
+        worked = asked if demonstrations is None else read_domains(demonstrations, columns)
+    known, left = _asked_by(training), 0
+    for of in (asked, worked):
+        for d, examples in list(of.items()):
+            of[d] = [e for e in examples if not known(e)]
+            left += len(examples) - len(of[d])
+    if left:
+        note(f"{left} questions of the domains are in the training set too and were left out.")
+    if worked:
+        worked = {d: [e for e in worked.get(d, ()) if e.solution] for d in asked}
+    for d, examples in asked.items():
+        if not examples:
+            has = "has no question that the training set does not have"
+            raise ValueError(f"domain {d!r} {has}: give others")
+        if worked and not worked[d]:
+            raise ValueError(
+                f"domain {d!r} has no worked examples, which STS_ICL needs: give demonstrations="
+                f"{{{d!r}: …}} with answers, or demonstrations='none' to leave STS_ICL out"
+            )
+    return asked, worked
 
 
-def _parquet(path: Path, name: str) -> Iterator[tuple[int, dict]]:
-    n = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    yield (n := n + 1), row
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{name} can't be read as parquet: {str(error).splitlines()[0]}") from None
+def listed(source) -> Sequence:
+    """One source as a list of it, a list as it is."""
+    return [source] if isinstance(source, str | Path) else source
 
 
-def parsed(raw, where: str) -> Mapping:
-    """A row as a mapping of columns, cells of arrays as lists and NaN as nothing."""
-    if isinstance(raw, bytes):
-        try:
-            raw = json.loads(_text(raw, where))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is not JSON ({error.msg}): write one object a line") from None
-        except RecursionError:
-            raise ValueError(f"{where} is nested too deeply: write one object with columns a line") from None
-    if isinstance(raw, Sequence) and not isinstance(raw, str) and raw and all(map(is_turn, raw)):
-        raw = {"messages": raw}
-    if isinstance(raw, Mapping):
-        return {column: _plain(value) for column, value in raw.items()}
-    if isinstance(raw, Sequence) and not isinstance(raw, str) and len(raw) == 2:
-        return dict(zip(("question", "answer"), map(_plain, raw), strict=True))
-    raise ValueError(f"{where} is {str(raw)[:40]!r}, neither columns nor a (question, answer) pair")
+def name_of(source) -> str:
+    """What messages call a source: a file or corpus by its name, anything else by its type."""
+    return str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
 
 
-def _plain(value):
-    value = value.tolist() if hasattr(value, "tolist") else value  # pandas and numpy
-    return None if isinstance(value, float) and value != value else value
+# --- the same question -------------------------------------------------------------------------
 
 
-def is_turn(value) -> bool:
-    """Whether a value is a turn of a chat."""
-    return isinstance(value, Mapping) and bool({"role", "from"} & value.keys())
+def key(example: Example) -> str:
+    """What tells a question from others; with other options it is another one."""
+    return _normal("\n".join((example.question, *example.options)))
+
+
+def _normal(question: str) -> str:
+    return " ".join(question.split()).casefold()  # without case and spacing
+
+
+def _asked_by(training: Sequence[Example]) -> Callable[[Example], bool]:
+    """Whether a training set asks a question too; options tell apart two that both have some."""
+    same = {key(e) for e in training}
+    every = {_normal(e.question) for e in training}
+    bare = {_normal(e.question) for e in training if not e.options}
+    return lambda e: key(e) in same or _normal(e.question) in (bare if e.options else every)

@@ -4,9 +4,8 @@ import random
 from collections.abc import Sequence
 from functools import cache
 
-from sts_utils import models
+from sts_utils import corpora, models
 from sts_utils.config import Profile
-from sts_utils.corpora import data
 from sts_utils.examples import Example, by_domain, split
 from sts_utils.method import prompts
 from sts_utils.method.prompts import Prompt
@@ -20,7 +19,7 @@ def tokenizer(name: str, revision: str | None = None):
 
 def training_examples(profile: Profile, seed: int) -> tuple[list[Example], list[Example]]:
     """(SFT pool, held out) of the training corpus: the same split for every seed, other orders."""
-    train, held_out = split(data.load(profile.train), profile.shift.held_out, seed=0)
+    train, held_out = split(corpora.load(profile.train), profile.shift.held_out, seed=0)
     for part in (train, held_out):
         random.Random(seed).shuffle(part)
     return train, held_out
@@ -31,8 +30,8 @@ def evaluation_questions(profile: Profile) -> dict[str, list[Example]]:
 
     No question is among the demonstrations, compared by its text.
     """
-    shown = {e.question for e in data.load(profile.demonstrations)}
-    questions = by_domain(e for e in data.load(profile.domains) if e.question not in shown)
+    shown = {e.question for e in corpora.load(profile.demonstrations)}
+    questions = by_domain(e for e in corpora.load(profile.domains) if e.question not in shown)
     return {domain: group[: profile.evaluation.questions] for domain, group in questions.items()}
 
 
@@ -57,7 +56,7 @@ def training_pairs(
         )
     shown = fitting(profile, train, settings.demonstrations)
     sets = prompts.choose_demonstrations(shown, settings.demonstrations, settings.sets, seed)
-    return _pairs(profile, held_out[: settings.queries], sets)
+    return pairs(profile, held_out[: settings.queries], sets)
 
 
 def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> list[Example]:
@@ -83,23 +82,24 @@ def within(tokenizer, examples: Sequence[Example], limit: int) -> list[Example]:
 
 def domain_pairs(profile: Profile, domain: str, seed: int) -> list[tuple[Prompt, Prompt]]:
     """(plain, icl) prompts of a downstream domain, with its own chain-of-thought demonstrations."""
-    shown = by_domain(data.load(profile.demonstrations))[domain]
+    shown = by_domain(corpora.load(profile.demonstrations))[domain]
     sets = prompts.choose_demonstrations(shown, profile.sts.demonstrations, 1, seed)
-    return _pairs(profile, domain_queries(profile, domain, seed), sets)
+    return pairs(profile, domain_queries(profile, domain, seed), sets)
 
 
-def _pairs(
+def pairs(
     profile: Profile, queries: list[Example], sets: list[list[Example]]
 ) -> list[tuple[Prompt, Prompt]]:
+    """(plain, icl) prompts of queries, which take the sets of demonstrations in turn."""
     longest = models.context_length(profile.model, profile.revision)
     return prompts.prompt_pairs(tokenizer(profile.model, profile.revision), queries, sets, longest)
 
 
 def halves(profile: Profile, domain: str) -> tuple[list[Example], list[Example]]:
     """(for training, for testing): a domain's questions split 1:1, as the paper's mixtures do."""
-    shown = {e.question for e in data.load(profile.demonstrations)}
+    shown = {e.question for e in corpora.load(profile.demonstrations)}
     questions = [
-        e for e in by_domain(data.load(profile.domains))[domain] if e.question not in shown
+        e for e in by_domain(corpora.load(profile.domains))[domain] if e.question not in shown
     ]
     middle = len(questions) // 2
     return questions[:middle], questions[middle:]

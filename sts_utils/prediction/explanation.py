@@ -1,0 +1,160 @@
+"""Why a prediction: the most shifted features, shown by the texts they fire on and the words they promote."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sts_utils import models
+from sts_utils.config import Profile
+from sts_utils.examples import Example
+from sts_utils.prediction import page
+from sts_utils.runs import models as held
+from sts_utils.runs import peaks, samples
+
+if TYPE_CHECKING:
+    from sts_utils.prediction.prediction import Prediction
+
+#: Texts read of the training set, and of each domain, a sample; their tokens at most; tokens shown
+#: before and after a peak.
+TRAIN_TEXTS, DOMAIN_TEXTS, TOKENS, AROUND = 32, 4, 256, 10
+#: Stands for a domain's name where the text is the training set's.
+OWN = "the training set"
+#: Spans, domains and words shown for a feature.
+SPANS, DOMAINS, WORDS = 2, 3, 8
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of text around the token where a feature fires hardest.
+
+    `tokens` are (text, activation over the peak's) pairs.
+    """
+
+    domain: str
+    peak: float
+    tokens: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One shifted feature.
+
+    | field | is |
+    |---|---|
+    | shift | E_x (Δh)², less the contrast where the score is contrastive |
+    | domains | (name, mean activation a token) of those that use it most |
+    | train, elsewhere | the spans where it fires hardest |
+    | promotes | the tokens whose logits its decoder direction raises most |
+    | link | its page on Neuronpedia |
+    """
+
+    id: int
+    shift: float
+    domains: tuple[tuple[str, float], ...]
+    train: tuple[Span, ...]
+    elsewhere: tuple[Span, ...]
+    promotes: tuple[str, ...]
+    link: str | None
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """The most shifted features, largest shift first; a notebook shows them as HTML."""
+
+    features: tuple[Feature, ...]
+
+    def __repr__(self) -> str:
+        return f"Explanation of features {', '.join(str(f.id) for f in self.features)}"
+
+    def _repr_html_(self) -> str:
+        return f"<style>{page.template().spans_style()}</style>{page.template().cards(self)}"
+
+    @property
+    def reading(self) -> str:
+        """Which texts were read."""
+        texts = f"{TRAIN_TEXTS} of your examples and {DOMAIN_TEXTS} of each domain"
+        return f"{texts}, the first {TOKENS} tokens of each"
+
+
+def explain(prediction: "Prediction", k: int) -> Explanation:
+    """The `k` most shifted features. Raises ValueError for k outside 1..features of the SAE."""
+    shifts = prediction.shifts
+    if not 1 <= k <= len(shifts):
+        raise ValueError(f"k is {k}: choose 1..{len(shifts)} features")
+    ids = np.argsort(-shifts, kind="stable")[:k]
+    words = promoted(prediction.profile, ids)
+    spans = _spans(prediction, ids)
+    known = held.sae(prediction.profile).cfg.metadata.neuronpedia_id
+    features = []
+    for feature, promotes, places in zip(ids.tolist(), words, spans, strict=True):
+        hardest = sorted({s.tokens: s for s in places}.values(), key=lambda span: -span.peak)
+        own = tuple(s for s in hardest if s.domain == OWN)[:SPANS]
+        elsewhere = tuple(s for s in hardest if s.domain != OWN)[:SPANS]
+        link = f"https://www.neuronpedia.org/{known}/{feature}" if known else None
+        using, moved = _used_most(prediction, feature), float(shifts[feature])
+        features.append(Feature(feature, moved, using, own, elsewhere, promotes, link))
+    return Explanation(tuple(features))
+
+
+def _used_most(prediction: "Prediction", feature: int) -> tuple[tuple[str, float], ...]:
+    """(domain, mean activation a token) of the domains that use a feature most."""
+    using = []
+    for domain in prediction.domains:
+        means = [of[domain].mean("h")[feature] for of in prediction.domain_stats]
+        using.append((float(np.mean(means)), domain))
+    hardest = sorted((of for of in using if of[0] > 0), reverse=True)
+    return tuple((domain, mean) for mean, domain in hardest[:DOMAINS])
+
+
+@torch.inference_mode()
+def promoted(profile: Profile, ids: np.ndarray) -> list[tuple[str, ...]]:
+    """For each feature the tokens whose logits rise most along its decoder row.
+
+    The row goes through the final norm and the unembedding.
+    """
+    model, tokenizer = (
+        models.load_model(profile.model, profile.dtype),
+        samples.tokenizer(profile.model),
+    )
+    rows = held.sae(profile).W_dec[torch.as_tensor(ids)].to(model.device, model.dtype)
+    top = models.vocabulary_logits(model, model.model.norm(rows)).topk(WORDS).indices
+    return [tuple(tokenizer.decode([token]).strip() for token in row) for row in top.tolist()]
+
+
+def _spans(prediction: "Prediction", ids: np.ndarray) -> list[list[Span]]:
+    """For each feature a span around its peak in every text where it fires."""
+    profile = prediction.profile
+    model, hook = held.backbone(profile), held.hook(profile)
+    spans = [[] for _ in ids]
+    for domain, text in _texts(prediction):
+        # with BOS where the model has one
+        read = samples.tokenizer(profile.model)(text, return_offsets_mapping=True)
+        ends = [0, *(stop for _, stop in read.offset_mapping[:TOKENS])]
+        if len(ends) <= 2:
+            continue
+        h = peaks.activations(model, hook, read.input_ids[:TOKENS], ids)
+        for of_feature, fired in zip(spans, h.T.cpu().numpy(), strict=True):
+            at, peak = int(fired.argmax()), float(fired.max())
+            if peak > 0:
+                window = range(max(0, at - AROUND), min(len(fired), at + AROUND + 1))
+                # several tokens may share a character: it is shown once
+                pieces = [text[ends[t] : ends[t + 1]] for t in window]
+                levels = [float(fired[t]) / peak for t in window]
+                of_feature.append(Span(domain, peak, tuple(zip(pieces, levels, strict=True))))
+    return spans
+
+
+def _texts(prediction: "Prediction") -> list[tuple[str, str]]:
+    """(domain or OWN, text) of a sample of the training set and of each domain."""
+
+    def some(examples: Sequence[Example], count: int) -> list[Example]:
+        return random.Random(0).sample(list(examples), min(count, len(examples)))
+
+    read = [(OWN, e) for e in some(prediction.train, TRAIN_TEXTS)]
+    for domain in prediction.domains:
+        read += [(domain, e) for e in some(prediction.questions[domain], DOMAIN_TEXTS)]
+    return [(domain, f"{e.query}\n{e.solution}".strip()) for domain, e in read]

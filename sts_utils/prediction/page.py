@@ -1,0 +1,101 @@
+"""The report: one page with the ranking, how sure it is, the features and a mixture; the table beside."""
+
+import base64
+import io
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from sts_utils.prediction.scores import SCORES
+
+if TYPE_CHECKING:
+    from sts_utils.prediction.prediction import Prediction
+
+#: What the method does not say.
+LIMITS = (
+    "Whether a domain gets better or worse. A score says how strongly the features that your data "
+    "moves are used in a domain; a signed score is in the table only where it was asked for, "
+    "because none clearly beat always saying the commoner sign in the positive control.",
+    "Anything beyond shared vocabulary, as far as we could show: in the positive control plain "
+    "word overlap of the texts found the training set's own domain at least as often as any score "
+    "of features.",
+    "That a mixture as advised helps: in the reproduction no mixture moved a domain by more than "
+    "its interval.",
+    "By how many points. Scores compare domains within this table, not models, SAEs, training sets "
+    "or values of N.",
+    "What your learning rate, epochs, number of examples and order of training do: the score knows "
+    "none of them.",
+    "Domains that are not listed, and reinforcement learning, whose shift demonstrations estimate "
+    "less well.",
+    "Small models hide the effect behind noise: REPRODUCTION.md has what this project measured.",
+)
+
+
+def write(prediction: "Prediction", folder: Path, budget: int | None, features: int) -> list[Path]:
+    """Write the report of a prediction into `folder`; returns the files."""
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name for name in ("index.html", "table.csv", "table.parquet")]
+    paths[0].write_text(html(prediction, budget, features), encoding="utf-8")
+    prediction.table.to_csv(paths[1], index=False)
+    prediction.table.to_parquet(paths[2], index=False)
+    mixture = folder / "mixture.jsonl"
+    mixture.unlink(missing_ok=True)  # of an earlier report
+    if budget is not None and (rows := prediction.mixture(budget)):
+        lines = [f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows]
+        mixture.write_text("".join(lines), encoding="utf-8")
+        paths.append(mixture)
+    return paths
+
+
+def html(prediction: "Prediction", budget: int | None = None, features: int = 10) -> str:
+    """The page, self-contained: ranking, how sure, features, mixture."""
+    figure, png = plot(prediction), io.BytesIO()
+    figure.savefig(png, format="png", dpi=150)
+    plt.close(figure)
+    picture = base64.b64encode(png.getvalue()).decode()
+    rows, explained = prediction.table.to_dict("records"), prediction.explain(features)
+    advice = prediction.advice(budget).to_dict("records") if budget is not None else None
+    made = {"plot": picture, "rows": rows, "explained": explained, "advice": advice}
+    return template().page(p=prediction, scores=list(SCORES), limits=LIMITS, budget=budget, **made)
+
+
+@cache
+def template():
+    """The macros of page.html.jinja; whatever they are given is escaped."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    blocks = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(loader=loader, autoescape=True, **blocks)
+    return environment.get_template("page.html.jinja").module
+
+
+def plot(prediction: "Prediction") -> Figure:
+    """Every score with its interval, domains in the order of the chosen one."""
+    table, ranking = prediction.table[::-1], prediction.score
+    names = [ranking, *(s for s in SCORES if s != ranking and table[s].notna().any())]
+    size = (2.2 + 2.2 * len(names), 1.1 + 0.22 * len(table))
+    grid = {"sharey": True, "squeeze": False, "layout": "constrained"}
+    figure, axes = plt.subplots(1, len(names), figsize=size, **grid)
+    for axis, name in zip(axes[0], names, strict=True):
+        reach = [table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]
+        style = {"fmt": "o", "capsize": 2, "color": "C0" if name == ranking else "0.55"}
+        axis.errorbar(table[name], range(len(table)), xerr=np.maximum(reach, 0), **style)
+        axis.set(xlabel=name, title="ranks by this" if name == ranking else None)
+    axes[0, 0].set_yticks(range(len(table)), [d.replace("$", r"\$") for d in table.domain])
+    return figure
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError where a report can't be written."""
+    above = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    if not above.is_dir():
+        raise ValueError(f"{above} is a file: give a folder to write the report to")
+    if not os.access(above, os.W_OK):
+        raise ValueError(f"{above} can't be written: give another folder for the report")
