@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import jupytext
@@ -18,11 +17,10 @@ from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import config, store
 from sts_utils.config import Profile
-from sts_utils.engines import ray as executor
-from sts_utils.prediction import predict
+from sts_utils.prediction import command as predict
 from sts_utils.report import page
-from sts_utils.runs import units
-from sts_utils.scale import check, fetch
+from sts_utils.runs.check import prepare
+from sts_utils.scale import check, fetch, plan
 from sts_utils.store import DATA, FIGURES, ROOT, RUNS
 
 PACKAGE = ROOT / "sts_utils"
@@ -44,7 +42,10 @@ ALLOCATOR = {
 
 
 def reproduce(
-    name: str, seeds: str | None = None, figures: str | None = None, stages: Sequence[str] = STAGES
+    name: str,
+    seeds: str | None = None,
+    figures: str | None = None,
+    stages: tuple[str, ...] = STAGES,
 ) -> list[Path]:
     """Run the stages of profile `name` that are not done yet; returns the executed notebooks.
 
@@ -56,11 +57,10 @@ def reproduce(
     """
     profile = config.load(name, seeds)
     page.chosen(figures)
-    units.prepare(profile)
-    executor.compute(profile, whole=figures is None)
-    asked = [s for s in stages if s in (profile.stages or stages)]
-    if not profile.runs_control:
-        asked = [s for s in asked if s != CONTROL]
+    prepare(profile)
+    if profile.executor == "ray":  # else notebooks compute at need
+        plan.compute(profile, plan.everything(profile, whole=figures is None))
+    asked = [s for s in profile.stages or stages if s != CONTROL or profile.runs_control]
     parameters = {"PROFILE": name, "SEEDS": seeds}
     if figures is not None:
         asked, parameters = ["06_plot"], parameters | {"FIGURES": figures}
@@ -79,10 +79,8 @@ def _stage(name: str, profile: Profile, parameters: dict) -> Path:
     folder, start = _stage_folder(name, profile, parameters.get("FIGURES")), time.time()
     if folder.exists() and not _products_intact(folder):
         shutil.rmtree(folder)
-    if folder.exists():
-        print("done before", flush=True)
-    else:
-        print("running", flush=True)
+    print("done before" if folder.exists() else "running", flush=True)
+    if not folder.exists():
         with store.atomic_folder(folder) as scratch:
             _execute(name, parameters, FIGURES / profile.name, scratch)
         print(f"{name}: {time.time() - start:.0f} s", flush=True)
@@ -149,8 +147,7 @@ class _Echo(logging.Handler):
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line: `python -m sts_utils reproduce --profile smol --seeds 0,1,2`."""
-    about = sys.modules["sts_utils"].__doc__
-    parser = argparse.ArgumentParser(prog="python -m sts_utils", description=about)
+    parser = argparse.ArgumentParser(prog="python -m sts_utils")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("reproduce", "run the notebooks that are not done yet"),
