@@ -1,14 +1,14 @@
 """Figures, tables and claims: how they look, how they are judged, and their files."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sts_utils.config import Profile
@@ -88,6 +88,42 @@ def paper(name: str) -> pd.DataFrame:
 def bars(estimates: Iterable[Estimate]) -> np.ndarray:
     """[2, n] lengths of the intervals below and above the values, as matplotlib's yerr."""
     return np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(0)
+
+
+def r_points(axis: Axes, rows: Mapping[str, Mapping[str, Estimate]], rotate: int = 0) -> None:
+    """Each metric's r with its interval, a group of them a row of `rows`: label -> metric -> r."""
+    metrics = list(next(iter(rows.values())))
+    for i, metric in enumerate(metrics):
+        x = np.arange(len(rows)) + 0.16 * (i - (len(metrics) - 1) / 2)
+        of = [row[metric] for row in rows.values()]
+        look = {"fmt": "os^D"[i], "color": PALETTE[i], "ms": 5, "capsize": 2}
+        label = METRIC_NAMES.get(metric, metric)
+        axis.errorbar(x, [e.value for e in of], yerr=bars(of), label=label, **look)
+    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+    axis.set_xticks(
+        range(len(rows)), list(rows), rotation=rotate, ha="right" if rotate else "center"
+    )
+    axis.set(ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
+
+
+def r_panel(
+    title: str, rows: Mapping, label: str, what: str, theirs: str, rotate: int = 0
+) -> tuple[Figure, str] | None:
+    """A panel of Fig 4, `r_points` of `rows`, and its caption; None where there are no rows."""
+    if not rows:
+        return None
+    figure, axis = plt.subplots(figsize=(3.4, 2.6))
+    r_points(axis, rows, rotate)
+    axis.set_xlabel(label)
+    if len(axis.containers) > 1:
+        figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
+    said = [
+        f"{name}: {', '.join(f'{m} {e}' for m, e in row.items())}" for name, row in rows.items()
+    ]
+    return figure, (
+        f"{title}. r of score and absolute change over all domains, {what}; bars are 95% "
+        f"intervals. {'; '.join(said)}. The paper: {theirs}."
+    )
 
 
 def numbers(e: Estimate) -> dict[str, float]:

@@ -28,7 +28,10 @@ def show(experiment: ModuleType, run: Run, wanted: Collection[str] | None = None
         return []
     numbers = experiment.compute(run)
     for result in chosen:
-        thing, caption = result.draw(numbers, run)
+        drawn = result.draw(numbers, run)
+        if drawn is None:  # the run has nothing to draw it from
+            continue
+        thing, caption = drawn
         results.save(result.name, thing, caption, run.setting, run.profile.name)
         display(thing.round(3) if isinstance(thing, pd.DataFrame) else thing)
         display(Markdown(f"**{caption}**"))
