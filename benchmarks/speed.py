@@ -1,6 +1,7 @@
 """What the method costs: each figure a ratio of two things measured side by side in this run.
 
-`make bench` (or `python benchmarks/speed.py --profile smol`) prints the table and writes benchmarks/speed.csv.
+`make bench` (or `python benchmarks/speed.py --profile smol`) prints the table and writes
+benchmarks/speed.csv.
 """
 
 import argparse
@@ -8,7 +9,6 @@ import gc
 import multiprocessing
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +17,15 @@ import psutil
 import torch
 from safetensors.torch import load_file, save_file
 
-from sts_utils import config, models, saes
+from sts_utils import config, corpora, models, saes
 from sts_utils.config import Profile
-from sts_utils.corpora import data
-from sts_utils.evaluation import options as evaluate
+from sts_utils.evaluation import options
 from sts_utils.method import extract, prompts, shift
-from sts_utils.method.extract import Tap
-from sts_utils.runs import samples, units
+from sts_utils.method.extract import Hook
+from sts_utils.runs import models as held
+from sts_utils.runs import samples
 from sts_utils.scale import check
-from sts_utils.training import sft as finetune
+from sts_utils.training import sft
 
 
 def seconds(function) -> float:
@@ -41,85 +41,97 @@ def row(measure: str, value: float, bar: str, sizes: str) -> dict:
 
 def bare_forward(pairs, model, layer: int) -> None:
     """The forward pass of the tokens that extraction reads, contexts once, and nothing else."""
-    groups = {}
-    for index, (a, b) in enumerate(pairs):
-        groups.setdefault((a.context, b.context), []).append(index)
     with torch.inference_mode():
-        for contexts, members in groups.items():
+        for contexts, members in extract.by_context(pairs).items():
             caches = [extract.context_cache(model, context) for context in contexts]
-            tokens = extract.batch_tokens()
-            held = extract.cached_tokens(model, tokens)
-            for batch in extract._batches(members, pairs, max(map(len, contexts)), tokens, held):
+            queries = {i: pairs[i][0].query for i in members}
+            for batch in extract._batches(queries, max(map(len, contexts)), model, None):
                 for cache in caches:
-                    extract.query_residuals(model, cache, [pairs[i][0].query for i in batch], [layer])
+                    extract.query_residuals(model, cache, [queries[i] for i in batch], [layer])
 
 
 def released_way(pairs, model, sae, layer: int, folder: Path, new_tokens: int = 1) -> np.ndarray:
-    """[F] shift by the released code's passes: `generate` at full depth, each prompt whole, dense rows of every token
-    written. With one new token the forward passes are those of the prompts alone. Only the query's rows are read back.
+    """[F] shift by the released code's passes: `generate` at full depth, each prompt whole, dense
+    rows of every token written. With one new token the forward passes are those of the prompts
+    alone. Only the query's rows are read back.
     """
-    settings = {"do_sample": False, "output_hidden_states": True, "return_dict_in_generate": True, "pad_token_id": 0}
+    settings = {"max_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
+    settings |= {"output_hidden_states": True, "return_dict_in_generate": True}
     tokens, total = 0, 0
     with torch.inference_mode():
         for number, pair in enumerate(pairs):
             dense = {}
             for prompt in pair:
                 ids = torch.tensor([prompt.ids], device=model.device)
-                mask = torch.ones_like(ids)
-                steps = model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, **settings).hidden_states
-                rows = torch.cat([step[layer + 1][0] for step in steps]).float()
+                made = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+                rows = torch.cat([step[layer + 1][0] for step in made.hidden_states]).float()
                 dense[prompt.condition] = saes.encode(sae, rows).cpu()
             save_file(dense, folder / f"{number}.safetensors")
             tokens += len(pair[0].query)
     for number, (plain, icl) in enumerate(pairs):
         dense = load_file(folder / f"{number}.safetensors")
-        total = total + (dense["icl"][slice(*icl.span)] - dense["plain"][slice(*plain.span)]).square().sum(0)
+        moved = dense["icl"][slice(*icl.span)] - dense["plain"][slice(*plain.span)]
+        total = total + moved.square().sum(0)
     return (total / tokens).numpy()
 
 
 def throughput(profile: Profile, queries: int, rounds: int = 3) -> dict:
     """Extraction over a bare truncated forward pass of the same tokens."""
     pairs = samples.training_pairs(profile, 0)[:queries]
-    model, tap = units.backbone(profile), Tap(profile.layer, units.sae(profile), units.sink_norm(profile))
+    model, hook = held.backbone(profile), held.hook(profile)
     ours, bare = [], []
     for _ in range(rounds):  # in turn, so that a noisy machine troubles both
         bare.append(seconds(lambda: bare_forward(pairs, model, profile.layer)))
-        ours.append(seconds(lambda: extract.feature_stats(pairs, model, [tap])))
-    tokens = sum(len(c) for c in {s.context for p in pairs for s in p}) + 2 * sum(len(p[0].query) for p in pairs)
+        ours.append(seconds(lambda: extract.feature_stats(pairs, model, [hook])))
+    contexts = {side.context for pair in pairs for side in pair}
+    tokens = sum(map(len, contexts)) + 2 * sum(len(plain.query) for plain, _ in pairs)
     value = np.median(np.array(bare) / np.array(ours))
     what = f"{tokens} tokens, {len(pairs)} queries; {tokens / min(ours):.0f} tokens/s"
-    return row("extraction throughput over a bare truncated forward pass", value, "≥ 0.90", what)
+    name = "extraction throughput over a bare truncated forward pass"
+    return row(name, value, "≥ 0.90", what)
 
 
 def time_to_dims(profile: Profile, queries: int, demonstrations: int, new_tokens: int = 1) -> dict:
-    """Time to D_N, ours over the released code's way; 16 queries behind each set of demonstrations, as in `smol`."""
-    sets = max(1, queries // 16)
-    settings = profile.shift.model_copy(update={"demonstrations": demonstrations, "sets": sets, "queries": queries})
+    """Time to D_N, the released code's way over ours; 16 queries behind each set of
+    demonstrations, as in `smol`."""
+    more = {"demonstrations": demonstrations, "sets": max(1, queries // 16), "queries": queries}
+    settings = profile.shift.model_copy(update=more)
     pairs = samples.training_pairs(profile.model_copy(update={"shift": settings}), 0)
-    sae, limit = units.sae(profile), units.sink_norm(profile)
-    model, whole = units.backbone(profile), models.load_model(profile.model, profile.dtype, profile.revision)
-    found = {}
-    ours = seconds(lambda: found.update(ours=extract.feature_stats(pairs, model, [Tap(profile.layer, sae, limit)])[0]))
-    with tempfile.TemporaryDirectory() as folder:
-        passes = partial(released_way, pairs, whole, sae, profile.layer, Path(folder), new_tokens)
-        theirs = seconds(lambda: found.update(theirs=passes()))
-        size = sum(f.stat().st_size for f in Path(folder).iterdir())
-    top = [set(np.argsort(-x)[:100]) for x in (shift.shift(found["ours"]), found["theirs"])]
+    model, hook = held.backbone(profile), held.hook(profile)
+    whole = models.load_model(profile.model, profile.dtype, profile.revision)
+    shifts = {}
+
+    def our_way() -> None:
+        shifts["ours"] = shift.shift(extract.feature_stats(pairs, model, [hook])[0])
+
+    ours = seconds(our_way)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+
+        def their_way() -> None:
+            told = (pairs, whole, hook.sae, profile.layer, folder, new_tokens)
+            shifts["theirs"] = released_way(*told)
+
+        theirs = seconds(their_way)
+        size = sum(f.stat().st_size for f in folder.iterdir())
+    top = [set(np.argsort(-moved)[:100]) for moved in shifts.values()]
     context = np.mean([len(icl.context) for _, icl in pairs])
     what = (
         f"{len(pairs)} queries, {demonstrations} demonstrations ({context:.0f} tokens of context): "
-        f"{ours:.1f} s and {theirs:.1f} s; top-100 overlap {len(top[0] & top[1])}%; dense rows {size / 1e6:.0f} MB"
+        f"{ours:.1f} s and {theirs:.1f} s; top-100 overlap {len(top[0] & top[1])}%; dense rows "
+        f"{size / 1e6:.0f} MB"
     )
     generated = f", {new_tokens} tokens generated" if new_tokens > 1 else ""
-    return row(f"time to D_N, released code's way over ours{generated}", theirs / ours, "≥ 10", what)
+    name = f"time to D_N, released code's way over ours{generated}"
+    return row(name, theirs / ours, "≥ 10", what)
 
 
 def _peak(tokens: int, queue) -> None:
-    """Peak memory (MB) of this process while it reads `tokens` query tokens of a tiny model through a wide SAE."""
+    """Peak memory (MB) of this process while it reads `tokens` query tokens through a wide SAE."""
     torch.set_num_threads(config.cpu_threads())
     model = models.load_truncated("tiny", 1)
     sae = saes.load("random-72x", 64)  # as many features as the shipped SAE
-    examples = data.load("gsm-symbolic")
+    examples = corpora.load("gsm-symbolic")
     tokenizer = samples.tokenizer("tiny")
     some = prompts.prompt_pairs(tokenizer, examples[:64], [examples[-2:]], 8192)
     pairs, seen = [], 0
@@ -127,9 +139,10 @@ def _peak(tokens: int, queue) -> None:
         pair = some[len(pairs) % len(some)]
         pairs.append(pair)
         seen += len(pair[0].query)
-    extract.feature_stats(pairs, model, [Tap(1, sae, np.inf)], tokens=2048)
+    extract.feature_stats(pairs, model, [Hook(1, sae, np.inf)], tokens=2048)
     status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    queue.put((int(status["VmHWM"].split()[0]) / 1024, seen))  # getrusage would count the parent's memory too
+    peak = int(status["VmHWM"].split()[0]) / 1024  # getrusage would count the parent's memory too
+    queue.put((peak, seen))
 
 
 def memory_growth() -> dict:
@@ -141,51 +154,58 @@ def memory_growth() -> dict:
         process.start()
         peaks.append(queue.get())
         process.join()
-    growth = peaks[1][0] - peaks[0][0]
-    released = 4 * 72 * 64 * (peaks[1][1] - peaks[0][1]) / 1e6
+    (few, few_tokens), (many, many_tokens) = peaks
+    released = 4 * 72 * 64 * (many_tokens - few_tokens) / 1e6
     what = (
-        f"two-layer random model, {72 * 64} features, {peaks[0][1]} and {peaks[1][1]} tokens: {peaks[0][0]:.0f} and "
-        f"{peaks[1][0]:.0f} MB; the released way grows by 4 bytes × features × tokens: {released:.0f} MB a condition"
+        f"two-layer random model, {72 * 64} features, {few_tokens} and {many_tokens} tokens: "
+        f"{few:.0f} and {many:.0f} MB; the released way grows by 4 bytes × features × tokens: "
+        f"{released:.0f} MB a condition"
     )
-    return row("peak memory growth, 10 k to 1 M tokens (MB)", growth, "< 200", what)
+    return row("peak memory growth, 10 k to 1 M tokens (MB)", many - few, "< 200", what)
 
 
 def cost_measured(profile: Profile, steps: int, questions: int) -> dict:
-    """Prediction over the SFT and evaluation that it replaces, by time, one seed: rates measured on a part."""
+    """Prediction over the SFT and evaluation that it replaces, by time, one seed: rates measured
+    on a part."""
     domains = samples.evaluation_questions(profile)
-    tap = Tap(profile.layer, units.sae(profile), units.sink_norm(profile))
-    model = units.backbone(profile)
-    predicted = 0.0
+    model, hook = held.backbone(profile), held.hook(profile)
+
+    def extraction(pairs) -> float:
+        return seconds(lambda: extract.feature_stats(pairs, model, [hook]))
+
     train = samples.training_pairs(profile, 0)
-    predicted += seconds(lambda: extract.feature_stats(train[:32], model, [tap])) * len(train) / len(train[:32])
+    predicted = extraction(train[:32]) * len(train) / len(train[:32])
     some = list(domains)[::5]
-    for domain in some:
-        pairs = samples.domain_pairs(profile, domain, 0)
-        predicted += seconds(partial(extract.feature_stats, pairs, model, [tap])) * len(domains) / len(some)
-    whole, tokenizer = models.load_model(profile.model, profile.evaluation.dtype), samples.tokenizer(profile.model)
+    each = [extraction(samples.domain_pairs(profile, domain, 0)) for domain in some]
+    predicted += sum(each) * len(domains) / len(some)
+    whole = models.load_model(profile.model, profile.evaluation.dtype)
+    tokenizer = samples.tokenizer(profile.model)
     asked = [e for group in domains.values() for e in group]
     some = asked[:: max(1, len(asked) // questions)]
-    evaluated = seconds(lambda: evaluate.performance(whole, tokenizer, some)) * len(asked) / len(some)
-    whole.train()
-    pool = samples.training_examples(profile, 0)[0][: profile.sft.examples]
-    trained = seconds(lambda: finetune.train_answers(whole, tokenizer, profile, pool, profile.sft.lr, 0, "SFT", steps))
-    trained *= profile.sft.examples / profile.sft.batch * profile.sft.epochs / steps
-    what = f"one seed: prediction {predicted:.0f} s, SFT {trained:.0f} s, evaluation {evaluated:.0f} s (from parts)"
-    return row(
-        f"time of the prediction over SFT and evaluation, {profile.name}",
-        predicted / (trained + evaluated),
-        "reported",
-        what,
+    evaluated = seconds(lambda: options.option_likelihoods(whole, tokenizer, some))
+    evaluated *= len(asked) / len(some)
+    settings = profile.sft
+    pool = samples.training_examples(profile, 0)[0][: settings.examples]
+    told = (whole.train(), tokenizer, settings, pool, settings.lr, 0, "SFT", steps)
+    trained = seconds(lambda: sft.train_answers(*told))
+    trained *= settings.examples / settings.batch * settings.epochs / steps
+    what = (
+        f"one seed: prediction {predicted:.0f} s, SFT {trained:.0f} s, evaluation {evaluated:.0f} "
+        "s (from parts)"
     )
+    name = f"time of the prediction over SFT and evaluation, {profile.name}"
+    return row(name, predicted / (trained + evaluated), "reported", what)
 
 
 def cost_counted(profile: Profile) -> dict:
     """Prediction over the SFT and evaluation that it replaces, in FLOPs (check.plan)."""
     table = check.plan(profile).set_index("stage").flops
+    kinds = [s for s in table.index if s == "fine-tuning (SFT)" or s.startswith("evaluation")]
     predicted = table[[s for s in table.index if s.startswith("features")]].sum()
-    replaced = table[[s for s in table.index if s == "fine-tuning (SFT)" or s.startswith("evaluation")]].sum()
+    replaced = table[kinds].sum()
     what = f"{predicted:.2g} of {replaced:.2g} FLOPs, {len(profile.seeds)} seeds"
-    return row(f"FLOPs of the prediction over SFT and evaluation, {profile.name}", predicted / replaced, "< 0.01", what)
+    name = f"FLOPs of the prediction over SFT and evaluation, {profile.name}"
+    return row(name, predicted / replaced, "< 0.01", what)
 
 
 def main() -> None:
@@ -205,9 +225,11 @@ def main() -> None:
         cost_measured(profile, 4, 150),
     ]
     table = pd.DataFrame(rows)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{config.cpu_threads()} CPU threads"
-    memory = psutil.virtual_memory().total / 2**30
-    print(f"{device}, {memory:.0f} GiB, torch {torch.__version__}, {profile.dtype}, {profile.model}, SAE {profile.sae}")
+    device = f"{config.cpu_threads()} CPU threads"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    machine = f"{device}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    print(f"{machine}, torch {torch.__version__}, {profile.dtype}, {profile.model}, {profile.sae}")
     print(table.to_markdown(index=False, floatfmt=".3g"))
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.4g")
 

@@ -42,10 +42,7 @@ ALLOCATOR = {
 
 
 def reproduce(
-    name: str,
-    seeds: str | None = None,
-    figures: str | None = None,
-    stages: tuple[str, ...] = STAGES,
+    name: str, seeds: str | None = None, figures: str | None = None, stages: tuple = STAGES
 ) -> list[Path]:
     """Run the stages of profile `name` that are not done yet; returns the executed notebooks.
 
