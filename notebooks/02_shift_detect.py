@@ -16,90 +16,111 @@
 #
 # $$D_N = \mathrm{TopN}_j\; E_x\,\bigl(h_j(x;\Theta) - h_j(x_0,y_0,\dots,x_t,y_t,x;\Theta)\bigr)^2$$
 #
-# $h_j$ is SAE feature $j$ on a token of the query $x$, $\Theta$ the untouched model, $(x_0,y_0,\dots)$ the
-# training set's worked examples in context. $D_N$ is the estimate, before any training, of where
-# fine-tuning will act.
+# $h_j$ is SAE feature $j$ on a token of the query $x$, $\Theta$ the untouched model,
+# $(x_0,y_0,\dots)$ the training set's worked examples in context. $D_N$ is the estimate, before any
+# training, of where fine-tuning will act.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
+import inspect
 import itertools
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Code
 
-from sts_utils import config
-from sts_utils.experiments import figures, labels
+from sts_utils import config, results
+from sts_utils.experiments import tables7_8
 from sts_utils.method import shift
-from sts_utils.runs import units
+from sts_utils.runs.run import Run
+from sts_utils.scale import plan
 
 profile = config.load(PROFILE, SEEDS)
-estimated = {seed: units.train_stats(profile, seed) for seed in profile.seeds}
-dims = {seed: units.dims(profile, seed) for seed in profile.seeds}
+plan.compute(profile, plan.everything(profile), stage="02_shift_detect")
+run = Run(profile)
 
 # %% [markdown]
-# ## The top of the ranking
+# ## The equation, on arrays
 #
-# Feature ids, their shift, and their mean activation on plain queries, for the first seed.
+# The first seed's statistics hold, for each query (row) and feature (column), the sum over the
+# query's tokens of $(\Delta h_j)^2$, and how many tokens they are. Their ratio is the expectation;
+# the N largest are $D_N$.
 
 # %%
-seed = profile.seeds[0]
-activation = estimated[seed].mean("h")
-top = dims[seed][:10]
-pd.DataFrame({"feature": top.ids, "shift": top.shift, "mean activation, plain": activation[top.ids]}).round(3)
+stats = run.train[0]
+moved = stats.dh2.sum(0, dtype=np.float64) / stats.n.sum()
+by_hand = np.argsort(-moved, kind="stable")[: profile.top_n]
+print(f"Σ (Δh)²: {stats.dh2.shape}, tokens: {stats.n.shape} -> shift: {moved.shape}")
+
+# %% [markdown]
+# The package says the same in one function, which is the one that every figure goes through:
+
+# %%
+Code(inspect.getsource(shift.shifted_dims), language="python")
+
+# %%
+dims = shift.shifted_dims(stats, profile.top_n, profile.definition)
+assert (dims.ids == by_hand).all()
+assert (dims.ids == run.dims[0].ids).all()  # what the run uses from here on
+activation = stats.mean("h")[dims.ids]
+top = {"feature": dims.ids, "shift": dims.shift, "mean activation, plain": activation}
+pd.DataFrame(top).head(10).round(3)
 
 # %% [markdown]
 # ## Does it depend on the draw?
 #
-# Other seeds draw other demonstrations and other queries. If $D_N$ means something, it should hardly change.
+# Other seeds draw other demonstrations and other queries. If $D_N$ means something, it should
+# hardly change.
 
 # %%
+seeds = dict(zip(profile.seeds, run.dims, strict=True))
 rows = [
-    {"seeds": f"{a} and {b}", "overlap of D_N": shift.overlap(dims[a], dims[b], profile.top_n)}
-    for a, b in itertools.combinations(profile.seeds, 2)
+    {"seeds": f"{a} and {b}", "overlap of D_N": shift.overlap(seeds[a], seeds[b], profile.top_n)}
+    for a, b in itertools.combinations(seeds, 2)
 ]
-chance = profile.top_n / len(estimated[seed].features)
-print(f"chance overlap {chance:.1%}")
+print(f"chance overlap {profile.top_n / len(stats.features):.1%}")
 pd.DataFrame(rows)
 
 # %% [markdown]
 # ## How concentrated is the shift?
 #
-# The share of all movement that the most shifted features hold, in the SAE's features and in the residual
-# stream's own dimensions (**raw**), at the same fraction of dims.
+# The share of all movement that the most shifted features hold, in the SAE's features and in the
+# residual stream's own dimensions (**raw**), at the same fraction of dims.
 
 # %%
 figure, axis = plt.subplots(figsize=(4.2, 2.4))
-for label, raw, colour in (("SAE", False, figures.SAE_COLOUR), ("raw", True, figures.RAW_COLOUR)):
-    moved = shift.shift(estimated[seed], raw=raw)
-    ks = range(1, len(moved) + 1)
-    axis.plot([100 * k / len(moved) for k in ks], shift.top_share(moved, list(ks)), color=colour, label=label)
+for label, raw, colour in (("SAE", False, results.SAE_COLOUR), ("raw", True, results.RAW_COLOUR)):
+    moved = shift.shift(stats, raw=raw)
+    ks = np.arange(1, len(moved) + 1)
+    axis.plot(100 * ks / len(moved), shift.top_share(moved, ks), color=colour, label=label)
 axis.set(xscale="log", xlabel="top dims taken (% of all)", ylabel="share of the ICL shift")
 _ = axis.legend(frameon=False)
+
 # %% [markdown]
 # ## What are they about?
 #
-# Texts of three kinds, mathematics, code and dialogue; a feature is labelled by the kind of the texts on which it fires
-# hardest. Below, the share of each kind's votes over the shifted features and over all that fire.
+# Texts of three kinds, mathematics, code and dialogue; a feature is labelled by the kind of the
+# texts on which it fires hardest. Below, the share of each kind's votes over the shifted features
+# and over all that fire.
 
 # %%
-peaks, kinds, judged = labels.peaks_of(profile)
-votes = labels.votes(peaks, kinds, profile.labels.top)
-chosen = dims[profile.seeds[0]].ids
-named = {f"D_{profile.top_n}": np.nanmean(votes[chosen], 0), "all features": np.nanmean(votes, 0)}
-pd.DataFrame(named, index=labels.KINDS).T.round(3)
+peaks, kinds, judged = tables7_8.peaks_of(profile)
+votes = tables7_8.votes(peaks, kinds, profile.labels.top)
+named = {f"D_{profile.top_n}": np.nanmean(votes[dims.ids], 0), "all": np.nanmean(votes, 0)}
+pd.DataFrame(named, index=tables7_8.KINDS).T.round(3)
 
 # %% [markdown]
-# The paper asks a language model for the label. Could this one be the judge? The share of the texts whose kind it
-# names rightly (chance 33%):
+# The paper asks a language model for the label. Could this one be the judge? The share of the texts
+# whose kind it names rightly (chance 33%):
 
 # %%
 print(f"{(judged == kinds).mean():.0%}")
 
 # %%
-share = float(shift.top_share(shift.shift(estimated[seed]), profile.top_n))
-print(f"D_{profile.top_n} holds {share:.0%} of the shift that demonstrations cause (seed {seed}).")
-print("Whether SFT moves the same features is drawn in 06_plot (Fig 1a, 2a, 2b), once SFT has run.")
+share = float(shift.top_share(shift.shift(stats), profile.top_n))
+print(f"D_{profile.top_n} holds {share:.0%} of the shift that demonstrations cause.")
+print("Whether SFT moves the same features is drawn in 06_plot (Fig 1a, 2a, 2b).")

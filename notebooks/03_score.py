@@ -20,44 +20,83 @@
 # \mathrm{STS}_{ICL}(\tilde T) = E_{\tilde x} \sum_{j \in D_N}
 # \bigl(h_j(\tilde x_0,\tilde y_0,\dots,\tilde x;\Theta) - h_j(\tilde x;\Theta)\bigr)^2$$
 #
-# The first asks how active the shifted features are in the domain, the second how far the domain's own
-# demonstrations move them. Neither needs a label, a fine-tuned model or an accuracy.
+# The first asks how active the shifted features are in the domain, the second how far the domain's
+# own demonstrations move them. Neither needs a label, a fine-tuned model or an accuracy.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
-import matplotlib.pyplot as plt
-import seaborn as sns
+import inspect
 
-from sts_utils import config
-from sts_utils.experiments import figures
-from sts_utils.runs import units
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import Code
+
+from sts_utils import config, results
+from sts_utils.method import score
+from sts_utils.runs.run import Run
 
 profile = config.load(PROFILE, SEEDS)
-scores = units.scores(profile)
-print(f"{len(scores)} rows: {', '.join(scores.columns)}")
+run = Run(profile)
+dims, domains = run.dims[0], run.domains[0]
+print(f"D_{len(dims)}, {len(domains)} domains: {', '.join(domains)}")
 
 # %% [markdown]
-# Mean and spread over seeds, domains in the order of the mean. Each seed draws its own demonstrations and
-# queries.
+# ## The equations, on the arrays of one domain
+#
+# Of each of its queries we have the sum over tokens of every feature, on the plain query ($h$) and
+# of its squared change under the domain's demonstrations ($(\Delta h)^2$). Take the columns of
+# $D_N$, sum over them, and divide by the number of tokens.
+
+# %%
+name, domain = next(iter(domains.items()))
+sts_act = domain.h[:, dims.ids].sum(1, dtype=np.float64).sum() / domain.n.sum()
+sts_icl = domain.dh2[:, dims.ids].sum(1, dtype=np.float64).sum() / domain.n.sum()
+print(f"{name}: h {domain.h.shape} (queries, features), {domain.n.sum():,.0f} tokens")
+print(f"STS_act = {sts_act:.3f}   STS_ICL = {sts_icl:.3f}")
+
+# %%
+Code(inspect.getsource(score.sts_icl), language="python")
+
+# %% [markdown]
+# ## Every domain, every seed
+#
+# The same two functions, on every domain and seed, are the run's table of scores.
+
+# %%
+scores = run.scores
+mine = scores[(scores.seed == profile.seeds[0]) & (scores.domain == name)].set_index("metric").value
+assert np.isclose(score.sts_act(domain, dims, profile.definition), mine.sts_act)
+assert np.isclose(score.sts_icl(domain, dims, profile.definition), mine.sts_icl)
+if profile.definition == "paper":
+    assert np.isclose(sts_act, mine.sts_act) and np.isclose(sts_icl, mine.sts_icl)
+scores.pivot_table(index="domain", columns=["metric", "seed"], values="value").round(2)
+
+# %% [markdown]
+# Mean and spread over seeds, domains in the order of the mean. Each seed draws its own
+# demonstrations and queries.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
+style = {"errorbar": "sd", "ls": "none", "color": results.SAE_COLOUR}
 for axis, (metric, rows) in zip(axes, scores.groupby("metric")):
     order = rows.groupby("domain").value.mean().sort_values().index
-    sns.pointplot(rows, y="domain", x="value", order=order, errorbar="sd", ls="none", color=figures.SAE_COLOUR, ax=axis)
-    axis.set(xlabel=figures.METRIC_NAMES[metric], ylabel="")
+    sns.pointplot(rows, y="domain", x="value", order=order, ax=axis, **style)
+    axis.set(xlabel=results.METRIC_NAMES[metric], ylabel="")
 
 # %% [markdown]
 # Do the two scores agree? Their rank correlation over domains, seed by seed:
 
 # %%
 wide = scores.pivot_table(index=["seed", "domain"], columns="metric", values="value")
-wide.groupby("seed").corr("spearman").xs("sts_act", level=1)["sts_icl"].rename(
-    "Spearman, STS_act with STS_ICL"
-).to_frame()
+spearman = {
+    seed: of.sts_act.corr(of.sts_icl, method="spearman") for seed, of in wide.groupby("seed")
+}
+pd.Series(spearman, name="Spearman, STS_act with STS_ICL").rename_axis("seed").to_frame()
 
 # %%
 print("These are the predictions. They are fixed here, before any fine-tuning has run.")

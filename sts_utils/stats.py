@@ -1,4 +1,4 @@
-"""Correlations over domains with their uncertainty: bootstrap over questions and seeds, permutations."""
+"""Correlations over domains with their uncertainty: bootstrap over questions and seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
-#: Domains that enter a correlation: all of them, or the paper's selection by the outcome (the paper's protocol).
+#: Domains that enter a correlation: all, or the paper's selection by the outcome.
 SELECTIONS = ("all", "paper")
 CHANGES = ("absolute", "signed")
-
-
 DRAWS = 2000
-#: Whatever is drawn again, questions, queries or seeds, has a generator of its own, so that two statistics of the
-#: same questions see the same replicates and their difference has an interval.
+#: Whatever is drawn again, questions, queries or seeds, has a generator of its own, so that two
+#: statistics of the same questions see the same replicates and their difference has an interval.
 _QUESTIONS, _QUERIES, _SEEDS = 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its [B] bootstrap draws; the difference of two that share their draws is another."""
+    """A number and its [B] bootstrap draws; the difference of two that share them is another."""
 
     value: float
     draws: np.ndarray
@@ -53,7 +51,7 @@ class Observations:
     | domains | D names | |
     | scores | [S seeds, D domains] | the score |
     | replicates | [B, S, D] | the score with its queries drawn again, B times |
-    | changes | [D domains] arrays [S, Q'] | performance after − before, the same questions in every seed |
+    | changes | [D] arrays [S, Q'] | performance after − before, the same questions in every seed |
     """
 
     domains: tuple[str, ...]
@@ -65,35 +63,28 @@ class Observations:
         """[S, D] mean change of performance."""
         return np.array([change.mean(1) for change in self.changes]).T
 
+    def drawn_changes(self) -> np.ndarray:
+        """[B, S, D] mean changes with questions drawn again."""
+        return change_draws(self.changes, len(self.replicates))
 
-def ratio_of_sums(
-    domains: Sequence[str], sums: Sequence[Sequence[np.ndarray]], tokens: Sequence[Sequence[np.ndarray]],
-    changes: Sequence[np.ndarray], draws: int = DRAWS,
-) -> Observations:  # fmt: skip
-    """Observations of a score Σ sums / Σ tokens over queries (`score.parts`): both [S][D] arrays [Q]."""
-    scores = np.array(
-        [[s.sum() / t.sum() for s, t in zip(*row, strict=True)] for row in zip(sums, tokens, strict=True)]
-    )
-    replicates = np.empty((draws, *scores.shape))
-    for s, d in np.ndindex(scores.shape):
-        weights = query_weights(len(sums[s][d]), draws, s, d)
-        replicates[:, s, d] = (weights @ sums[s][d]) / (weights @ tokens[s][d])
-    return Observations(tuple(domains), scores, replicates, changes)
+
+# --- draws -------------------------------------------------------------------------------------
 
 
 def query_weights(queries: int, draws: int, *stream: int) -> np.ndarray:
-    """[B, Q] how often each query is drawn in each replicate; `stream` numbers (seed, domain) tell draws apart."""
+    """[B, Q] how often each query is drawn; `stream` numbers (seed, domain) tell draws apart."""
     return _multinomial(queries, draws, (_QUERIES, *stream))
 
 
 @cache
 def _multinomial(n: int, draws: int, key: tuple[int, ...]) -> np.ndarray:
-    """[B, n] draws of n items out of n with replacement, as counts; kept, for every statistic asks for the same."""
-    return np.random.default_rng(key).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    """[B, n] draws of n items with replacement, as counts; kept, for many ask for the same."""
+    rng = np.random.default_rng(key)
+    return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
 
 def change_draws(changes: Sequence[np.ndarray], draws: int = DRAWS, stream: int = 0) -> np.ndarray:
-    """[B, S, D] mean changes with each domain's questions drawn again, the same for all seeds, as they were asked."""
+    """[B, S, D] mean changes with each domain's questions drawn again, alike for all seeds."""
     drawn = []
     for d, change in enumerate(changes):
         q = change.shape[1]
@@ -112,6 +103,20 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95% percentile interval over the first axis (bootstrap draws)."""
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return low, high
+
+
+def mean_draws(values: np.ndarray, stream: int = 0) -> np.ndarray:
+    """[B] means of [S seeds, Q questions], both drawn again; other `stream`, other questions."""
+    return over_seeds(change_draws([values], stream=stream)[..., 0])
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """95% bootstrap interval of the mean of [S seeds, Q questions]."""
+    low, high = interval(mean_draws(values))
+    return float(low), float(high)
+
+
+# --- correlations ------------------------------------------------------------------------------
 
 
 def select(change: np.ndarray, selection: str, each: int = 4) -> np.ndarray:
@@ -133,7 +138,7 @@ def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.where(scale > 0, (x * y).sum(-1) / scale, 0.0)
 
 
-def _r(x: np.ndarray, change: np.ndarray, selection: str, kind: str, rank: bool = False) -> np.ndarray:
+def _r(x: np.ndarray, change: np.ndarray, selection: str, kind: str, rank: bool = False):
     """[...] correlation of scores x [..., D] with changes [..., D] over the selected domains."""
     y = np.abs(change) if kind == "absolute" else change
     kept = select(change, selection)
@@ -144,33 +149,36 @@ def _r(x: np.ndarray, change: np.ndarray, selection: str, kind: str, rank: bool 
 
 
 def r(observed: Observations, selection: str = "all", change: str = "absolute") -> Estimate:
-    """Pearson r over domains, mean over seeds, with bootstrap draws over queries, questions and seeds."""
+    """Pearson r over domains, mean over seeds, with draws over queries, questions and seeds."""
     value = _r(observed.scores, observed.mean_changes(), selection, change).mean()
-    changes = change_draws(observed.changes, len(observed.replicates))
-    return Estimate(float(value), over_seeds(_r(observed.replicates, changes, selection, change)))
+    drawn = _r(observed.replicates, observed.drawn_changes(), selection, change)
+    return Estimate(float(value), over_seeds(drawn))
 
 
 def r_spread(observed: Observations, selection: str = "all", change: str = "absolute") -> Estimate:
     """Standard deviation of r over seeds; draws over queries and questions."""
     value = _r(observed.scores, observed.mean_changes(), selection, change)
-    drawn = _r(observed.replicates, change_draws(observed.changes, len(observed.replicates)), selection, change)
+    drawn = _r(observed.replicates, observed.drawn_changes(), selection, change)
     return Estimate(float(value.std(ddof=1)), drawn.std(1, ddof=1))
 
 
 def correlation(
-    observed: Observations, selection: str = "all", change: str = "absolute", permutations: int = DRAWS
+    observed: Observations,
+    selection: str = "all",
+    change: str = "absolute",
+    permutations: int = DRAWS,
 ) -> dict[str, float]:
     """Pearson r of score and change over domains, mean over seeds, with its uncertainty.
 
-    Keys: `r` and `r_sd` (mean and standard deviation over seeds, as the paper reports), `r2`, `r2_sd`,
-    `rho` (Spearman), `r_low`, `r_high`, `r2_low`, `r2_high` (95% percentile bootstrap over questions
-    and seeds), `p` (two-sided permutation of scores over domains), `n` domains.
+    Keys: `r` and `r_sd` (mean and standard deviation over seeds, as the paper reports), `r2`,
+    `r2_sd`, `rho` (Spearman), `r_low`, `r_high`, `r2_low`, `r2_high` (95% percentile bootstrap over
+    questions and seeds), `p` (two-sided permutation of scores over domains), `n` domains.
     """
     if change not in CHANGES:
         raise ValueError(f"change {change!r}: choose from {', '.join(CHANGES)}")
     x, y = observed.scores, observed.mean_changes()
     r, rho = _r(x, y, selection, change), _r(x, y, selection, change, rank=True)
-    drawn = _r(observed.replicates, change_draws(observed.changes, len(observed.replicates)), selection, change)
+    drawn = _r(observed.replicates, observed.drawn_changes(), selection, change)
     (low, high), (low2, high2) = interval(over_seeds(drawn)), interval(over_seeds(drawn**2))
 
     def permuted(order, axis=-1):  # one order of the domains for all seeds
@@ -178,34 +186,27 @@ def correlation(
         return _r(shuffled, np.broadcast_to(y, shuffled.shape), selection, change).mean(-1)
 
     test = scipy_stats.permutation_test(
-        (np.arange(x.shape[1], dtype=float),), permuted, permutation_type="pairings", vectorized=True,
-        n_resamples=permutations, rng=np.random.default_rng(0),
-    )  # fmt: skip
-    spread = {k: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for k, v in (("r_sd", r), ("r2_sd", r**2))}
-    return {
-        "r": float(r.mean()), "r_low": float(low), "r_high": float(high), "r2": float((r**2).mean()),
-        "r2_low": float(low2), "r2_high": float(high2), "rho": float(rho.mean()), "p": float(test.pvalue),
-        "n": int(select(y, selection).shape[-1]), **spread,
-    }  # fmt: skip
+        (np.arange(x.shape[1], dtype=float),),
+        permuted,
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=permutations,
+        rng=np.random.default_rng(0),
+    )
+    spread = {"r_sd": r, "r2_sd": r**2}
+    spread = {k: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for k, v in spread.items()}
+    intervals = {"r_low": low, "r_high": high, "r2_low": low2, "r2_high": high2}
+    means = {"r": r.mean(), "r2": (r**2).mean(), "rho": rho.mean(), "p": test.pvalue}
+    n = int(select(y, selection).shape[-1])
+    return {k: float(v) for k, v in (means | intervals).items()} | {"n": n} | spread
 
 
 def correlations(observed: Mapping[str, Observations], permutations: int = DRAWS) -> pd.DataFrame:
     """Every metric × selection × kind of change: a row each, columns as `correlation` returns."""
-    return pd.DataFrame(
-        [
-            {"metric": metric, "selection": selection, "change": kind}
-            | correlation(values, selection, kind, permutations)
-            for metric, values in observed.items() for selection in SELECTIONS for kind in CHANGES
-        ]
-    )  # fmt: skip
-
-
-def mean_draws(values: np.ndarray, stream: int = 0) -> np.ndarray:
-    """[B] means of [S seeds, Q questions], both drawn again; another `stream` draws other questions."""
-    return over_seeds(change_draws([values], stream=stream)[..., 0])
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """95% bootstrap interval of the mean of [S seeds, Q questions]."""
-    low, high = interval(mean_draws(values))
-    return float(low), float(high)
+    rows = []
+    for metric, values in observed.items():
+        for selection in SELECTIONS:
+            for kind in CHANGES:
+                row = {"metric": metric, "selection": selection, "change": kind}
+                rows.append(row | correlation(values, selection, kind, permutations))
+    return pd.DataFrame(rows)

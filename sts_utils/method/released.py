@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sts_utils import generation
 from sts_utils.method import extract
 from sts_utils.method.extract import FeatureStats, Hook
 from sts_utils.method.prompts import Prompt
@@ -53,18 +54,10 @@ def _stream(prompts: Sequence[Prompt], model, sink_norm: float, max_rows: int, g
     return torch.cat(rows)[:max_rows]
 
 
-@torch.inference_mode()
 def continuations(model, tokenizer, prompts: Sequence[Prompt], new_tokens: int) -> dict:
     """(example id, condition) -> ids of the whole model's greedy continuation of a prompt."""
-    written = {}
-    for prompt in tqdm(prompts, desc="generate", unit="prompt", leave=False):
-        ids = torch.tensor([prompt.ids], device=model.device)
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        written[prompt.example_id, prompt.condition] = out[0, ids.shape[1] :].tolist()
-    return written
+    ids, greedy = [prompt.ids for prompt in prompts], {"do_sample": False}
+    greedy |= {"max_new_tokens": new_tokens}  # the rest is the model's own
+    rows = generation.continued(model, tokenizer, ids, 1, "generate", **greedy)
+    keys = [(prompt.example_id, prompt.condition) for prompt in prompts]
+    return dict(zip(keys, rows, strict=True))

@@ -1,11 +1,12 @@
 """How well models do on each question before and after fine-tuning, each model once."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from sts_utils import corpora, models, store
+from sts_utils import corpora, generation, models, store
 from sts_utils.config import Profile
 from sts_utils.evaluation import options, written
 from sts_utils.examples import Example, by_domain
@@ -47,7 +48,8 @@ def _written_accuracy(profile: Profile, model: TrainedModel | None, questions) -
         generate = engine.generate(profile, folder, [written.STOP])
     else:
         whole = held.load_whole(profile, model)
-        generate = written.transformers_generate(whole, tokenizer, settings.max_new_tokens)
+        how = {"new_tokens": settings.max_new_tokens, "batch": 16, "special_tokens": True}
+        generate = partial(generation.generate, whole, tokenizer, **how, stop=[written.STOP])
     shots = by_domain(corpora.load(profile.demonstrations))
     context = models.context_length(profile.model, profile.revision)
     return written.accuracy(generate, tokenizer, questions, shots, settings, context)

@@ -11,7 +11,7 @@ from sts_utils.config import Profile
 from sts_utils.method import score, shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.shift import ShiftedDims
-from sts_utils.runs import features, models, performance, samples
+from sts_utils.runs import features, models, performance, samples, scores
 from sts_utils.runs.models import TrainedModel
 from sts_utils.stats import Estimate, Observations
 
@@ -119,7 +119,7 @@ class Run:
 
     def _score(self, metric: str, domains: dict[str, FeatureStats], dims: ShiftedDims, **how):
         definition = self.profile.definition
-        return score.over_domains(
+        return scores.over_domains(
             metric, list(domains.values()), dims, definition=definition, **how
         )
 
@@ -130,9 +130,9 @@ class Run:
         domain, how often a bootstrap draws each query.
         """
         seeds = range(len(self.domains))
-        scores = np.stack([score_of(s, None) for s in seeds])
+        values = np.stack([score_of(s, None) for s in seeds])
         drawn = np.stack([score_of(s, self.query_weights(s)) for s in seeds], 1)
-        return Observations(self.domain_names, scores, drawn, self.change_arrays)
+        return Observations(self.domain_names, values, drawn, self.change_arrays)
 
     def query_weights(self, s: int, draws: int = stats.DRAWS) -> list[np.ndarray]:
         """[D] arrays [B, Q]: how often a bootstrap draws each query of seed number s."""

@@ -3,22 +3,20 @@ import psutil
 import pytest
 import torch
 
-from sts_utils import models, saes
-from sts_utils.corpora import data
+from sts_utils import corpora, models, saes
 from sts_utils.method import extract, prompts
-from sts_utils.method.extract import FeatureStats, Tap, feature_stats
-from sts_utils.runs import units
+from sts_utils.method.extract import FeatureStats, Hook, feature_stats
 
 
 @pytest.fixture(scope="module")
 def pairs(tokenizer):
-    shown = [data.load("gsm-symbolic", 1, 2), data.load("gsm-symbolic", 2, 2)]
-    return prompts.prompt_pairs(tokenizer, data.load("mmlu-test", 0, 7), shown, 8192)
+    shown = [corpora.load("gsm-symbolic", 1, 2), corpora.load("gsm-symbolic", 2, 2)]
+    return prompts.prompt_pairs(tokenizer, corpora.load("mmlu-test", 0, 7), shown, 8192)
 
 
-def one_tap(pairs, model, sae, limit=np.inf, **more):
+def one_hook(pairs, model, sae, limit=np.inf, **more):
     """`feature_stats` of one SAE after the last block of `backbone`."""
-    return feature_stats(pairs, model, [Tap(1, sae, limit)], **more)[0]
+    return feature_stats(pairs, model, [Hook(1, sae, limit)], **more)[0]
 
 
 @torch.inference_mode()
@@ -49,36 +47,36 @@ def close(stats, expected):
 
 
 def test_sums_equal_brute_force(pairs, backbone, sae):
-    stats = one_tap(pairs, backbone, sae)
+    stats = one_hook(pairs, backbone, sae)
     close(stats, brute_force(pairs, backbone, backbone, sae, np.inf))
     assert stats.ids == tuple(p.example_id for p, _ in pairs)
     np.testing.assert_array_equal(stats.n, [len(p.query) for p, _ in pairs])
 
 
 def test_two_models_are_compared_on_the_same_prompts(pairs, backbone, sae):
-    from sts_utils import models
-
     other = models.load_truncated("tiny", 1)
     with torch.no_grad():
         other.layers[0].mlp.down_proj.weight.mul_(1.5)
     plain = [(p, p) for p, _ in pairs]
-    stats = one_tap(plain, backbone, sae, other_model=other)
+    stats = one_hook(plain, backbone, sae, other_model=other)
     close(stats, brute_force(plain, backbone, other, sae, np.inf))
-    same = one_tap(plain, backbone, sae)
+    same = one_hook(plain, backbone, sae)
     assert same.dh2.sum() == 0 < stats.dh2.sum()
 
 
 @pytest.mark.parametrize("tokens", [64, 300, 100_000])
 def test_batch_size_changes_nothing_beyond_rounding(pairs, backbone, sae, tokens):
-    one, other = (one_tap(pairs, backbone, sae, tokens=t) for t in (tokens, 2000))
+    one, other = (one_hook(pairs, backbone, sae, tokens=t) for t in (tokens, 2000))
     # float32 forward passes of other shapes round otherwise; 1e-4 relative on sums over tokens
     np.testing.assert_allclose(one.dh2.sum(0), other.dh2.sum(0), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(one.mean("dh2").sum(), other.mean("dh2").sum(), rtol=1e-4)
 
 
 def test_sinks_are_left_out(pairs, backbone, sae):
-    limit = float(np.median(np.concatenate([rows(backbone, p).norm(dim=-1).numpy() for p, _ in pairs])))
-    stats = one_tap(pairs, backbone, sae, limit)
+    limit = float(
+        np.median(np.concatenate([rows(backbone, p).norm(dim=-1).numpy() for p, _ in pairs]))
+    )
+    stats = one_hook(pairs, backbone, sae, limit)
     assert 0 < stats.n.sum() < sum(len(p.query) for p, _ in pairs)
     close(stats, brute_force(pairs, backbone, backbone, sae, limit))
 
@@ -86,71 +84,54 @@ def test_sinks_are_left_out(pairs, backbone, sae):
 def test_sink_norm_is_ten_medians_without_position_0(pairs, backbone):
     shown = [p for p, _ in pairs]
     with torch.inference_mode():
-        norms = torch.cat([backbone(torch.tensor([p.ids])).last_hidden_state[0, 1:].norm(dim=-1) for p in shown])
+        norms = torch.cat(
+            [backbone(torch.tensor([p.ids])).last_hidden_state[0, 1:].norm(dim=-1) for p in shown]
+        )
     assert extract.sink_norm(backbone, shown) == pytest.approx(10 * norms.median().item(), rel=1e-5)
 
 
 def test_features_can_be_restricted(pairs, backbone, sae):
     chosen = np.array([3, 50, 7])
-    all_of_them = one_tap(pairs, backbone, sae)
-    few = one_tap(pairs, backbone, sae, features=chosen)
+    all_of_them = one_hook(pairs, backbone, sae)
+    few = one_hook(pairs, backbone, sae, features=chosen)
     np.testing.assert_allclose(few.dh2, all_of_them.dh2[:, chosen])
     np.testing.assert_array_equal(few.features, chosen)
 
 
 def test_differing_query_tokens_are_refused(pairs, backbone, sae):
     with pytest.raises(ValueError, match="query tokens differ"):
-        one_tap([(pairs[0][0], pairs[1][1])], backbone, sae)
+        one_hook([(pairs[0][0], pairs[1][1])], backbone, sae)
 
 
 def test_nan_features_are_named(pairs, backbone, sae):
     broken = saes.load("random-8x", 64)
     broken.b_enc.data[3] = float("nan")
-    with pytest.raises(ValueError, match=f"question {pairs[0][0].example_id}: features are not finite"):
-        one_tap(pairs[:1], backbone, broken)
+    with pytest.raises(
+        ValueError, match=f"question {pairs[0][0].example_id}: features are not finite"
+    ):
+        one_hook(pairs[:1], backbone, broken)
 
 
 def test_nan_residuals_are_named(pairs, sae):
     broken = models.load_truncated("tiny", 1)
     broken.layers[0].mlp.down_proj.weight.data[0] = float("nan")
-    with pytest.raises(ValueError, match=f"question {pairs[0][0].example_id}: features are not finite"):
-        one_tap(pairs[:1], broken, sae)
+    with pytest.raises(
+        ValueError, match=f"question {pairs[0][0].example_id}: features are not finite"
+    ):
+        one_hook(pairs[:1], broken, sae)
     with pytest.raises(ValueError, match="the model's residual stream is not finite"):
         extract.sink_norm(broken, [pairs[0][0]])
 
 
-def test_copies_of_a_cache_take_a_quarter_of_a_gpu(backbone, monkeypatch):
-    config = backbone.config
-    token = 2 * 2 * config.num_key_value_heads * config.head_dim * 4  # two layers, keys and values, float32
-    assert extract.cached_tokens(backbone, 512) == 16 * 512
-    monkeypatch.setattr(extract.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(extract, "free_memory", lambda: 4000 * token)
-    assert extract.cached_tokens(backbone, 512) == 1000
-    assert extract.cached_tokens(backbone, 2000) == 2000  # one batch of queries at least
-
-
-def test_a_released_gpu_holds_no_model(profile, monkeypatch):
-    monkeypatch.setattr(units.torch.cuda, "empty_cache", lambda: None)
-    closed = []
-    monkeypatch.setattr(units.vllm_engine, "close", lambda: closed.append(True))
-    for load in (units.backbone, units.sae):
-        load(profile)
-    units.release()
-    assert units._truncated.cache_info().currsize and units._sae_on.cache_info().currsize and not closed
-    monkeypatch.setattr(units.torch.cuda, "is_available", lambda: True)
-    units.release(engine=False)
-    assert not units._truncated.cache_info().currsize and not units._sae_on.cache_info().currsize and not closed
-    units.release()
-    assert closed
-
-
 def test_long_batches_are_encoded_in_runs(pairs, backbone, sae, monkeypatch):
-    expected = one_tap(pairs, backbone, sae)
+    expected = one_hook(pairs, backbone, sae)
     monkeypatch.setattr(extract, "ENCODED_ROWS", 20)
-    stats = one_tap(pairs, backbone, sae)
+    stats = one_hook(pairs, backbone, sae)
     assert stats.ids == expected.ids and (stats.n == expected.n).all()
     for field in ("h", "h2", "dh", "dh2", "r", "dr", "dr2"):
-        np.testing.assert_allclose(getattr(stats, field), getattr(expected, field), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            getattr(stats, field), getattr(expected, field), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_out_of_memory_halves_the_batch(pairs, backbone, sae, monkeypatch):
@@ -162,51 +143,15 @@ def test_out_of_memory_halves_the_batch(pairs, backbone, sae, monkeypatch):
             raise torch.cuda.OutOfMemoryError
         return real(model, cache, queries, layers)
 
-    expected = one_tap(pairs, backbone, sae)
+    expected = one_hook(pairs, backbone, sae)
     monkeypatch.setattr(extract, "query_residuals", small_gpu)
-    stats = one_tap(pairs, backbone, sae)
+    stats = one_hook(pairs, backbone, sae)
     assert max(sizes) > 2
     np.testing.assert_allclose(stats.dh2.sum(0), expected.dh2.sum(0), rtol=1e-3, atol=1e-4)
 
 
-def test_stream_compares_row_i_with_row_i(pairs, backbone, sae):
-    generated = {(pairs[0][0].example_id, "plain"): [5, 6, 7]}
-    stats = extract.stream_stats(pairs, backbone, sae, sink_norm=np.inf, max_rows=150, generated=generated)
-    streams = []
-    for side in (0, 1):
-        ids = [list(pair[side].ids) for pair in pairs]
-        if side == 0:
-            ids[0] += [5, 6, 7]
-        with torch.inference_mode():
-            streams.append(torch.cat([backbone(torch.tensor([i])).last_hidden_state[0] for i in ids])[:150])
-    with torch.inference_mode():
-        a, b = (sae.encode(s).double() for s in streams)
-    assert stats.n.sum() == 150
-    np.testing.assert_allclose(stats.dh2.sum(0), ((a - b) ** 2).sum(0).numpy(), rtol=1e-4, atol=1e-4)
-
-
-def test_generation_continues_the_whole_prompt(pairs, whole, tokenizer):
-    found = extract.generate(whole, tokenizer, [pairs[0][0]], 3)
-    ids = list(pairs[0][0].ids)
-    for token in found[pairs[0][0].example_id, "plain"]:
-        with torch.inference_mode():
-            assert whole(torch.tensor([ids])).logits[0, -1].argmax().item() == token
-        ids.append(token)
-
-
-def test_a_profile_can_select_the_released_code_s_readings(profile):
-    from sts_utils.runs import units
-
-    released = profile.model_copy(update={"alignment": "stream", "definition": "released_code"})
-    stats = units.train_stats(released, 0)
-    assert stats.n.sum() == profile.shift.stream_rows
-    expected = np.argsort(-stats.dh2.sum(0), kind="stable")[: profile.top_n]
-    np.testing.assert_array_equal(units.dims(released, 0).ids, expected)
-    assert set(units.dims(released, 0).ids) != set(units.dims(profile, 0).ids)
-
-
 def test_stored_and_read_back(pairs, backbone, sae):
-    stats = one_tap(pairs, backbone, sae)
+    stats = one_hook(pairs, backbone, sae)
     back = FeatureStats.from_arrays(stats.arrays())
     assert back.ids == stats.ids
     np.testing.assert_allclose(back.dh2, stats.dh2, rtol=1e-6)
@@ -216,25 +161,27 @@ def test_memory_does_not_grow_with_tokens(tokenizer, backbone, sae):
     """Ten times the tokens in as many queries: the process keeps nothing dense."""
 
     def peak(queries):
-        shown = [data.load("gsm-symbolic", 1, 1)]
+        shown = [corpora.load("gsm-symbolic", 1, 1)]
         chosen = prompts.prompt_pairs(tokenizer, queries, shown, 8192)
         before = psutil.Process().memory_info().rss
-        stats = one_tap(chosen, backbone, sae, tokens=2048)
+        stats = one_hook(chosen, backbone, sae, tokens=2048)
         return psutil.Process().memory_info().rss - before, stats.n.sum()
 
-    by_length = sorted(data.load("mmlu-test"), key=lambda e: len(e.query))
+    by_length = sorted(corpora.load("mmlu-test"), key=lambda e: len(e.query))
     peak(by_length[-60:])  # warm: allocator and kernels
     few, n_few = peak(by_length[:60])
-    many, n_many = min(peak(by_length[-60:]) for _ in range(3))  # the allocator may take a pool at any time
+    many, n_many = min(
+        peak(by_length[-60:]) for _ in range(3)
+    )  # the allocator may take a pool at any time
     assert n_many > 10 * n_few
     # dense float32 rows of both conditions would be n × (512 + 64) × 4 × 2 bytes
     assert many - few < 0.5 * (n_many - n_few) * 576 * 4 * 2
 
 
 def test_more_queries_than_rows_are_pooled(pairs, backbone, sae, monkeypatch):
-    each = one_tap(pairs, backbone, sae)
+    each = one_hook(pairs, backbone, sae)
     monkeypatch.setattr(extract, "ROWS", 3)
-    pooled = one_tap(pairs, backbone, sae)
+    pooled = one_hook(pairs, backbone, sae)
     assert len(pooled.dh2) == len(pooled.ids) == 3
     np.testing.assert_allclose(pooled.dh2[1], each.dh2[1] + each.dh2[4], rtol=1e-6)
     np.testing.assert_allclose(pooled.mean("dh2"), each.mean("dh2"), rtol=1e-6)

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from sts_utils.corpora import data
+from sts_utils import corpora
 from sts_utils.method import prompts
 
 LLAMA3 = (
@@ -35,8 +35,8 @@ def templated(request, tokenizer):
 
 
 def test_query_tokens_are_the_same_ids_in_both_conditions(templated):
-    shown = data.load("mmlu-cot", 0, 4)
-    for query in [*data.load("mmlu-test", 0, 40), *data.load("gsm-symbolic", 0, 10)]:
+    shown = corpora.load("mmlu-cot", 0, 4)
+    for query in [*corpora.load("mmlu-test", 0, 40), *corpora.load("gsm-symbolic", 0, 10)]:
         plain = prompts.chat_prompt(templated, query)
         icl = prompts.chat_prompt(templated, query, shown)
         assert plain.query == icl.query
@@ -48,28 +48,30 @@ def test_query_tokens_are_the_same_ids_in_both_conditions(templated):
 
 
 def test_context_is_shared_by_all_queries_behind_the_same_demonstrations(tokenizer):
-    shown = data.load("gsm-symbolic", 0, 2)
-    pairs = prompts.prompt_pairs(tokenizer, data.load("mmlu-test", 0, 10), [shown], 8192)
+    shown = corpora.load("gsm-symbolic", 0, 2)
+    pairs = prompts.prompt_pairs(tokenizer, corpora.load("mmlu-test", 0, 10), [shown], 8192)
     assert len({icl.context for _, icl in pairs}) == 1
     assert len({plain.context for plain, _ in pairs}) == 1
 
 
 def test_too_long_a_prompt_is_named(tokenizer):
-    query, *shown = data.load("mmlu-test", 0, 5)
-    with pytest.raises(ValueError, match=f"question {query.id} with its demonstrations is .* more than"):
+    query, *shown = corpora.load("mmlu-test", 0, 5)
+    with pytest.raises(
+        ValueError, match=f"question {query.id} with its demonstrations is .* more than"
+    ):
         prompts.prompt_pairs(tokenizer, [query], [shown], 100)
 
 
 def test_fewer_examples_than_demonstrations():
     with pytest.raises(ValueError, match="5 demonstrations asked for, 3 at hand"):
-        prompts.choose_demonstrations(data.load("mmlu-cot", 0, 3), 5, 1, 0)
+        prompts.choose_demonstrations(corpora.load("mmlu-cot", 0, 3), 5, 1, 0)
 
 
 def test_demonstrations_of_one_set_share_no_template():
-    for chosen in prompts.choose_demonstrations(data.load("gsm-symbolic"), 5, 20, 0):
+    for chosen in prompts.choose_demonstrations(corpora.load("gsm-symbolic"), 5, 20, 0):
         assert len({e.group for e in chosen}) == 5
 
 
 def test_decoded_marks_the_query(tokenizer):
-    query = data.load("gsm-symbolic", 0, 1)[0]
+    query = corpora.load("gsm-symbolic", 0, 1)[0]
     assert f"⟦{query.query}⟧" in prompts.decoded(tokenizer, prompts.chat_prompt(tokenizer, query))

@@ -1,0 +1,81 @@
+"""The equations, against brute force in float64."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from sts_utils.method import score, shift
+
+
+def test_shifted_dims_are_the_paper_s_formula(random_stats):
+    x = random_stats()
+    expected = [sum(x.dh2[q, j] for q in range(12)) / sum(x.n) for j in range(40)]
+    dims = shift.shifted_dims(x, 10)
+    assert list(dims.ids) == sorted(range(40), key=lambda j: -expected[j])[:10]
+    np.testing.assert_allclose(dims.shift, sorted(expected, reverse=True)[:10])
+
+
+def test_released_code_sums_and_ranks_alike(random_stats):
+    x = random_stats()
+    paper, released = shift.shifted_dims(x, 40), shift.shifted_dims(x, 40, "released_code")
+    np.testing.assert_array_equal(paper.ids, released.ids)
+    np.testing.assert_allclose(released.shift, paper.shift * x.n.sum())
+
+
+def test_raw_dims(random_stats):
+    x = random_stats()
+    assert shift.shifted_dims(x, 1, raw=True).ids[0] == x.dr2.sum(0).argmax()
+
+
+def test_n_larger_than_the_sae(random_stats):
+    with pytest.raises(
+        ValueError, match=r"top_n is 41, but there are only 40 features: choose 1\.\.40"
+    ):
+        shift.shifted_dims(random_stats(), 41)
+
+
+@pytest.mark.parametrize("definition", ["paper", "released_code"])
+def test_scores_are_the_paper_s_formulas(random_stats, definition):
+    train, domain = random_stats(0), random_stats(1)
+    dims = shift.shifted_dims(train, 7)
+    act = icl = 0.0
+    for q, j in itertools.product(range(12), dims.ids):
+        act += domain.h[q, j] if definition == "paper" else domain.h2[q, j] / 7
+        icl += domain.dh2[q, j] if definition == "paper" else domain.dh2[q, j] / 7
+    assert score.sts_act(domain, dims, definition) == pytest.approx(act / domain.n.sum(), rel=1e-12)
+    assert score.sts_icl(domain, dims, definition) == pytest.approx(icl / domain.n.sum(), rel=1e-12)
+
+
+def test_scores_refuse_statistics_without_the_features(random_stats):
+    dims = shift.shifted_dims(random_stats(features=60), 60)
+    with pytest.raises(ValueError, match="do not hold every feature"):
+        score.sts_act(random_stats(), dims)
+
+
+def test_unknown_readings_are_named(random_stats):
+    x = random_stats()
+    with pytest.raises(ValueError, match="definition 'mean': choose paper or released_code"):
+        shift.shifted_dims(x, 3, "mean")
+    with pytest.raises(ValueError, match="definition 'mean': choose paper or released_code"):
+        score.sts_icl(x, shift.shifted_dims(x, 3), "mean")
+
+
+def test_overlap_concentration_and_gini(random_stats):
+    a, b = shift.shifted_dims(random_stats(0), None), shift.shifted_dims(random_stats(5), None)
+    assert shift.overlap(a, b, 10) == len(set(a.ids[:10]) & set(b.ids[:10])) / 10
+    assert shift.overlap(a, a, 10) == 1.0
+    moved = np.array([4.0, 0.0, 1.0, 3.0])
+    np.testing.assert_allclose(shift.top_share(moved, [0, 1, 2, 4]), [0, 0.5, 0.875, 1])
+    pairs = np.abs(moved[:, None] - moved[None, :]).sum() / (2 * 16 * moved.mean())
+    assert shift.gini(moved) == pytest.approx(pairs)
+    assert shift.gini(np.ones(5)) == pytest.approx(0)
+
+
+def test_weights_draw_queries_again(random_stats):
+    domain, dims = random_stats(1), shift.shifted_dims(random_stats(0), 7)
+    weights = np.stack([np.ones(12), np.eye(12)[3]])
+    for equation, field in ((score.sts_act, "h"), (score.sts_icl, "dh2")):
+        drawn = equation(domain, dims, weights=weights)
+        alone = getattr(domain, field)[3, dims.ids].sum() / domain.n[3]
+        np.testing.assert_allclose(drawn, [equation(domain, dims), alone])

@@ -1,0 +1,21 @@
+from sts_utils import batches
+
+
+def test_a_batch_ends_before_what_does_not_fit():
+    def fits(batch, item):
+        return sum(batch) + item <= 5
+
+    assert list(batches.greedy([1, 2, 3, 9, 1], fits)) == [[1, 2], [3], [9], [1]]
+    assert list(batches.greedy([], fits)) == []
+
+
+def test_copies_of_a_cache_take_a_quarter_of_a_gpu(backbone, monkeypatch):
+    config = backbone.config
+    token = (
+        2 * 2 * config.num_key_value_heads * config.head_dim * 4
+    )  # two layers, keys and values, float32
+    assert batches.cached_tokens(backbone, 512) == 16 * 512
+    monkeypatch.setattr(batches.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(batches, "free_memory", lambda: 4000 * token)
+    assert batches.cached_tokens(backbone, 512) == 1000
+    assert batches.cached_tokens(backbone, 2000) == 2000  # one batch of queries at least
