@@ -1,11 +1,15 @@
-"""What a model writes: batched completions of chat prompts."""
+"""Chat prompts, and what a model writes behind them."""
 
 from collections.abc import Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from sts_utils import models
+from sts_utils.examples import Example
+
+# --- chats as tokens ---------------------------------------------------------------------------
 
 
 def chat_text(tokenizer, question: str) -> str:
@@ -14,8 +18,46 @@ def chat_text(tokenizer, question: str) -> str:
     return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
+def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[dict]:
+    """Chat prompts with their solutions: lists `input_ids` and `labels`, −100 outside the answer.
+
+    An answer is the solution and its end of turn; longer sequences lose tokens on the left, as in
+    the paper.
+    """
+    rows = []
+    for example in examples:
+        prompt = chat_text(tokenizer, example.query)
+        turns = [("user", example.query), ("assistant", example.solution)]
+        turns = [{"role": role, "content": content} for role, content in turns]
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        answer = whole.removeprefix(prompt).rstrip("\n")
+        if len(answer) == len(whole):  # a template that writes prompts otherwise than dialogues
+            name = tokenizer.name_or_path
+            raise ValueError(f"the chat template of {name} does not extend its own prompt")
+        head, tail = (
+            tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, answer)
+        )
+        ids, labels = head + tail, [-100] * len(head) + tail
+        rows.append({"input_ids": ids[-max_length:], "labels": labels[-max_length:]})
+    return rows
+
+
+def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Rows of `tokenize` as [rows, tokens], padded on the right."""
+    ids = [torch.tensor(row["input_ids"]) for row in rows]
+    labels = [torch.tensor(row["labels"]) for row in rows]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+    }
+
+
+# --- what a model writes -----------------------------------------------------------------------
+
+
 def stop_ids(model, tokenizer) -> list[int]:
-    """Ids of the tokens that end a completion: the model's, the tokenizer's, the chat template's."""
+    """Tokens that end an answer: the model's, the tokenizer's and the chat template's."""
     known = model.generation_config.eos_token_id
     ids = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])}
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
@@ -25,33 +67,68 @@ def stop_ids(model, tokenizer) -> list[int]:
 
 
 @torch.inference_mode()
-def completions(
-    model, tokenizer, questions: Sequence[str], new_tokens: int, *, temperature: float = 0.0, seed: int = 0,
-    batch: int = 32, desc: str = "generate",
-) -> list[str]:  # fmt: skip
-    """The model's answer to each question: greedy at temperature 0, sampled otherwise."""
-    texts = [chat_text(tokenizer, question) for question in questions]
+def continued(
+    model, tokenizer, prompts: Sequence[Sequence[int]], batch: int, desc: str, **settings
+) -> list[list[int]]:
+    """The ids that follow each prompt's ids, padded where others of its batch go on.
+
+    Prompts go `batch` at a time, in their order; `settings` are those of transformers' generate.
+    """
+    rows, pad = [], tokenizer.pad_token_id
+    with models.quiet(), tqdm(total=len(prompts), desc=desc, unit="prompt", leave=False) as bar:
+        for start in range(0, len(prompts), batch):
+            ids = {"input_ids": [list(p) for p in prompts[start : start + batch]]}
+            inputs = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
+            written = model.generate(**inputs, **settings, pad_token_id=pad)
+            rows += written[:, inputs.input_ids.shape[1] :].tolist()
+            bar.update(len(ids["input_ids"]))
+    return rows
+
+
+def generate(
+    model,
+    tokenizer,
+    texts: Sequence[str],
+    new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch: int = 32,
+    special_tokens: bool = False,
+    stop: Sequence[str] = (),
+    desc: str = "generate",
+) -> list[tuple[str, int, bool]]:
+    """What `model` writes behind each text: (text, its tokens, whether it ended by itself).
+
+    Greedy at temperature 0, else sampled; texts of like length go together. An answer ends at a
+    text of `stop` too, which is kept; tokens leave out the one that ends the answer.
+    """
+    stops = stop_ids(model, tokenizer)
+    settings = dict(max_new_tokens=new_tokens, repetition_penalty=1.0, eos_token_id=stops)
+    if temperature:
+        torch.manual_seed(seed)
+        settings |= dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+    else:
+        settings |= dict(do_sample=False)
+    if stop:
+        settings |= dict(stop_strings=list(stop), tokenizer=tokenizer)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    torch.manual_seed(seed)
-    how = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature
-        else {"do_sample": False}
-    )
-    stops, found = stop_ids(model, tokenizer), {}
-    with tqdm(total=len(texts), desc=desc, unit="question", leave=False) as bar:
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            inputs = tokenizer(
-                [texts[i] for i in chosen], add_special_tokens=False, padding=True, padding_side="left",
-                return_tensors="pt",
-            ).to(model.device)  # fmt: skip
-            with models.quiet():
-                ids = model.generate(
-                    **inputs, **how, max_new_tokens=new_tokens, repetition_penalty=1.0, eos_token_id=stops,
-                    pad_token_id=tokenizer.pad_token_id,
-                )  # fmt: skip
-            written = tokenizer.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-            found.update(zip(chosen, written, strict=True))
-            bar.update(len(chosen))
-    return [found[i].strip() for i in range(len(texts))]
+    prompts = [tokenizer(texts[i], add_special_tokens=special_tokens).input_ids for i in order]
+    rows = continued(model, tokenizer, prompts, batch, desc, **settings)
+    ends = {*stops, tokenizer.pad_token_id}
+    answers = {i: _answer(tokenizer, row, ends, stop) for i, row in zip(order, rows, strict=True)}
+    return [answers[i] for i in range(len(texts))]
+
+
+def _answer(tokenizer, ids: Sequence[int], ends: set[int], stop) -> tuple[str, int, bool]:
+    """(text, tokens, finished) of new ids, up to the first of `ends`."""
+    tokens = next((n for n, token in enumerate(ids) if token in ends), len(ids))
+    text = tokenizer.decode(ids[:tokens], skip_special_tokens=True)
+    return text, tokens, tokens < len(ids) or any(mark in text for mark in stop)
+
+
+def completions(model, tokenizer, questions: Sequence[str], new_tokens: int, **how) -> list[str]:
+    """The model's answer to each question in its chat template; `how` as in `generate`."""
+    texts = [chat_text(tokenizer, question) for question in questions]
+    answers = generate(model, tokenizer, texts, new_tokens, **how)
+    return [text.strip() for text, _, _ in answers]

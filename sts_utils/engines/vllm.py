@@ -1,4 +1,4 @@
-"""The vLLM engine: the same sums as `extract.feature_stats`, and completions, where transformers is too slow.
+"""The vLLM engine: the sums of `extract.feature_stats`, and completions, faster than transformers.
 
 One engine is alive at a time, and is kept for the next call; `close` ends it.
 """
@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -24,25 +23,32 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from sts_utils import models, store
+from sts_utils import batches, models, store
 from sts_utils.generation import stop_ids
 from sts_utils.method import extract
-from sts_utils.method.extract import FeatureStats
+from sts_utils.method.extract import FeatureStats, Hook
 from sts_utils.method.prompts import Prompt
 
-_ENVIRONMENT = {
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the tap reads the first runner's batch
+ENVIRONMENT = {
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # vllm_worker reads the first runner's batch
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # OMP_NUM_THREADS decides, and no core is claimed from others
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # OMP_NUM_THREADS decides; no core is claimed
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
-_CPU_CACHE = 2 * 2**30
-"""Bytes of vLLM's key-value cache on a CPU."""
+#: What `feature_stats` needs of the engine: who reads the residual stream, and when.
+READING = {
+    "worker_extension_cls": "sts_utils.engines.vllm_worker.ResidualReader",
+    "scheduler_cls": "sts_utils.engines.vllm_worker.QueryScheduler",
+    "async_scheduling": False,
+    "enforce_eager": True,
+}
+#: Bytes of vLLM's key-value cache on a CPU.
+CPU_CACHE = 2 * 2**30
+#: Bytes on a GPU for encoded rows and what else is not vLLM's own.
 ENCODING = 8 * 10**9
-"""Bytes on a GPU for encoded rows and what else is not vLLM's own."""
-_BATCH_TOKENS = 8192
-"""Query tokens whose residual rows are kept on the device until their pair is complete."""
+#: Query tokens whose residual rows are kept on the device until their pair is complete.
+QUERY_TOKENS = 8192
 
 _alive: dict[tuple, tuple[int, object]] = {}
 _folders: list[tempfile.TemporaryDirectory] = []
@@ -53,41 +59,45 @@ def installed() -> bool:
     return find_spec("vllm") is not None
 
 
+# --- checkpoints -------------------------------------------------------------------------------
+
+
 def checkpoint(name: str, revision: str | None = None) -> Path:
     """The folder of model `name`, fetched from the hub at `revision` if it is not here."""
-    source = models.resolve(name, revision)
+    source = models.resolve(name)
     if isinstance(source, Path):
         return source
     return Path(snapshot_download(source, revision=revision, allow_patterns=list(models.FILES)))
 
 
 def truncated_checkpoint(name: str, layer: int, revision: str | None = None) -> Path:
-    """Blocks 0..`layer` of model `name` as a folder in the cache that vLLM and transformers load (written once)."""
+    """Blocks 0..`layer` of model `name` as a folder in the cache that vLLM and transformers load
+    (written once)."""
     models.check(name, layer, revision)
     source = checkpoint(name, revision)
     weights = sorted(source.glob("*.safetensors"))
     if not weights:
-        raise ValueError(f"model folder {source} has no *.safetensors: vLLM's engine reads nothing else")
+        raise ValueError(
+            f"model folder {source} has no *.safetensors: vLLM's engine reads nothing else"
+        )
     made_of = [str(source), [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in weights]]
-    folder = store.CACHE / "models" / f"{Path(name).name}-to-{layer}-{store.digest(made_of)}"
+    title = f"{Path(name).name}-to-{layer}-{store.digest(made_of)}"
+    folder = store.CACHE / "models" / title
     if folder.exists():
         return folder
     with store.atomic_folder(folder) as out:
-        config = AutoConfig.from_pretrained(source)
-        text = config.get_text_config()
-        text.num_hidden_layers = layer + 1
-        if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[: layer + 1]
-        config.save_pretrained(out)
+        models.cut_config(AutoConfig.from_pretrained(source), layer).save_pretrained(out)
         index = {}
         for file in weights:
             with safe_open(file, "pt") as tensors:
-                kept = {k: tensors.get_tensor(k) for k in tensors.keys() if _block(k) <= layer}  # noqa: SIM118
+                names = [name for name in tensors.keys() if _block(name) <= layer]  # noqa: SIM118
+                kept = {name: tensors.get_tensor(name) for name in names}
             if kept:
                 save_file(kept, out / file.name, metadata={"format": "pt"})
                 index |= dict.fromkeys(kept, file.name)
         if len(weights) > 1:
-            (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+            text = json.dumps({"metadata": {}, "weight_map": index})
+            (out / "model.safetensors.index.json").write_text(text)
         for file in [*source.glob("*token*"), *source.glob("*.jinja")]:
             shutil.copy(file, out)
     return folder
@@ -95,15 +105,23 @@ def truncated_checkpoint(name: str, layer: int, revision: str | None = None) -> 
 
 def _block(tensor: str) -> int:
     """The block that a weight belongs to; -1 for embeddings, final norm and head."""
-    found = re.search(r"(?:^|\.)layers\.(\d+)\.", tensor)
-    return int(found[1]) if found else -1
+    block = re.search(r"(?:^|\.)layers\.(\d+)\.", tensor)
+    return int(block[1]) if block else -1
+
+
+# --- features ----------------------------------------------------------------------------------
 
 
 def feature_stats(
-    pairs: Sequence[tuple[Prompt, Prompt]], model_folder: Path | str, taps: Sequence[extract.Tap], *,
-    dtype: str = "float32", tokens: int | None = None, desc: str | None = "extract",
-) -> list[FeatureStats]:  # fmt: skip
-    """`extract.feature_stats` computed by vLLM on the checkpoint `model_folder` (`truncated_checkpoint`).
+    pairs: Sequence[tuple[Prompt, Prompt]],
+    folder: Path | str,
+    hooks: Sequence[Hook],
+    *,
+    dtype: str = "float32",
+    tokens: int | None = None,
+    desc: str | None = "extract",
+) -> list[FeatureStats]:
+    """`extract.feature_stats` computed by vLLM on the checkpoint `folder` (`truncated_checkpoint`).
 
     Demonstrations that queries share are computed once (prefix caching), the query's tokens always;
     features and sums are computed where the model runs and only sums come back. `tokens`: of one
@@ -111,123 +129,133 @@ def feature_stats(
 
     Raises ValueError where the query tokens differ or features are not finite.
     """
-    for a, b in pairs:
-        if a.query != b.query:
-            raise ValueError(f"question {a.example_id}: query tokens differ between the conditions")
-    extra = {
-        "worker_extension_cls": "sts_utils.engines.vllm_worker.Tap", "scheduler_cls": "sts_utils.engines.vllm_worker.QueryScheduler",
-        "async_scheduling": False, "enforce_eager": True,
-    }  # fmt: skip
-    if tokens := tokens or (None if torch.cuda.is_available() else extract.batch_tokens()):
+    order = [i for members in extract.by_context(pairs).values() for i in members]
+    extra = dict(READING)
+    if tokens := tokens or (None if torch.cuda.is_available() else batches.batch_tokens()):
         extra |= {"max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 64)}
-    size = sum(sum(p.nbytes for p in sae.parameters()) for sae in {id(tap.sae): tap.sae for tap in taps}.values())
-    llm = _engine(model_folder, dtype, size, **extra)
-    llm.collective_rpc("sts_install", args=([(tap.layer, _folder(tap.sae), float(tap.sink_norm)) for tap in taps],))
-    sums = [{} for _ in taps]
+    saes = {id(hook.sae): hook.sae for hook in hooks}.values()
+    llm = _engine(folder, dtype, sum(p.nbytes for sae in saes for p in sae.parameters()), extra)
+    told = [(hook.layer, _folder(hook.sae), float(hook.sink_norm)) for hook in hooks]
+    llm.collective_rpc("sts_install", args=(told,))
+    sums = [{} for _ in hooks]
     with tqdm(total=len(pairs), desc=desc, unit="query", leave=False, disable=desc is None) as bar:
-        for batch in _batches(pairs):
-            for found, stacked in zip(sums, _batch_sums(llm, pairs, batch), strict=True):
+        for batch in _batches(pairs, order):
+            stacked = _batch_sums(llm, [pairs[i] for i in batch])
+            for pooled, fields in zip(sums, stacked, strict=True):
                 for row, index in enumerate(batch):
-                    extract.pool(found, {index: {name: values[row] for name, values in stacked.items()}})
+                    of = {name: values[row] for name, values in fields.items()}
+                    extract.pool(pooled, {index: of})
             bar.update(len(batch))
     ids = [a.example_id for a, _ in pairs]
-    return [extract.stacked(found, ids, tap.sae) for tap, found in zip(taps, sums, strict=True)]
+    return [extract.stacked(of, ids, hook.sae) for hook, of in zip(hooks, sums, strict=True)]
 
 
-def _batches(pairs: Sequence[tuple[Prompt, Prompt]]) -> Iterator[list[int]]:
-    """Indices of pairs, those of one context together, at most _BATCH_TOKENS query tokens a batch."""
-    groups = defaultdict(list)
-    for index, (a, b) in enumerate(pairs):
-        groups[a.context, b.context].append(index)
-    batch, size = [], 0
-    for index in (i for members in groups.values() for i in members):
-        if batch and size + len(pairs[index][0].query) > _BATCH_TOKENS:
-            yield batch
-            batch, size = [], 0
-        batch.append(index)
-        size += len(pairs[index][0].query)
-    yield batch
+def _batches(pairs: Sequence[tuple[Prompt, Prompt]], order: list[int]) -> Iterator[list[int]]:
+    """Indices of pairs, at most QUERY_TOKENS query tokens a batch."""
+
+    def length(i):
+        return len(pairs[i][0].query)
+
+    def fits(batch, i):
+        return sum(map(length, batch)) + length(i) <= QUERY_TOKENS
+
+    return batches.greedy(order, fits)
 
 
-def _batch_sums(llm, pairs: Sequence[tuple[Prompt, Prompt]], batch: Sequence[int]) -> list[dict]:
-    """Each tap's sums of one batch of pairs: field -> array, a row a pair."""
+def _batch_sums(llm, pairs: Sequence[tuple[Prompt, Prompt]]) -> list[dict]:
+    """Each hook's sums of one batch of pairs: field -> array, a row a pair."""
     from vllm import SamplingParams
 
-    ids, lengths = [pairs[i][0].example_id for i in batch], [len(pairs[i][0].query) for i in batch]
+    ids, lengths = [a.example_id for a, _ in pairs], [len(a.query) for a, _ in pairs]
     llm.collective_rpc("sts_begin", args=(ids, lengths))
     prompts, settings = [], []
     for side in (0, 1):
-        for number, index in enumerate(batch):
-            prompt = pairs[index][side]
+        for number, prompt in enumerate(pair[side] for pair in pairs):
             start, stop = prompt.span
-            prompts.append({"prompt_token_ids": list(prompt.ids[:stop])})  # nothing after the query is read
             asked = {"pair": number, "side": side, "start": start, "stop": stop}
-            settings.append(SamplingParams(max_tokens=1, temperature=0, detokenize=False, extra_args=asked))
+            read = {"max_tokens": 1, "temperature": 0, "detokenize": False}
+            settings.append(SamplingParams(**read, extra_args=asked))
+            # nothing after the query is read
+            prompts.append({"prompt_token_ids": list(prompt.ids[:stop])})
     llm.generate(prompts, settings, use_tqdm=False)
-    found = llm.collective_rpc("sts_collect")[0]
-    if isinstance(found, str):
-        raise ValueError(found)
-    return [read_arrays(sums) for sums in found]
+    sums = llm.collective_rpc("sts_collect")[0]
+    if isinstance(sums, str):
+        raise ValueError(sums)
+    return [read_arrays(of) for of in sums]
+
+
+# --- completions -------------------------------------------------------------------------------
 
 
 def generate(
-    model_folder: Path | str, max_new_tokens: int, dtype: str = "bfloat16", *, special_tokens: bool = False,
+    folder: Path | str,
+    new_tokens: int,
+    dtype: str = "bfloat16",
+    *,
+    special_tokens: bool = False,
     stop: Sequence[str] = (),
-) -> Callable[[Sequence[str]], list[tuple[str, int, bool]]]:  # fmt: skip
-    """A function from prompts to the model's greedy answers: (text, its tokens, whether it ended by itself).
-
-    Prompts are whole chat texts (`generation.chat_text`), or plain ones that want the tokenizer's `special_tokens`
-    before them; an answer ends at a text of `stop` too, which is kept. Tokens leave out the one that ends the answer.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+) -> Callable[[Sequence[str]], list[tuple[str, int, bool]]]:
+    """A function from texts to what the model writes behind them, as `generation.generate`."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     try:
-        settings = GenerationConfig.from_pretrained(model_folder)
+        settings = GenerationConfig.from_pretrained(folder)
     except OSError:  # a model without generation_config.json
-        settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model_folder))
+        settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
     stops = stop_ids(SimpleNamespace(generation_config=settings), tokenizer)
 
-    def answers(prompts: Sequence[str]) -> list[tuple[str, int, bool]]:
+    def answers(texts: Sequence[str]) -> list[tuple[str, int, bool]]:
         from vllm import SamplingParams
 
-        llm = _engine(model_folder, dtype, 0, enforce_eager=not torch.cuda.is_available())
-        read = tokenizer(list(prompts), add_special_tokens=special_tokens).input_ids
-        greedy = SamplingParams(
-            temperature=0, max_tokens=max_new_tokens, stop_token_ids=stops, stop=list(stop),
-            include_stop_str_in_output=True,
-        )  # fmt: skip
-        outputs = [answer.outputs[0] for answer in llm.generate([{"prompt_token_ids": ids} for ids in read], greedy)]
-        return [(o.text, sum(token not in stops for token in o.token_ids), o.finish_reason == "stop") for o in outputs]
+        llm = _engine(folder, dtype, 0, {"enforce_eager": not torch.cuda.is_available()})
+        ends = {"stop_token_ids": stops, "stop": list(stop), "include_stop_str_in_output": True}
+        greedy = SamplingParams(temperature=0, max_tokens=new_tokens, **ends)
+        read = tokenizer(list(texts), add_special_tokens=special_tokens).input_ids
+        written = llm.generate([{"prompt_token_ids": ids} for ids in read], greedy)
+        return [_answer(request.outputs[0], stops) for request in written]
 
     return answers
 
 
-def _engine(folder: Path | str, dtype: str, beside: int, **extra):
-    """The vLLM engine of a checkpoint folder: the one alive, or a new one in its place; on a GPU it leaves room for
-    `beside` bytes of SAEs."""
+def _answer(output, stops: Sequence[int]) -> tuple[str, int, bool]:
+    tokens = sum(token not in stops for token in output.token_ids)
+    return output.text, tokens, output.finish_reason == "stop"
+
+
+# --- the engine --------------------------------------------------------------------------------
+
+
+def _engine(folder: Path | str, dtype: str, beside: int, extra: dict):
+    """The vLLM engine of a checkpoint folder: the one alive, or a new one in its place.
+
+    On a GPU it leaves room for `beside` bytes of SAEs.
+    """
     if not installed():
-        raise ValueError("ENGINE=vllm: vLLM is not installed; run `make vllm`, or use ENGINE=transformers")
+        raise ValueError(
+            "ENGINE=vllm: vLLM is not installed; run `make vllm`, or use ENGINE=transformers"
+        )
     key = (str(folder), dtype, *sorted(extra.items()))
     if key not in _alive or beside > _alive[key][0]:
         close()
-        os.environ.update({k: os.environ.get(k, v) for k, v in _ENVIRONMENT.items()})
+        os.environ.update({k: os.environ.get(k, v) for k, v in ENVIRONMENT.items()})
         from vllm import LLM
 
-        if torch.cuda.is_available():
-            free, total = torch.cuda.mem_get_info()
-            taken = free - max(0.3 * free, beside + ENCODING)
-            if taken <= 0:
-                raise ValueError(
-                    f"ENGINE=vllm: the SAEs take {beside / 1e9:.0f} GB, {free / 1e9:.0f} GB of GPU are free"
-                )
-            extra["gpu_memory_utilization"] = round(taken / total, 2)
-        else:
-            extra |= {"kv_cache_memory_bytes": _CPU_CACHE, "block_size": 32}
-        llm = LLM(
-            model=str(folder), dtype=dtype, enable_prefix_caching=True, max_model_len=-1, generation_config="vllm",
-            disable_log_stats=True, **extra,
-        )  # fmt: skip
-        _alive[key] = beside, llm
+        plain = {"max_model_len": -1, "generation_config": "vllm", "disable_log_stats": True}
+        plain |= _memory(beside) | extra
+        _alive[key] = beside, LLM(str(folder), dtype=dtype, enable_prefix_caching=True, **plain)
     return _alive[key][1]
+
+
+def _memory(beside: int) -> dict:
+    """What the engine may take of this machine's memory, as vLLM is told it."""
+    if not torch.cuda.is_available():
+        return {"kv_cache_memory_bytes": CPU_CACHE, "block_size": 32}
+    free, total = torch.cuda.mem_get_info()
+    taken = free - max(0.3 * free, beside + ENCODING)
+    if taken <= 0:
+        raise ValueError(
+            f"ENGINE=vllm: the SAEs take {beside / 1e9:.0f} GB, {free / 1e9:.0f} GB of GPU are free"
+        )
+    return {"gpu_memory_utilization": round(taken / total, 2)}
 
 
 def close() -> None:
@@ -242,7 +270,7 @@ def close() -> None:
 def _folder(sae) -> str:
     """A folder, removed at exit, from which a worker loads `sae`."""
     store.CACHE.mkdir(parents=True, exist_ok=True)
-    made = tempfile.TemporaryDirectory(prefix="sts-sae-", dir=store.CACHE)  # gigabytes: not in /tmp
-    _folders.append(made)
-    sae.save_model(made.name)
-    return made.name
+    # gigabytes: not in /tmp
+    _folders.append(tempfile.TemporaryDirectory(prefix="sts-sae-", dir=store.CACHE))
+    sae.save_model(_folders[-1].name)
+    return _folders[-1].name

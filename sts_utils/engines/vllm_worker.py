@@ -1,8 +1,8 @@
-"""What runs inside vLLM: which query rows are computed, read from the residual stream, and summed there.
+"""What runs inside vLLM: which query rows are computed, read from the residual stream, summed.
 
-vLLM imports this module in its own processes: `QueryScheduler` in the engine, `Tap` in every worker.
-A request says what it is in its `extra_args`: {"pair": index in the batch, "side": 0 plain or 1 icl,
-"start", "stop": the query's span}.
+vLLM imports this module in its own processes: `QueryScheduler` in the engine, `ResidualReader` in
+every worker. A request says what it is in its `extra_args`: {"pair": index in the batch, "side": 0
+plain or 1 icl, "start", "stop": the query's span}.
 """
 
 import numpy as np
@@ -12,42 +12,51 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from sts_utils import saes
 from sts_utils.method import extract
+from sts_utils.method.extract import Hook
 
 
 class QueryScheduler(Scheduler):
-    """vLLM's scheduler, but the prefix cache serves a request's context only: its query is always computed."""
+    """vLLM's scheduler, but the prefix cache serves a request's context only: its query is always
+    computed."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         manager, coordinator = self.kv_cache_manager, self.kv_cache_manager.coordinator
-        cached, longest_hit = manager.get_computed_blocks, coordinator.find_longest_cache_hit
+        cached, longest = manager.get_computed_blocks, coordinator.find_longest_cache_hit
 
         def get_computed_blocks(request):
             context = request.sampling_params.extra_args["start"]
-            coordinator.find_longest_cache_hit = lambda hashes, most: longest_hit(hashes, min(most, context))
+            coordinator.find_longest_cache_hit = lambda hashes, most: longest(
+                hashes, min(most, context)
+            )
             return cached(request)
 
         manager.get_computed_blocks = get_computed_blocks
 
 
-class Tap:
-    """Worker extension: hooks on decoder layers keep the query's residual rows until a batch of pairs is summed."""
+class ResidualReader:
+    """Worker extension: hooks on decoder layers keep the query's residual rows until a batch of
+    pairs is summed."""
 
-    def sts_install(self, taps: list) -> None:
-        """Read the residual stream for `taps`, (layer, folder of the SAE, sink_norm) each, from now on."""
+    def sts_install(self, hooks: list) -> None:
+        """From now on read the residual stream for `hooks`: (layer, folder of the SAE, sink_norm)
+        each."""
         for handle in getattr(self, "sts_handles", ()):
             handle.remove()
         if self.rank:  # the residual stream is replicated over tensor-parallel ranks
             return
-        wanted, self.sts_taps = {folder for _, folder, _ in taps}, []
-        self.sts_saes = {folder: held for folder, held in getattr(self, "sts_saes", {}).items() if folder in wanted}
-        for folder in wanted - self.sts_saes.keys():
-            loaded = saes.SAE.load_from_disk(folder, device=str(self.device))
-            self.sts_saes[folder] = loaded.eval().requires_grad_(False)
-        self.sts_taps = [(layer, self.sts_saes[folder], norm) for layer, folder, norm in taps]
+        held, folders = getattr(self, "sts_saes", {}), {folder for _, folder, _ in hooks}
+        self.sts_saes = {folder: held.get(folder) or self._sts_sae(folder) for folder in folders}
+        self.sts_hooks = [Hook(layer, self.sts_saes[folder], norm) for layer, folder, norm in hooks]
+        self.sts_layers = sorted({hook.layer for hook in self.sts_hooks})
         blocks = self.model_runner.get_model().model.layers
-        self.sts_layers = sorted({layer for layer, _, _ in taps})
-        self.sts_handles = [blocks[i].register_forward_hook(self._sts_hook(i)) for i in self.sts_layers]
+        self.sts_handles = [
+            blocks[layer].register_forward_hook(self._sts_reading(layer))
+            for layer in self.sts_layers
+        ]
+
+    def _sts_sae(self, folder: str):
+        return saes.SAE.load_from_disk(folder, device=str(self.device)).eval().requires_grad_(False)
 
     def sts_begin(self, ids: list, lengths: list) -> None:
         """A batch of pairs with these example ids and query lengths comes next."""
@@ -58,54 +67,53 @@ class Tap:
         self.sts_place = np.full((2, self.sts_starts[-1]), -1)  # condition, query token -> row kept
         self.sts_kept, self.sts_rows = 0, {layer: [] for layer in self.sts_layers}
 
-    def _sts_hook(self, layer: int):
+    def _sts_reading(self, layer: int):
         def hook(_module, _inputs, output):
             if layer == self.sts_layers[0]:  # the same rows for every layer of this step
                 self.sts_index = self._sts_select()
             if len(self.sts_index):
-                hidden = output[0] + output[1] if isinstance(output, tuple) else output  # (hidden, residual)
+                hidden = output[0] + output[1] if isinstance(output, tuple) else output
                 self.sts_rows[layer].append(hidden[self.sts_index])
 
         return hook
 
     def _sts_select(self) -> torch.Tensor:
         """Which of this step's flattened rows are query tokens; remembers whose they are."""
-        runner, chosen = self.model_runner, []
+        runner, chosen = self.model_runner, [np.zeros(0, dtype=np.int64)]
         batch, offsets = runner.input_batch, runner.query_start_loc.np
         for i, name in enumerate(batch.req_ids):
             asked = runner.requests[name].sampling_params.extra_args
-            first = int(batch.num_computed_tokens_cpu[i])  # position of the request's first row in this step
-            begin = max(asked["start"], first)
-            end = min(asked["stop"], first + int(offsets[i + 1] - offsets[i]))
-            if begin >= end:
-                continue
-            tokens = np.arange(begin, end)
+            first = int(batch.num_computed_tokens_cpu[i])  # the request's first row in this step
+            last = first + int(offsets[i + 1] - offsets[i])
+            tokens = np.arange(max(asked["start"], first), min(asked["stop"], last))
             place = self.sts_starts[asked["pair"]] + tokens - asked["start"]
             self.sts_place[asked["side"], place] = self.sts_kept + np.arange(len(tokens))
             self.sts_kept += len(tokens)
             chosen.append(offsets[i] + tokens - first)
-        index = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
-        return torch.from_numpy(index.astype(np.int64)).to(self.device)
+        return torch.from_numpy(np.concatenate(chosen).astype(np.int64)).to(self.device)
 
     def sts_collect(self) -> list | str | None:
-        """Each tap's sums of the batch, a row a pair, as safetensors; or what is wrong, in one line."""
+        """Each hook's sums of the batch, a row a pair, as safetensors; or what is wrong, in one
+        line."""
         if self.rank:
             return None
         missing = (self.sts_place < 0).any(0)
         if missing.any():
             pair = int(np.searchsorted(self.sts_starts, missing.argmax(), side="right")) - 1
-            return f"vLLM skipped {missing.sum()} query tokens of this batch, first in question {self.sts_ids[pair]}"
+            skipped = f"vLLM skipped {missing.sum()} query tokens of this batch"
+            return f"{skipped}, first in question {self.sts_ids[pair]}"
         place = torch.from_numpy(self.sts_place).to(self.device)
         rows = {layer: torch.cat(chunks) for layer, chunks in self.sts_rows.items()}
         try:
             with torch.inference_mode():
-                return [self._sts_sums(rows[layer], place, sae, norm) for layer, sae, norm in self.sts_taps]
+                return [self._sts_sums(rows[hook.layer], place, hook) for hook in self.sts_hooks]
         except ValueError as error:
             return str(error)
         finally:
             self.sts_rows = {}
 
-    def _sts_sums(self, rows: torch.Tensor, place: torch.Tensor, sae, sink_norm: float) -> bytes:
-        count, sides = len(self.sts_lengths), [rows[side].float() for side in place]
-        found = extract.paired_sums(range(count), self.sts_lengths, sides, sae, sink_norm, None, self.sts_ids)
-        return save({name: np.stack([found[i][name] for i in range(count)]) for name in found[0]})
+    def _sts_sums(self, rows: torch.Tensor, place: torch.Tensor, hook: Hook) -> bytes:
+        indices, lengths = range(len(self.sts_lengths)), self.sts_lengths
+        sides = [rows[side].float() for side in place]
+        sums = extract.paired_sums(indices, lengths, sides, hook, None, self.sts_ids)
+        return save({name: np.stack([sums[i][name] for i in indices]) for name in sums[0]})

@@ -8,6 +8,7 @@ from sts_utils.experiments import baselines, overlap
 from sts_utils.runs import performance as performances
 from sts_utils.runs import samples, units
 from sts_utils.stats import Estimate
+from sts_utils.training import saes as training_saes
 from sts_utils.training import sft as finetune
 
 
@@ -40,7 +41,7 @@ def l0(profile: Profile, name: str) -> float:
         return float(known)
     questions = [e.query for e in corpora.load(profile.train, 0, 64)]
     ids = samples.tokenizer(profile.model, profile.revision)(questions, add_special_tokens=False).input_ids
-    return saes.quality(units.sae(run), saes.activations(units.backbone(run), ids, 4096))["l0"]
+    return saes.quality(units.sae(run), training_saes.activations(units.backbone(run), ids, 4096))["l0"]
 
 
 @cache

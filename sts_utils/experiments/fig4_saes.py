@@ -14,6 +14,7 @@ from sts_utils.results import Claim, Result, r_panel
 from sts_utils.runs import models, samples
 from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
+from sts_utils.training.saes import activations
 
 #: "The layer matters little" is judged by a range of r below this, fixed before looking.
 LITTLE = 0.2
@@ -31,31 +32,22 @@ class Panel(NamedTuple):
         return {f"{x:g}": row for x, row in zip(self.at, self.r, strict=True)}
 
 
-class Numbers(NamedTuple):
-    """The panels of Fig 4a, b and c."""
-
-    widths: Panel
-    layers: Panel
-    sparsities: Panel
-
-
-def compute(run: Run) -> Numbers:
-    """Both correlations of the run as read through each SAE."""
+def compute(run: Run) -> dict[str, Panel]:
+    """The panels "widths", "layers" and "sparsities": r of the run as read through each SAE."""
     profile, sweep = run.profile, run.profile.sweep
     r = {}
     for name in sorted({*sweep.widths, *sweep.layers, *sweep.sparsities}):
-        other = run if name == profile.sae else run.with_sae(name)
-        r[name] = other.correlations()
+        r[name] = (run if name == profile.sae else run.with_sae(name)).correlations()
 
     def panel(names: Sequence[str], at: Callable[[Profile], float]) -> Panel:
         read = [models.with_sae(profile, name) for name in names]
         return Panel([at(p) for p in read], [r[name] for name in names])
 
-    return Numbers(
-        panel(sweep.widths, lambda p: models.sae(p, "cpu").cfg.d_sae),
-        panel(sweep.layers, lambda p: p.layer),
-        panel(sweep.sparsities, l0),
-    )
+    return {
+        "widths": panel(sweep.widths, lambda p: models.sae(p, "cpu").cfg.d_sae),
+        "layers": panel(sweep.layers, lambda p: p.layer),
+        "sparsities": panel(sweep.sparsities, l0),
+    }
 
 
 def l0(profile: Profile) -> float:
@@ -66,32 +58,32 @@ def l0(profile: Profile) -> float:
     questions = [e.query for e in corpora.load(profile.train, 0, 64)]
     tokenizer = samples.tokenizer(profile.model, profile.revision)
     ids = tokenizer(questions, add_special_tokens=False).input_ids
-    rows = saes.activations(models.backbone(profile), ids, 4096)
+    rows = activations(models.backbone(profile), ids, 4096)
     return saes.quality(models.sae(profile), rows)["l0"]
 
 
-def fig4a(numbers: Numbers, run: Run) -> tuple[Figure, str] | None:
+def fig4a(numbers: dict[str, Panel], run: Run) -> tuple[Figure, str] | None:
     """r by the SAE's width."""
     what, theirs = "for SAEs of two widths at one layer and L0", "wider (131k against 16k) is lower"
-    return r_panel("Fig 4a", numbers.widths.rows, "SAE features", what, theirs)
+    return r_panel("Fig 4a", numbers["widths"].rows, "SAE features", what, theirs)
 
 
-def fig4b(numbers: Numbers, run: Run) -> tuple[Figure, str] | None:
+def fig4b(numbers: dict[str, Panel], run: Run) -> tuple[Figure, str] | None:
     """r by the block that the SAE reads."""
     what, theirs = "for SAEs at three layers", "stable over layers 15, 20, 25"
-    return r_panel("Fig 4b", numbers.layers.rows, "block", what, theirs)
+    return r_panel("Fig 4b", numbers["layers"].rows, "block", what, theirs)
 
 
-def fig4c(numbers: Numbers, run: Run) -> tuple[Figure, str] | None:
+def fig4c(numbers: dict[str, Panel], run: Run) -> tuple[Figure, str] | None:
     """r by the SAE's L0."""
     what, theirs = "for SAEs of five sparsities", "falls from 0.78 at L0 13 to 0.65 at 109"
-    return r_panel("Fig 4c", numbers.sparsities.rows, "L0 of the SAE", what, theirs)
+    return r_panel("Fig 4c", numbers["sparsities"].rows, "L0 of the SAE", what, theirs)
 
 
-def table12(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
+def table12(numbers: dict[str, Panel], run: Run) -> tuple[pd.DataFrame, str]:
     """r against the SAE's L0."""
     common, rows = {"source": "ours", "model": run.profile.model}, []
-    for at, row in zip(numbers.sparsities.at, numbers.sparsities.r, strict=True):
+    for at, row in zip(numbers["sparsities"].at, numbers["sparsities"].r, strict=True):
         for metric, e in row.items():
             rows.append({**common, "l0": at, "metric": metric, **results.numbers(e)})
     for r in results.paper("table12_sparsity").itertuples():
@@ -100,18 +92,18 @@ def table12(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     return pd.DataFrame(rows), caption
 
 
-def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
+def claims(numbers: dict[str, Panel], run: Run) -> Iterator[Claim]:
     """r falls with width and with L0, and hardly depends on the layer."""
     falls = {
-        "fig4a": (numbers.widths, "width", "a narrower SAE predicts better"),
-        "table12": (numbers.sparsities, "L0", "a sparser SAE predicts better"),
+        "fig4a": (numbers["widths"], "width", "a narrower SAE predicts better"),
+        "table12": (numbers["sparsities"], "L0", "a sparser SAE predicts better"),
     }
     for figure, (panel, what, claim) in falls.items():
         for metric in PAPER_SCORES if len(panel.at) > 1 else ():
             statistic = f"{metric}: slope of r on log2 {what}"
             yield Claim(figure, claim, statistic, slope(panel, metric))
-    for metric in PAPER_SCORES if len(numbers.layers.at) > 1 else ():
-        spread = _over_saes(numbers.layers, metric, lambda r: np.ptp(r, axis=0))
+    for metric in PAPER_SCORES if len(numbers["layers"].at) > 1 else ():
+        spread = _over_saes(numbers["layers"], metric, lambda r: np.ptp(r, axis=0))
         statistic = f"{metric}: range of r minus {LITTLE}"
         yield Claim("fig4b", "the layer matters little", statistic, spread - LITTLE)
 

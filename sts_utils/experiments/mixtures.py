@@ -10,10 +10,9 @@ from sts_utils import generation, stats, store
 from sts_utils.config import Profile
 from sts_utils.examples import Example
 from sts_utils.runs import performance as performances
-from sts_utils.runs import samples, units
+from sts_utils.runs import engine, samples, units
 from sts_utils.runs.units import Trained
 from sts_utils.stats import Estimate
-from sts_utils.training import sft as finetune
 
 
 def affected(profile: Profile) -> tuple[str, str]:
@@ -76,7 +75,7 @@ def mixed(profile: Profile, extra: tuple[int, int]) -> Trained:
         for domain, n in zip(domains, extra, strict=True):
             examples = examples + answered(profile, domain)[:n]
         random.Random(seed).shuffle(examples)
-        return finetune.sft(profile, examples, seed, out)
+        return engine.sft(profile, profile.sft, examples, seed, out)
 
     recipe = {
         "train": profile.train, "sft": profile.sft.model_dump(), "held_out": profile.shift.held_out, "seed": seed,

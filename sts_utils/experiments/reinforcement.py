@@ -20,7 +20,8 @@ def trained(profile: Profile) -> Trained:
     def train(out):
         from sts_utils.training import grpo as reinforce
 
-        return reinforce.grpo(run, samples.training_examples(run, seed)[0], seed, out)
+        pool, checkpointing = samples.training_examples(run, seed)[0], run.sft.gradient_checkpointing
+        return reinforce.grpo(run.model, run.revision, run.grpo, pool, seed, out, checkpointing)
 
     recipe = {"grpo": profile.grpo.model_dump(), "held_out": profile.shift.held_out, "seed": seed}
     return units.trained(profile, recipe, train)

@@ -58,7 +58,7 @@ def trained(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
         held_out = samples.training_examples(profile, 0)[1][: profile.evaluation.held_out]
         with edited(model, maps.edits({run.layer: units.sink_norm(run) for run in runs})):
             desc = f"{n} {which} dims"
-            log = finetune.train_answers(model.train(), tokenizer, profile, examples, settings.lr, seed, desc)
+            log = finetune.train_answers(model.train(), tokenizer, profile.sft, examples, settings.lr, seed, desc)
             table = evaluate.solution_loglik(model.eval(), tokenizer, held_out, profile.sft.max_length)
         save_file(maps.state_dict(), out / "maps.safetensors")
         log.to_parquet(out / "log.parquet", index=False)

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation (GRPO) with TRL's GRPOTrainer and math-verify as the reward."""
+"""Group relative policy optimisation (GRPO): TRL's GRPOTrainer, with math-verify as the reward."""
 
 import logging
 import threading
@@ -14,12 +14,14 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from sts_utils import generation, models
-from sts_utils.config import Profile
+from sts_utils.config import GrpoSettings
 from sts_utils.examples import Example
-from sts_utils.training import sft as finetune
+from sts_utils.training import sft
 
 #: Seconds for reading an answer, and for each comparison with the gold answer.
 SECONDS = 5
+#: Questions sampled together, at most: the key-value caches of all completions are held.
+TOGETHER = 4
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
@@ -33,26 +35,103 @@ def reward(completion: str, answer: str) -> float:
     """
     seconds = SECONDS if threading.current_thread() is threading.main_thread() else None
     forms = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    final = completion[max(completion.rfind("\\boxed"), 0) :]  # math-verify joins boxes that stand close together
-    gold, found = (parse(text, forms, parsing_timeout=seconds) for text in (f"\\boxed{{{answer}}}", final))
-    return float(verify(gold, found, timeout_seconds=seconds))
+    # math-verify joins boxes that stand close together
+    final = completion[max(completion.rfind("\\boxed"), 0) :]
+    texts = f"\\boxed{{{answer}}}", final
+    gold, given = (parse(text, forms, parsing_timeout=seconds) for text in texts)
+    return float(verify(gold, given, timeout_seconds=seconds))
+
+
+def grpo(
+    model: str,
+    revision: str | None,
+    settings: GrpoSettings,
+    examples: Sequence[Example],
+    seed: int,
+    out: Path,
+    gradient_checkpointing: bool = False,
+) -> pd.DataFrame:
+    """Train the whole `model` on `examples` with GRPO, save it in `out`, return the training log.
+
+    A step is `prompts` questions with `generations` sampled completions each and one update: no
+    reference model, AdamW with float32 updates (sft.master_adamw), constant learning rate. The
+    weights are saved in the dtype that they were trained in. Columns of the log: step, reward,
+    reward_sd (mean standard deviation within a question), length (tokens), seed. Raises ValueError
+    where a step asks for more questions than there are.
+    """
+    if len(examples) < settings.prompts:
+        raise ValueError(f"{settings.prompts} questions a step asked for, {len(examples)} at hand")
+
+    def rewards(completions, answer, log_metric, **_) -> list[float]:
+        texts = [turns[0]["content"] for turns in completions]
+        values = [reward(text, gold) for text, gold in zip(texts, answer, strict=True)]
+        groups = np.reshape(values, (-1, settings.generations))
+        log_metric("reward_sd", groups.std(axis=1, ddof=1).mean())
+        return values
+
+    torch.manual_seed(seed)
+    tokenizer = models.load_tokenizer(model, revision)
+    whole = models.load_model(model, settings.dtype, revision).train()
+    whole.generation_config.eos_token_id = generation.stop_ids(whole, tokenizer)
+    rows = [
+        {"prompt": [{"role": "user", "content": e.query}], "answer": e.answer} for e in examples
+    ]
+    told = _arguments(settings, seed, str(out))
+    told = GRPOConfig(**told, gradient_checkpointing=gradient_checkpointing)
+    trainer = AnswerGRPO(
+        whole,
+        rewards,
+        sft.on_one_gpu(told),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        optimizers=(sft.master_adamw(whole, settings.lr), None),
+        callbacks=[sft.Bar(f"GRPO seed {seed}", "reward", 2)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    models.save(whole, tokenizer, out)
+    log = pd.DataFrame([row for row in trainer.state.log_history if "reward" in row])
+    log = log.rename(columns={"completions/mean_length": "length"})
+    return log[["step", "reward", "reward_sd", "length"]].assign(seed=seed)
+
+
+def _arguments(settings: GrpoSettings, seed: int, out: str) -> dict:
+    together = max(n for n in range(1, TOGETHER + 1) if settings.prompts % n == 0)
+    return sft.plain_arguments(seed, out) | dict(
+        max_steps=settings.steps,
+        num_iterations=1,
+        per_device_train_batch_size=settings.generations,
+        gradient_accumulation_steps=settings.prompts,
+        steps_per_generation=together,
+        num_generations=settings.generations,
+        max_completion_length=settings.completion_tokens,
+        temperature=settings.temperature,
+        loss_type="grpo",
+        beta=0.0,
+        mask_truncated_completions=False,
+        learning_rate=settings.lr,
+        lr_scheduler_type="constant",
+        bf16=False,
+    )
 
 
 class AnswerGRPO(GRPOTrainer):
     """TRL's GRPOTrainer without two costs that leave the gradient as it is.
 
-    On a CPU, TRL's head over the vocabulary scores prompts too, and once more in the backward pass; and
-    it trains on completions whose group earned equal rewards, which have no gradient (loss "grpo", no KL).
+    On a CPU, TRL's head over the vocabulary scores prompts too, and once more in the backward pass;
+    and it trains on completions whose group earned equal rewards, which have no gradient (loss
+    "grpo", no KL).
     """
 
-    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, logits_to_keep, **rest):
-        if input_ids.device.type != "cpu":
-            return super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **rest)
-        scored = attention_mask[:, -logits_to_keep:].bool()
-        keep = torch.zeros_like(attention_mask, dtype=torch.bool)
+    def _get_per_token_logps_and_entropies(self, model, ids, mask, logits_to_keep, **rest):
+        if ids.device.type != "cpu":
+            own = super()._get_per_token_logps_and_entropies
+            return own(model, ids, mask, logits_to_keep, **rest)
+        scored = mask[:, -logits_to_keep:].bool()
+        keep = torch.zeros_like(mask, dtype=torch.bool)
         keep[:, -logits_to_keep - 1 : -1] = scored
-        logits = finetune.answer_logits(model, input_ids, attention_mask, keep) / self.temperature
-        targets = input_ids[:, -logits_to_keep:][scored]
+        logits = sft.answer_logits(model, ids, mask, keep) / self.temperature
+        targets = ids[:, -logits_to_keep:][scored]
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         logps = torch.zeros(scored.shape).masked_scatter(scored, -losses)
         return logps, torch.zeros_like(logps), None  # entropies are only logged
@@ -65,72 +144,11 @@ class AnswerGRPO(GRPOTrainer):
         return super()._compute_loss(model, rows) * told.float().mean()
 
 
-class RewardBar(finetune.Bar):
-    """A progress bar with the mean reward."""
-
-    def on_log(self, args, state, control, logs=None, **_):
-        self.bar.update(state.global_step - self.bar.n)
-        if "reward" in logs:
-            self.bar.set_postfix(reward=f"{logs['reward']:.2f}")
-
-
-#: Questions whose completions are sampled together, at most: the key-value caches of all of them are held.
-TOGETHER = 4
-
-
-def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> pd.DataFrame:
-    """Train the profile's whole model on `examples` with GRPO, save it in `out`, return the training log.
-
-    A step is `prompts` questions with `generations` sampled completions each and one update: no
-    reference model, AdamW with float32 updates (finetune.master_adamw), constant learning rate.
-    The weights are saved in the dtype that they were trained in. Columns of the log: step, reward,
-    reward_sd (mean standard deviation within a question), length (tokens), seed. Raises ValueError
-    where a step asks for more questions than there are.
-    """
-    settings = profile.grpo
-    if len(examples) < settings.prompts:
-        raise ValueError(f"{settings.prompts} questions a step asked for, {len(examples)} at hand")
-
-    def rewards(completions, answer, log_metric, **_) -> list[float]:
-        values = [reward(turns[0]["content"], gold) for turns, gold in zip(completions, answer, strict=True)]
-        log_metric("reward_sd", np.reshape(values, (-1, settings.generations)).std(axis=1, ddof=1).mean())
-        return values
-
-    torch.manual_seed(seed)
-    tokenizer = models.load_tokenizer(profile.model, profile.revision)
-    model = models.load_model(profile.model, settings.dtype, profile.revision).train()
-    model.generation_config.eos_token_id = generation.stop_ids(model, tokenizer)
-    together = max(n for n in range(1, TOGETHER + 1) if settings.prompts % n == 0)
-    arguments = GRPOConfig(
-        output_dir=str(out), seed=seed, data_seed=seed, max_steps=settings.steps, num_iterations=1,
-        per_device_train_batch_size=settings.generations, gradient_accumulation_steps=settings.prompts,
-        steps_per_generation=together, num_generations=settings.generations,
-        max_completion_length=settings.completion_tokens, temperature=settings.temperature,
-        loss_type="grpo", beta=0.0, mask_truncated_completions=False, learning_rate=settings.lr,
-        lr_scheduler_type="constant", max_grad_norm=finetune.CLIP, bf16=False,
-        gradient_checkpointing=profile.sft.gradient_checkpointing,
-        logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, log_level="error",
-        use_cpu=models.device() == "cpu", dataloader_pin_memory=False,
-    )  # fmt: skip
-    rows = [{"prompt": [{"role": "user", "content": e.query}], "answer": e.answer} for e in examples]
-    trainer = AnswerGRPO(
-        model, rewards, finetune.on_one_gpu(arguments), train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        optimizers=(finetune.master_adamw(model, settings.lr), None), callbacks=[RewardBar(f"GRPO seed {seed}")],
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    log = pd.DataFrame([row for row in trainer.state.log_history if "reward" in row])
-    with models.quiet():
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-    log = log.rename(columns={"completions/mean_length": "length"})
-    return log[["step", "reward", "reward_sd", "length"]].assign(seed=seed)
-
-
-def accuracy(model, tokenizer, examples: Sequence[Example], completion_tokens: int, batch: int = 32) -> pd.DataFrame:
+def accuracy(
+    model, tokenizer, examples: Sequence[Example], completion_tokens: int, batch: int = 32
+) -> pd.DataFrame:
     """Reward of the model's greedy completion of each question; columns id, accuracy."""
-    questions = [e.query for e in examples]
-    written = generation.completions(model, tokenizer, questions, completion_tokens, batch=batch, desc="accuracy")
+    questions, how = [e.query for e in examples], {"batch": batch, "desc": "accuracy"}
+    written = generation.completions(model, tokenizer, questions, completion_tokens, **how)
     rewards = [reward(text, e.answer) for text, e in zip(written, examples, strict=True)]
     return pd.DataFrame({"id": [e.id for e in examples], "accuracy": rewards})

@@ -1,7 +1,7 @@
-"""Changing the residual stream while the model runs: features zeroed, or decoded through new maps."""
+"""Changing the residual stream while the model runs: features zeroed, or decoded by new maps."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,13 +11,15 @@ from sts_utils import saes
 
 #: Rows encoded at once: all features of each are held.
 ROWS = 4096
+#: What an intervention does to the residual stream [batch, tokens, d_model].
+Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 @contextlib.contextmanager
-def edited(model, edits: Mapping[int, callable]) -> Iterator[None]:
-    """A causal LM whose residual stream [batch, tokens, d_model] after block `layer` is `edits[layer](it)`."""
+def edited(model, edits: Mapping[int, Edit]) -> Iterator[None]:
+    """A causal LM whose residual stream after block `layer` is `edits[layer]` of it."""
 
-    def hook(edit):
+    def hook(edit: Edit):
         def run(_module, _inputs, output):
             if isinstance(output, tuple):
                 return (edit(output[0]), *output[1:])
@@ -25,7 +27,8 @@ def edited(model, edits: Mapping[int, callable]) -> Iterator[None]:
 
         return run
 
-    handles = [model.model.layers[layer].register_forward_hook(hook(edit)) for layer, edit in edits.items()]
+    blocks = model.model.layers
+    handles = [blocks[layer].register_forward_hook(hook(edit)) for layer, edit in edits.items()]
     try:
         yield
     finally:
@@ -33,52 +36,60 @@ def edited(model, edits: Mapping[int, callable]) -> Iterator[None]:
             handle.remove()
 
 
-def zeroed(sae: SAE, features: Sequence[int], sink_norm: float):
-    """The edit that takes `features` out: r − Σ_j h_j(r) d_j, the reconstruction error kept (Fig 1b).
+def zeroed(sae: SAE, features: Sequence[int], sink_norm: float) -> Edit:
+    """The edit that takes `features` out: r − Σ_j h_j(r) d_j, with the reconstruction's error left
+    (Fig 1b).
 
-    Attention sinks (rows above `sink_norm`) stay as they are: they carry no text, and the model breaks
-    without them whichever features are zeroed.
+    Attention sinks (rows above `sink_norm`) stay as they are: they carry no text, and the model
+    breaks without them whichever features are zeroed.
     """
     chosen = torch.as_tensor(np.asarray(features), dtype=torch.long)
 
     def edit(hidden: torch.Tensor) -> torch.Tensor:
-        rows = hidden.float()
-        parts = []
+        rows, parts = hidden.float(), []
         for some in rows.flatten(0, 1).split(ROWS):
             h = saes.encode(sae, some)
             only = torch.zeros_like(h)
             only[:, chosen] = h[:, chosen]
             parts.append(sae.decode(only) - sae.decode(torch.zeros_like(only[:1])))
         part = torch.cat(parts).view_as(rows)
-        kept = (rows.norm(dim=-1, keepdim=True) < sink_norm).to(part.dtype)
-        return (rows - kept * part).to(hidden.dtype)
+        return (rows - _kept(rows, sink_norm, part.dtype) * part).to(hidden.dtype)
 
     return edit
 
 
 class SelectiveMaps(torch.nn.Module):
-    """Trainable linear maps [K, d_model], one a layer, that decode chosen features into the residual stream
-    (selective fine-tuning, Fig 7): r + h_D(r) M. They start at zero, so training starts from the model itself.
+    """Trainable linear maps [K, d_model], one a layer, that decode chosen features into the
+    residual stream (selective fine-tuning, Fig 7): r + h_D(r) M.
+
+    They start at zero, so training starts from the model itself. `chosen`: layer -> (SAE, ids).
     """
 
-    def __init__(self, taps: Mapping[int, tuple[SAE, Sequence[int]]]):
+    def __init__(self, chosen: Mapping[int, tuple[SAE, Sequence[int]]]):
         super().__init__()
-        self.taps = {layer: (sae, torch.as_tensor(np.asarray(ids))) for layer, (sae, ids) in taps.items()}
-        self.maps = torch.nn.ParameterDict(
-            {str(layer): torch.zeros(len(ids), sae.cfg.d_in) for layer, (sae, ids) in self.taps.items()}
-        )
+        self.chosen = {
+            layer: (sae, torch.as_tensor(np.asarray(ids))) for layer, (sae, ids) in chosen.items()
+        }
+        sizes = {layer: (len(ids), sae.cfg.d_in) for layer, (sae, ids) in chosen.items()}
+        maps = {str(layer): torch.zeros(size) for layer, size in sizes.items()}
+        self.maps = torch.nn.ParameterDict(maps)
 
-    def edits(self, sink_norm: Mapping[int, float]) -> dict[int, callable]:
+    def edits(self, sink_norm: Mapping[int, float]) -> dict[int, Edit]:
         """What `edited` takes; attention sinks stay as they are."""
-        return {layer: self._edit(layer, sink_norm[layer]) for layer in self.taps}
+        return {layer: self._edit(layer, sink_norm[layer]) for layer in self.chosen}
 
-    def _edit(self, layer: int, sink_norm: float):
-        sae, ids = self.taps[layer]
+    def _edit(self, layer: int, sink_norm: float) -> Edit:
+        sae, ids = self.chosen[layer]
 
         def edit(hidden: torch.Tensor) -> torch.Tensor:
             rows = hidden.float()
             h = saes.encode(sae, rows.flatten(0, 1), ids).view(*rows.shape[:2], -1)
-            kept = (rows.norm(dim=-1, keepdim=True) < sink_norm).to(h.dtype)
+            kept = _kept(rows, sink_norm, h.dtype)
             return (rows + kept * (h @ self.maps[str(layer)])).to(hidden.dtype)
 
         return edit
+
+
+def _kept(rows: torch.Tensor, sink_norm: float, dtype: torch.dtype) -> torch.Tensor:
+    """1 for a row that is edited, 0 for a sink."""
+    return (rows.norm(dim=-1, keepdim=True) < sink_norm).to(dtype)

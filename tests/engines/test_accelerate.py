@@ -6,10 +6,13 @@ import yaml
 from safetensors.torch import load_file
 
 from sts_utils import corpora, models, store
-from sts_utils.runs import samples, units
-from sts_utils.training import sft as finetune
+from sts_utils.engines import accelerate
+from sts_utils.runs import engine
+from sts_utils.runs import models as held
+from sts_utils.training import sft
 
-#: accelerate shards over GPUs alone: with this, the processes of a test take two CPU processes for two GPUs.
+#: accelerate shards over GPUs alone: with this, the processes of a test take two CPU processes for
+#: two GPUs.
 SHARD_ON_CPUS = """
 import os
 if os.environ.get("ACCELERATE_USE_FSDP"):
@@ -29,13 +32,15 @@ if os.environ.get("ACCELERATE_USE_FSDP"):
 """
 
 
+CPU = "profiles/accelerate/cpu.yaml"
+
+
 @pytest.fixture(scope="module")
-def runs(profile):
-    """The same SFT for one process and, through accelerate, for two with half the micro-batch."""
-    sft = profile.sft.model_copy(update={"examples": 20, "epochs": 3, "dtype": "float32"})
-    one = profile.model_copy(update={"sft": sft})
-    shared = {"sft": sft.model_copy(update={"micro_batch": 2}), "launcher": "profiles/accelerate/cpu.yaml"}
-    return one, profile.model_copy(update=shared)
+def settings(profile):
+    """Of one process, and of two with less than half its micro-batch."""
+    more = {"examples": 20, "epochs": 3, "dtype": "float32"}
+    one = profile.sft.model_copy(update=more)
+    return one, one.model_copy(update={"micro_batch": 2})
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +49,10 @@ def examples():
 
 
 @pytest.fixture(scope="module")
-def alone(runs, examples, tmp_path_factory):
+def alone(settings, examples, tmp_path_factory):
     """Log and folder of the model that one process trains."""
     out = tmp_path_factory.mktemp("alone") / "model"
-    return finetune.sft(runs[0], examples, 1, out), out
+    return sft.sft("tiny", None, settings[0], examples, 1, out), out
 
 
 @pytest.fixture
@@ -58,29 +63,40 @@ def fsdp(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     monkeypatch.setenv("SHARDED", str(tmp_path / "sharded.txt"))
     launcher = yaml.safe_load((store.ROOT / "profiles/accelerate/fsdp.yaml").read_text())
-    (tmp_path / "fsdp.yaml").write_text(yaml.safe_dump(launcher | {"use_cpu": True, "num_processes": 2}))
+    (tmp_path / "fsdp.yaml").write_text(
+        yaml.safe_dump(launcher | {"use_cpu": True, "num_processes": 2})
+    )
     return tmp_path / "fsdp.yaml"
 
 
-def test_two_processes_train_as_one(runs, examples, alone, tmp_path):
-    same_training(runs[0], alone, finetune.sft(runs[1], examples, 1, tmp_path / "b"), tmp_path / "b")
+def launched(launcher, settings, examples, out):
+    return accelerate.launch(str(launcher), "tiny", None, settings, examples, 1, out)
 
 
-def test_two_sharded_processes_train_as_one(runs, examples, alone, fsdp, tmp_path):
-    sft = runs[1].sft.model_copy(update={"gradient_checkpointing": True})  # as the paper's profiles do
-    run = runs[1].model_copy(update={"launcher": str(fsdp), "sft": sft})
-    same_training(runs[0], alone, finetune.sft(run, examples, 1, tmp_path / "b"), tmp_path / "b")
+@pytest.mark.slow
+def test_two_processes_train_as_one(settings, examples, alone, tmp_path):
+    same_training(alone, launched(CPU, settings[1], examples, tmp_path / "b"), tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_two_sharded_processes_train_as_one(settings, examples, alone, fsdp, tmp_path):
+    # as the paper's profiles do
+    saving = settings[1].model_copy(update={"gradient_checkpointing": True})
+    same_training(alone, launched(fsdp, saving, examples, tmp_path / "b"), tmp_path / "b")
     assert (tmp_path / "sharded.txt").read_text().split() == ["sharded"] * 2
 
 
-def test_two_sharded_processes_train_in_bfloat16(runs, examples, alone, fsdp, tmp_path):
-    sft = runs[1].sft.model_copy(update={"dtype": "bfloat16"})
-    log = finetune.sft(runs[1].model_copy(update={"launcher": str(fsdp), "sft": sft}), examples, 1, tmp_path / "b")
+@pytest.mark.slow
+def test_two_sharded_processes_train_in_bfloat16(settings, examples, alone, fsdp, tmp_path):
+    half = settings[1].model_copy(update={"dtype": "bfloat16"})
+    log = launched(fsdp, half, examples, tmp_path / "b")
     np.testing.assert_allclose(log.loss, alone[0].loss, rtol=0.01)
-    assert {w.dtype for w in load_file(tmp_path / "b/model.safetensors").values()} == {torch.bfloat16}
+    weights = load_file(tmp_path / "b/model.safetensors").values()
+    assert {weight.dtype for weight in weights} == {torch.bfloat16}
 
 
-def test_two_machines_train_as_one(runs, examples, alone, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_two_machines_train_as_one(settings, examples, alone, tmp_path, monkeypatch):
     pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
     from ray.cluster_utils import Cluster
 
@@ -91,20 +107,20 @@ def test_two_machines_train_as_one(runs, examples, alone, tmp_path, monkeypatch)
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         launcher = yaml.safe_load((store.ROOT / "profiles/accelerate/cpu.yaml").read_text())
         (tmp_path / "machines.yaml").write_text(yaml.safe_dump(launcher | {"num_machines": 2}))
-        run = runs[1].model_copy(update={"launcher": str(tmp_path / "machines.yaml")})
-        same_training(runs[0], alone, finetune.sft(run, examples, 1, tmp_path / "b"), tmp_path / "b")
+        log = launched(tmp_path / "machines.yaml", settings[1], examples, tmp_path / "b")
+        same_training(alone, log, tmp_path / "b")
     finally:
         cluster.shutdown()
 
 
-def same_training(profile, alone, log, folder):
-    """Losses and weights of `folder` are those that one process left, and the training has moved them."""
+def same_training(alone, log, folder):
+    """Losses and weights of `folder` are those that one process left, and training moved them."""
     assert sorted(f.name for f in alone[1].iterdir()) == sorted(f.name for f in folder.iterdir())
     pd.testing.assert_frame_equal(alone[0], log, check_exact=False, rtol=1e-3)
     assert log.loss.iloc[-1] < log.loss.iloc[0] - 0.03
     one, two = (load_file(f / "model.safetensors") for f in (alone[1], folder))
     assert sorted(one) == sorted(two)
-    before = load_file(models.resolve(profile.model) / "model.safetensors")
+    before = load_file(models.resolve("tiny") / "model.safetensors")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5)
         assert (value - before[name]).abs().max() > 1e-3  # trained by much more than they differ
@@ -112,24 +128,34 @@ def same_training(profile, alone, log, folder):
 
 def test_the_launcher_is_not_part_of_a_key(profile):
     launched = profile.model_copy(update={"launcher": "profiles/accelerate/fsdp.yaml"})
-    assert units.finetuned(profile, 0).key == units.finetuned(launched, 0).key
+    assert held.finetune(profile, 0).key == held.finetune(launched, 0).key
 
 
 @pytest.mark.parametrize(
     ("launcher", "micro_batch", "said"),
     [
         ("profiles/accelerate/none.yaml", 4, "is not a file: give an accelerate config"),
-        ("profiles/accelerate/cpu.yaml", 8, "sft.batch is 8, not a multiple of 2 processes x sft.micro_batch 8"),
+        (
+            "profiles/accelerate/cpu.yaml",
+            8,
+            "sft.batch is 8, not a multiple of 2 processes x sft.micro_batch 8",
+        ),
     ],
 )
 def test_what_cannot_be_launched_is_one_line(profile, tmp_path, launcher, micro_batch, said):
-    sft = profile.sft.model_copy(update={"micro_batch": micro_batch})
-    run = profile.model_copy(update={"sft": sft, "launcher": launcher})
+    settings = profile.sft.model_copy(update={"micro_batch": micro_batch})
+    run = profile.model_copy(update={"launcher": launcher})
     with pytest.raises(ValueError, match=said):
-        finetune.sft(run, samples.training_examples(run, 0)[0][:8], 0, tmp_path)
+        engine.sft(run, settings, [], 0, tmp_path)
 
 
-def test_an_error_in_a_process_is_one_line(runs, tmp_path):
-    broken = runs[1].model_copy(update={"layer": 0, "model": "tiny", "sft": runs[1].sft.model_copy(update={"lr": 1.0})})
+def test_gpus_of_the_process_that_launches(profile, settings, tmp_path):
+    assert accelerate.gpus_here(CPU, settings[1]) == 0
+    (tmp_path / "two.yaml").write_text("{num_machines: 1, num_processes: 2}")
+    assert accelerate.gpus_here(str(tmp_path / "two.yaml"), settings[1]) == 2
+
+
+@pytest.mark.slow
+def test_an_error_in_a_process_is_one_line(settings, tmp_path):
     with pytest.raises(ValueError, match="SFT over 2 processes"):
-        finetune.sft(broken, [], 0, tmp_path)
+        launched(CPU, settings[1], [], tmp_path)

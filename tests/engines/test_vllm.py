@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from sts_utils import config, generation, models, saes
-from sts_utils.corpora import data
-from sts_utils.engines import vllm as vllm_engine
+from sts_utils import config, corpora, generation, models, saes
+from sts_utils.engines import vllm
 from sts_utils.method import extract, prompts
 from sts_utils.runs import samples
 
-if not vllm_engine.installed():
+if not vllm.installed():
     pytest.skip("vLLM is not installed (make vllm)", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
 MODEL, LAYER = "smollm2-135m-instruct", 20
 SAE = "data/saes/smollm2-135m-instruct/layer20-8x-k32"
 TOKENS = 96  # of one forward pass: most prompts below are longer, so their prefill is split
@@ -19,40 +19,40 @@ TOKENS = 96  # of one forward pass: most prompts below are longer, so their pref
 @pytest.fixture(scope="module", autouse=True)
 def no_engine_left():
     yield
-    vllm_engine.close()
+    vllm.close()
 
 
 @pytest.fixture(scope="module")
 def pairs():
     """Queries behind two contexts in turn; then the first ones again, and a pair of one prompt."""
     tokenizer = samples.tokenizer(MODEL)
-    shown = [data.load("gsm-symbolic", 1, 2), data.load("gsm-symbolic", 2, 1)]
-    found = prompts.prompt_pairs(tokenizer, data.load("mmlu-test", 0, 12), shown, 8192)
+    shown = [corpora.load("gsm-symbolic", 1, 2), corpora.load("gsm-symbolic", 2, 1)]
+    found = prompts.prompt_pairs(tokenizer, corpora.load("mmlu-test", 0, 12), shown, 8192)
     return [*found, *found[:3], (found[3][0], found[3][0])]
 
 
 @pytest.fixture(scope="module")
-def taps():
+def hooks():
     return [
-        extract.Tap(LAYER, saes.load(SAE, 576, LAYER), 2500.0),
-        extract.Tap(7, saes.load("random-2x-layer7", 576), 2500.0),
+        extract.Hook(LAYER, saes.load(SAE, 576, LAYER), 2500.0),
+        extract.Hook(7, saes.load("random-2x-layer7", 576), 2500.0),
     ]
 
 
 @pytest.fixture(scope="module")
 def folder():
-    return vllm_engine.truncated_checkpoint(MODEL, LAYER)
+    return vllm.truncated_checkpoint(MODEL, LAYER)
 
 
 @pytest.fixture(scope="module")
-def theirs(pairs, taps):
+def theirs(pairs, hooks):
     """The transformers engine's statistics."""
-    return extract.feature_stats(pairs, models.load_truncated(MODEL, LAYER), taps)
+    return extract.feature_stats(pairs, models.load_truncated(MODEL, LAYER), hooks)
 
 
 @pytest.fixture(scope="module")
-def ours(pairs, taps, folder):
-    return vllm_engine.feature_stats(pairs, folder, taps, tokens=TOKENS)
+def ours(pairs, hooks, folder):
+    return vllm.feature_stats(pairs, folder, hooks, tokens=TOKENS)
 
 
 def test_a_truncated_checkpoint_is_the_truncated_model(folder):
@@ -62,7 +62,7 @@ def test_a_truncated_checkpoint_is_the_truncated_model(folder):
     with torch.inference_mode():
         assert torch.equal(found(ids).last_hidden_state, expected(ids).last_hidden_state)
     assert len(found.layers) == LAYER + 1
-    assert vllm_engine.truncated_checkpoint(MODEL, LAYER) == folder
+    assert vllm.truncated_checkpoint(MODEL, LAYER) == folder
 
 
 def test_vllm_agrees_with_transformers(ours, theirs, pairs):
@@ -87,19 +87,19 @@ def test_one_prompt_in_both_conditions_shifts_nothing(ours):
     np.testing.assert_allclose(ours[0].dh2[-1], 0, atol=1e-3)
 
 
-def test_another_call_computes_queries_again(ours, pairs, taps, folder):
-    """The engine's prefix cache holds these prompts from before, and batches are of another size."""
+def test_another_call_computes_queries_again(ours, pairs, hooks, folder):
+    """The engine's prefix cache holds these prompts, and batches are of another size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vllm_engine, "_BATCH_TOKENS", 300)
-        (again,) = vllm_engine.feature_stats(pairs[:9], folder, taps[:1], tokens=TOKENS)
+        patch.setattr(vllm, "QUERY_TOKENS", 300)
+        (again,) = vllm.feature_stats(pairs[:9], folder, hooks[:1], tokens=TOKENS)
     np.testing.assert_allclose(again.dh2.sum(0), ours[0].dh2[:9].sum(0), rtol=1e-3, atol=1e-2)
 
 
-def test_features_that_are_not_finite_are_one_line(pairs, taps, folder):
+def test_features_that_are_not_finite_are_one_line(pairs, hooks, folder):
     broken = saes.load(SAE, 576, LAYER)
     broken.b_enc.data[0] = float("nan")
     with pytest.raises(ValueError, match=r"question .*: features are not finite"):
-        vllm_engine.feature_stats(pairs[:1], folder, [taps[0]._replace(sae=broken)], tokens=TOKENS)
+        vllm.feature_stats(pairs[:1], folder, [hooks[0]._replace(sae=broken)], tokens=TOKENS)
 
 
 def test_generation_is_that_of_transformers():
@@ -107,12 +107,12 @@ def test_generation_is_that_of_transformers():
     tokenizer = samples.tokenizer(MODEL)
     questions = ["What is the capital of France?", "What is 7 plus 5?"]
     expected = generation.completions(models.load_model(MODEL), tokenizer, questions, 24)
-    answers = vllm_engine.generate(models.resolve(MODEL), 24, "float32")
+    answers = vllm.generate(models.resolve(MODEL), 24, "float32")
     found = answers([generation.chat_text(tokenizer, q) for q in questions])
     assert [text.strip() for text, _, _ in found] == expected
     for _, tokens, finished in found:
         assert finished == (tokens < 24)
     assert found[0][2], "the answer about France ends by itself"
-    stopping = vllm_engine.generate(models.resolve(MODEL), 24, "float32", stop=["capital"])
+    stopping = vllm.generate(models.resolve(MODEL), 24, "float32", stop=["capital"])
     ((text, tokens, finished),) = stopping([generation.chat_text(tokenizer, questions[0])])
     assert text.endswith("capital") and finished and tokens < found[0][1]

@@ -1,3 +1,4 @@
+from functools import partial
 from types import SimpleNamespace
 
 import lm_eval
@@ -9,8 +10,9 @@ import yaml
 from sts_utils import corpora
 from sts_utils.config import EvaluationSettings
 from sts_utils.corpora import packaged
-from sts_utils.evaluation import written as mmlu_pro
+from sts_utils.evaluation import written
 from sts_utils.examples import Example, by_domain
+from sts_utils.generation import generate
 
 GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, max_new_tokens=8)
 
@@ -28,7 +30,11 @@ GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, 
         ("answer:\n\n  E", "E", ""),
         ("Answer: A or Answer: B\nAnswer: C", "B", ""),  # the last on the first line that has one
         ("Answer: (D)", "D", ""),  # not by step 2, which takes no bracket, but by step 3
-        ("Options A and B are wrong.\nSo I choose F\nfor sure", "F", ""),  # the last letter that stands alone
+        (
+            "Options A and B are wrong.\nSo I choose F\nfor sure",
+            "F",
+            "",
+        ),  # the last letter that stands alone
         ("It is B, I think", "I", ""),  # the official rule takes the pronoun for option I
         ("No idea at all", None, ""),
         ("", None, ""),
@@ -36,24 +42,24 @@ GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, 
     ],
 )
 def test_each_branch_of_both_rules(text, official, strict):
-    letter, found = mmlu_pro.answer(text, 10, "official", "q1")
+    letter, found = written.answer(text, 10, "official", "q1")
     if official is None:
-        assert not found and letter in mmlu_pro.LETTERS
+        assert not found and letter in written.LETTERS
     else:
         assert (letter, found) == (official, True)
-    assert mmlu_pro.answer(text, 10, "strict", "q1") == (strict, bool(strict))
+    assert written.answer(text, 10, "strict", "q1") == (strict, bool(strict))
 
 
 def test_a_guess_is_seeded_by_the_question_and_lies_among_its_options():
-    guesses = [mmlu_pro.answer("", 4, key=f"q{i}")[0] for i in range(400)]
-    assert guesses == [mmlu_pro.answer("what?", 4, key=f"q{i}")[0] for i in range(400)]
+    guesses = [written.answer("", 4, key=f"q{i}")[0] for i in range(400)]
+    assert guesses == [written.answer("what?", 4, key=f"q{i}")[0] for i in range(400)]
     counts = pd.Series(guesses).value_counts()
     assert set(counts.index) == set("ABCD") and counts.min() > 70
 
 
 def test_unknown_rule():
     with pytest.raises(ValueError, match="unknown rule 'lax': choose official or strict"):
-        mmlu_pro.answer("", 4, "lax")
+        written.answer("", 4, "lax")
 
 
 def test_the_strict_rule_and_the_stop_are_lm_evals():
@@ -61,16 +67,25 @@ def test_the_strict_rule_and_the_stop_are_lm_evals():
         pass
 
     Loader.add_constructor("!function", lambda loader, node: node.value)
-    folder = packaged.packaged_file("lm-eval", "lm_eval/tasks/mmlu_pro/_default_template_yaml").parent
+    folder = packaged.packaged_file(
+        "lm-eval", "lm_eval/tasks/mmlu_pro/_default_template_yaml"
+    ).parent
     task = yaml.load((folder / "_default_template_yaml").read_text(), Loader)
     pattern = task["filter_list"][0]["filter"][0]["regex_pattern"]
-    assert pattern.replace("ABCDEFGHIJ", "A-J") == mmlu_pro.ANSWER_IS.pattern
-    assert task["generation_kwargs"]["until"] == [mmlu_pro.STOP]
+    assert pattern.replace("ABCDEFGHIJ", "A-J") == written.ANSWER_IS.pattern
+    assert task["generation_kwargs"]["until"] == [written.STOP]
     subject = yaml.load((folder / "mmlu_pro_computer_science.yaml").read_text(), Loader)
-    assert subject["description"] == mmlu_pro.DESCRIPTION.format(domain="computer science")
+    assert subject["description"] == written.DESCRIPTION.format(domain="computer science")
 
 
-SHOT = Example("2+2?", "Let's think step by step. It is 4. The answer is (B).", "4", "math", "s", options=("3", "4"))
+SHOT = Example(
+    "2+2?",
+    "Let's think step by step. It is 4. The answer is (B).",
+    "4",
+    "math",
+    "s",
+    options=("3", "4"),
+)
 QUERY = Example("1+1?", "", "2", "math", "q", options=("2", "3", "5"))
 
 
@@ -78,27 +93,38 @@ def test_the_prompt_is_lm_evals():
     """The same text as lm-eval's own task builds from the same two rows."""
     rows = [
         {
-            "question": e.question, "options": list(e.options), "answer": "B", "category": "math",
+            "question": e.question,
+            "options": list(e.options),
+            "answer": "B",
+            "category": "math",
             "cot_content": f"A: {e.solution}",
         }
         for e in (SHOT, QUERY)
-    ]  # fmt: skip
-    utils = mmlu_pro.lm_eval_mmlu_pro
+    ]
+    utils = written.lm_eval_mmlu_pro
     dataset = {"validation": rows[:1], "test": rows[1:]}
     task = lm_eval.api.task.ConfigurableTask(
         config={
-            "task": "one", "custom_dataset": lambda **_: {k: _dataset(v) for k, v in dataset.items()},
-            "test_split": "test", "fewshot_split": "validation", "output_type": "generate_until",
+            "task": "one",
+            "custom_dataset": lambda **_: {k: _dataset(v) for k, v in dataset.items()},
+            "test_split": "test",
+            "fewshot_split": "validation",
+            "output_type": "generate_until",
             "fewshot_config": {
-                "sampler": "first_n", "doc_to_text": utils.fewshot_to_text, "doc_to_target": utils.fewshot_to_target,
+                "sampler": "first_n",
+                "doc_to_text": utils.fewshot_to_text,
+                "doc_to_target": utils.fewshot_to_target,
             },
-            "doc_to_text": utils.doc_to_text, "doc_to_target": "answer",
-            "description": mmlu_pro.DESCRIPTION.format(domain="math"),
+            "doc_to_text": utils.doc_to_text,
+            "doc_to_target": "answer",
+            "description": written.DESCRIPTION.format(domain="math"),
         }
-    )  # fmt: skip
+    )
     expected = task.fewshot_context(task.eval_docs[0], num_fewshot=1)
-    assert mmlu_pro.prompt(QUERY, [SHOT]) == expected
-    assert expected.endswith("Question:\n1+1?\nOptions:\nA. 2\nB. 3\nC. 5\nAnswer: Let's think step by step.")
+    assert written.prompt(QUERY, [SHOT]) == expected
+    assert expected.endswith(
+        "Question:\n1+1?\nOptions:\nA. 2\nB. 3\nC. 5\nAnswer: Let's think step by step."
+    )
 
 
 def _dataset(rows):
@@ -107,7 +133,7 @@ def _dataset(rows):
     return datasets.Dataset.from_list(rows)
 
 
-def test_performance_reads_scores_and_says_what_was_found():
+def test_accuracy_reads_scores_and_says_what_was_found():
     class Words:
         model_max_length = 10_000
 
@@ -115,53 +141,67 @@ def test_performance_reads_scores_and_says_what_was_found():
             return SimpleNamespace(input_ids=text.split())
 
     tokenizer = Words()
-    written = [
+    texts = [
         ("The answer is (A). Question: another? The answer is (B)", 9, True),
         ("The answer is (B)", 4, True),
         ("Let me compute the determinant of", 8, False),
     ]
-    examples = [QUERY, Example(**{**vars(QUERY), "id": "q2"}), Example(**{**vars(QUERY), "id": "q3"})]
-    table = mmlu_pro.performance(lambda prompts: written, tokenizer, examples, {"math": [SHOT, SHOT]}, GENERATION)
-    guess = mmlu_pro.answer("", 3, key="q3")[0] == "A"
+    examples = [
+        QUERY,
+        Example(**{**vars(QUERY), "id": "q2"}),
+        Example(**{**vars(QUERY), "id": "q3"}),
+    ]
+    table = written.accuracy(
+        lambda prompts: texts, tokenizer, examples, {"math": [SHOT, SHOT]}, GENERATION
+    )
+    guess = written.answer("", 3, key="q3")[0] == "A"
     assert table.accuracy.tolist() == [1.0, 0.0, float(guess)]
     assert table.answered.tolist() == [True, True, False]
     assert table.cut_off.tolist() == [False, False, True] and table.tokens.tolist() == [9, 4, 8]
     assert table.gold_probability.isna().all() and table.gold_loglik.isna().all()
     strict = GENERATION.model_copy(update={"rule": "strict"})
-    table = mmlu_pro.performance(lambda prompts: written, tokenizer, examples, {"math": [SHOT, SHOT]}, strict)
+    table = written.accuracy(
+        lambda prompts: texts, tokenizer, examples, {"math": [SHOT, SHOT]}, strict
+    )
     assert table.accuracy.tolist() == [1.0, 0.0, 0.0]
-    with pytest.raises(ValueError, match=r"domain 'math' has 1 demonstrations, evaluation\.shots asks for 2"):
-        mmlu_pro.performance(lambda prompts: written, tokenizer, examples, {"math": [SHOT]}, GENERATION)
+    with pytest.raises(
+        ValueError, match=r"domain 'math' has 1 demonstrations, evaluation\.shots asks for 2"
+    ):
+        written.accuracy(lambda prompts: texts, tokenizer, examples, {"math": [SHOT]}, GENERATION)
 
 
 def test_shots_are_dropped_until_the_prompt_fits(tokenizer):
-    sizes = [len(tokenizer(mmlu_pro.prompt(QUERY, [SHOT] * n)).input_ids) for n in range(4)]
-    assert mmlu_pro.fitting_prompt(tokenizer, QUERY, [SHOT] * 3, sizes[3] + 8, 8) == mmlu_pro.prompt(QUERY, [SHOT] * 3)
-    assert mmlu_pro.fitting_prompt(tokenizer, QUERY, [SHOT] * 3, sizes[2] + 7, 8) == mmlu_pro.prompt(QUERY, [SHOT])
-    with pytest.raises(ValueError, match="question q and 8 new tokens are more than the model's 20"):
-        mmlu_pro.fitting_prompt(tokenizer, QUERY, [SHOT], 20, 8)
+    sizes = [len(tokenizer(written.prompt(QUERY, [SHOT] * n)).input_ids) for n in range(4)]
+    assert written.fitting_prompt(tokenizer, QUERY, [SHOT] * 3, sizes[3] + 8, 8) == written.prompt(
+        QUERY, [SHOT] * 3
+    )
+    assert written.fitting_prompt(tokenizer, QUERY, [SHOT] * 3, sizes[2] + 7, 8) == written.prompt(
+        QUERY, [SHOT]
+    )
+    with pytest.raises(
+        ValueError, match="question q and 8 new tokens are more than the model's 20"
+    ):
+        written.fitting_prompt(tokenizer, QUERY, [SHOT], 20, 8)
 
 
 def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
     shots = by_domain(corpora.load("mmlu-cot"))
     examples = corpora.load("mmlu-test", 0, 3)
-    one, many = (mmlu_pro.transformers_generate(whole, tokenizer, 8, batch=b) for b in (1, 3))
-    prompts = [mmlu_pro.prompt(e, shots[e.domain][:1]) for e in examples]
+    how = {"new_tokens": 8, "special_tokens": True, "stop": [written.STOP]}
+    one, many = (partial(generate, whole, tokenizer, **how, batch=b) for b in (1, 3))
+    prompts = [written.prompt(e, shots[e.domain][:1]) for e in examples]
     alone = one(prompts)
-    assert [len(tokenizer(t, add_special_tokens=False).input_ids) > 0 for t, _, _ in alone] == [True] * 3
+    assert [len(tokenizer(t, add_special_tokens=False).input_ids) > 0 for t, _, _ in alone] == [
+        True
+    ] * 3
     assert [a[1:] for a in alone] == [(8, False)] * 3  # a random model never stops by itself
     assert alone == many(prompts)
-    table = mmlu_pro.performance(one, tokenizer, examples, shots, GENERATION, context=8192)
-    assert table.cut_off.all() and (table.tokens == 8).all() and set(table.id) == {e.id for e in examples}
-
-
-def test_where_a_completion_ends(tokenizer):
-    ids = tokenizer("The answer is (A).", add_special_tokens=False).input_ids
-    pad = tokenizer.pad_token_id
-    assert mmlu_pro._completion(tokenizer, [*ids, pad, pad], {pad}) == ("The answer is (A).", len(ids), True)
-    assert mmlu_pro._completion(tokenizer, ids, {pad}) == ("The answer is (A).", len(ids), False)
-    asked = tokenizer("Yes.\nQuestion:", add_special_tokens=False).input_ids
-    assert mmlu_pro._completion(tokenizer, asked, {pad})[2]
+    table = written.accuracy(one, tokenizer, examples, shots, GENERATION, context=8192)
+    assert (
+        table.cut_off.all()
+        and (table.tokens == 8).all()
+        and set(table.id) == {e.id for e in examples}
+    )
 
 
 def table(rows):
@@ -172,17 +212,21 @@ def table(rows):
 def test_the_report_tells_truncation_from_lost_knowledge():
     before = table(
         [
-            ("law", "a", 1.0, True, False, 100), ("law", "b", 1.0, True, False, 200),
-            ("law", "c", 0.0, True, False, 300), ("art", "d", 1.0, False, True, 10),
+            ("law", "a", 1.0, True, False, 100),
+            ("law", "b", 1.0, True, False, 200),
+            ("law", "c", 0.0, True, False, 300),
+            ("art", "d", 1.0, False, True, 10),
         ]
-    )  # fmt: skip
+    )
     after = table(
         [
-            ("law", "b", 0.0, False, True, 900), ("law", "a", 1.0, True, False, 300),
-            ("law", "c", 0.0, True, False, 300), ("art", "d", 0.0, True, False, 30),
+            ("law", "b", 0.0, False, True, 900),
+            ("law", "a", 1.0, True, False, 300),
+            ("law", "c", 0.0, True, False, 300),
+            ("art", "d", 0.0, True, False, 30),
         ]
-    )  # fmt: skip
-    report = mmlu_pro.answers_report(before, after).set_index("domain")
+    )
+    report = written.answers_report(before, after).set_index("domain")
     law = report.loc["law"]
     assert (law.questions, law.answered_both) == (3, 2)
     assert law.change == pytest.approx(-1 / 3) and law.change_answered == 0
@@ -191,4 +235,4 @@ def test_the_report_tells_truncation_from_lost_knowledge():
     assert (law.tokens_before, law.tokens_after) == (200, 500)
     assert report.loc["art"].answered_both == 0 and np.isnan(report.loc["art"].change_answered)
     with pytest.raises(ValueError, match="3 questions before, 4 after, 3 in both"):
-        mmlu_pro.answers_report(before[:3], after)
+        written.answers_report(before[:3], after)

@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from trl import GRPOTrainer
 
-from sts_utils import corpora, generation, models
-from sts_utils.training import grpo as reinforce
-from sts_utils.training import sft as finetune
+from sts_utils import corpora, models
+from sts_utils.config import GrpoSettings
+from sts_utils.training import grpo, sft
 
 
 @pytest.fixture(scope="module")
@@ -19,17 +19,19 @@ def examples():
     return corpora.load("gsm-symbolic", 0, 5)
 
 
-def small(**changes):
-    """A profile of two steps of the tiny model."""
-    settings = dict(steps=2, prompts=2, generations=4, completion_tokens=8, lr=1e-3, temperature=1.0, dtype="float32")
-    sft = SimpleNamespace(gradient_checkpointing=changes.pop("gradient_checkpointing", False))
-    return SimpleNamespace(model="tiny", revision=None, sft=sft, grpo=SimpleNamespace(**settings | changes))
+def train(examples, seed, out, checkpointing=False, **changes):
+    """Two steps of the tiny model."""
+    settings = dict(steps=2, prompts=2, generations=4, completion_tokens=8, lr=1e-3)
+    settings = GrpoSettings(**settings | {"dtype": "float32"} | changes)
+    return grpo.grpo("tiny", None, settings, examples, seed, out, checkpointing)
 
 
 @pytest.fixture
 def varied(monkeypatch):
     """Rewards that random text earns about every other time."""
-    monkeypatch.setattr(reinforce, "reward", lambda completion, answer: float(sum(map(ord, completion)) % 2))
+    monkeypatch.setattr(
+        grpo, "reward", lambda completion, answer: float(sum(map(ord, completion)) % 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,29 +64,23 @@ def varied(monkeypatch):
     ],
 )
 def test_reward_is_the_correctness_of_the_final_answer(completion, answer, expected):
-    assert reinforce.reward(completion, answer) == expected
+    assert grpo.reward(completion, answer) == expected
 
 
 def test_reward_does_not_hang(monkeypatch):
-    monkeypatch.setattr(reinforce, "SECONDS", 1)
+    monkeypatch.setattr(grpo, "SECONDS", 1)
     start = time.monotonic()
-    assert reinforce.reward("\\boxed{9^{9^{9}}}", "72") == 0.0
-    assert reinforce.reward("\\boxed{\\binom{1000000000}{500000000}}", "72") == 0.0
+    assert grpo.reward("\\boxed{9^{9^{9}}}", "72") == 0.0
+    assert grpo.reward("\\boxed{\\binom{1000000000}{500000000}}", "72") == 0.0
     assert time.monotonic() - start < 10
 
 
 def test_reward_works_off_the_main_thread():
     found = []
-    thread = threading.Thread(target=lambda: found.append(reinforce.reward("\\boxed{72}", "72")))
+    thread = threading.Thread(target=lambda: found.append(grpo.reward("\\boxed{72}", "72")))
     thread.start()
     thread.join()
     assert found == [1.0]
-
-
-def test_the_chat_templates_end_of_turn_stops(whole, tokenizer):
-    assert generation.stop_ids(whole, tokenizer) == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
-    other = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[0]))
-    assert generation.stop_ids(other, tokenizer) == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 def test_log_probabilities_are_those_of_the_whole_pass(whole):
@@ -93,19 +89,26 @@ def test_log_probabilities_are_those_of_the_whole_pass(whole):
     mask[0, :3], mask[1, -2:] = 0, 0
     stub = SimpleNamespace(temperature=0.7)
     with torch.no_grad():
-        logps, *_ = reinforce.AnswerGRPO._get_per_token_logps_and_entropies(stub, whole, ids, mask, 5)
+        logps, *_ = grpo.AnswerGRPO._get_per_token_logps_and_entropies(stub, whole, ids, mask, 5)
         full = (whole(input_ids=ids, attention_mask=mask).logits[:, :-1] / 0.7).log_softmax(-1)
     expected = full.gather(2, ids[:, 1:, None])[:, -5:, 0] * mask[:, -5:]
     torch.testing.assert_close(logps, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_update_is_trls_own(examples, varied, monkeypatch, tmp_path):
-    parity, failed = reinforce.reward, {e.answer for e in examples[:2]}  # two questions have nothing to tell
-    monkeypatch.setattr(reinforce, "reward", lambda text, gold: 0.0 if gold in failed else parity(text, gold))
-    monkeypatch.setattr(finetune, "master_adamw", lambda model, lr: torch.optim.SGD(model.parameters(), 100.0))
-    logs = [reinforce.grpo(small(steps=1, prompts=5), examples, 0, tmp_path / "ours")]
-    monkeypatch.setattr(reinforce, "AnswerGRPO", GRPOTrainer)
-    logs.append(reinforce.grpo(small(steps=1, prompts=5), examples, 0, tmp_path / "trl"))
+    parity, failed = (
+        grpo.reward,
+        {e.answer for e in examples[:2]},
+    )  # two questions have nothing to tell
+    monkeypatch.setattr(
+        grpo, "reward", lambda text, gold: 0.0 if gold in failed else parity(text, gold)
+    )
+    monkeypatch.setattr(
+        sft, "master_adamw", lambda model, lr: torch.optim.SGD(model.parameters(), 100.0)
+    )
+    logs = [train(examples, 0, tmp_path / "ours", steps=1, prompts=5)]
+    monkeypatch.setattr(grpo, "AnswerGRPO", GRPOTrainer)
+    logs.append(train(examples, 0, tmp_path / "trl", steps=1, prompts=5))
     pd.testing.assert_frame_equal(*logs)
     base = models.load_model("tiny").state_dict()
     ours, trl = (models.load_model(str(tmp_path / name)).state_dict() for name in ("ours", "trl"))
@@ -116,57 +119,72 @@ def test_the_update_is_trls_own(examples, varied, monkeypatch, tmp_path):
 
 
 def test_training_twice_gives_the_same_bits(examples, varied, tmp_path):
-    logs = [reinforce.grpo(small(), examples, 3, tmp_path / name) for name in ("a", "b")]
+    logs = [train(examples, 3, tmp_path / name) for name in ("a", "b")]
     pd.testing.assert_frame_equal(*logs)
     assert list(logs[0].columns) == ["step", "reward", "reward_sd", "length", "seed"]
     assert logs[0].step.tolist() == [1, 2] and (logs[0].seed == 3).all()
     assert (logs[0].reward_sd > 0).all() and (logs[0].length <= 8).all()
     assert (tmp_path / "a" / "model.safetensors").exists()
-    base, *weights = (models.load_model(str(name)).state_dict() for name in ("tiny", tmp_path / "a", tmp_path / "b"))
+    base, *weights = (
+        models.load_model(str(name)).state_dict()
+        for name in ("tiny", tmp_path / "a", tmp_path / "b")
+    )
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in base)
     assert not any(torch.equal(weights[0][k], base[k]) for k in base)
 
 
 def test_a_step_takes_prompts_times_generations(examples, monkeypatch, tmp_path):
     golds = []
-    monkeypatch.setattr(reinforce, "reward", lambda completion, answer: golds.append(answer) or 0.0)
-    log = reinforce.grpo(small(), examples, 0, tmp_path)
+    monkeypatch.setattr(grpo, "reward", lambda completion, answer: golds.append(answer) or 0.0)
+    log = train(examples, 0, tmp_path)
     assert len(golds) == 2 * 2 * 4
     groups = [golds[i : i + 4] for i in range(0, len(golds), 4)]
     assert all(len(set(group)) == 1 for group in groups)
     assert (log.reward == 0).all() and (log.reward_sd == 0).all()
-    base, after = models.load_model("tiny").state_dict(), models.load_model(str(tmp_path)).state_dict()
+    base, after = (
+        models.load_model("tiny").state_dict(),
+        models.load_model(str(tmp_path)).state_dict(),
+    )
     assert all(torch.equal(base[k], after[k]) for k in base)
 
 
-def test_completions_sampled_in_parts_and_activations_recomputed(examples, varied, monkeypatch, tmp_path):
-    monkeypatch.setattr(reinforce, "TOGETHER", 1)
-    log = reinforce.grpo(small(gradient_checkpointing=True), examples, 0, tmp_path)
+def test_completions_sampled_in_parts_and_activations_recomputed(
+    examples, varied, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(grpo, "TOGETHER", 1)
+    log = train(examples, 0, tmp_path, checkpointing=True)
     assert log.step.tolist() == [1, 2] and np.isfinite(log.reward_sd).all()
-    base, after = models.load_model("tiny").state_dict(), models.load_model(str(tmp_path)).state_dict()
+    base, after = (
+        models.load_model("tiny").state_dict(),
+        models.load_model(str(tmp_path)).state_dict(),
+    )
     assert not any(torch.equal(base[k], after[k]) for k in base)
 
 
 def test_bfloat16_weights_are_saved_as_they_were_trained(examples, varied, tmp_path):
-    reinforce.grpo(small(dtype="bfloat16"), examples, 0, tmp_path)
+    train(examples, 0, tmp_path, dtype="bfloat16")
     with safe_open(tmp_path / "model.safetensors", "pt") as saved:
         weights = {key: saved.get_tensor(key) for key in saved.keys()}  # noqa: SIM118
     base = models.load_model("tiny", "bfloat16").state_dict()
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
-    assert not any(torch.equal(weight, base[key]) for key, weight in weights.items() if weight.ndim > 1)
+    assert not any(
+        torch.equal(weight, base[key]) for key, weight in weights.items() if weight.ndim > 1
+    )
 
 
 def test_more_questions_a_step_than_there_are_is_an_error(examples, tmp_path):
     with pytest.raises(ValueError, match="2 questions a step asked for, 1 at hand"):
-        reinforce.grpo(small(), examples[:1], 0, tmp_path)
+        train(examples[:1], 0, tmp_path)
 
 
 def test_accuracy_is_the_reward_of_greedy_text(whole, tokenizer, examples, monkeypatch):
     seen = {}
-    monkeypatch.setattr(reinforce, "reward", lambda completion, answer: float(bool(seen.setdefault(completion, 1))))
-    table = reinforce.accuracy(whole, tokenizer, examples, 4, 2)
+    monkeypatch.setattr(
+        grpo, "reward", lambda completion, answer: float(bool(seen.setdefault(completion, 1)))
+    )
+    table = grpo.accuracy(whole, tokenizer, examples, 4, 2)
     assert table.id.tolist() == [e.id for e in examples] and (table.accuracy == 1.0).all()
     batched = set(seen)
     seen.clear()
-    reinforce.accuracy(whole, tokenizer, examples, 4, 1)
+    grpo.accuracy(whole, tokenizer, examples, 4, 1)
     assert set(seen) == batched

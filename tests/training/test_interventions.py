@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sts_utils import corpora, models, saes
-from sts_utils.training import sft as finetune
+from sts_utils.training import sft
 from sts_utils.training.interventions import SelectiveMaps, edited, zeroed
 
 IDS = torch.tensor([[5, 900, 17, 4000, 33, 2], [8, 12, 700, 61, 9, 1500]])
@@ -34,7 +34,13 @@ def logits(model):
 
 
 def test_zeroing_takes_out_the_features_own_parts(biased, rows):
-    chosen = sorted({j for row in rows.flatten(0, 1) for j in biased.encode(row[None])[0].topk(3).indices.tolist()})
+    chosen = sorted(
+        {
+            j
+            for row in rows.flatten(0, 1)
+            for j in biased.encode(row[None])[0].topk(3).indices.tolist()
+        }
+    )
     found = zeroed(biased, chosen, np.inf)(rows)
     for r, after in zip(rows.flatten(0, 1).double(), found.flatten(0, 1), strict=True):
         pre = (r - biased.b_dec.double()) @ biased.W_enc.double() + biased.b_enc.double()
@@ -71,16 +77,23 @@ def test_the_edit_reaches_what_follows_its_block_alone(whole, biased):
         hidden = whole(IDS, output_hidden_states=True).hidden_states
         positions = torch.arange(IDS.shape[1])[None]
         rotary = whole.model.rotary_emb(hidden[1], positions)
-        after = whole.model.layers[1](edit(hidden[1]), position_embeddings=rotary, position_ids=positions)
+        after = whole.model.layers[1](
+            edit(hidden[1]), position_embeddings=rotary, position_ids=positions
+        )
         by_hand = whole.lm_head(whole.model.norm(after[0] if isinstance(after, tuple) else after))
     with edited(whole, {0: edit}):
         torch.testing.assert_close(logits(whole), by_hand, rtol=1e-4, atol=1e-4)
 
 
 def test_hooks_are_gone_after_an_error(whole, biased):
-    hooks = [len(layer._forward_hooks) for layer in whole.model.layers]  # transformers has some of its own
+    hooks = [
+        len(layer._forward_hooks) for layer in whole.model.layers
+    ]  # transformers has some of its own
     expected = logits(whole)
-    with pytest.raises(RuntimeError, match="power cut"), edited(whole, {0: zeroed(biased, range(512), np.inf)}):
+    with (
+        pytest.raises(RuntimeError, match="power cut"),
+        edited(whole, {0: zeroed(biased, range(512), np.inf)}),
+    ):
         assert not torch.equal(logits(whole), expected)
         raise RuntimeError("power cut")
     assert torch.equal(logits(whole), expected)
@@ -92,7 +105,9 @@ def test_hooks_are_gone_after_an_error(whole, biased):
 
 @pytest.fixture
 def maps(biased):
-    return SelectiveMaps({0: (biased, [3, 77, 200]), 1: (saes.load("random-4x-layer1", 64), [1, 2])})
+    return SelectiveMaps(
+        {0: (biased, [3, 77, 200]), 1: (saes.load("random-4x-layer1", 64), [1, 2])}
+    )
 
 
 def test_maps_start_from_the_model_itself(whole, maps):
@@ -113,7 +128,7 @@ def test_a_map_adds_the_chosen_features_decoded_by_it(biased, maps, rows):
 
 
 def test_training_moves_the_maps_and_nothing_else(profile, tokenizer, biased):
-    run = profile.model_copy(update={"sft": profile.sft.model_copy(update={"epochs": 3})})  # the first step warms up
+    settings = profile.sft.model_copy(update={"epochs": 3})  # the first step warms up
     model = models.load_model("tiny").requires_grad_(False)
     model.selective = maps = SelectiveMaps(
         {0: (biased, range(512)), 1: (saes.load("random-4x-layer1", 64), range(256))}
@@ -122,7 +137,10 @@ def test_training_moves_the_maps_and_nothing_else(profile, tokenizer, biased):
     assert {n for n, p in model.named_parameters() if p.requires_grad} == trainable
     before, sae_before = copy.deepcopy(model.state_dict()), copy.deepcopy(biased.state_dict())
     with edited(model, maps.edits({0: np.inf, 1: np.inf})):
-        finetune.train_answers(model.train(), tokenizer, run, corpora.load("gsm-symbolic", 0, 8), 1e-2, 0, "maps")
-    assert {key for key, value in model.state_dict().items() if not torch.equal(before[key], value)} == trainable
+        told = settings, corpora.load("gsm-symbolic", 0, 8), 1e-2, 0, "maps"
+        sft.train_answers(model.train(), tokenizer, *told)
+    assert {
+        key for key, value in model.state_dict().items() if not torch.equal(before[key], value)
+    } == trainable
     assert all(torch.equal(biased.state_dict()[key], value) for key, value in sae_before.items())
     assert all(p.grad is None for n, p in model.named_parameters() if n not in trainable)

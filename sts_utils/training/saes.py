@@ -1,0 +1,227 @@
+"""Sparse autoencoders trained with sae-lens on a model's residual stream, and judged on text."""
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from sae_lens import SAE
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import SAEMetadata
+from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.training.mixing_buffer import mixing_buffer
+from sae_lens.training.sae_trainer import SAETrainer
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from sts_utils import batches, saes
+from sts_utils.saes import SINK_FACTOR
+from sts_utils.store import atomic_folder
+
+#: Sequences that are sorted by length together.
+POOL = 256
+#: Rows of a training batch, and batches of the buffer that mixes them.
+BATCH, MIXED = 1024, 64
+
+
+# --- rows of the residual stream ---------------------------------------------------------------
+
+
+def activations(model, sequences: Iterable[list[int]], tokens: int) -> Iterator[torch.Tensor]:
+    """Residual rows [tokens, d_model] of `sequences` without position 0 and attention sinks.
+
+    `model` is truncated (`models.load_truncated`); its last block's output is read.
+    """
+    last = len(model.layers) - 1
+    for rows in layer_activations(model, sequences, (last,), tokens):
+        yield rows[last]
+
+
+@torch.inference_mode()
+def layer_activations(
+    model, sequences: Iterable[list[int]], layers: Sequence[int], tokens: int
+) -> Iterator[dict[int, torch.Tensor]]:
+    """Block -> residual rows [tokens, d_model] after it, several blocks in one forward pass.
+
+    Passes of at most `tokens` padded tokens; a pass's sinks are found against its own median norm,
+    block by block.
+    """
+    for batch in _batches(sequences, tokens):
+        sequences = [torch.tensor(sequence) for sequence in batch]
+        ids = pad_sequence(sequences, batch_first=True).to(model.device)
+        mask = pad_sequence([torch.ones_like(s) for s in sequences], batch_first=True)
+        mask = mask.to(model.device)
+        inputs = {"input_ids": ids, "attention_mask": mask.clone()}
+        hidden = model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+        mask[:, 0] = 0
+        residuals = {layer: hidden[layer + 1][mask.bool()].float() for layer in layers}
+        yield {layer: _without_sinks(rows) for layer, rows in residuals.items()}
+
+
+def _without_sinks(rows: torch.Tensor) -> torch.Tensor:
+    norms = rows.norm(dim=-1)
+    return rows[norms < SINK_FACTOR * norms.median()]
+
+
+def _batches(sequences: Iterable[list[int]], tokens: int) -> Iterator[list[list[int]]]:
+    """Neighbouring sequences, near in length, at most `tokens` padded tokens a batch."""
+
+    def fits(batch, sequence):
+        return len(sequence) * (len(batch) + 1) <= tokens
+
+    pool = iter(sequences)
+    while chunk := list(itertools.islice(pool, POOL)):
+        chunk.sort(key=len)
+        cut = list(batches.greedy(chunk, fits))
+        random.Random(len(chunk)).shuffle(cut)
+        yield from cut
+
+
+def collected(
+    model, sequences: Iterable[list[int]], layers: Sequence[int], rows: int, tokens: int = 4096
+) -> dict[int, list[torch.Tensor]]:
+    """Block -> chunks of residual rows, bfloat16, of the first `rows` tokens of `sequences`."""
+    chunks, n = {layer: [] for layer in layers}, 0
+    with tqdm(total=rows, desc="residual rows", unit="row", leave=False) as bar:
+        for residuals in layer_activations(model, sequences, layers, tokens):
+            for layer in layers:
+                chunks[layer].append(residuals[layer].bfloat16())
+            bar.update(size := len(residuals[layers[0]]))
+            n += size
+            if n >= rows:
+                break
+    return chunks
+
+
+def replayed(chunks: Sequence[torch.Tensor], seed: int = 0) -> Iterator[torch.Tensor]:
+    """Stored chunks of rows over and over, float32, each round in another order.
+
+    The model's forward pass costs more than the SAE's training step: each row serves repeatedly.
+    """
+    chunks, rng = list(chunks), random.Random(seed)
+    while True:
+        yield from (chunk.float() for chunk in chunks)
+        rng.shuffle(chunks)
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+def train(
+    rows: Iterator[torch.Tensor], shape: dict, n_tokens: int, metadata: dict, batch: int = BATCH
+) -> TopKTrainingSAE:
+    """A TopK SAE trained by sae-lens on `n_tokens` residual rows [tokens, d_in] of an iterator.
+
+    `shape`: its d_in, d_sae and k; `metadata`: what sae-lens says of it.
+    """
+    torch.manual_seed(0)
+    scaling = {"normalize_activations": "expected_average_only_in", "decoder_init_norm": 0.1}
+    sae = _empty(shape, SAEMetadata(**metadata), **scaling)
+    window = min(200, n_tokens // batch // 10)
+    return _fit(sae, rows, n_tokens, 3e-3, batch, window, n_batches_for_norm_estimate=16)
+
+
+def revive(
+    sae: SAE, rows: Iterator[torch.Tensor], n_tokens: int, batch: int = BATCH
+) -> TopKTrainingSAE:
+    """A second, short training phase of a loaded TopK SAE that brings silent features back.
+
+    A feature that has not fired for 100 batches is trained, by TopK's auxiliary loss, to
+    reconstruct what the others leave over. Rows are scaled to norm √d_in as in `train`, and the
+    scale folded in afterwards.
+    """
+    scale = sae.cfg.d_in**0.5 / next(rows).norm(dim=-1).mean().item()
+    shape = {"d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae, "k": sae.cfg.k}
+    training = _empty(shape, sae.cfg.metadata)
+    factors = {"W_enc": 1 / scale, "b_enc": 1.0, "W_dec": scale, "b_dec": scale}
+    with torch.no_grad():
+        for name, factor in factors.items():
+            getattr(training, name).copy_(getattr(sae, name).float() * factor)
+    _fit(training, (chunk * scale for chunk in rows), n_tokens, 1e-3, batch, 100)
+    training.fold_activation_norm_scaling_factor(scale)
+    return training
+
+
+def _empty(shape: dict, metadata: SAEMetadata, **more) -> TopKTrainingSAE:
+    """An untrained SAE."""
+    more |= {"dtype": "float32", "device": "cpu"}
+    return TopKTrainingSAE(TopKTrainingSAEConfig(**shape, metadata=metadata, **more))
+
+
+def _fit(sae, rows, n_tokens: int, lr: float, batch: int, window: int, **more) -> TopKTrainingSAE:
+    """Adam with 5% warm-up and, over the second half, a linear decay to zero.
+
+    A feature that has not fired for `window` batches is a dead one.
+    """
+    steps = n_tokens // batch
+    more |= {"lr": lr, "lr_end": 0.0, "autocast": True, "dead_feature_window": window}
+    more |= {"lr_warm_up_steps": steps // 20, "lr_decay_steps": steps // 2}
+    size = {"total_training_samples": n_tokens, "train_batch_size_samples": batch}
+    settings = SAETrainerConfig(**size, **more)
+    return SAETrainer(settings, sae, mixing_buffer(MIXED * batch, batch, rows)).fit()
+
+
+def save(sae: TopKTrainingSAE, folder: Path) -> None:
+    """Write the inference SAE in sae-lens's own format, in bfloat16 (half the size)."""
+    sae.fold_W_dec_norm()
+    sae.cfg.dtype = "bfloat16"
+    with atomic_folder(folder) as out:
+        sae.to(torch.bfloat16).save_inference_model(out)
+
+
+# --- judged on text ----------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def residual_norms(model, sequences: Iterable[list[int]]) -> torch.Tensor:
+    """Residual norm of every token, sinks too."""
+    norms = []
+    for sequence in sequences:
+        ids = torch.tensor([sequence], device=model.device)
+        hidden = model(input_ids=ids, use_cache=False).last_hidden_state
+        norms.append(hidden[0].float().norm(dim=-1).cpu())
+    return torch.cat(norms)
+
+
+@torch.inference_mode()
+def firing_frequency(sae: SAE, rows: Iterable[torch.Tensor]) -> torch.Tensor:
+    """[F] share of rows on which each feature fires."""
+    counts = [((saes.encode(sae, chunk) > 0).sum(0).cpu(), len(chunk)) for chunk in rows]
+    return sum(fired for fired, _ in counts).float() / sum(n for _, n in counts)
+
+
+@torch.inference_mode()
+def loss_recovered(model, sae: SAE, layer: int, sequences: Iterable[list[int]]) -> dict[str, float]:
+    """Share of the language-model loss that the SAE's reconstruction keeps.
+
+    Cross-entropy a token (nats) with the residual stream after `layer` as it is (`loss`), replaced
+    by its reconstruction (`loss_sae`) and by its mean over the text (`loss_mean`); sinks stay as
+    they are. loss_recovered = (loss_mean − loss_sae) / (loss_mean − loss).
+    """
+    texts, means = [torch.tensor([s], device=model.device) for s in sequences], []
+
+    def total(replace) -> float:
+        def hook(_module, _inputs, output):
+            hidden = output[0] if isinstance(output, tuple) else output
+            norms = hidden.float().norm(dim=-1)
+            keep = norms < SINK_FACTOR * norms.median()
+            hidden[keep] = replace(hidden[keep].float()).to(hidden.dtype)
+
+        handle, losses = model.model.layers[layer].register_forward_hook(hook), []
+        try:
+            for ids in texts:
+                logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+                loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
+                losses.append(loss.item())
+        finally:
+            handle.remove()
+        return sum(losses) / sum(ids.shape[1] - 1 for ids in texts)
+
+    loss = total(lambda rows: means.append(rows.mean(0)) or rows)
+    mean = torch.stack(means).mean(0)
+    loss_sae = total(lambda rows: sae.decode(saes.encode(sae, rows).to(sae.dtype)).float())
+    loss_mean = total(lambda rows: mean.expand_as(rows))
+    recovered = (loss_mean - loss_sae) / (loss_mean - loss)
+    losses = {"loss": loss, "loss_sae": loss_sae, "loss_mean": loss_mean}
+    return losses | {"loss_recovered": recovered}

@@ -1,0 +1,48 @@
+import itertools
+
+import torch
+
+from sts_utils import corpora
+from sts_utils import saes as shipped
+from sts_utils.training import saes
+
+
+def test_rows_for_saes_are_the_streams_after_each_block(backbone):
+    sequences = [list(range(10, 10 + n)) for n in (5, 9, 14, 7)]
+    chunks = saes.collected(backbone, sequences, (0, 1), 10_000, 30)
+    read = [torch.tensor([sequence]) for sequence in sequences]
+    with torch.inference_mode():
+        hidden = [backbone(ids, output_hidden_states=True).hidden_states for ids in read]
+    for layer in (0, 1):
+        expected = torch.cat([h[layer + 1][0, 1:] for h in hidden]).sort(0).values
+        rows = torch.cat(chunks[layer]).float().sort(0).values
+        torch.testing.assert_close(rows, expected, rtol=1e-2, atol=1e-2)
+        assert {chunk.dtype for chunk in chunks[layer]} == {torch.bfloat16}
+    few = saes.collected(backbone, sequences, (1,), 4, 14)
+    assert 4 <= sum(map(len, few[1])) < 31
+
+
+def test_every_round_replays_each_chunk_once():
+    chunks = [torch.full((2, 3), float(i), dtype=torch.bfloat16) for i in range(6)]
+    seen = [chunk[0, 0].item() for chunk in itertools.islice(saes.replayed(chunks), 18)]
+    rounds = [seen[:6], seen[6:12], seen[12:]]
+    assert rounds[0] == list(range(6)) and all(sorted(r) == list(range(6)) for r in rounds)
+    assert rounds[1] != rounds[0] and next(saes.replayed(chunks)).dtype == torch.float32
+
+
+def test_a_trained_sae_is_saved_and_revived(backbone, whole, tokenizer, tmp_path):
+    sequences = tokenizer([e.query for e in corpora.load("gsm-symbolic", 0, 20)]).input_ids
+    rows = saes.collected(backbone, sequences, (0,), 1000, 512)[0]
+    shape, metadata = {"d_in": 64, "d_sae": 128, "k": 4}, {"hook_name": shipped.hook_point(0)}
+    trained = saes.train(saes.replayed(rows), shape, 20_000, metadata, 256)
+    saes.save(trained, tmp_path / "sae")
+    first = shipped.load(str(tmp_path / "sae"), 64, 0)
+    assert shipped.layer(str(tmp_path / "sae")) == 0
+    saes.save(saes.revive(first, saes.replayed(rows), 20_000, 256), tmp_path / "revived")
+    second = shipped.load(str(tmp_path / "revived"), 64, 0)
+    held_out = [chunk.float() for chunk in rows]
+    fvu = [shipped.quality(sae, held_out)["fvu"] for sae in (first, second)]
+    assert fvu[0] < 0.9 and fvu[1] < 1.1 * fvu[0]
+    lost = saes.loss_recovered(whole, second, 0, sequences[:2])
+    assert set(lost) == {"loss", "loss_sae", "loss_mean", "loss_recovered"}
+    assert saes.firing_frequency(second, held_out).sum().item() <= 4.01
