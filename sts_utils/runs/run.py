@@ -160,13 +160,22 @@ class Run:
         observed = np.stack([shift.shift(seed, raw=raw) for seed in of])[None]
         return np.concatenate([observed, shift.draws(of, raw, draws)])
 
+    def top_share(self, k: int, raw: bool = False) -> Estimate:
+        """Share of the total change by training that the k most moved dims hold."""
+        moved = np.sort(self.shifts("actual", raw), axis=-1)[..., ::-1]
+        share = moved[..., :k].sum(-1) / moved.sum(-1)
+        return Estimate(float(share[0].mean()), stats.over_seeds(share[1:]))
+
+    def overlap_size(self, size: int) -> int:
+        """How many of `size` dims are as large a fraction as N of the SAE's features."""
+        return max(1, round(self.profile.top_n / len(self.train[0].features) * size))
+
     def overlap(self, raw: bool = False) -> Estimate:
         """Overlap at N of the dims that demonstrations find and those that training moves.
 
         `raw`: of residual dims, at the same fraction of all.
         """
         estimated, actual = self.shifts("train", raw), self.shifts("actual", raw)
-        share = self.profile.top_n / len(self.train[0].features)
-        k = max(1, round(share * estimated.shape[-1]))
+        k = self.overlap_size(estimated.shape[-1])
         shares = shift.overlaps(estimated, actual, np.array([k]))[..., 0]
         return Estimate(float(shares[0].mean()), stats.over_seeds(shares[1:]))
