@@ -12,12 +12,12 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from sts_utils import results
-from sts_utils.experiments import fig3
+from sts_utils.experiments import fig3, fig4_saes, fig4d, fig4e, fig6, fig7, table1, tables7_8
 from sts_utils.results import Claim
 from sts_utils.runs.run import Run
 
 #: In the order of the paper.
-EXPERIMENTS: tuple[ModuleType, ...] = (fig3,)
+EXPERIMENTS: tuple[ModuleType, ...] = (fig3, fig4_saes, fig4d, fig4e, fig6, fig7, table1, tables7_8)
 
 
 def show(experiment: ModuleType, run: Run, wanted: Collection[str] | None = None) -> list[Claim]:

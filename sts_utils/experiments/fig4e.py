@@ -11,16 +11,16 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sts_utils import corpora, models, results, stats
+from sts_utils import corpora, generation, models, results, stats
 from sts_utils.config import Profile
 from sts_utils.method.extract import FeatureStats
-from sts_utils.method.score import cosine, expectation
+from sts_utils.method.score import expectation
 from sts_utils.results import Claim, Result, r_panel
 from sts_utils.runs import features, samples
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
+from sts_utils.runs.scores import cosine
 from sts_utils.stats import Estimate
-from sts_utils.training import sft
 
 PROBES = ("probe_raw_activations", "probe_sae_activations")
 BASELINES = (
@@ -73,11 +73,8 @@ def steps(profile: Profile) -> list[Step]:
     ]
 
 
-# --- predictors: of one domain, with its queries drawn by `weights` [B, Q] or as they are --------
-
-
 def mean_row(of: FeatureStats, weights: np.ndarray | None = None) -> np.ndarray:
-    """[d_model], or [B, d_model], the mean residual row of plain questions."""
+    """[d_model] the mean residual row of plain questions; [B, d_model] with `weights` [B, Q]."""
     return expectation(of.r.astype(np.float64), of.n, weights)
 
 
@@ -130,9 +127,6 @@ def probe_r(
     return Estimate(float(np.mean(values)), stats.over_seeds(np.array(drawn).T))
 
 
-# --- what they cost ------------------------------------------------------------------------------
-
-
 def tokens(profile: Profile) -> dict[str, int]:
     """Tokens that the first seed reads: of all domains and of the training set, without and with
     demonstrations, and of SFT."""
@@ -145,7 +139,7 @@ def tokens(profile: Profile) -> dict[str, int]:
             counted[name] = sum(len(pair[side].ids) for pair in pairs)
     examples = samples.training_examples(profile, seed)[0][: profile.sft.examples]
     tokenizer = samples.tokenizer(profile.model, profile.revision)
-    rows = sft.tokenize(tokenizer, examples, profile.sft.max_length)
+    rows = generation.tokenize(tokenizer, examples, profile.sft.max_length)
     counted["sft"] = profile.sft.epochs * sum(len(row["input_ids"]) for row in rows)
     return counted
 
@@ -165,9 +159,6 @@ def costs(weights: int, tokens: Mapping[str, int]) -> dict[str, float]:
         "sts_act": forward * (plain + both),
         "sts_icl": forward * (plain + tokens["domains icl"] + both),
     }
-
-
-# --- what is shown -------------------------------------------------------------------------------
 
 
 def fig4e(numbers: Numbers, run: Run) -> tuple[Figure, str]:

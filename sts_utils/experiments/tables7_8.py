@@ -24,18 +24,11 @@ SIZES, DEEP = (50, 100, 200), 500
 
 
 class Labels(NamedTuple):
-    """What texts do to features.
+    """What texts do to features, and what they are."""
 
-    | field | shape | is |
-    |---|---|---|
-    | peaks | [texts, F] | highest activation of each feature in each text |
-    | kinds | [texts] | where a text is from, an index into KINDS |
-    | judged | [texts] | the kind that the model itself names |
-    """
-
-    peaks: np.ndarray
-    kinds: np.ndarray
-    judged: np.ndarray
+    peaks: np.ndarray  # [texts, F] highest activation of each feature in each text
+    kinds: np.ndarray  # [texts] where a text is from, an index into KINDS
+    judged: np.ndarray  # [texts] the kind that the model itself names
 
 
 class Numbers(NamedTuple):
@@ -112,9 +105,6 @@ def judged(model, tokenizer, sequences: Sequence[list[int]]) -> np.ndarray:
     return np.array([value for value, _ in scored]).reshape(-1, len(KINDS)).argmax(1)
 
 
-# --- from activations to labels ------------------------------------------------------------------
-
-
 def votes(peaks: np.ndarray, kinds: np.ndarray, top: int = 10) -> np.ndarray:
     """[F, kinds] share of each kind among the `top` texts on which a feature fires hardest.
 
@@ -178,9 +168,6 @@ def _estimates(rows: dict) -> dict[object, Estimate]:
     """Of [1 + B][S] values, the first the observed ones."""
     values = {name: np.array(of) for name, of in rows.items()}
     return {n: Estimate(float(v[0].mean()), stats.over_seeds(v[1:])) for n, v in values.items()}
-
-
-# --- what is shown -------------------------------------------------------------------------------
 
 
 def table7(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
