@@ -29,8 +29,8 @@ def sft(
 
 
 def training_gpus(profile: Profile) -> int:
-    """GPUs that a process which starts SFT must hold; none where machines are found by Ray."""
-    if not profile.launcher:
+    """GPUs that a step of Ray which starts SFT must hold; none where it finds the machines."""
+    if not profile.launcher or profile.executor != "ray":
         return 1
     from sts_utils.engines import accelerate
 
