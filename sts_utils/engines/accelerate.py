@@ -150,24 +150,26 @@ def _call(command: list[str]) -> int:
 
 
 def train(
-    model: str,
-    revision: str | None,
-    settings: SftSettings,
-    examples: Sequence[Example],
-    seed: int,
-    out: Path,
-    steps: int | None,
+    told: dict, settings: SftSettings, examples: Sequence[Example], out: Path
 ) -> pd.DataFrame | None:
-    """Train with the other processes; rank 0 saves the model in `out` and returns the log."""
+    """Train with the other processes; rank 0 saves the model in `out` and returns the log.
+
+    `told`: model, revision, seed, steps and how many processes there must be.
+    """
     state = PartialState(cpu=models.device() == "cpu")
+    if state.num_processes != told["processes"]:
+        raise ValueError(
+            f"accelerate started {state.num_processes} processes, not {told['processes']}"
+        )
+    seed, name, revision = told["seed"], told["model"], told["revision"]
     torch.manual_seed(seed)
-    tokenizer = models.load_tokenizer(model, revision)
-    whole = models.load_model(model, "float32", revision).train()
+    tokenizer = models.load_tokenizer(name, revision)
+    whole = models.load_model(name, "float32", revision).train()
     whole.forward = types.MethodType(answers_loss, whole)
     rows = generation.tokenize(tokenizer, examples, settings.max_length)
     accumulated = settings.batch // settings.micro_batch // state.num_processes
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = sft.arguments(settings, seed, steps, scratch) | dict(
+        arguments = sft.arguments(settings, seed, told["steps"], scratch) | dict(
             gradient_accumulation_steps=accumulated,
             learning_rate=settings.lr,
             weight_decay=sft.WEIGHT_DECAY,
@@ -220,11 +222,7 @@ def main(folder: str) -> int:
         settings = SftSettings.model_validate_json((job / "settings.json").read_text())
         rows = pd.read_parquet(job / "examples.parquet").to_dict("records")
         examples = [Example(**row | {"options": tuple(row["options"])}) for row in rows]
-        started, asked = PartialState(cpu=models.device() == "cpu").num_processes, told["processes"]
-        if started != asked:
-            raise ValueError(f"accelerate started {started} processes, not {asked}")
-        of, seed, steps = (told["model"], told["revision"]), told["seed"], told["steps"]
-        log = train(*of, settings, examples, seed, job / "model", steps)
+        log = train(told, settings, examples, job / "model")
         if log is not None:
             log.to_parquet(job / "log.parquet", index=False)
     except (ValueError, torch.OutOfMemoryError) as error:

@@ -211,14 +211,12 @@ def generate(
         greedy = SamplingParams(temperature=0, max_tokens=new_tokens, **ends)
         read = tokenizer(list(texts), add_special_tokens=special_tokens).input_ids
         written = llm.generate([{"prompt_token_ids": ids} for ids in read], greedy)
-        return [_answer(request.outputs[0], stops) for request in written]
+        outputs = [request.outputs[0] for request in written]
+        tokens = [sum(token not in stops for token in o.token_ids) for o in outputs]
+        ended = [o.finish_reason == "stop" for o in outputs]
+        return list(zip([o.text for o in outputs], tokens, ended, strict=True))
 
     return answers
-
-
-def _answer(output, stops: Sequence[int]) -> tuple[str, int, bool]:
-    tokens = sum(token not in stops for token in output.token_ids)
-    return output.text, tokens, output.finish_reason == "stop"
 
 
 # --- the engine --------------------------------------------------------------------------------

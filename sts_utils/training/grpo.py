@@ -73,21 +73,15 @@ def grpo(
     tokenizer = models.load_tokenizer(model, revision)
     whole = models.load_model(model, settings.dtype, revision).train()
     whole.generation_config.eos_token_id = generation.stop_ids(whole, tokenizer)
-    rows = [
-        {"prompt": [{"role": "user", "content": e.query}], "answer": e.answer} for e in examples
-    ]
+    turns = [[{"role": "user", "content": e.query}] for e in examples]
+    rows = Dataset.from_dict({"prompt": turns, "answer": [e.answer for e in examples]})
     told = _arguments(settings, seed, str(out))
     told = GRPOConfig(**told, gradient_checkpointing=gradient_checkpointing)
-    trainer = AnswerGRPO(
-        whole,
-        rewards,
-        sft.on_one_gpu(told),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        optimizers=(sft.master_adamw(whole, settings.lr), None),
-        callbacks=[sft.Bar(f"GRPO seed {seed}", "reward", 2)],
-    )
+    more = {"train_dataset": rows, "processing_class": tokenizer}
+    more["optimizers"] = (sft.master_adamw(whole, settings.lr), None)
+    trainer = AnswerGRPO(whole, rewards, sft.on_one_gpu(told), **more)
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(sft.Bar(f"GRPO seed {seed}", "reward", 2))
     trainer.train()
     models.save(whole, tokenizer, out)
     log = pd.DataFrame([row for row in trainer.state.log_history if "reward" in row])

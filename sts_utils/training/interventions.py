@@ -67,12 +67,10 @@ class SelectiveMaps(torch.nn.Module):
 
     def __init__(self, chosen: Mapping[int, tuple[SAE, Sequence[int]]]):
         super().__init__()
-        self.chosen = {
-            layer: (sae, torch.as_tensor(np.asarray(ids))) for layer, (sae, ids) in chosen.items()
-        }
-        sizes = {layer: (len(ids), sae.cfg.d_in) for layer, (sae, ids) in chosen.items()}
-        maps = {str(layer): torch.zeros(size) for layer, size in sizes.items()}
-        self.maps = torch.nn.ParameterDict(maps)
+        self.chosen, self.maps = {}, torch.nn.ParameterDict()
+        for layer, (sae, ids) in chosen.items():
+            self.chosen[layer] = sae, torch.as_tensor(np.asarray(ids))
+            self.maps[str(layer)] = torch.nn.Parameter(torch.zeros(len(ids), sae.cfg.d_in))
 
     def edits(self, sink_norm: Mapping[int, float]) -> dict[int, Edit]:
         """What `edited` takes; attention sinks stay as they are."""

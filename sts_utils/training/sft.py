@@ -124,14 +124,10 @@ def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
 
 
 def processes(settings: SftSettings, machines: int, gpus: int) -> int:
-    """Processes that share a batch evenly: on each of `machines` as many of its `gpus` as do.
-
-    0 where none does.
-    """
+    """Processes that share a batch evenly: on each of `machines` as many `gpus` as do, or 0."""
     share = machines * settings.micro_batch
-    return machines * max(
-        (n for n in range(1, gpus + 1) if settings.batch % (n * share) == 0), default=0
-    )
+    even = [n for n in range(1, gpus + 1) if settings.batch % (n * share) == 0]
+    return machines * max(even, default=0)
 
 
 # --- the loss is on answers alone --------------------------------------------------------------

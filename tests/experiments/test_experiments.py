@@ -49,28 +49,6 @@ def test_several_taps_equal_one_at_a_time(pairs, backbone):
     assert together[2].n.sum() < together[1].n.sum() == together[0].n.sum()
 
 
-def test_rows_for_saes_are_the_streams_after_each_block(backbone):
-    sequences = [list(range(10, 10 + n)) for n in (5, 9, 14, 7)]
-    found = saes.collected(backbone, sequences, (0, 1), n_tokens=10_000, batch_tokens=30)
-    with torch.inference_mode():
-        hidden = [backbone(torch.tensor([s]), output_hidden_states=True).hidden_states for s in sequences]
-    for layer in (0, 1):
-        expected = torch.cat([h[layer + 1][0, 1:] for h in hidden]).sort(0).values
-        rows = torch.cat(found[layer]).float().sort(0).values
-        torch.testing.assert_close(rows, expected, rtol=1e-2, atol=1e-2)
-        assert {chunk.dtype for chunk in found[layer]} == {torch.bfloat16}
-    few = saes.collected(backbone, sequences, (1,), n_tokens=4, batch_tokens=14)
-    assert 4 <= sum(map(len, few[1])) < 31
-
-
-def test_every_round_replays_each_chunk_once():
-    chunks = [torch.full((2, 3), float(i), dtype=torch.bfloat16) for i in range(6)]
-    seen = [chunk[0, 0].item() for chunk in itertools.islice(saes.replayed(chunks), 18)]
-    rounds = [seen[:6], seen[6:12], seen[12:]]
-    assert rounds[0] == list(range(6)) and all(sorted(r) == list(range(6)) for r in rounds)
-    assert rounds[1] != rounds[0] and next(saes.replayed(chunks)).dtype == torch.float32
-
-
 # --- zeroed features ---------------------------------------------------------------------------
 
 
