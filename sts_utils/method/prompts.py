@@ -77,8 +77,8 @@ def prompt_pairs(
             raise ValueError(f"question {query.id} is tokenized differently after demonstrations")
         if len(icl.ids) > context_length:
             raise ValueError(
-                f"question {query.id} with its demonstrations is {len(icl.ids)} tokens, more than the "
-                f"model's {context_length}: use fewer demonstrations or drop it"
+                f"question {query.id} with its demonstrations is {len(icl.ids)} tokens, more than "
+                f"the model's {context_length}: use fewer demonstrations or drop it"
             )
         pairs.append((plain, icl))
     return pairs
@@ -105,7 +105,5 @@ def choose_demonstrations(
 def decoded(tokenizer, prompt: Prompt) -> str:
     """The prompt as text with the query span between ⟦ and ⟧, to look at."""
     start, stop = prompt.span
-    return (
-        tokenizer.decode(prompt.ids[:start]) + "⟦" + tokenizer.decode(prompt.ids[start:stop]) + "⟧"
-        + tokenizer.decode(prompt.ids[stop:])
-    )  # fmt: skip
+    parts = prompt.ids[:start], prompt.ids[start:stop], prompt.ids[stop:]
+    return "{}⟦{}⟧{}".format(*(tokenizer.decode(part) for part in parts))

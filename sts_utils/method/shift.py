@@ -25,8 +25,7 @@ class ShiftedDims:
 def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> np.ndarray:
     """Each feature's shift, [F] (or [d_model] with `raw`, for the residual stream's own dims).
 
-    `paper`: E_x (Δh_j)², the mean over query tokens. `released_code`: the sum over tokens; the ranking
-    is the same.
+    `paper`: E_x (Δh_j)², the mean over query tokens. `released_code`: their sum; it ranks alike.
     """
     field = "dr2" if raw else "dh2"
     if definition == "paper":
@@ -37,14 +36,18 @@ def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> 
 
 
 def shifted_dims(
-    stats: FeatureStats, n: int | None = 100, definition: str = "paper", raw: bool = False,
+    stats: FeatureStats,
+    n: int | None = 100,
+    definition: str = "paper",
+    raw: bool = False,
     contrast: Sequence[FeatureStats] = (),
-) -> ShiftedDims:  # fmt: skip
-    """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))² (the paper's definition). Ties go to the lower id.
+) -> ShiftedDims:
+    """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))². Ties go to the lower id.
 
-    `contrast` (ours): statistics of the same queries under demonstrations from elsewhere, of the same length; the
-    mean of their shifts is taken from each feature's shift before it is ranked, so that what any context moves
-    drops out. `n=None` ranks every feature. Raises ValueError for n larger than the SAE.
+    `contrast` (ours): statistics of the same queries under demonstrations from elsewhere, of the
+    same length; the mean of their shifts is taken from each feature's shift before it is ranked,
+    so that what any context moves drops out. `n=None` ranks every feature. Raises ValueError for n
+    larger than the SAE.
     """
     moved = shift(stats, definition, raw)
     if contrast:
@@ -71,12 +74,9 @@ def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
 
 def gini(moved: np.ndarray) -> float:
     """Gini coefficient of the shift: 0 when every dim moves alike, near 1 when few hold it all."""
-    ordered = np.sort(moved)
-    ranks = np.arange(1, len(ordered) + 1)
-    return float(
-        2 * (ranks * ordered).sum() / (len(ordered) * ordered.sum())
-        - (len(ordered) + 1) / len(ordered)
-    )
+    ordered, size = np.sort(moved), len(moved)
+    weighted = (np.arange(1, size + 1) * ordered).sum()
+    return float(2 * weighted / (size * ordered.sum()) - (size + 1) / size)
 
 
 def draws(
@@ -85,20 +85,16 @@ def draws(
     """[B, S, F] shifts of each seed's features under a bootstrap over its questions."""
     field = "dr2" if raw else "dh2"
     rng = np.random.default_rng(seed)
-    out = []
+    shifts = []
     for item in features:
         weights = rng.multinomial(len(item.n), np.full(len(item.n), 1 / len(item.n)), size=n)
-        out.append((weights @ getattr(item, field)) / (weights @ item.n)[:, None])
-    return np.stack(out, 1)
+        shifts.append((weights @ getattr(item, field)) / (weights @ item.n)[:, None])
+    return np.stack(shifts, 1)
 
 
 def overlaps(estimated: np.ndarray, actual: np.ndarray, ks: np.ndarray) -> np.ndarray:
     """[..., K] overlap of the top-k sets of two arrays of shifts [..., F], for every k at once."""
-    ranks = [
-        np.argsort(np.argsort(-x, axis=-1, kind="stable"), axis=-1) for x in (estimated, actual)
-    ]
-    worst = np.sort(
-        np.maximum(*ranks), axis=-1
-    )  # a dim is in both top-k sets when its worse rank is < k
-    counts = np.stack([(worst < k).sum(-1) for k in ks], axis=-1)
-    return counts / ks
+    sides = (estimated, actual)
+    ranks = [np.argsort(np.argsort(-x, axis=-1, kind="stable"), axis=-1) for x in sides]
+    worst = np.maximum(*ranks)  # a dim is in both top-k sets when its worse rank is < k
+    return np.stack([(worst < k).sum(-1) for k in ks], axis=-1) / ks

@@ -1,4 +1,4 @@
-"""Which questions a run uses: the same for whoever asks, decided by the profile and the seed alone."""
+"""Which questions a run uses: the same for whoever asks, by the profile and the seed alone."""
 
 import random
 from collections.abc import Sequence
@@ -17,6 +17,9 @@ def tokenizer(name: str, revision: str | None = None):
     return models.load_tokenizer(name, revision)
 
 
+# --- questions ---------------------------------------------------------------------------------
+
+
 def training_examples(profile: Profile, seed: int) -> tuple[list[Example], list[Example]]:
     """(SFT pool, held out) of the training corpus: the same split for every seed, other orders."""
     train, held_out = split(corpora.load(profile.train), profile.shift.held_out, seed=0)
@@ -25,59 +28,59 @@ def training_examples(profile: Profile, seed: int) -> tuple[list[Example], list[
     return train, held_out
 
 
-def evaluation_questions(profile: Profile) -> dict[str, list[Example]]:
-    """The questions of each domain on which performance is measured; the same for all seeds.
-
-    No question is among the demonstrations, compared by its text.
-    """
+def domain_questions(profile: Profile) -> dict[str, list[Example]]:
+    """Every question of each domain that is not among the demonstrations, compared by its text."""
     shown = {e.question for e in corpora.load(profile.demonstrations)}
-    questions = by_domain(e for e in corpora.load(profile.domains) if e.question not in shown)
-    return {domain: group[: profile.evaluation.questions] for domain, group in questions.items()}
+    return by_domain(e for e in corpora.load(profile.domains) if e.question not in shown)
+
+
+def evaluation_questions(profile: Profile) -> dict[str, list[Example]]:
+    """The questions of each domain on which performance is measured; the same for all seeds."""
+    most = profile.evaluation.questions
+    return {domain: group[:most] for domain, group in domain_questions(profile).items()}
 
 
 def domain_queries(profile: Profile, domain: str, seed: int) -> list[Example]:
-    """The questions on which a domain is scored: drawn anew for each seed from those it is evaluated on."""
+    """The questions on which a domain is scored: drawn for each seed from those it is evaluated
+    on."""
     questions = evaluation_questions(profile)[domain]
     if len(questions) < profile.sts.queries:
         return questions
     return random.Random(seed).sample(questions, profile.sts.queries)
 
 
+def halves(profile: Profile, domain: str) -> tuple[list[Example], list[Example]]:
+    """(for training, for testing): a domain's questions split 1:1, as the paper's mixtures do."""
+    questions = domain_questions(profile)[domain]
+    middle = len(questions) // 2
+    return questions[:middle], questions[middle:]
+
+
+def trained_on(profile: Profile, corpus: str) -> Profile:
+    """The run with another training set, its first seed alone."""
+    sft = profile.sft.model_copy(update={"examples": profile.others_examples})
+    asked = profile.evaluation.model_copy(update={"asked": profile.others_questions})
+    changed = {"seeds": profile.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
+    return profile.model_copy(update=changed)
+
+
+# --- pairs of prompts --------------------------------------------------------------------------
+
+
 def training_pairs(
     profile: Profile, seed: int, shown: Sequence[Example] | None = None
 ) -> list[tuple[Prompt, Prompt]]:
-    """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool (or `shown`)."""
+    """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool
+    (or `shown`)."""
     train, held_out = training_examples(profile, seed)
-    train = train if shown is None else list(shown)
     settings = profile.shift
     if len(held_out) < 2:
         raise ValueError(
             f"corpus {profile.train!r} has {len(held_out)} held-out questions: raise shift.held_out"
         )
-    shown = fitting(profile, train, settings.demonstrations)
-    sets = prompts.choose_demonstrations(shown, settings.demonstrations, settings.sets, seed)
+    pool = fitting(profile, train if shown is None else list(shown), settings.demonstrations)
+    sets = prompts.choose_demonstrations(pool, settings.demonstrations, settings.sets, seed)
     return pairs(profile, held_out[: settings.queries], sets)
-
-
-def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> list[Example]:
-    """The examples short enough that `demonstrations` of them and a query as long fit in the model's context.
-
-    LIMO's chains of thought are longer than an 8,192-token context takes two of. Raises ValueError where none is left.
-    """
-    limit = models.context_length(profile.model, profile.revision) // (demonstrations + 1)
-    kept = within(tokenizer(profile.model, profile.revision), examples, limit - 1)
-    if len(kept) < demonstrations:
-        raise ValueError(
-            f"corpus {profile.train!r} has {len(kept)} examples under {limit} tokens: lower shift.demonstrations"
-        )
-    return kept
-
-
-def within(tokenizer, examples: Sequence[Example], limit: int) -> list[Example]:
-    """The examples of at most `limit` tokens, question and solution."""
-    texts = [f"{e.query}\n{e.solution}" for e in examples]
-    read = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
-    return [e for e, ids in zip(examples, read, strict=True) if len(ids) <= limit]
 
 
 def domain_pairs(profile: Profile, domain: str, seed: int) -> list[tuple[Prompt, Prompt]]:
@@ -88,27 +91,31 @@ def domain_pairs(profile: Profile, domain: str, seed: int) -> list[tuple[Prompt,
 
 
 def pairs(
-    profile: Profile, queries: list[Example], sets: list[list[Example]]
+    profile: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Example]]
 ) -> list[tuple[Prompt, Prompt]]:
-    """(plain, icl) prompts of queries, which take the sets of demonstrations in turn."""
+    """(plain, icl) prompts of `queries`, which take the `sets` of demonstrations in turn."""
     longest = models.context_length(profile.model, profile.revision)
     return prompts.prompt_pairs(tokenizer(profile.model, profile.revision), queries, sets, longest)
 
 
-def halves(profile: Profile, domain: str) -> tuple[list[Example], list[Example]]:
-    """(for training, for testing): a domain's questions split 1:1, as the paper's mixtures do."""
-    shown = {e.question for e in corpora.load(profile.demonstrations)}
-    questions = [
-        e for e in by_domain(corpora.load(profile.domains))[domain] if e.question not in shown
-    ]
-    middle = len(questions) // 2
-    return questions[:middle], questions[middle:]
+def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> list[Example]:
+    """The examples short enough that `demonstrations` of them and a query as long fit the context.
+
+    LIMO's chains of thought are longer than an 8,192-token context takes two of. Raises ValueError
+    where none is left.
+    """
+    limit = models.context_length(profile.model, profile.revision) // (demonstrations + 1)
+    kept = within(tokenizer(profile.model, profile.revision), examples, limit - 1)
+    if len(kept) < demonstrations:
+        raise ValueError(
+            f"corpus {profile.train!r} has {len(kept)} examples under {limit} tokens: lower "
+            "shift.demonstrations"
+        )
+    return kept
 
 
-def trained_on(profile: Profile, corpus: str) -> Profile:
-    """The run with another training set, its first seed alone."""
-    sft = profile.sft.model_copy(update={"examples": profile.others_examples})
-    asked = profile.evaluation.model_copy(update={"asked": profile.others_questions})
-    return profile.model_copy(
-        update={"seeds": profile.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
-    )  # fmt: skip
+def within(tokenizer, examples: Sequence[Example], limit: int) -> list[Example]:
+    """The examples of at most `limit` tokens, question and solution."""
+    texts = [f"{e.query}\n{e.solution}" for e in examples]
+    read = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    return [e for e, ids in zip(examples, read, strict=True) if len(ids) <= limit]
