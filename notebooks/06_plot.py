@@ -14,9 +14,11 @@
 # %% [markdown]
 # # 06 · Every figure and table
 #
-# Ours beside the paper's, in the paper's order. Each caption says which model and data it comes from, what was
-# measured, with its 95% interval, and how the run differs from the paper's. At the end, the paper's claims are
-# judged by one rule, fixed before looking.
+# First Fig 3, the paper's main result, in full; then every experiment, a file of
+# `sts_utils/experiments` each: its figures and tables, with a caption that says which model and
+# data they come from and what the paper found, and the verdict on the paper's claims. A claim's
+# statistic has a 95% bootstrap interval. The run **agrees** when the interval lies on the claim's
+# side, **does not** when it lies on the other, and is **inconclusive** when it holds both.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -24,206 +26,211 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 FIGURES = None  # like "fig3 table6"; all if None
 
 # %%
-from IPython.display import Markdown, display
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from IPython.display import display
 
-from sts_utils import config, stats
+from sts_utils import config, results, stats
 from sts_utils.experiments import (
-    ablation,
-    claims,
-    comparisons,
-    figures,
-    labels,
-    mixtures,
-    reinforcement,
-    selective,
-    tables,
+    EXPERIMENTS,
+    fig1a,
+    fig1b,
+    fig2a,
+    fig2b,
+    fig3,
+    fig4_saes,
+    fig4d,
+    fig4e,
+    fig5,
+    fig6,
+    fig7,
+    show,
+    table1,
+    tables2_4,
+    tables7_8,
+    training,
 )
-from sts_utils.report import page as report
-from sts_utils.runs import performance as performances
-from sts_utils.runs import units
+from sts_utils.method import score
+from sts_utils.report import page
+from sts_utils.runs.run import Run
+from sts_utils.scale import plan
 
 profile = config.load(PROFILE, SEEDS)
-wanted = report.chosen(FIGURES)
+wanted = page.chosen(FIGURES)
+if FIGURES is None:
+    plan.compute(profile, plan.everything(profile), stage="06_plot")
+run, claims = Run(profile), []
+in_full = bool(wanted & {result.name for result in fig3.RESULTS})
 
+# %% [markdown]
+# ## Fig 3: the score before training, the change after it
+#
+# Two vectors of as many numbers as there are domains. The score $\mathrm{STS}_{ICL}$, read from the
+# untouched model; and the change of performance, after − before, measured once the model was
+# fine-tuned. Here of the first seed:
 
-def show(name, make, digits=3):
-    """Make, save and show a figure or table, if it was asked for."""
-    if name not in wanted:
-        return
-    thing, caption = make()
-    is_table = hasattr(thing, "columns")
-    (tables if is_table else figures).save(thing, name, caption, profile)
-    display(Markdown(f"**{caption}**"))
-    if is_table:
-        display(thing.round(digits))
+# %%
+if in_full:
+    first, dims = run.domains[0].values(), run.dims[0]
+    x = np.array([score.sts_icl(domain, dims, profile.definition) for domain in first])
+    y = np.array([change[0].mean() for change in run.change_arrays])
+    vectors = pd.DataFrame({"STS_ICL": x, "change": y, "|change|": abs(y)}, run.domain_names)
+    display(vectors.sort_values("STS_ICL").round(4))
 
+# %% [markdown]
+# Their correlation, with the absolute change as in the paper:
 
-def statistics(side):
-    """Features of every seed: "estimated" by demonstrations, or "actual" by SFT."""
-    of = units.train_stats if side == "estimated" else units.actual_stats
-    return [of(profile, seed) for seed in profile.seeds]
+# %%
+if in_full:
+    r = np.corrcoef(x, abs(y))[0, 1]
+    print(f"r = {r:.3f} over {len(x)} domains")
+    figure, axis = plt.subplots(figsize=(3.4, 2.6))
+    sns.regplot(x=x, y=abs(y), ax=axis, ci=None, color=results.SAE_COLOUR, line_kws={"lw": 1})
+    axis.set(xlabel=results.METRIC_NAMES["sts_icl"], ylabel="|change|", title=f"r = {r:.2f}")
 
+# %% [markdown]
+# That is all. The paper's number is the mean of this $r$ over the seeds. With it go an interval, of
+# questions, queries and seeds drawn again, and the other score; Table 6 adds the signed change, the
+# paper's selection of domains by the outcome, and a permutation test, and Table 9 is $r^2$.
+
+# %%
+if in_full:
+    observed = run.observations()["sts_icl"]
+    seeds = zip(observed.scores, observed.mean_changes())
+    r = [np.corrcoef(scores, abs(changes))[0, 1] for scores, changes in seeds]
+    print(f"r of each seed: {np.round(r, 3)}, mean {np.mean(r):.3f}")
+    print(f"with its 95% interval: {stats.r(observed)}")
+
+# %%
+claims += show(fig3, run, wanted)
 
 # %% [markdown]
 # ## Fig 1: SFT moves few features, and they matter
+#
+# How the change by SFT is spread over the SAE's features.
 
 # %%
-show("fig1a", lambda: figures.fig1a(statistics("actual"), profile))
+claims += show(fig1a, run, wanted)
 
 # %% [markdown]
-# Taking features out of the residual stream while the fine-tuned model reads held-out solutions. The paper compares
-# with random features; most of those hardly ever fire, so the others nearest in activity stand beside them.
+# Features are taken out of the residual stream while the fine-tuned model reads held-out solutions.
+# The paper compares with random features; most of those hardly ever fire, so the others nearest in
+# activity stand beside them.
 
 # %%
-show("fig1b", lambda: figures.fig1b(ablation.estimates(profile), ablation.relative_activity(profile), profile))
+claims += show(fig1b, run, wanted)
 
 # %% [markdown]
 # ## Fig 2: demonstrations in context find the features that SFT moves
+#
+# The overlap of the features that demonstrations move most with those that SFT moves most, at every
+# number of features, and the same of the residual stream's own dimensions.
 
 # %%
-show("fig2a", lambda: figures.fig2a(statistics("estimated"), statistics("actual"), profile))
-
-# %%
-show("fig2b", lambda: figures.fig2b(statistics("actual"), profile))
+claims += show(fig2a, run, wanted)
 
 # %% [markdown]
-# ## Fig 3: the score against the change
+# SFT's change is more concentrated in SAE features than in raw dimensions.
 
 # %%
-observed = performances.observations(profile) if wanted & {"fig3", "table6", "table9"} else {}
-correlations = stats.correlations(observed)
-show("fig3", lambda: figures.fig3(observed, correlations, profile))
+claims += show(fig2b, run, wanted)
 
 # %% [markdown]
-# ## Fig 4: what the correlation depends on
-
-
-# %%
-def by(label, names):
-    """label of an SAE -> r of each metric."""
-    return {f"{label(profile, name):g}": row for name, row in comparisons.sweep(profile, names).items()}
-
-
-show("fig4a", lambda: figures.fig4("a", by(comparisons.width, profile.sweep.widths), profile))
+# ## Fig 4a–c, Table 12: other SAEs
+#
+# The same model and the same changes, read through SAEs of another width, layer or sparsity.
 
 # %%
-show("fig4b", lambda: figures.fig4("b", by(comparisons.block, profile.sweep.layers), profile))
-
-# %%
-show("fig4c", lambda: figures.fig4("c", by(comparisons.l0, profile.sweep.sparsities), profile))
-
-# %%
-show("fig4d", lambda: figures.fig4("d", comparisons.ranges_by_name(profile), profile))
-
-# %%
-show("fig4e", lambda: figures.fig4("e", comparisons.against_probes(profile), profile))
+claims += show(fig4_saes, run, wanted)
 
 # %% [markdown]
-# ## Fig 5: which extra data to add
+# ## Fig 4d: does the top of the ranking matter?
+#
+# The next N features in the ranking by shift take the place of $D_N$, and the next, and so on.
 
 # %%
-show("fig5", lambda: figures.fig5(mixtures.changes(profile), mixtures.sizes(profile), profile))
+claims += show(fig4d, run, wanted)
+
+# %% [markdown]
+# ## Fig 4e, Tables 5 and 13: simpler predictors, probes, and what each costs
+#
+# What a score must beat: how active a domain is at all, how similar it is to the training set, how
+# far fine-tuning moves it, and a probe that is trained on the other domains' changes.
+
+# %%
+claims += show(fig4e, run, wanted)
+
+# %% [markdown]
+# ## Fig 5, Table 10: which extra data to add
+#
+# The domains that SFT moves most and least share a budget of extra training data, in several
+# ratios, one of them that of their scores; and what becomes of mathematics.
+
+# %%
+claims += show(fig5, run, wanted)
 
 # %% [markdown]
 # ## Fig 6: reinforcement learning
+#
+# It has no ground-truth solutions to learn from, so demonstrations should find less of what it
+# moves. The model's own answers, where they are verified correct, may be nearer to what it is
+# reinforced in: the table shows them instead.
 
 # %%
-show("fig6", lambda: figures.fig6(reinforcement.estimates(profile), reinforcement.accuracy(profile), profile))
+claims += show(fig6, run, wanted)
 
 # %% [markdown]
-# Reinforcement learning has no ground-truth solutions to show. The model's own answers, where they are verified
-# correct, may be nearer to what it is reinforced in:
+# ## Fig 7, Table 11: training only what the shifted features decode to
+#
+# Nothing of the model trains but linear maps from chosen features into the residual stream, at
+# several layers: those of the features found by demonstrations, or of random ones.
 
 # %%
-found, verified = reinforcement.rollout_overlap, reinforcement.verified
-show("rollouts", lambda: tables.rollouts(found(profile), verified(profile), profile))
-
-# %% [markdown]
-# ## Fig 7: training only what the shifted features decode to
-
-# %%
-show("fig7", lambda: figures.fig7(selective.estimates(profile), profile))
+claims += show(fig7, run, wanted)
 
 # %% [markdown]
 # ## Table 1: other training sets
+#
+# Does it hold when the model is fine-tuned on something other than mathematics?
 
 # %%
-show("table1", lambda: tables.table1(comparisons.training_sets(profile), profile))
+claims += show(table1, run, wanted)
 
 # %% [markdown]
 # ## Tables 2–4: change of performance in every domain
+#
+# What the scores are to predict, beside the paper's changes.
 
 # %%
-show("tables2_4", lambda: tables.performance_change(performances.changes(profile), profile), digits=2)
-
-# %% [markdown]
-# ## Table 5: baselines beside their cost
-
-# %%
-show("table5", lambda: tables.table5(comparisons.predictors(profile), comparisons.costs(profile), profile))
-
-# %% [markdown]
-# ## Table 6: Pearson r
-
-# %%
-show("table6", lambda: tables.table6(correlations, profile))
+claims += show(tables2_4, run, wanted)
 
 # %% [markdown]
 # ## Tables 7 and 8: what the shifted features are about
+#
+# A feature is labelled by the kind of text on which it fires hardest: mathematics, code, dialogue.
 
 # %%
-show("table7", lambda: tables.table7(*labels.labelling(profile, "share"), profile))
-
-# %%
-show("table8", lambda: tables.table8(*labels.labelling(profile, "recall"), profile))
-
-# %% [markdown]
-# ## Table 9: R²
-
-# %%
-show("table9", lambda: tables.table9(correlations, profile))
-
-# %% [markdown]
-# ## Table 10: is mathematics kept?
-
-# %%
-show("table10", lambda: tables.table10(mixtures.changes(profile), profile))
-
-# %% [markdown]
-# ## Table 11: selective fine-tuning
-
-# %%
-show("table11", lambda: tables.table11(selective.estimates(profile), profile))
-
-# %% [markdown]
-# ## Table 12: r against the SAE's L0
-
-# %%
-show("table12", lambda: tables.table12(by(comparisons.l0, profile.sweep.sparsities), profile))
-
-# %% [markdown]
-# ## Table 13: probes
-
-# %%
-show("table13", lambda: tables.table13(comparisons.predictors(profile), profile))
+claims += show(tables7_8, run, wanted)
 
 # %% [markdown]
 # ## Training: did SFT teach its training set?
+#
+# If not, there would be no change to predict.
 
 # %%
-show("training", lambda: figures.training(units.training_log(profile), performances.held_out(profile), profile))
+claims += show(training, run, wanted)
 
 # %% [markdown]
-# ## The claims
-#
-# A claim's statistic has a 95% bootstrap interval. The run **agrees** when the interval lies on the claim's side,
-# **does not** when it lies on the other, and is **inconclusive** when it holds both.
+# ## All claims
 
 # %%
 if FIGURES is None:
-    verdicts = claims.judged(profile)
-    claims.save(verdicts, profile)
-    display(verdicts.drop(columns="paper").round(3))
+    verdicts = results.judged(claims)
+    results.save_claims(verdicts, profile.name)
+    display(verdicts.groupby("verdict").size().rename("claims' statistics").to_frame())
 
 # %%
-print(f"Wrote {', '.join(item.name for item in report.ORDER if item.name in wanted)} to figures/{profile.name}/.")
+of_06 = [result.name for experiment in EXPERIMENTS for result in experiment.RESULTS]
+print(f"Wrote {', '.join(n for n in of_06 if n in wanted)} to figures/{profile.name}/.")

@@ -41,7 +41,7 @@ class Numbers(NamedTuple):
 
 def compute(run: Run) -> Numbers:
     """How the shifted dims are labelled."""
-    labels = label(run.profile)
+    labels = peaks_of(run.profile)
     ranked = [dims.ids for dims in run.ranked]
     share, recall = shares(labels, ranked, run.profile.labels.top)
     return Numbers(share, recall, float((labels.judged == labels.kinds).mean()))
@@ -49,10 +49,10 @@ def compute(run: Run) -> Numbers:
 
 def steps(profile: Profile) -> list[Step]:
     """The texts as the SAE and the model read them."""
-    return [Step("labels", label, (profile,), "02_shift_detect")]
+    return [Step("labels", peaks_of, (profile,), "02_shift_detect")]
 
 
-def label(profile: Profile) -> Labels:
+def peaks_of(profile: Profile) -> Labels:
     """Texts of the three kinds, read by the SAE, and by the model as a judge."""
     sequences, kinds = texts(profile)
     p, tokenizer = profile, samples.tokenizer(profile.model, profile.revision)
