@@ -1,4 +1,4 @@
-"""Functions that test_executor.py runs as units in Ray's workers."""
+"""Functions that test_ray.py runs as steps in Ray's workers."""
 
 import os
 import signal
