@@ -12,12 +12,31 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from sts_utils import results
-from sts_utils.experiments import fig3, fig4_saes, fig4d, fig4e, fig6, fig7, table1, tables7_8
+from sts_utils.experiments import (
+    fig1a,
+    fig1b,
+    fig2a,
+    fig2b,
+    fig3,
+    fig4_saes,
+    fig4d,
+    fig4e,
+    fig5,
+    fig6,
+    fig7,
+    table1,
+    tables2_4,
+    tables7_8,
+    training,
+)
 from sts_utils.results import Claim
 from sts_utils.runs.run import Run
 
 #: In the order of the paper.
-EXPERIMENTS: tuple[ModuleType, ...] = (fig3, fig4_saes, fig4d, fig4e, fig6, fig7, table1, tables7_8)
+EXPERIMENTS: tuple[ModuleType, ...] = (
+    *(fig1a, fig1b, fig2a, fig2b, fig3, fig4_saes, fig4d, fig4e, fig5, fig6, fig7),
+    *(table1, tables2_4, tables7_8, training),
+)
 
 
 def show(experiment: ModuleType, run: Run, wanted: Collection[str] | None = None) -> list[Claim]:
