@@ -31,7 +31,7 @@ class Numbers(NamedTuple):
 
 def compute(run: Run) -> Numbers:
     """What zeroing costs, by kind and number of features (first seed)."""
-    table, settings = measure(run.profile), run.profile.ablation
+    table, settings = zero_features(run.profile), run.profile.ablation
     intact = table[table.features == "none"].set_index("id").solution_loglik
     lost = {}
     for choice, group in table[table.features != "none"].groupby(["features", "count"]):
@@ -44,10 +44,10 @@ def compute(run: Run) -> Numbers:
 
 def steps(profile: Profile) -> list[Step]:
     """One: the fine-tuned model with every choice of features zeroed."""
-    return [Step("zeroing features", measure, (profile,), "05_evaluate", 2)]
+    return [Step("zeroing features", zero_features, (profile,), "05_evaluate", 2)]
 
 
-def measure(profile: Profile) -> pd.DataFrame:
+def zero_features(profile: Profile) -> pd.DataFrame:
     """Log-likelihood of held-out mathematics solutions while features are zeroed in the fine-tuned
     model: columns id, solution_loglik, features (as in `choices`), count, draw."""
     seed, settings, length = profile.seeds[0], profile.ablation, profile.sft.max_length
