@@ -14,10 +14,10 @@
 # %% [markdown]
 # # 04 · Fine-tune
 #
-# Only now is the model trained: full supervised fine-tuning on the training set, loss on answers alone, with
-# the paper's optimizer and schedule (AdamW, β = (0.9, 0.95), weight decay 0.01, gradient clipping at 1, cosine
-# decay after 10% warm-up). On a CPU the forward and backward pass run in bfloat16 and the updates in float32:
-# plain bfloat16 would round most of them away.
+# Only now is the model trained: full supervised fine-tuning on the training set, with the paper's
+# optimizer and schedule (AdamW, β = (0.9, 0.95), weight decay 0.01, gradient clipping at 1, cosine
+# decay after 10% warm-up). On a CPU the forward and backward pass run in bfloat16 and the updates
+# in float32: plain bfloat16 would round most of them away.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -25,100 +25,123 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import display
 
-from sts_utils import config
-from sts_utils.experiments import figures, mixtures, reinforcement, selective
-from sts_utils.runs import performance as performances
-from sts_utils.runs import samples, units
+from sts_utils import config, generation
+from sts_utils.experiments import fig5, fig6, fig7, training
+from sts_utils.runs import models, samples
+from sts_utils.runs.run import Run
+from sts_utils.scale import plan
 
 profile = config.load(PROFILE, SEEDS)
+plan.compute(profile, plan.everything(profile), stage="04_finetune")
+run, sft = Run(profile), profile.sft
 train, held_out = samples.training_examples(profile, profile.seeds[0])
-print(
-    f"{profile.sft.examples} of {len(train):,} {profile.train} examples, {profile.sft.epochs} epoch(s), "
-    f"batch {profile.sft.batch}, learning rate {profile.sft.lr:g}; {len(held_out):,} held out"
-)
+print(f"{sft.examples} of {len(train):,} {profile.train} examples, {len(held_out):,} held out")
+print(f"{sft.epochs} epoch(s), batch {sft.batch}, learning rate {sft.lr:g}")
 
 # %% [markdown]
-# One training example, as the model sees it: the question, and the solution that it learns to write.
+# One training example: the question, and the solution that the model learns to write.
 
 # %%
 print(train[0].query, "\n---\n", train[0].solution, sep="")
 
 # %% [markdown]
-# Each seed trains on its own draw of examples, in its own order.
+# As the model sees it, both are one sequence in its chat template. Each token has a label, the
+# token itself; −100 means that the loss leaves it out. Only the solution is trained on:
 
 # %%
-log = units.training_log(profile)
-log.groupby("run").loss.agg(["first", "last"]).round(3)
+tokenizer = samples.tokenizer(profile.model, profile.revision)
+(row,) = generation.tokenize(tokenizer, train[:1], sft.max_length)
+ids, labels = np.array(row["input_ids"]), np.array(row["labels"])
+print(
+    f"{len(ids)} tokens, {(labels != -100).sum()} of them with a loss, from the first to the last:"
+)
+print(repr(tokenizer.decode(ids[labels != -100])))
+
+# %% [markdown]
+# Each seed trains on its own draw of examples, in its own order. The loss on answers, nats a token,
+# at the first and the last step:
+
+# %%
+losses = training.compute(run)
+losses.log.groupby("run").loss.agg(["first", "last"]).round(3)
 
 # %% [markdown]
 # ## Did it learn?
 #
-# The loss on held-out training-set questions, whose templates were not trained on, before and after.
+# The loss on held-out training-set questions, whose templates were not trained on, before and
+# after.
 
 # %%
-performance = performances.held_out(profile)
-figure, caption = figures.training(log, performance, profile)
+figure, caption = training.training(losses, run)
 
 # %% [markdown]
 # ## Other training sets
 #
-# Table 1 asks whether the method holds for other subjects: the same recipe on each, with the first seed.
+# Table 1 asks whether the method holds for other subjects: the same recipe on each, with the first
+# seed.
 
 # %%
-others = {name: samples.trained_on(profile, name) for name in profile.others}
-logs = units.logs({name: units.finetuned(run, run.seeds[0]) for name, run in others.items()})
-logs.groupby("run").loss.agg(["first", "last"]).round(3)
+others = {}
+for name in profile.others:
+    other = samples.trained_on(profile, name)
+    others[name] = models.finetune(other, other.seeds[0])
+if others:
+    display(models.training_logs(others).groupby("run").loss.agg(["first", "last"]).round(3))
 
 # %% [markdown]
 # ## Mixtures
 #
-# Which domain profits from extra data of its own? The two domains are chosen by measurement, the most and the least
-# moved by SFT, on questions that are used only for training; the extra answers are sampled from the untouched model.
+# Which domain profits from extra data of its own? The two domains are chosen by measurement, the
+# most and the least moved by SFT, on questions that are used only for training; the extra answers
+# are sampled from the untouched model.
 
 # %%
-most, least = mixtures.affected(profile)
-print(f"most moved: {most}, least moved: {least}; extra examples of each: {mixtures.sizes(profile)}")
-example = mixtures.answered(profile, most)[0]
+(most, least), extra = fig5.mixtures(profile)
+print(f"most moved: {most}, least moved: {least}")
+pd.DataFrame(extra, ["extra examples of the most moved", "of the least moved"]).T
+
+# %%
+example = fig5.answered(profile, most)[0]
 print(example.query, "\n---\n", example.solution, sep="")
 
 # %%
-mixed = {name: mixtures.mixed(profile, extra) for name, extra in mixtures.sizes(profile).items()}
-units.logs(mixed).groupby("run").loss.agg(["first", "last"]).round(3)
+mixed = {name: fig5.train_mixture(profile, name) for name in extra}
+models.training_logs(mixed).groupby("run").loss.agg(["first", "last"]).round(3)
 
 # %% [markdown]
 # ## Selective fine-tuning
 #
-# Nothing of the model trains; a new linear map, starting at zero, decodes the chosen features into the residual stream
-# at each layer. The estimated dims against random ones:
+# Nothing of the model trains; a new linear map, starting at zero, decodes the chosen features into
+# the residual stream at each layer. The estimated dims against random ones, change of the
+# log-likelihood of held-out solutions in nats a token:
 
 # %%
-pd.DataFrame(
-    [
-        {"dims": which, "how many": n, "change, nats a token": e.value}
-        for (which, n), e in selective.estimates(profile).items()
-    ]
-).round(4)
+selective = {(n, which): str(e) for (which, n), e in fig7.compute(run).items()}
+pd.Series(selective, name="change", dtype=str).rename_axis(["dims", "which"]).to_frame()
 
 # %% [markdown]
 # ## Reinforcement learning
 #
-# GRPO needs questions that the model answers right now and then, and a verifier. The reward is 1 for a right final
-# answer, by math-verify.
+# GRPO needs questions that the model answers right now and then, and a verifier. The reward is 1
+# for a right final answer, by math-verify.
 
 # %%
-reward = units.logs({"GRPO": reinforcement.trained(profile)})
+log = models.training_logs({"GRPO": fig6.reinforced(profile)})
 figure, axes = plt.subplots(1, 2, figsize=(6, 2.2))
-sns.lineplot(reward, x="step", y="reward", ax=axes[0])
-sns.lineplot(reward, x="step", y="length", ax=axes[1])
+sns.lineplot(log, x="step", y="reward", ax=axes[0])
+_ = sns.lineplot(log, x="step", y="length", ax=axes[1])
 
 # %%
-reinforcement.accuracy(profile).groupby("when").accuracy.agg(["mean", "count"]).round(3)
+solved = fig6.accuracy(profile)
+solved.groupby("when").accuracy.agg(["mean", "count"]).round(3)
 
 # %%
-print(
-    f"Fine-tuned models are in data/runs/: {len(profile.seeds)} seeds, {len(others)} other training sets, "
-    f"{len(set(mixed.values()))} mixtures, one by reinforcement learning."
-)
+loss = -losses.held_out.groupby("when").solution_loglik.mean()
+print(f"Held-out loss: {loss.before:.3f} before SFT, {loss.after:.3f} nats a token after it.")
+print(f"In the store: {len(run.after)} seeds, {len(others)} other training sets,", end=" ")
+print(f"{len(mixed)} mixtures, one model by reinforcement learning.")

@@ -14,10 +14,11 @@
 # %% [markdown]
 # # 05 · Evaluate: what moved?
 #
-# lm-eval asks every domain's questions before and after fine-tuning. A 135M model is near chance when it must
-# name the right letter, so performance here is the **probability of the gold option among the options**,
-# from the likelihood of the options' texts; the gold text's log-likelihood and the accuracy stand beside it.
-# The same questions are asked before and after, so each change is paired and has a standard error.
+# lm-eval asks every domain's questions before and after fine-tuning. A 135M model is near chance
+# when it must name the right letter, so performance here is the **probability of the gold option
+# among the options**, from the likelihood of the options' texts; the gold text's log-likelihood and
+# the accuracy stand beside it. The same questions are asked before and after, so each change is
+# paired and has a standard error.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -25,21 +26,87 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import display
+from lm_eval.api.instance import Instance
 
-from sts_utils import config, stats
-from sts_utils.evaluation import written as mmlu_pro
-from sts_utils.experiments import ablation, mixtures, reinforcement, tables
-from sts_utils.runs import performance as performances
-from sts_utils.runs import samples, units
+from sts_utils import config, generation, stats
+from sts_utils.evaluation import options, written
+from sts_utils.experiments import fig1b, fig5, fig6, tables2_4
+from sts_utils.runs import models, performance, samples
+from sts_utils.runs.run import Run
+from sts_utils.scale import plan
 
 profile = config.load(PROFILE, SEEDS)
-before = performances.performance(profile)
+plan.compute(profile, plan.everything(profile), stage="05_evaluate")
+run, measure = Run(profile), profile.evaluation.measure
+by_options = profile.evaluation.mode == "options"
+before = performance.measure(profile)
 print(f"{len(before)} questions in {before.domain.nunique()} domains")
 
+# %% [markdown]
+# ## One question, from its options to its probability
+#
+# Take the question of the first domain whose gold option the first seed's SFT made most, or least,
+# likely. Its options are not listed in the prompt: each is a text that could be the answer.
+
 # %%
-before.drop(columns="id").groupby("domain").mean().round(3)
+seed, domain = profile.seeds[0], run.domain_names[0]
+if by_options:
+    its = run.changes.query("seed == @seed and domain == @domain and measure == 'gold_probability'")
+    moved = its.loc[its.change.abs().idxmax()]
+    asked = {e.id: e for e in samples.evaluation_questions(profile)[domain]}[moved.id]
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    prompt = generation.chat_text(tokenizer, asked.question)
+    right = asked.options.index(asked.answer)
+    print(prompt)
+    for i, text in enumerate(asked.options):
+        print("gold:  " if i == right else "option:", text)
+else:
+    print("This run's models write chains of thought; no option's likelihood is read.")
+
+# %% [markdown]
+# The log-likelihood $\ell_o$ of option $o$ is the sum over its tokens of the log-probability that
+# the model gives each, behind the prompt. Of the untouched and of the fine-tuned model:
+
+# %%
+if by_options:
+    loglik = pd.DataFrame(index=asked.options)
+    requests = [Instance("loglikelihood", {}, (prompt, text), 0) for text in asked.options]
+    for when, model in (("before", None), ("after", run.after[seed])):
+        lm = options.OptionsLM(models.load_whole(profile, model), tokenizer)
+        loglik[when] = [value for value, _ in lm.loglikelihood(requests)]
+    display(loglik.round(2))
+
+# %% [markdown]
+# Of these options, one is right: $P(\mathrm{gold}) = \exp(\ell_g) / \sum_o \exp(\ell_o)$.
+
+# %%
+if by_options:
+    odds = np.exp(loglik - loglik.max())
+    probability = odds / odds.sum()
+    display(probability.round(4))
+
+# %% [markdown]
+# That is what the run stored for this question; the difference is its change. (Read in a batch of
+# other questions, a bfloat16 model rounds otherwise.)
+
+# %%
+if by_options:
+    gold = probability.iloc[right]
+    assert np.allclose(gold, [moved.before, moved.after], atol=0.02)
+    change = gold.after - gold.before
+    print(f"P(gold): {gold.before:.4f} before, {gold.after:.4f} after, {change:+.4f}")
+    print(f"stored:  {moved.before:.4f} before, {moved.after:.4f} after, {moved.change:+.4f}")
+
+# %% [markdown]
+# ## Every domain, before
+#
+# The mean over a domain's questions of each measure, under the untouched model.
+
+# %%
+before.drop(columns="id").groupby("domain").mean(numeric_only=True).round(3)
 
 # %% [markdown]
 # ## Change
@@ -47,82 +114,73 @@ before.drop(columns="id").groupby("domain").mean().round(3)
 # After − before, question by question, mean over seeds, in points.
 
 # %%
-changes = performances.changes(profile)
-table, caption = tables.performance_change(changes, profile)
-ours = [c for c in table.columns if not c.startswith("paper")]
-table[ours].round(2)
+table = tables2_4.compute(run)
+table.round(2)
 
 # %%
 figure, axis = plt.subplots(figsize=(5, 3))
-measure = f"{profile.evaluation.measure} change"
-rows = table.sort_values(measure)
-bars = [rows[measure] - rows.low, rows.high - rows[measure]]
-axis.errorbar(rows[measure], rows.domain, xerr=bars, fmt="o", color="C0", capsize=2)
+rows = table.sort_values(f"{measure} change")
+value = rows[f"{measure} change"]
+look = {"fmt": "o", "color": "C0", "capsize": 2}
+axis.errorbar(value, rows.domain, xerr=[value - rows.low, rows.high - value], **look)
 axis.axvline(0, color="0.5", lw=0.8)
-_ = axis.set(xlabel=f"change of {profile.evaluation.measure}, points (95% interval)")
-
-# %%
-clear = int(((rows.low > 0) | (rows.high < 0)).sum())
-print(f"SFT on {profile.train}: {clear} of {len(rows)} domains moved by more than their 95% interval.")
+_ = axis.set(xlabel=f"change of {measure}, points (95% interval)")
 
 # %% [markdown]
 # ## Is a drop lost knowledge?
 #
-# Where chains of thought are written (profiles on the paper's models), fine-tuning on long solutions makes answers
-# longer, and an answer that is cut off is a drop without lost knowledge. So: the share without an answer, the share cut
-# off and the mean length, before and after, and the scores against the change among questions answered in both.
+# Where chains of thought are written (profiles on the paper's models), fine-tuning on long
+# solutions makes answers longer, and an answer that is cut off is a drop without lost knowledge.
+# So: the share without an answer, the share cut off and the mean length, before and after, and the
+# scores against the change among questions answered in both.
 
 # %%
-if profile.evaluation.mode == "generation":
-    reports = {
-        seed: mmlu_pro.answers_report(before, performances.performance(profile, units.finetuned(profile, seed)))
-        for seed in profile.seeds
-    }
+if by_options:
+    print("No answer is written in this run, so none can be missing or cut off.")
+else:
+    after = {s: performance.measure(profile, model) for s, model in run.after.items()}
+    reports = {s: written.answers_report(before, table) for s, table in after.items()}
     answered = pd.concat(reports, names=["seed"]).groupby("domain").mean(numeric_only=True)
     display(answered.round(3))
-    scores = units.scores(profile).groupby(["metric", "domain"]).value.mean()
-    for metric, values in scores.groupby("metric"):
-        r = stats.pearson(values.droplevel(0)[answered.index].to_numpy(), answered.change_answered.abs().to_numpy())
+    for metric, seen in run.scores.groupby("metric"):
+        scores = seen.groupby("domain").value.mean()[answered.index]
+        r = stats.pearson(scores.to_numpy(), answered.change_answered.abs().to_numpy())
         print(f"r of {metric} and |change among questions answered in both|: {r:.2f}")
-else:
-    print("This run scores given options; no answer is written, so none can be missing or cut off.")
 
 # %% [markdown]
 # ## Zeroing features
 #
-# Mathematics, by the log-likelihood of held-out solutions, while SAE features are taken out of the fine-tuned model's
-# residual stream (Fig 1b).
+# Mathematics, by the log-likelihood of held-out solutions, while SAE features are taken out of the
+# fine-tuned model's residual stream (Fig 1b).
 
 # %%
-zeroed = ablation.logliks(profile)
+zeroed = fig1b.zero_features(profile)
 zeroed.groupby(["features", "count"]).solution_loglik.mean().unstack("features").round(3)
 
 # %% [markdown]
 # ## The other models
 #
-# The same questions, asked of the models fine-tuned on other sets and by reinforcement learning (one seed): change in
-# points, with its standard error over questions.
+# The same questions, asked of the models fine-tuned on other sets and by reinforcement learning
+# (one seed): change in points, with its standard error over questions.
 
 # %%
-runs = {name: samples.trained_on(profile, name) for name in profile.others}
-moved = {name: performances.changes(run) for name, run in runs.items()}
-runs_rl = samples.trained_on(profile, profile.grpo.train)
-reinforced = {profile.seeds[0]: reinforcement.trained(profile)}
-moved[f"GRPO on {profile.grpo.train}"] = performances.changes(runs_rl, reinforced)
-table = pd.concat(moved, names=["training"]).query(f"measure == '{profile.evaluation.measure}'")
-points = 100 * table.groupby(["domain", "training"]).change.agg(["mean", "sem"]).unstack("training")
-points.swaplevel(axis=1).sort_index(axis=1).round(1)
+changed = {name: run.trained_on(name).changes for name in profile.others}
+reinforced = {seed: fig6.reinforced(profile)}
+rl = run.trained_on(profile.grpo.train).with_models(reinforced)
+changed[f"GRPO on {profile.grpo.train}"] = rl.changes
+others = pd.concat(changed, names=["training"]).query("measure == @measure")
+points = 100 * others.groupby(["domain", "training"]).change.agg(["mean", "sem"])
+points.unstack("training").swaplevel(axis=1).sort_index(axis=1).round(1)
 
 # %% [markdown]
-# The mixtures are asked the test halves of their two domains (change of the measure, as a fraction), and held-out
-# mathematics (nats a token).
+# The mixtures are asked the test halves of their two domains (change of the measure, as a
+# fraction), and held-out mathematics (nats a token).
 
 # %%
-gains = mixtures.changes(profile)
-said = {
-    name: {what: f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for what, e in row.items()} for name, row in gains.items()
-}
-pd.DataFrame(said).T
+gains = fig5.compute(run).gains
+pd.DataFrame(gains).T.map(str)
 
 # %%
-print(f"{len(runs) + 1} other models and {len(gains)} mixtures measured against the untouched model, one seed each.")
+clear = int(((table.low > 0) | (table.high < 0)).sum())
+print(f"SFT on {profile.train}: {clear} of {len(table)} domains moved by more than their interval.")
+print(f"Measured too, one seed each: {len(changed)} other models and {len(gains)} mixtures.")
