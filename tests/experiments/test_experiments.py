@@ -1,6 +1,5 @@
 """The further experiments on random and made-up numbers, against computations by hand."""
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,16 +9,8 @@ import torch
 
 from sts_utils import corpora, models, saes, stats
 from sts_utils.examples import by_domain
-from sts_utils.experiments import (
-    ablation,
-    baselines,
-    comparisons,
-    labels,
-    mixtures,
-    overlap,
-    selective,
-)
-from sts_utils.method import extract, prompts, score, shift
+from sts_utils.experiments import baselines, comparisons, labels, selective
+from sts_utils.method import extract, prompts, shift
 from sts_utils.method.extract import Hook, feature_stats
 from sts_utils.runs import performance as performances
 from sts_utils.runs import samples, units
@@ -49,55 +40,11 @@ def test_several_taps_equal_one_at_a_time(pairs, backbone):
     assert together[2].n.sum() < together[1].n.sum() == together[0].n.sum()
 
 
-# --- zeroed features ---------------------------------------------------------------------------
 
 
-def test_ablated_features(random_stats):
-    actual = random_stats(features=400)
-    chosen = ablation.ablated(actual, (10, 50), 3)
-    assert len(chosen) == 1 + 2 * (1 + 3 + 3) and len(chosen["none", 0, 0]) == 0
-    activity = actual.h.sum(0) / actual.n.sum()
-    rank = np.argsort(np.argsort(-activity))
-    for count in (10, 50):
-        shifted = chosen["shifted", count, 0]
-        assert set(shifted) == set(np.argsort(-actual.dh2.sum(0))[:count])
-        for which, draw in itertools.product(("random", "active"), range(3)):
-            assert len(set(chosen[which, count, draw])) == count
-        for draw in range(3):
-            active = chosen["active", count, draw]
-            assert not set(active) & set(shifted)
-            # rank for rank: a handful of places away, among 400
-            assert np.abs(np.sort(rank[active]) - np.sort(rank[shifted])).mean() < 10
-            assert activity[active].mean() == pytest.approx(activity[shifted].mean(), rel=0.1)
-        for which in ("random", "active"):
-            draws = [frozenset(chosen[which, count, draw]) for draw in range(3)]
-            assert len(set(draws)) == 3
 
 
-def test_more_features_than_there_are_others_to_match(random_stats):
-    chosen = ablation.ablated(random_stats(), (15, 30, 99), 1)
-    assert len(set(chosen["active", 15, 0])) == 15
-    assert not set(chosen["active", 15, 0]) & set(chosen["shifted", 15, 0])
-    assert len(set(chosen["active", 30, 0])) == len(chosen["active", 30, 0]) == len(chosen["shifted", 30, 0])
-    assert not [count for _, count, _ in chosen if count == 99]  # 40 features only
 
-
-def test_ablation_is_paired_by_question(profile, monkeypatch):
-    rng = np.random.default_rng(0)
-    values = {("none", 0, 0): rng.normal(size=6), ("shifted", 2, 0): rng.normal(size=6)}
-    values |= {("random", 2, draw): rng.normal(size=6) for draw in range(2)}
-    frames = [
-        pd.DataFrame({"id": list("abcdef"), "solution_loglik": v, "features": which, "count": count, "draw": draw})
-        for (which, count, draw), v in values.items()
-    ]
-    table = pd.concat(frames).sample(frac=1, random_state=0)
-    monkeypatch.setattr(ablation, "logliks", lambda _: table)
-    found = ablation.estimates.__wrapped__(profile)
-    intact, shifted = values["none", 0, 0], values["shifted", 2, 0]
-    assert found["shifted", 2].value == pytest.approx((shifted - intact).mean())
-    random = np.mean([values["random", 2, draw] - intact for draw in range(2)])
-    assert found["random", 2].value == pytest.approx(random)
-    assert found["shifted", 2].draws.mean() == pytest.approx((shifted - intact).mean(), abs=0.05)
 
 
 # --- baselines ---------------------------------------------------------------------------------
@@ -219,15 +166,6 @@ def test_r_of_an_estimate_is_the_table_s():
     assert spread.value == pytest.approx(np.std(by_hand, ddof=1))
 
 
-def test_overlap_of_drawn_dims(random_stats):
-    sides = [[random_stats(s) for s in group] for group in ((0, 1), (5, 6))]
-    both = [overlap.observed_and_drawn(side, draws=7) for side in sides]
-    found = overlap.at(*both, 8)
-    tops = [[[set(np.argsort(-row)[:8]) for row in seeds] for seeds in side] for side in both]
-    shares = np.array([[len(a & b) / 8 for a, b in zip(*rows, strict=True)] for rows in zip(*tops, strict=True)])
-    assert found.value == pytest.approx(shares[0].mean())
-    np.testing.assert_allclose(found.draws, stats.over_seeds(shares[1:]))
-    np.testing.assert_allclose(both[0][0], [x.dh2.sum(0) / x.n.sum() for x in sides[0]])
 
 
 # --- a run of made-up statistics ---------------------------------------------------------------
@@ -263,20 +201,6 @@ def test_rank_ranges_begin_with_d_n(run):
     assert found[17, 24]["sts_act"].value == pytest.approx(np.mean(by_hand))
 
 
-def test_concentration_and_overlap_by_hand(run):
-    actual = [units.actual_stats(run, seed) for seed in run.seeds]
-    held = overlap.concentration.__wrapped__(run)
-    for name, field, k in (("top N", "dh2", 8), ("SAE", "dh2", 1), ("raw", "dr2", 1)):
-        moved = [np.sort(getattr(a, field).sum(0))[::-1] for a in actual]
-        assert held[name].value == pytest.approx(np.mean([m[:k].sum() / m.sum() for m in moved]))
-    found = overlap.by_space.__wrapped__(run)
-    for name, field, k in (("SAE", "dh2", 8), ("raw", "dr2", 3)):  # 8 of 40, and a fifth of 16
-        tops = [
-            [set(np.argsort(-getattr(x, field).sum(0))[:k]) for x in (units.train_stats(run, s), actual[s])]
-            for s in run.seeds
-        ]
-        assert found[name].value == pytest.approx(np.mean([len(a & b) / k for a, b in tops]))
-        assert found[f"{name} chance"].value == 0.2
 
 
 def test_costs_are_counted(profile, whole, tokenizer):
@@ -315,65 +239,11 @@ def test_costs_are_counted(profile, whole, tokenizer):
     }
 
 
-# --- mixtures ----------------------------------------------------------------------------------
 
 
-def test_halves_are_disjoint_and_whole(profile):
-    shown = {e.question for e in corpora.load("mmlu-cot")}
-    for domain, questions in by_domain(corpora.load("mmlu-test")).items():
-        train, test = samples.halves(profile, domain)
-        ids = {e.id for e in train}, {e.id for e in test}
-        assert not ids[0] & ids[1] and ids[0] | ids[1] == {e.id for e in questions if e.question not in shown}
-        assert 0 <= len(test) - len(train) <= 1
 
 
-@pytest.mark.parametrize("extra", [1, 7, 48])
-def test_the_sts_split_is_in_the_ratio_of_sts(run, monkeypatch, extra):
-    run = run.model_copy(update={"mixture": run.mixture.model_copy(update={"extra": extra})})
-    monkeypatch.setattr(mixtures, "affected", lambda _: ("law", "math"))
-    dims = units.dims(run, 0)
-    law, math = (score.sts_icl(units.domain_stats(run, d, 0), dims) for d in ("law", "math"))
-    first, second = mixtures.sts_split(run)
-    assert first + second == extra and abs(first - extra * law / (law + math)) <= 0.5
-    sizes = mixtures.sizes(run)
-    assert sizes.pop("none") == (0, 0) and {sum(split) for split in sizes.values()} == {extra}
 
-
-def test_mixture_changes_are_paired_by_question(profile, monkeypatch):
-    rng = np.random.default_rng(0)
-    tests = [e for d in ("law", "math") for e in samples.halves(profile, d)[1][:6]]
-    names = {"none": (0, 0), "STS": (3, 1)}
-    shape = {"none": 0.1, "STS": 0.3, None: 0.0}
-
-    def table(of, ids, column):
-        noise = dict(zip(sorted(ids), np.random.default_rng(len(ids)).normal(size=len(ids)), strict=True))
-        order = rng.permutation(ids)
-        return pd.DataFrame({"id": order, column: [noise[i] * (1 + shape[of]) for i in order]}), noise
-
-    domain = {e.id: e.domain for e in tests}
-    ids = [e.id for e in tests]
-
-    def performance(p, model=None, questions=None):
-        assert [e.id for e in questions] == ids
-        frame = table(model, ids, "gold_probability")[0]
-        return frame.assign(domain=[domain[i] for i in frame.id])
-
-    monkeypatch.setattr(mixtures, "affected", lambda _: ("law", "math"))
-    monkeypatch.setattr(mixtures, "sizes", lambda _: names)
-    monkeypatch.setattr(mixtures, "mixed", lambda p, extra: next(n for n, e in names.items() if e == extra))
-    monkeypatch.setattr(performances, "performance", performance)
-    held = [f"q{i}" for i in range(9)]
-    monkeypatch.setattr(performances, "held_out_performance", lambda p, m=None: table(m, held, "solution_loglik")[0])
-    found = mixtures.changes.__wrapped__(profile)
-    noise, held_noise = table(None, ids, "x")[1], table(None, held, "x")[1]
-    for name in names:
-        assert list(found[name]) == ["law", "math", "mathematics"]
-        for d in ("law", "math"):
-            expected = shape[name] * np.mean([noise[i] for i in ids if domain[i] == d])
-            assert found[name][d].value == pytest.approx(expected)
-        assert found[name]["mathematics"].value == pytest.approx(shape[name] * np.mean(list(held_noise.values())))
-    # both mixtures are a multiple of the same questions' values: the draws are paired question by question
-    np.testing.assert_allclose(found["STS"]["law"].draws, 3 * found["none"]["law"].draws)
 
 
 # --- selective fine-tuning ---------------------------------------------------------------------

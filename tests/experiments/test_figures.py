@@ -7,13 +7,7 @@ import pytest
 
 from sts_utils import corpora, stats
 from sts_utils.experiments import figures, tables
-from sts_utils.method import shift
 from sts_utils.stats import Estimate
-
-
-@pytest.fixture
-def seeds(random_stats):
-    return [random_stats(s) for s in (0, 1, 2)], [random_stats(s) for s in (5, 6, 7)]
 
 
 @pytest.fixture
@@ -25,35 +19,10 @@ def line(axis, label):
     return next(x for x in axis.lines if x.get_label() == label)
 
 
-def test_fig1a_share_of_the_top(seeds, small):
-    figure, caption = figures.fig1a(seeds[1], small)
-    shares = [np.sort(a.dh2.sum(0))[-8:].sum() / a.dh2.sum() for a in seeds[1]]
-    assert f"hold {np.mean(shares):.1%} of the total" in caption
-    assert "uniform shift would give 20.0%" in caption
-    plt.close(figure)
 
 
-def test_fig2a_overlap(seeds, small):
-    figure, caption = figures.fig2a(*seeds, small)
-    axis = figure.axes[0]
-    for label, field in (("SAE features", "dh2"), ("raw dims", "dr2")):
-        x, y = line(axis, label).get_data()
-        size = getattr(seeds[0][0], field).shape[1]
-        for percent, value in zip(x, y, strict=True):
-            k = round(percent * size / 100)
-            tops = [[set(np.argsort(-getattr(s, field).sum(0) / s.n.sum())[:k]) for s in side] for side in seeds]
-            assert value == pytest.approx(np.mean([len(a & b) / k for a, b in zip(*tops, strict=True)]))
-    direct = [shift.overlap(shift.shifted_dims(e, 8), shift.shifted_dims(a, 8), 8) for e, a in zip(*seeds, strict=True)]
-    assert f"SAE features: {np.mean(direct):.0%}" in caption
-    plt.close(figure)
 
 
-def test_fig2b_concentration(seeds, small):
-    figure, _ = figures.fig2b(seeds[1], small)
-    x, y = line(figure.axes[0], "SAE features").get_data()
-    expected = [np.mean([shift.top_share(shift.shift(a), round(p * 40 / 100)) for a in seeds[1]]) for p in x]
-    np.testing.assert_allclose(y, expected)
-    plt.close(figure)
 
 
 @pytest.fixture
@@ -109,25 +78,6 @@ def test_tables_6_and_9_stand_beside_the_paper_s(observed, small):
     assert list(nine[nine.source == "ours"].r2) == list(correlations.r2)
 
 
-def test_performance_change_is_paired_by_question(small):
-    rng = np.random.default_rng(1)
-    rows = [
-        {"domain": d, "id": f"{d}{q}", "seed": s, "measure": m, "before": 0.3, "after": 0.3, "change": rng.normal()}
-        for d in ("law", "math") for q in range(20) for s in (0, 1)
-        for m in ("gold_probability", "gold_loglik", "accuracy")
-    ]  # fmt: skip
-    changes = pd.DataFrame(rows)
-    table, _ = tables.performance_change(changes, small)
-    for row in table.itertuples(index=False):
-        values = changes.query(f"domain == '{row.domain}' and measure == 'gold_probability'")
-        by_question = 100 * values.groupby("id").change.mean()
-        assert row[2 + 1] == pytest.approx(by_question.mean())
-        assert row[2 + 2] == pytest.approx(by_question.sem())
-        assert row.low < by_question.mean() < row.high
-    law = figures.paper("table02_04_accuracy_change").query("domain == 'law' and model == 'Gemma-2-9B-it'")
-    column = "paper: Gemma-2-9B-it"
-    ours = table.set_index("domain")[column]["law"]
-    assert np.isnan(ours) if law.empty else ours == law.change_percent.iloc[0]
 
 
 def test_saved_files_are_the_same_each_time(observed, small, tmp_path, monkeypatch):
@@ -177,21 +127,6 @@ def same(container, estimates, factor=1, x=None):
         np.testing.assert_allclose(found[:, 0], x)
 
 
-def test_fig1b_lines_are_the_estimates(made, small):
-    estimates = {(which, k): made() for which in ("shifted", "active", "random") for k in (100, 3, 10)}
-    figure, caption = figures.fig1b(estimates, {3: 0.5, 10: 0.33, 100: 0.05}, small)
-    assert "33% of it at 10 and 5% at 100" in caption
-    (axis,) = figure.axes
-    labels = {"shifted": "most shifted by SFT", "active": "nearest in activity", "random": "random"}
-    for (which, label), band in zip(labels.items(), axis.collections, strict=True):
-        of = {k: estimates[which, k] for k in (3, 10, 100)}
-        x, y = line(axis, label).get_data()
-        assert list(x) == [3, 10, 100] and list(y) == [e.value for e in of.values()]
-        corners = band.get_paths()[0].vertices
-        for k, e in of.items():
-            assert {*corners[corners[:, 0] == k, 1]} == {e.low, e.high}
-        assert f"{label}: {of[10]}" in caption  # 10 is nearest to N = 8
-    plt.close(figure)
 
 
 @pytest.mark.parametrize("panel", "abcde")
@@ -210,25 +145,6 @@ def test_fig4_points_are_the_estimates(made, small, panel):
     plt.close(figure)
 
 
-def test_fig5_points_are_the_changes(made, small):
-    extra = {"none": (0, 0), "all least": (0, 4), "half": (2, 2), "all most": (4, 0), "STS": (3, 1)}
-    gains = {name: {d: made() for d in ("law", "math", "mathematics")} for name in extra}
-    figure, caption = figures.fig5(gains, extra, small)
-    most, least, both = figure.axes
-    for axis, domain, names in (
-        (most, "law", ("all least", "half", "all most")), (least, "math", ("all most", "half", "all least"))
-    ):  # fmt: skip
-        (container,) = axis.containers
-        same(container, [gains[name][domain] for name in names], 100, [0, 2, 4])
-    for container, domain in zip(both.containers, ("law", "math"), strict=True):
-        same(container, [gains[name][domain] for name in ("none", "STS")], 100)
-        colour, marker = figures.STYLES[domain]
-        for of in (container, {"law": most, "math": least}[domain].containers[0]):
-            assert of.lines[0].get_color() == colour and of.lines[0].get_marker() == marker
-    assert "STS split\n3:1" in [t.get_text() for t in both.get_xticklabels()]
-    e = gains["STS"]["law"]
-    assert f"STS (3, 1): {100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]" in caption
-    plt.close(figure)
 
 
 def test_fig6_bars_and_points_are_the_estimates(made, small):
@@ -259,17 +175,6 @@ def test_fig7_bars_are_the_estimates(made, small):
     plt.close(figure)
 
 
-def test_training_curves_are_the_logs(small):
-    logs = pd.DataFrame({"step": [1, 2, 3] * 2, "loss": [3.0, 2, 1, 5, 4, 3], "run": ["SFT 0"] * 3 + ["SFT 1"] * 3})
-    held_out = pd.DataFrame(
-        {"id": list("abab"), "solution_loglik": [-2.0, -4.0, -1.0, -2.0], "when": ["before"] * 2 + ["after"] * 2}
-    )
-    figure, caption = figures.training(logs, held_out, small)
-    left, right = figure.axes
-    assert [list(x.get_ydata()) for x in left.lines if len(x.get_ydata())] == [[3, 2, 1], [5, 4, 3]]
-    assert list(right.lines[0].get_ydata()) == [3.0, 1.5]
-    assert "on 2 held-out" in caption and "3.000 before and 1.500 nats" in caption
-    plt.close(figure)
 
 
 def ours(row, estimate):
@@ -335,16 +240,6 @@ def test_tables_7_and_8(made, small):
     np.testing.assert_allclose(eight.paper.astype(float), [theirs["math"] / 100, theirs["code"] / 100, np.nan])
 
 
-def test_table10(made, small):
-    gains = {name: {"law": made(), "math": made(), "mathematics": made()} for name in ("none", "half", "STS")}
-    table, _ = tables.table10(gains, small)
-    before, alone, mixed = (row for _, row in table.iterrows())
-    assert before["value"] == 0
-    ours(alone, gains["none"]["mathematics"])
-    ours(mixed, gains["STS"]["mathematics"])
-    theirs = figures.paper("table10_math_accuracy")
-    assert list(table.condition) == list(theirs.condition)
-    assert list(table["paper accuracy, %"]) == list(theirs.accuracy_percent)
 
 
 def test_table11(made, small):

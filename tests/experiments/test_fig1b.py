@@ -1,0 +1,87 @@
+"""Which features are zeroed, and what is shown of it."""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from sts_utils.experiments import fig1b
+
+
+def test_chosen_features(random_stats):
+    actual = random_stats(features=400)
+    chosen = fig1b.choices(actual, (10, 50), 3)
+    assert len(chosen) == 1 + 2 * (1 + 3 + 3) and len(chosen["none", 0, 0]) == 0
+    activity = actual.h.sum(0) / actual.n.sum()
+    rank = np.argsort(np.argsort(-activity))
+    for count in (10, 50):
+        shifted = chosen["shifted", count, 0]
+        assert set(shifted) == set(np.argsort(-actual.dh2.sum(0))[:count])
+        for which, draw in itertools.product(("random", "active"), range(3)):
+            assert len(set(chosen[which, count, draw])) == count
+        for draw in range(3):
+            active = chosen["active", count, draw]
+            assert not set(active) & set(shifted)
+            # rank for rank: a handful of places away, among 400
+            assert np.abs(np.sort(rank[active]) - np.sort(rank[shifted])).mean() < 10
+            assert activity[active].mean() == pytest.approx(activity[shifted].mean(), rel=0.1)
+        for which in ("random", "active"):
+            assert len({frozenset(chosen[which, count, draw]) for draw in range(3)}) == 3
+    alike = fig1b.relative_activity(activity, chosen, 3)
+    by_hand = [activity[chosen["active", 10, draw]].sum() for draw in range(3)]
+    assert list(alike) == [10, 50]
+    assert alike[10] == pytest.approx(np.mean(by_hand) / activity[chosen["shifted", 10, 0]].sum())
+
+
+def test_more_features_than_there_are_others_to_match(random_stats):
+    chosen = fig1b.choices(random_stats(), (15, 30, 99), 1)
+    assert len(set(chosen["active", 15, 0])) == 15
+    assert not set(chosen["active", 15, 0]) & set(chosen["shifted", 15, 0])
+    active = chosen["active", 30, 0]
+    assert len(set(active)) == len(active) == len(chosen["shifted", 30, 0])
+    assert not [count for _, count, _ in chosen if count == 99]  # 40 features only
+
+
+def test_changes_are_paired_by_question(run, monkeypatch):
+    rng = np.random.default_rng(0)
+    choices = [("none", 0, 0), ("shifted", 2, 0), ("random", 2, 0), ("random", 2, 1)]
+    values = {choice: rng.normal(size=6) for choice in choices}
+    frames = [
+        pd.DataFrame({"id": list("abcdef"), "solution_loglik": of}).assign(
+            features=which, count=count, draw=draw
+        )
+        for (which, count, draw), of in values.items()
+    ]
+    table = pd.concat(frames).sample(frac=1, random_state=0)
+    monkeypatch.setattr(fig1b, "zero_features", lambda _: table)
+    lost = fig1b.compute(run).lost
+    intact, shifted = values["none", 0, 0], values["shifted", 2, 0]
+    assert lost["shifted", 2].value == pytest.approx((shifted - intact).mean())
+    random = np.mean([values["random", 2, draw] - intact for draw in range(2)])
+    assert lost["random", 2].value == pytest.approx(random)
+    assert lost["shifted", 2].draws.mean() == pytest.approx((shifted - intact).mean(), abs=0.05)
+
+
+def test_lines_are_the_estimates(made, run):
+    names = {"shifted": "most shifted by SFT", "active": "nearest in activity", "random": "random"}
+    lost = {(which, k): made() for which in names for k in (100, 3, 10)}
+    numbers = fig1b.Numbers(lost, {3: 0.5, 10: 0.33, 100: 0.05})
+    figure, caption = fig1b.fig1b(numbers, run)
+    assert "33% of it at 10 and 5% at 100" in caption
+    (axis,) = figure.axes
+    lines = {line.get_label(): line for line in axis.lines}
+    for (which, label), band in zip(names.items(), axis.collections, strict=True):
+        of = {k: lost[which, k] for k in (3, 10, 100)}
+        x, y = lines[label].get_data()
+        assert list(x) == [3, 10, 100] and list(y) == [e.value for e in of.values()]
+        corners = band.get_paths()[0].vertices
+        for k, e in of.items():
+            assert {*corners[corners[:, 0] == k, 1]} == {e.low, e.high}
+        assert f"{label}: {of[10]}" in caption  # 10 is nearest to N = 8
+    plt.close(figure)
+    for claim in fig1b.claims(numbers, run):
+        k = int(claim.statistic.split()[-2])
+        gap = lost["random", k].value - lost["shifted", k].value
+        assert claim.estimate.value == gap
