@@ -195,7 +195,8 @@ def fig5(numbers: Numbers, run: Run) -> tuple[Figure, str]:
         _points(axes[2], x, [of[name][domain] for name in ("none", "STS")], **look)
     axes[2].set_xticks([0, 1], ["none", f"STS split\n{extra['STS'][0]}:{extra['STS'][1]}"])
     axes[2].set(title="no extra data, STS split", xlim=(-0.5, 1.5))
-    axes[2].legend(frameon=False)
+    names = axes[2].get_legend_handles_labels()
+    figure.legend(*names, frameon=False, loc="outside upper center", ncols=2)
     axes[0].set_ylabel(f"change of {SHORT_NAMES[run.profile.evaluation.measure]}")
     said = "; ".join(
         f"{name} {extra[name]}: {_in_points(row[most])}, {_in_points(row[least])}"
