@@ -4,19 +4,22 @@ import time
 import pytest
 import torch
 
-from sts_utils import config, models
-from sts_utils.scale import check
-from sts_utils.scale.check import Shape
+from sts_utils import config, corpora, models
+from sts_utils.runs.plan import Step
+from sts_utils.scale import check, cost, plan
+from sts_utils.scale.cost import Shape
 
-SMALL = Shape(parameters=1000, layers=4, width=8, vocabulary=10, context=64, embeddings=200)
+SMALL = Shape(parameters=1000, layers=4, width=8, vocabulary=10, embeddings=200)
 
 
 @pytest.fixture
 def offline(monkeypatch):
     """No mirror and no hub, wherever the tests run."""
     monkeypatch.delenv("STS_MIRROR", raising=False)
-    monkeypatch.setattr(check.hub, "cached", lambda need: False)
-    monkeypatch.setattr(check, "unreachable", lambda timeout: "the hub can't be reached (no network)")
+    monkeypatch.setattr(check.fetch, "cached", lambda need: False)
+    monkeypatch.setattr(
+        check, "unreachable", lambda timeout: "the hub can't be reached (no network)"
+    )
 
 
 @pytest.fixture
@@ -32,65 +35,106 @@ def gpus(monkeypatch, offline):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
         properties = [type("P", (), {"total_memory": int(size * 1e9)}) for size in sizes]
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: properties[i])
-        monkeypatch.setattr(check.psutil, "virtual_memory", lambda: argparse.Namespace(total=memory * 1e9))
+        monkeypatch.setattr(
+            check.psutil, "virtual_memory", lambda: argparse.Namespace(total=memory * 1e9)
+        )
 
     return have
 
 
 def test_forward_flops_is_the_stated_formula():
     # 4 blocks of 200 weights: 10 tokens × (2 × 800 + 4 × 4 × 8 × 5)
-    assert check.forward_flops(SMALL, 10, 5) == 10 * (1600 + 640)
-    assert check.forward_flops(SMALL, 10, 5, layers=2) == 10 * (1600 + 640) / 2
-    assert check.forward_flops(SMALL, 0, 0, heads=3) == 2 * 8 * 10 * 3
+    assert cost.forward_flops(SMALL, 10, 5) == 10 * (1600 + 640)
+    assert cost.forward_flops(SMALL, 10, 5, layers=2) == 10 * (1600 + 640) / 2
+    assert cost.forward_flops(SMALL, 0, 0, heads=3) == 2 * 8 * 10 * 3
 
 
 @pytest.mark.parametrize("name", ["tiny", "smollm2-135m-instruct"])
 def test_the_table_agrees_with_the_configs_at_hand(name):
     models.resolve(name)
     profile = config.load("tiny" if name == "tiny" else "smol")
-    found, source = check.shape(profile)
-    assert found == check.SHAPES[name] and source == "from its config"
+    found, source = cost.shape(profile)
+    assert found == cost.listed()[name] and source == "from its config"
     assert found.parameters == models.size(name)
 
 
 def test_a_model_without_config_comes_from_the_table_and_says_so(offline):
-    assert check.shape(config.load("llama3-8b")) == (
-        check.SHAPES["meta-llama/Meta-Llama-3-8B-Instruct"], "from the table in check.py",
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=r"model 'org/other': its config is neither here nor in check\.py's table"):
-        check.shape(config.load("llama3-8b").model_copy(update={"model": "org/other"}))
+    assert cost.shape(config.load("llama3-8b")) == (
+        cost.listed()["meta-llama/Meta-Llama-3-8B-Instruct"],
+        "from data/models.yaml",
+    )
+    line = r"model 'org/other': its config is neither here nor in data/models\.yaml"
+    with pytest.raises(ValueError, match=line):
+        cost.shape(config.load("llama3-8b").model_copy(update={"model": "org/other"}))
 
 
-def test_the_plan_counts_tokens_and_units(laptop):
-    profile = config.load("llama3-8b")
-    table = check.plan(profile).set_index("stage")
-    query, solution = check.LENGTHS["limo"]
+def rows(name, seeds=None, whole=True):
+    """The plan of a profile by kind."""
+    return cost.table(config.load(name, seeds), whole).set_index("kind")
+
+
+def test_the_plan_counts_tokens_and_steps(laptop):
+    table, (query, solution) = rows("llama3-8b"), cost.lengths("limo")
     sft = table.loc["fine-tuning (SFT)"]
-    assert (sft.units, sft.tokens) == (3, 3 * 10 * 653 * (query + solution))
+    assert (sft.steps, sft.tokens) == (3, 3 * 10 * 653 * (query + solution))
     # about 4 passes × 2 × 7 B block weights a token, and attention on top
     assert 4 * 2 * 6.9e9 < sft.flops / sft.tokens < 4 * 2 * 9e9
     assert sft.gpu_hours == pytest.approx(sft.flops / (156e12 * 0.4) / 3600)
-    answers = table.loc["evaluation, answers"]
-    assert answers.gpu_hours == pytest.approx(answers.flops / (312e12 * 0.1) / 3600)
-    asked = 12_032 * (1 + 3 + 3) + 2 * 5 * 500
-    assert answers.tokens == asked * check.WRITTEN
-    dn = table.loc["features of the training set (D_N)"]
-    assert (dn.units, dn.tokens) == (3, 3 * (8 * 2 * (query + solution) + 2 * 200 * query))
+    asked = 12_032 * (1 + 3 + 3)  # untouched, three seeds, two further sets and GRPO
+    prompt = 5 * sum(cost.lengths("mmlu-pro-cot")) + cost.lengths("mmlu-pro")[0]
+    assert table.loc["evaluation"].tokens == asked * (prompt + cost.WRITTEN)
+    dims = rows("llama3-8b", whole=False).loc["features of the training set (D_N)"]
+    read = 8 * 2 * (query + solution) + 2 * 200 * query
+    assert (dims.steps, dims.tokens) == (3, 3 * read)
+
+
+def test_writing_an_answer_costs_more_hours_than_reading_it():
+    profile = config.load("llama3-8b")
+    written = cost.write(profile, 1, 100, 50)
+    assert written.gpu_hours == pytest.approx(written.flops / (312e12 * 0.1) / 3600)
 
 
 def test_more_seeds_and_questions_cost_more(laptop):
-    one, three = (check.plan(config.load("qwen2.5-7b", seeds)).set_index("stage") for seeds in ("0", "0,1,2"))
-    assert three.loc["fine-tuning (SFT)"].flops == pytest.approx(3 * one.loc["fine-tuning (SFT)"].flops)
-    options = check.plan(config.load("smol")).set_index("stage")
-    assert "evaluation" in options.index and "evaluation, answers" not in options.index
+    one, three = (rows("qwen2.5-7b", seeds).loc["fine-tuning (SFT)"] for seeds in ("0", "0,1,2"))
+    assert three.flops == pytest.approx(3 * one.flops) and three.models == 3 * one.models
+    smol = config.load("smol")
+    more = smol.model_copy(
+        update={"evaluation": smol.evaluation.model_copy(update={"questions": 65})}
+    )
+    assert cost.table(more).flops.sum() > cost.table(smol).flops.sum()
+
+
+def test_every_step_of_every_profile_has_a_cost(laptop, monkeypatch):
+    for loader in ("load_model", "load_truncated", "load_tokenizer", "_from_pretrained"):
+        monkeypatch.setattr(models, loader, lambda *_, **__: pytest.fail("something was loaded"))
+    monkeypatch.setattr(corpora, "_read", lambda name: pytest.fail("data were read"))
+    kinds = set()
+    for name in config.names():
+        profile = config.load(name)
+        for step in plan.everything(profile):
+            own = cost.cost(step)
+            assert min(own) >= 0 and own.tokens and own.flops and own.gpu_hours, step.kind
+            kinds.add(step.kind.partition(" on ")[0])
+        table = cost.table(profile)
+        assert table.steps.sum() == len(plan.everything(profile))
+    assert {"evaluation", "fine-tuning (SFT)", "control, training sets"} <= kinds
+
+
+def test_a_kind_without_a_cost_is_named():
+    step = Step("divination", cost.table, (config.load("tiny"),), "06_plot")
+    with pytest.raises(
+        ValueError, match=r"scale/cost\.py has no cost of 'divination', like 'table"
+    ):
+        cost.cost(step)
 
 
 def test_the_prediction_costs_a_hundredth_of_what_it_replaces(laptop):
-    """Counted, for the paper's profiles: features of training set and domains over SFT and its evaluation."""
-    for profile in config.load_all("paper"):
-        flops = check.plan(profile).set_index("stage").flops
-        predicted = flops["features of the training set (D_N)"] + flops["features of the domains (STS)"]
-        assert predicted < 0.01 * (flops["fine-tuning (SFT)"] + flops["evaluation, prompts"])
+    """Counted: features of training set and domains over SFT and its evaluation."""
+    for name in config.groups()["paper"]:
+        flops = rows(name, whole=False).flops
+        parts = ("features of the training set (D_N)", "features of the domains (STS)")
+        replaced = flops["fine-tuning (SFT)"] + flops["evaluation"]
+        assert flops[list(parts)].sum() < 0.01 * replaced
 
 
 @pytest.mark.parametrize("name", ["tiny", "smol"])
@@ -107,40 +151,48 @@ def test_a_laptop_does_not_run_the_paper_and_says_why(laptop, capsys, monkeypatc
     start = time.process_time()
     assert check.main(config.load_all("paper")) == 1
     assert time.process_time() - start < 10
-    reasons = [line for line in capsys.readouterr().out.splitlines() if line.startswith("can't run")]
+    reasons = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("can't run")
+    ]
     for name in ("llama3-8b", "qwen2.5-7b", "gemma2-9b"):
         assert any(line.startswith(f"can't run {name}: no GPU: fine-tuning") for line in reasons)
-        assert any(f"{name}: hub: the hub can't be reached" in line and "GAIR/LIMO" in line for line in reasons)
+        offline = [line for line in reasons if f"{name}: hub: the hub can't be reached" in line]
+        assert any("GAIR/LIMO" in line for line in offline)
 
 
 def test_gpu_memory_is_compared_with_the_need(gpus):
     profile = config.load("llama3-8b")
-    model, _ = check.shape(profile)
+    alone, (model, _) = profile.model_copy(update={"launcher": None}), cost.shape(profile)
     gpus(80, 80, 80, 80)
-    assert check._compute(profile, model) == []
+    assert check._gpus(profile, model) == []
     gpus(80, 80)
-    (line,) = check._compute(profile, model)
+    (line,) = check._gpus(profile, model)
     assert line.startswith("GPU memory: fine-tuning")
     assert "the GPUs that share a batch have 80 + 80 GB: use more GPUs" in line
-    assert check._compute(profile.model_copy(update={"launcher": None}), model) == []  # the optimizer in main memory
+    assert check._gpus(alone, model) == []  # the optimizer is in main memory
     gpus(80, 80, 80)  # a batch of 256 is shared by two of them
-    (line,) = check._compute(profile, model)
+    (line,) = check._gpus(profile, model)
     assert "have 80 + 80 GB" in line
     gpus(80, 80, 80, 80, memory=64)
-    line, _ = check._compute(profile, model)
-    assert "4 processes read float32 weights" in line and "128 GB together, this machine has 64 GB" in line
-    grpo, alone = check._compute(profile.model_copy(update={"launcher": None}), model)
-    assert alone.startswith("GPU memory: fine-tuning") and alone.endswith("set launcher: profiles/accelerate/fsdp.yaml")
-    assert "GRPO of meta-llama" in grpo and "takes 37 GB on one GPU and 128 GB there or in main memory" in grpo
+    line, _ = check._gpus(profile, model)
+    assert (
+        "4 processes read float32 weights" in line
+        and "128 GB together, this machine has 64 GB" in line
+    )
+    grpo, tuning = check._gpus(alone, model)
+    assert tuning.startswith("GPU memory: fine-tuning")
+    assert tuning.endswith("set launcher: profiles/accelerate/fsdp.yaml")
+    assert "GRPO of meta-llama" in grpo
+    assert "takes 37 GB on one GPU and 128 GB there or in main memory" in grpo
     gpus(*[12] * 20)
-    (line,) = check._compute(profile, model)
+    (line,) = check._gpus(profile, model)
     assert "needs 18 GB on one GPU, the largest has 12 GB" in line
 
 
 def test_what_is_in_the_mirror_is_not_missed(offline, monkeypatch, tmp_path):
     profile = config.load("gemma3-270m")
     assert "google/gemma-3-270m-it" in check._reach(profile)[0]
-    for need in check.hub.needs(profile):
+    for need in check.fetch.needs(profile):
         folder = tmp_path / need.name
         folder.mkdir(parents=True)
         (folder / ("cfg.json" if need.kind == "sae" else "config.json")).write_text("{}")
@@ -157,7 +209,8 @@ def test_gated_models_are_asked_for_once_each(offline, monkeypatch):
         return "is gated: accept its licence" if "gemma-3" in name else ""
 
     monkeypatch.setattr(check, "no_access", no_access)
-    assert check._reach(config.load("gemma3-270m")) == ["hub: google/gemma-3-270m-it: is gated: accept its licence"]
+    gated = "hub: google/gemma-3-270m-it: is gated: accept its licence"
+    assert check._reach(config.load("gemma3-270m")) == [gated]
     assert sorted(asked) == ["google/gemma-3-270m-it", "google/gemma-scope-2-270m-it"]
 
 
@@ -166,9 +219,11 @@ def test_engine_executor_disk_and_versions(laptop, monkeypatch):
     profile = config.load("tiny").model_copy(update={"engine": "vllm", "executor": "ray"})
     assert [line.split(":")[0] for line in check._versions(profile)] == ["engine", "executor"]
     monkeypatch.setattr(check.importlib.metadata, "version", lambda package: "0.0.1")
-    assert any(line.startswith("torch is 0.0.1, constraints.txt has") for line in check._versions(profile))
+    told = "torch is 0.0.1, constraints.txt has"
+    assert any(line.startswith(told) for line in check._versions(profile))
     monkeypatch.setattr(check.shutil, "disk_usage", lambda place: argparse.Namespace(free=1e3))
-    (line,) = check._disk(config.load("smol"), check.SHAPES["smollm2-135m-instruct"])
+    smol, shape = config.load("smol"), cost.listed()["smollm2-135m-instruct"]
+    (line,) = check._disk(smol, shape, cost.table(smol))
     assert line.startswith("disk: about") and "set STS_OUT" in line
 
 
