@@ -50,7 +50,13 @@ for example in prediction.train[:2]:
 # A row a domain, with 95% intervals. `rank_low` to `rank_high` is where the domain may really stand.
 
 # %%
-columns = ["domain", "rank", "rank_low", "rank_high", *(f"{prediction.score}{end}" for end in ("", "_low", "_high"))]
+columns = [
+    "domain",
+    "rank",
+    "rank_low",
+    "rank_high",
+    *(f"{prediction.score}{end}" for end in ("", "_low", "_high")),
+]
 prediction.table[columns].round(3)
 
 # %%
@@ -87,7 +93,9 @@ from IPython.display import display
 
 domains = tuple(prediction.used)
 controls = {
-    "n": widgets.IntSlider(N, 1, len(prediction.shifts) // 2, description="N", continuous_update=False),
+    "n": widgets.IntSlider(
+        N, 1, len(prediction.shifts) // 2, description="N", continuous_update=False
+    ),
     "score": widgets.Dropdown(options=list(sts_utils.prediction.SCORES), value=prediction.score),
     "domains": widgets.SelectMultiple(options=domains, value=domains, rows=min(14, len(domains))),
 }

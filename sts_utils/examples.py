@@ -10,9 +10,9 @@ MATH_INSTRUCTION = "Let's think step by step and output the final answer within 
 
 #: MMLU-Pro's 14 categories.
 DOMAINS = (
-    "biology,business,chemistry,computer science,economics,engineering,health,history,law,math,"
-    "other,philosophy,physics,psychology"
-).split(",")
+    *("biology", "business", "chemistry", "computer science", "economics", "engineering"),
+    *("health", "history", "law", "math", "other", "philosophy", "physics", "psychology"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Example:
 
     @property
     def query(self) -> str:
-        """The user's turn: the question, with its options or its instruction (the paper's for mathematics)."""
+        """The user's turn: the question, with its options or its instruction."""
         if not self.options:
             return f"{self.question}\n{self.instruction}".rstrip()
         letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -50,7 +50,9 @@ def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:
     return {domain: groups[domain] for domain in sorted(groups)}
 
 
-def split(examples: list[Example], held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split(
+    examples: list[Example], held_out: float, seed: int
+) -> tuple[list[Example], list[Example]]:
     """(training, held-out) examples; whole groups go to one side, so no template is on both."""
     groups = sorted({e.group or e.id for e in examples})
     random.Random(seed).shuffle(groups)

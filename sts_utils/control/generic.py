@@ -8,74 +8,71 @@ import torch
 
 from sts_utils import saes
 from sts_utils.config import Profile
-from sts_utils.control import matrix as control
-from sts_utils.control import scores as control_scores
+from sts_utils.control import sets
+from sts_utils.control.matrix import Cell
 from sts_utils.method import shift
-from sts_utils.runs import samples, units
-
-#: Demonstrations in context tried.
-COUNTS = (1, 2, 5, 10)
+from sts_utils.runs import models as held
+from sts_utils.runs import samples
 
 
-def overlaps_between(
-    profile: Profile, sets: Sequence[str], seed: int, which: str = "paper", n: int = 100
-) -> pd.DataFrame:
+def overlaps_between(cells: Sequence[Cell], which: str = "paper", n: int = 100) -> pd.DataFrame:
     """[T, T] overlap of D_N between training sets."""
-    chosen = {name: control_scores.dims(profile, name, seed, which, n) for name in sets}
-    return pd.DataFrame({a: {b: shift.overlap(chosen[a], chosen[b], n) for b in sets} for a in sets})
+    dims = {cell.name: cell.dims(which, n) for cell in cells}
+    return pd.DataFrame({a: {b: shift.overlap(dims[a], dims[b], n) for b in dims} for a in dims})
 
 
-def generic_features(profile: Profile, seed: int, n: int = 100) -> pd.Series:
+def generic_features(cells: Sequence[Cell], n: int = 100) -> pd.Series:
     """Feature -> share of the training sets whose D_N holds it, commonest first."""
-    ids = np.concatenate([control_scores.dims(profile, name, seed, "paper", n).ids for name in profile.control.sets])
-    counted = pd.Series(ids).value_counts(normalize=False) / len(profile.control.sets)
+    ids = np.concatenate([cell.dims("paper", n).ids for cell in cells])
+    counted = pd.Series(ids).value_counts(normalize=False) / len(cells)
     return counted.rename_axis("feature").rename("share of sets")
 
 
-def counts(profile: Profile) -> list[int]:
-    """Those of COUNTS that half of a training set has."""
-    return [count for count in COUNTS if count <= profile.control.examples // 2]
-
-
-def by_context(profile: Profile, sets: Sequence[str], seed: int, n: int = 100) -> pd.DataFrame:
-    """Overlap of a set's D_N with other sets' and with that under prose of the same length, by length of context.
+def by_context(profile: Profile, seed: int, n: int = 100) -> pd.DataFrame:
+    """Overlap of a set's D_N with other sets' and with that under prose, by length of context.
 
     Columns: demonstrations, tokens, pair ("two sets" or "set and prose"), overlap.
     """
-    rows = []
-    for count in counts(profile):
-        chosen, prose, tokens = {}, {}, {}
-        for name in sets:
-            pairs = control.pairs(profile, name, seed, "own", count)
-            tokens[name] = np.mean([len(icl.context) - len(plain.context) for plain, icl in pairs])
-            chosen[name] = shift.shifted_dims(control.shift_stats(profile, name, seed, "own", count), n)
-            prose[name] = shift.shifted_dims(control.shift_stats(profile, name, seed, "generic", count), n)
-        length = float(np.mean(list(tokens.values())))
-        for i, a in enumerate(sets):
-            rows.append((count, length, "set and prose", shift.overlap(chosen[a], prose[a], n)))
-            rows += [(count, length, "two sets", shift.overlap(chosen[a], chosen[b], n)) for b in sets[i + 1 :]]
+    names, rows = sets.few(profile.control), []
+    for count in sets.counts(profile.control):
+        cells = [Cell(profile, name, seed, count) for name in names]
+        own, prose = ([cell.ranked[kind] for cell in cells] for kind in ("paper", "prose"))
+        shown = [sets.pairs(profile, name, seed, "own", count) for name in names]
+        length = float(np.mean([np.mean([_added(*pair) for pair in of]) for of in shown]))
+        for i, a in enumerate(own):
+            rows.append((count, length, "set and prose", shift.overlap(a, prose[i], n)))
+            others = [shift.overlap(a, b, n) for b in own[i + 1 :]]
+            rows += [(count, length, "two sets", overlap) for overlap in others]
     return pd.DataFrame(rows, columns=["demonstrations", "tokens", "pair", "overlap"])
 
 
+def _added(plain, icl) -> int:
+    """Tokens that demonstrations put before a query."""
+    return len(icl.context) - len(plain.context)
+
+
 @torch.inference_mode()
-def top_contexts(profile: Profile, features: Sequence[int], questions: int = 6, around: int = 6) -> pd.DataFrame:
-    """Where each feature fires hardest in the domains' questions: the token and the words around it."""
-    tokenizer, sae, model = samples.tokenizer(profile.model), units.sae(profile), units.backbone(profile)
-    best = {}
-    for group in samples.evaluation_questions(profile).values():
-        for example in group[:questions]:
-            ids = tokenizer(example.query, add_special_tokens=False).input_ids[:256]
-            rows = (
-                model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).last_hidden_state[0].float()
-            )
-            h = saes.encode(sae, rows, list(features)) * (rows.norm(dim=-1) < units.sink_norm(profile))[:, None]
-            for j, feature in enumerate(features):
-                at = int(h[:, j].argmax())
-                if h[at, j] > best.get(feature, (0.0,))[0]:
-                    best[feature] = (float(h[at, j]), example.domain, ids, at)
+def top_contexts(
+    profile: Profile, features: Sequence[int], questions: int = 6, around: int = 6
+) -> pd.DataFrame:
+    """Where each feature fires hardest in the domains' questions: the token and words around it."""
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    model, hook = held.backbone(profile), held.hook(profile)
+    groups, best = samples.evaluation_questions(profile).values(), {}
+    for example in [e for group in groups for e in group[:questions]]:
+        ids = tokenizer(example.query, add_special_tokens=False).input_ids[:256]
+        read = torch.tensor([ids], device=model.device)
+        rows = model(input_ids=read, use_cache=False).last_hidden_state[0].float()
+        is_text = rows.norm(dim=-1) < hook.sink_norm
+        h = saes.encode(hook.sae, rows, list(features)) * is_text[:, None]
+        for j, feature in enumerate(features):
+            at = int(h[:, j].argmax())
+            if h[at, j] > best.get(feature, (0.0,))[0]:
+                best[feature] = (float(h[at, j]), example.domain, ids, at)
     rows = []
     for feature, (value, domain, ids, at) in best.items():
-        before, token, after = ids[max(0, at - around) : at], ids[at : at + 1], ids[at + 1 : at + 1 + around]
-        text = f"{tokenizer.decode(before)}⟦{tokenizer.decode(token)}⟧{tokenizer.decode(after)}"
-        rows.append({"feature": feature, "activation": value, "domain": domain, "fires hardest on": text})
+        parts = ids[max(0, at - around) : at], ids[at : at + 1], ids[at + 1 : at + 1 + around]
+        before, token, after = map(tokenizer.decode, parts)
+        row = {"feature": feature, "activation": value, "domain": domain}
+        rows.append(row | {"fires hardest on": f"{before}⟦{token}⟧{after}"})
     return pd.DataFrame(rows)

@@ -1,220 +1,148 @@
-"""The positive control: can a score tell one training set from another?
+"""A matrix of training sets × seeds × domains: its values, each read once and handed down."""
 
-A matrix of training sets × domains. Most sets are domains themselves, so fine-tuning on one should move that
-domain most (the diagonal), and a score that sees what was trained on must rank it first. What is computed is here;
-the scores are in `control_scores`, what is asked of them in `control_tests`.
-"""
-
-import math
-import random
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import yaml
 
-from sts_utils import models, store
+from sts_utils import store
 from sts_utils.config import Profile
-from sts_utils.corpora import contrast, data
-from sts_utils.examples import Example, by_domain
-from sts_utils.method import prompts
+from sts_utils.control import sets
+from sts_utils.method import shift
 from sts_utils.method.extract import FeatureStats
-from sts_utils.method.prompts import Prompt
-from sts_utils.runs import performance as performances
-from sts_utils.runs import samples, units
-from sts_utils.runs.units import Trained
-from sts_utils.training import sft as finetune
+from sts_utils.method.shift import ShiftedDims
+from sts_utils.runs import features, samples
 
 SPLIT = store.DATA / "control_split.yaml"
-#: Where the demonstrations before a training set's questions come from.
-CONTEXTS = ("own", "others", "generic")
+#: What is taken from the shift before features are ranked: nothing (the paper), the shift under
+#: length-matched demonstrations of other sets, under prose, under both; or the features that prose
+#: moves most are left out.
+DIMS = ("paper", "others", "generic", "both", "without generic")
+CONTRASTS = {"others": ("others",), "generic": ("generic",), "both": ("others", "generic")}
 
 
-def split() -> dict[str, list]:
-    """Which sets and seeds were for design and which for judgement, written down before looking."""
-    return yaml.safe_load(SPLIT.read_text(encoding="utf-8"))
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A training set and seed; `demonstrations` in context, if not the profile's number."""
+
+    profile: Profile
+    name: str
+    seed: int
+    demonstrations: int | None = None
+
+    @cached_property
+    def shifted(self) -> dict[str, FeatureStats]:
+        """Context (of sets.CONTEXTS) -> features without and with demonstrations from there."""
+        return sets.extract_contexts(self.profile, self.name, self.seed, self.demonstrations)
+
+    @cached_property
+    def moved(self) -> np.ndarray:
+        """[F] how far SFT moved each feature."""
+        return shift.shift(sets.extract_actual(self.profile, self.name, self.seed))
+
+    @cached_property
+    def change(self) -> pd.DataFrame:
+        """Performance after SFT − before, a row a question."""
+        return sets.change(self.profile, self.name, self.seed)
+
+    @cached_property
+    def probe(self) -> pd.DataFrame:
+        """The same by the probe run, on fewer questions."""
+        return sets.probe(self.profile, self.name, self.seed)
+
+    @cached_property
+    def ranked(self) -> dict[str, ShiftedDims]:
+        """Every feature in the order of its shift, by what is taken from it; of prose alone."""
+        own, prose = self.shifted["own"], self.shifted["generic"]
+        kinds = {"paper": (), **CONTRASTS}
+        contrasts = {which: [self.shifted[c] for c in of] for which, of in kinds.items()}
+        ranked = {k: shift.shifted_dims(own, None, contrast=of) for k, of in contrasts.items()}
+        return ranked | {"prose": shift.shifted_dims(prose, None)}
+
+    def dims(self, which: str, n: int) -> ShiftedDims:
+        """D_N under one of DIMS. Raises ValueError for n larger than the SAE."""
+        if n > (size := len(self.shifted["own"].features)):
+            raise ValueError(f"N is {n}, but the SAE has {size} features: choose fewer")
+        if which != "without generic":
+            return self.ranked[which][:n]
+        ranked = self.ranked["paper"]
+        kept = ~np.isin(ranked.ids, self.ranked["prose"].ids[:n])
+        return ShiftedDims(ranked.ids[kept], ranked.shift[kept])[:n]
+
+    def signed(self, which: str) -> np.ndarray:
+        """[F] mean signed shift, less the contrast's."""
+        moved, contrast = self.shifted["own"].mean("dh"), CONTRASTS.get(which, ())
+        for context in contrast:
+            moved = moved - self.shifted[context].mean("dh") / len(contrast)
+        return moved
 
 
-def half(profile: Profile, which: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """(sets, seeds) of "design" or "judgement"; empty for a smaller run, which does not hold all of them."""
-    written = split()[which]
-    held = {*written["sets"]} <= {*profile.control.sets} and {*written["seeds"]} <= {*profile.control.seeds}
-    return (tuple(written["sets"]), tuple(written["seeds"])) if held else ((), ())
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """T training sets × S seeds × D domains: `cells` [T][S], and the domains' features [D] by seed.
 
-
-# --- training sets -----------------------------------------------------------------------------
-
-
-@cache
-def pools(profile: Profile) -> dict[str, tuple[Example, ...]]:
-    """Training set -> the examples it draws from; none is an evaluation question or a demonstration.
-
-    A domain's examples are its questions without their options, and the gold option's text as the answer, as
-    they are evaluated. Raises ValueError for a set with too few.
+    `names` and `seeds` are those of the rows; `domains` those of the columns.
     """
-    asked = {e.question for group in samples.evaluation_questions(profile).values() for e in group}
-    asked |= {e.question for e in data.load(profile.demonstrations)}
-    domains, found = by_domain(data.load(profile.domains)), {}
-    for name in profile.control.sets:
-        if name in domains:
-            free = [e for e in domains[name] if e.question not in asked]
-            found[name] = tuple(replace(e, options=(), instruction="", solution=e.answer) for e in free)
-        else:
-            found[name] = tuple(data.load(name))
-        if len(found[name]) < profile.control.examples:
-            raise ValueError(
-                f"training set {name!r} has {len(found[name])} examples left beside the evaluation questions, "
-                f"control.examples asks for {profile.control.examples}: lower it or evaluation.questions"
-            )
-    return found
+
+    profile: Profile
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    cells: list[list[Cell]]
+    features: dict[int, list[FeatureStats]]
+    domains: tuple[str, ...]
+
+    @property
+    def own(self) -> dict[int, int]:
+        """Row -> column of the domain that the training set is, for those that are one."""
+        names = enumerate(self.names)
+        return {t: self.domains.index(name) for t, name in names if name in self.domains}
+
+    def part(self, names: Sequence[str], seeds: Sequence[int]) -> "Matrix":
+        """The same for some of its training sets and seeds."""
+        rows = [self.cells[self.names.index(name)] for name in names]
+        cells = [[row[self.seeds.index(seed)] for seed in seeds] for row in rows]
+        return Matrix(self.profile, tuple(names), tuple(seeds), cells, self.features, self.domains)
+
+    def half(self, which: str) -> "Matrix | None":
+        """The part for "design" or "judgement"; None for a run that does not hold all of it."""
+        written = split()[which]
+        held = {*written["sets"]} <= {*self.names} and {*written["seeds"]} <= {*self.seeds}
+        return self.part(written["sets"], written["seeds"]) if held else None
+
+    def changes(self, measure: str) -> list[np.ndarray]:
+        """[D] arrays [T, S, Q]: the change of a measure by fine-tuning."""
+        frames = [[cell.change for cell in row] for row in self.cells]
+        return change_arrays(frames, measure, self.domains)
 
 
-def examples(profile: Profile, name: str, seed: int) -> list[Example]:
-    """The examples that one training set and seed are: the same number for each."""
-    return random.Random(f"{name} {seed}").sample(pools(profile)[name], profile.control.examples)
-
-
-def diagonal(profile: Profile) -> dict[str, str]:
-    """Training set -> the domain that it is, for those that are one."""
-    domains = samples.evaluation_questions(profile)
-    return {name: name for name in profile.control.sets if name in domains}
-
-
-# --- fine-tuning and its effect ----------------------------------------------------------------
-
-
-def full_steps(profile: Profile) -> int:
-    """Optimizer steps of the whole dose."""
-    settings = profile.control
-    return math.ceil(settings.examples / settings.batch) * settings.epochs
-
-
-def probe_steps(profile: Profile) -> int:
-    """Steps of a probe run; at least two, for the first is at learning rate 0 (warm-up)."""
-    return max(2, round(profile.control.probe * full_steps(profile)))
-
-
-def model(profile: Profile, name: str, seed: int, steps: int | None = None) -> Trained:
-    """The model after SFT on a training set, at the whole dose or for `steps`."""
-    settings = profile.control
-    size = {"examples": settings.examples, "epochs": settings.epochs, "batch": settings.batch, "lr": settings.lr}
-    sft = profile.sft.model_copy(update=size | {"micro_batch": min(profile.sft.micro_batch, settings.batch)})
-    steps = steps or full_steps(profile)
-    chosen = examples(profile, name, seed)
-    recipe = {
-        "control": name, "sft": sft.model_dump(), "steps": steps, "seed": seed,
-        "examples": store.digest([e.id for e in chosen]),
-    }  # fmt: skip
-
-    def train(out):
-        return finetune.sft(profile.model_copy(update={"sft": sft}), chosen, seed, out, steps)
-
-    return units.trained(profile, recipe, train)
-
-
-def change(profile: Profile, name: str, seed: int, steps: int | None = None, asked: int | None = None) -> pd.DataFrame:
-    """Change of each question's performance by SFT on a set: domain, id and evaluate.MEASURES, after − before.
-
-    `asked`: only so many questions a domain. The untouched model is asked once, for all sets.
-    """
-    asked = asked or profile.control.asked
-    questions = [e for group in samples.evaluation_questions(profile).values() for e in group[:asked]]
-    before = performances.performance(profile).set_index(["domain", "id"])
-    after = performances.performance(profile, model(profile, name, seed, steps), questions).set_index(["domain", "id"])
-    return (after - before.loc[after.index]).reset_index()
+def load(
+    profile: Profile,
+    names: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    demonstrations: int | None = None,
+) -> Matrix:
+    """The matrix of these training sets and seeds, all of the profile's if none are named."""
+    names, seeds = tuple(names or profile.control.sets), tuple(seeds or profile.control.seeds)
+    domains = tuple(samples.evaluation_questions(profile))
+    cells = [[Cell(profile, name, seed, demonstrations) for seed in seeds] for name in names]
+    read = features.extract_domain
+    scored = {seed: [read(profile, domain, seed) for domain in domains] for seed in seeds}
+    return Matrix(profile, names, seeds, cells, scored, domains)
 
 
 def change_arrays(
-    profile: Profile, measure: str, steps: int | None = None, asked: int | None = None,
-    sets: Sequence[str] | None = None, seeds: Sequence[int] | None = None,
-) -> list[np.ndarray]:  # fmt: skip
-    """For each domain [T sets, S seeds, Q questions]: the change of `measure`."""
-    cells = [
-        [change(profile, name, seed, steps, asked) for seed in seeds or profile.control.seeds]
-        for name in sets or profile.control.sets
-    ]
+    frames: Sequence[Sequence[pd.DataFrame]], measure: str, domains: Sequence[str]
+) -> list[np.ndarray]:
+    """[D] arrays [T, S, Q] of a measure, from a frame a training set and seed [T][S]."""
     return [
-        np.array([[cell[cell.domain == domain][measure].to_numpy() for cell in row] for row in cells])
-        for domain in samples.evaluation_questions(profile)
+        np.array([[of[of.domain == d][measure].to_numpy() for of in row] for row in frames])
+        for d in domains
     ]
 
 
-# --- features under demonstrations -------------------------------------------------------------
-
-
-def pairs(
-    profile: Profile, name: str, seed: int, context: str = "own", demonstrations: int | None = None
-) -> list[tuple[Prompt, Prompt]]:
-    """(plain, icl) prompts of a set's questions; half of its examples are asked, half are demonstrations.
-
-    `context` "others" and "generic" replace each demonstration by one of the same length, from the other
-    training sets or from packaged prose cut into a question and an answer.
-    """
-    settings, chosen = profile.control, examples(profile, name, seed)
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
-    middle = len(chosen) // 2
-    shown = prompts.choose_demonstrations(
-        chosen[middle:], demonstrations or settings.demonstrations, settings.contexts, seed
-    )  # fmt: skip
-    if context != "own":
-        rng, match = random.Random(f"{context} {name} {seed}"), partial(contrast.prose, tokenizer)
-        if context == "others":
-            others = [other for other in settings.sets if other != name]
-            match = partial(
-                contrast.nearest, tokenizer, others=[e for other in others for e in pools(profile)[other]],
-                sizes=np.concatenate([_lengths(profile)[other] for other in others]),
-            )  # fmt: skip
-        shown = [[match(rng, e) for e in group] for group in shown]
-    longest = models.context_length(profile.model, profile.revision)
-    return prompts.prompt_pairs(tokenizer, chosen[:middle][: settings.queries], shown, longest)
-
-
-@cache
-def _lengths(profile: Profile) -> dict[str, np.ndarray]:
-    """Set -> tokens of each of its examples."""
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
-    return {name: contrast.lengths(tokenizer, pool) for name, pool in pools(profile).items()}
-
-
-@cache
-def shift_stats(
-    profile: Profile, name: str, seed: int, context: str = "own", demonstrations: int | None = None
-) -> FeatureStats:
-    """Features of a set's questions without and with demonstrations (for D_N, and for its contrast)."""
-    settings = profile.control.model_dump(include={"examples", "queries", "contexts"})
-    settings["demonstrations"] = demonstrations or profile.control.demonstrations
-    made = pairs(profile, name, seed, context, demonstrations)
-    said = store.digest([icl.ids for _, icl in made])
-
-    def recipe(p):
-        return units.settings_of(p, control=name, seed=seed, context=context, prompts=said, **settings)
-
-    return units.features("features-control", [profile], recipe, lambda: made, f"{name} {context} seed {seed}")
-
-
-def actual_stats(profile: Profile, name: str, seed: int) -> FeatureStats:
-    """Features of the same plain questions before and after SFT on the set."""
-    trained = model(profile, name, seed)
-
-    def recipe(p):
-        return units.settings_of(p, control=name, seed=seed, trained=trained.key)
-
-    def plain():
-        return [(a, a) for a, _ in pairs(profile, name, seed)]
-
-    return units.features("features-control-actual", [profile], recipe, plain, f"{name} after SFT {seed}", trained)
-
-
-def compute(profile: Profile, sets: Sequence[str], seeds: Sequence[int]) -> None:
-    """Fine-tune, evaluate and extract what the matrix of these sets and seeds needs; what is stored stays."""
-    for seed in seeds:
-        for name in sets:
-            change(profile, name, seed)
-            actual_stats(profile, name, seed)
-            change(profile, name, seed, probe_steps(profile), profile.control.probe_questions)
-            for context in CONTEXTS:
-                shift_stats(profile, name, seed, context)
-        for domain in samples.evaluation_questions(profile):
-            units.domain_stats(profile, domain, seed)
+def split() -> dict[str, dict[str, list]]:
+    """Which sets and seeds were for design and which for judgement, written before looking."""
+    return yaml.safe_load(SPLIT.read_text(encoding="utf-8"))

@@ -8,28 +8,24 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils import models
 from sts_utils.config import Profile
-from sts_utils.control import matrix as control
-from sts_utils.experiments import baselines
-from sts_utils.method import shift
-from sts_utils.method.score import sts_relative
-from sts_utils.method.shift import ShiftedDims
-from sts_utils.runs import samples, units
+from sts_utils.control import sets
+from sts_utils.control.matrix import DIMS, Cell, Matrix
+from sts_utils.runs import samples
+from sts_utils.runs.scores import SCORES, cosine, over_domains
 
-#: N of D_N that every score is tried with.
+#: N of D_N that every score is tried with, where the SAE has as many features.
 SIZES = (20, 50, 100, 200, 300, 500, 1000)
-#: What is taken from the shift before features are ranked: nothing (the paper), the shift under length-matched
-#: demonstrations of other sets, under prose, under both; or the features that prose moves most are left out.
-DIMS = ("paper", "others", "generic", "both", "without generic")
 #: The scores that read D_N, and those that do not.
-FEATURE_SCORES = ("sts_act", "sts_icl", "sts_relative", "cosine")
-OTHER_SCORES = ("residual similarity", "mean activation", "token overlap", "embedding similarity", "probe run")
-#: Of the probe run's change and of the matrix, beside the profile's own measure.
-LIKELIHOOD = "gold_loglik"
+FEATURE_SCORES = tuple(SCORES)
+TEXT_SCORES = ("token overlap", "embedding similarity")
+OTHER_SCORES = ("residual similarity", "mean activation", *TEXT_SCORES, "probe run")
+#: Changes are measured by both: free of style, and with far less noise.
+PROBABILITY, LIKELIHOOD = MEASURES = ("gold_probability", "gold_loglik")
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score of domains: one of FEATURE_SCORES with its dims (of DIMS) and N, or one of OTHER_SCORES."""
+    """A score of domains: one of FEATURE_SCORES with its dims (of DIMS) and N, or another."""
 
     name: str
     dims: str = "paper"
@@ -42,112 +38,85 @@ class Score:
         return f"{self.name}, {'D_N' if self.dims == 'paper' else f'D_N {self.dims}'}"
 
 
-#: The contrastive score, fixed on the design half (notebook 07_control says how) before the judgement half was scored.
+#: The contrastive score, fixed on the design half (notebook 07_control says how) before the
+#: judgement half was scored.
 FIXED = Score("sts_relative", "both", 100)
 
 
-# --- scores ------------------------------------------------------------------------------------
+def paper_scores(profile: Profile) -> tuple[Score, Score]:
+    """STS_ICL and STS_act, as the paper has them."""
+    return Score("sts_icl", n=profile.top_n), Score("sts_act", n=profile.top_n)
 
 
-def dims(profile: Profile, name: str, seed: int, which: str, n: int) -> ShiftedDims:
-    """D_N of a training set under one of DIMS."""
-    own = control.shift_stats(profile, name, seed)
-    if which == "without generic":
-        generic = _ranked(profile, name, seed, "generic alone").ids[:n]
-        ranked = _ranked(profile, name, seed, "paper")
-        kept = ~np.isin(ranked.ids, generic)
-        return ShiftedDims(ranked.ids[kept], ranked.shift[kept])[:n]
-    if n > len(own.features):
-        raise ValueError(f"N is {n}, but the SAE has {len(own.features)} features: choose fewer")
-    return _ranked(profile, name, seed, which)[:n]
+def candidates(profile: Profile) -> list[Score]:
+    """What is judged: the paper's scores, the fixed one and variants, what a user would try."""
+    contrast, variants = FIXED.dims, [("sts_relative", "paper")]
+    variants += [("sts_act", contrast), ("sts_icl", contrast)]
+    variants += [("cosine", "paper"), ("cosine", contrast)]
+    tried = [Score(*variant, FIXED.n) for variant in variants]
+    return [*paper_scores(profile), FIXED, *tried, *(Score(name) for name in OTHER_SCORES)]
 
 
-@cache
-def _ranked(profile: Profile, name: str, seed: int, which: str) -> ShiftedDims:
-    """Every feature in the order of its shift."""
-    if which == "generic alone":
-        return shift.shifted_dims(control.shift_stats(profile, name, seed, "generic"), None)
-    contrast = {"paper": (), "others": ("others",), "generic": ("generic",), "both": ("others", "generic")}[which]
-    own = control.shift_stats(profile, name, seed)
-    return shift.shifted_dims(own, None, contrast=[control.shift_stats(profile, name, seed, c) for c in contrast])
+def everything(features: int) -> list[Score]:
+    """Every score with every D_N and N, and the others once, for an SAE of so many features."""
+    sizes = [n for n in SIZES if n <= features]
+    tried = [Score(name, dims, n) for name in FEATURE_SCORES for dims in DIMS for n in sizes]
+    return tried + [Score(name) for name in OTHER_SCORES]
 
 
-@cache
-def _domain_means(profile: Profile, seed: int, field: str) -> np.ndarray:
-    """[D, F] mean of a field over the query tokens of each domain."""
-    return np.stack([units.domain_stats(profile, d, seed).mean(field) for d in samples.evaluation_questions(profile)])
+def without_generic() -> list[Score]:
+    """The paper's scores, with and without the features that prose moves most."""
+    kinds, sizes = ("paper", "without generic"), (FIXED.n, 3 * FIXED.n)
+    return [Score(m, d, n) for m in ("sts_act", "sts_icl") for d in kinds for n in sizes]
 
 
-def scores(profile: Profile, score: Score, name: str, seed: int) -> np.ndarray:
-    """[D] the score of each domain for one training set and seed."""
-    if score.name in OTHER_SCORES:
-        return _other_scores(profile, score.name, name, seed)
-    ids = dims(profile, name, seed, score.dims, score.n).ids
-    if score.name == "sts_act":
-        return _domain_means(profile, seed, "h")[:, ids].sum(1)
-    if score.name == "sts_icl":
-        return _domain_means(profile, seed, "dh2")[:, ids].sum(1)
-    if score.name == "sts_relative":
-        return sts_relative(_domain_means(profile, seed, "h"), ShiftedDims(ids, np.zeros(len(ids))))
-    if score.name == "cosine":
-        return baselines.cosine(
-            _signed(profile, name, seed, score.dims)[ids], _domain_means(profile, seed, "dh")[:, ids]
-        )
-    raise ValueError(f"score {score.name!r}: choose from {', '.join((*FEATURE_SCORES, *OTHER_SCORES))}")
+def values(matrix: Matrix, score: Score) -> np.ndarray:
+    """[T, S, D] a score of each domain, for each training set and seed."""
+    return np.array([[of_cell(matrix, cell, score) for cell in row] for row in matrix.cells])
 
 
-def _signed(profile: Profile, name: str, seed: int, which: str) -> np.ndarray:
-    """[F] mean signed shift of a training set, less the contrast's."""
-    moved = control.shift_stats(profile, name, seed).mean("dh")
-    contrast = {"others": ("others",), "generic": ("generic",), "both": ("others", "generic")}.get(which, ())
-    for context in contrast:
-        moved = moved - control.shift_stats(profile, name, seed, context).mean("dh") / len(contrast)
-    return moved
-
-
-def _other_scores(profile: Profile, which: str, name: str, seed: int) -> np.ndarray:
-    if which == "residual similarity":
-        return baselines.cosine(control.shift_stats(profile, name, seed).mean("r"), _domain_means(profile, seed, "r"))
-    if which == "mean activation":
-        return _domain_means(profile, seed, "r").mean(1)
-    if which == "probe run":
-        settings = profile.control
-        changed = control.change(profile, name, seed, control.probe_steps(profile), settings.probe_questions)
-        mean = changed.groupby("domain")[LIKELIHOOD].mean()
-        return mean.loc[list(samples.evaluation_questions(profile))].to_numpy()
-    vectors = _text_vectors(profile, seed, which)
-    return baselines.cosine(
-        vectors[name], np.stack([vectors[d, "domain"] for d in samples.evaluation_questions(profile)])
-    )
+def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
+    """[D] a score of each domain, for one training set and seed."""
+    domains = matrix.features[cell.seed]
+    if score.name in FEATURE_SCORES:
+        dims = cell.dims(score.dims, score.n)
+        towards = cell.signed(score.dims) if score.name == "cosine" else None
+        return over_domains(score.name, domains, dims, towards=towards)
+    if score.name in TEXT_SCORES:
+        return _similarities(matrix.profile, cell.seed, score.name)[cell.name]
+    if score.name == "probe run":
+        mean = cell.probe.groupby("domain")[LIKELIHOOD].mean()
+        return mean.loc[list(matrix.domains)].to_numpy()
+    residual = np.stack([domain.mean("r") for domain in domains])
+    if score.name == "residual similarity":
+        return cosine(cell.shifted["own"].mean("r"), residual)
+    if score.name == "mean activation":
+        return residual.mean(1)
+    known = ", ".join((*FEATURE_SCORES, *OTHER_SCORES))
+    raise ValueError(f"score {score.name!r}: choose from {known}")
 
 
 @cache
-def _text_vectors(profile: Profile, seed: int, which: str) -> dict:
-    """Set -> vector of its text, and (domain, "domain") -> that of the domain's scored questions."""
-    texts = {
-        name: "\n".join(f"{e.query}\n{e.solution}" for e in control.examples(profile, name, seed))
-        for name in profile.control.sets
-    }
-    for domain in samples.evaluation_questions(profile):
-        texts[domain, "domain"] = "\n".join(e.query for e in samples.domain_queries(profile, domain, seed))
+def _similarities(profile: Profile, seed: int, which: str) -> dict[str, np.ndarray]:
+    """Set -> [D] cosine of the vectors of its text and of each domain's scored questions."""
+    names, domains = profile.control.sets, samples.evaluation_questions(profile)
+    chosen = [sets.examples(profile, name, seed) for name in names]
+    texts = ["\n".join(f"{e.query}\n{e.solution}" for e in of) for of in chosen]
+    asked = [samples.domain_queries(profile, domain, seed) for domain in domains]
+    texts += ["\n".join(e.query for e in of) for of in asked]
     if which == "token overlap":
-        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts.values()).toarray()
+        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
     else:
-        table = models.load_model(profile.model, profile.dtype, profile.revision).get_input_embeddings().weight
-        tokenizer = samples.tokenizer(profile.model, profile.revision)
-        rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts.values()]
-        vectors = np.stack([table[ids].float().mean(0).detach().cpu().numpy() for ids in rows])
-        vectors = vectors - vectors.mean(0)  # all English shares most of its mean embedding
-    return dict(zip(texts, vectors, strict=True))
+        vectors = _mean_embeddings(profile, texts)
+    of_domains = vectors[len(names) :]
+    return {name: cosine(v, of_domains) for name, v in zip(names, vectors, strict=False)}
 
 
-@cache
-def matrix(profile: Profile, score: Score, sets: tuple[str, ...], seeds: tuple[int, ...]) -> np.ndarray:
-    """[T sets, S seeds, D domains]."""
-    return np.array([[scores(profile, score, name, seed) for seed in seeds] for name in sets])
-
-
-def everything() -> list[Score]:
-    """Every score with every D_N and N, and the others once."""
-    made = [Score(name, which, n) for name in FEATURE_SCORES for which in DIMS for n in SIZES]
-    return made + [Score(name) for name in OTHER_SCORES]
+def _mean_embeddings(profile: Profile, texts: list[str]) -> np.ndarray:
+    """[texts, d_model] mean input embedding of each text's tokens, less that of all texts."""
+    model = models.load_model(profile.model, profile.dtype, profile.revision)
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    table = model.get_input_embeddings().weight
+    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    vectors = np.stack([table[ids].float().mean(0).detach().cpu().numpy() for ids in rows])
+    return vectors - vectors.mean(0)  # all English shares most of its mean embedding

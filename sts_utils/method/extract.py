@@ -28,8 +28,8 @@ ENCODED_ROWS = 1024
 class FeatureStats:
     """Sums over the query tokens of each example, in conditions a and b (the paper's definition).
 
-    Rows are examples, so that a bootstrap can draw them again. With h the SAE features [F] and r
-    the residual stream [d_model] of one token, and Δ the difference b − a on the *same* token:
+    With h the SAE features [F] and r the residual stream [d_model] of one token, and Δ the
+    difference b − a on the *same* token; rows are examples, to be drawn again by a bootstrap:
 
     | field | shape | sum over the example's tokens of |
     |---|---|---|
@@ -89,10 +89,9 @@ def feature_stats(
 ) -> list[FeatureStats]:
     """Paired sums over the query tokens of `pairs`, for each hook: prompt a against prompt b.
 
-    `model` is truncated after the deepest hook or later, so one forward pass serves all;
-    `other_model` runs condition b where the two are models (before and after fine-tuning). Each
-    context is run once and its key-value cache reused by every query behind it. Tokens at position
-    0 and attention sinks in either condition are left out. Without `desc` there is no bar.
+    `model` is truncated after the deepest hook or later: one forward pass serves all. `other_model`
+    runs condition b where the two are models. Each context is run once, its key-value cache serves
+    every query behind it. Position 0 and attention sinks in either condition are left out.
 
     Raises ValueError where the query tokens differ or features are not finite.
     """
@@ -211,19 +210,15 @@ def query_residuals(model, cache, queries: Sequence, layers: Sequence[int]) -> d
     if cache is not None:
         cache = copy.deepcopy(cache)
         cache.batch_repeat_interleave(len(queries))
-    hidden = model(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        past_key_values=cache,
-        use_cache=cache is not None,
-        output_hidden_states=True,
-    ).hidden_states
-    own = mask[:, past:].bool().to(model.device)
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    cached = {"past_key_values": cache, "use_cache": cache is not None}
+    read = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **cached)
+    hidden, own = read.hidden_states, mask[:, past:].bool()
     return {layer: hidden[layer + 1][own].float() for layer in layers}
 
 
 def _batches(queries: dict, longest: int, model, tokens: int | None) -> Iterator[list[int]]:
-    """Queries of like length, as many padded tokens a batch, and copied caches, as there is room."""
+    """Queries of like length; padded tokens, and the caches copied for them, as there is room."""
     tokens = tokens or batches.batch_tokens()
     cached = batches.cached_tokens(model, tokens)
 
@@ -236,21 +231,20 @@ def _batches(queries: dict, longest: int, model, tokens: int | None) -> Iterator
 
 def _halving(queries: dict, models, caches, batch: list[int], layers) -> Iterator[tuple]:
     """(indices, [residuals a, residuals b]); halves the batch where the GPU has no room."""
-    residuals, read = None, [queries[i] for i in batch]
+    residuals, read = [], [queries[i] for i in batch]
     try:
-        first = query_residuals(models[0], caches[0], read, layers)
+        residuals.append(query_residuals(models[0], caches[0], read, layers))
         same = models[0] is models[1] and caches[0] is caches[1]
-        other = first if same else query_residuals(models[1], caches[1], read, layers)
-        residuals = [first, other]
+        residuals += residuals if same else [query_residuals(models[1], caches[1], read, layers)]
     except torch.cuda.OutOfMemoryError:
         if len(batch) == 1:
             raise
-    if residuals is not None:
+    if len(residuals) == 2:
         yield batch, residuals
         return
     # here, not in the except block: the exception holds what did not fit
     log.warning("CUDA out of memory with %d queries a batch: going on with half", len(batch))
-    first = None
+    residuals.clear()
     torch.cuda.empty_cache()
     for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
         yield from _halving(queries, models, caches, half, layers)

@@ -66,20 +66,3 @@ def columns(stats: FeatureStats, dims: ShiftedDims) -> np.ndarray:
     if (places >= len(stats.features)).any() or (stats.features[places] != dims.ids).any():
         raise ValueError("these statistics do not hold every feature of D_N: extract them again")
     return places
-
-
-# --- old names, until nobody asks for them ---
-METRICS = PAPER_SCORES
-
-
-def parts(stats, dims, metric, definition="paper"):  # noqa: D103
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r}: choose from {', '.join(METRICS)}")
-    field = {"sts_act": "h" if _is_paper(definition) else "h2", "sts_icl": "dh2"}[metric]
-    return _over_dims(stats, field, dims, definition), _tokens(stats)
-
-
-def __getattr__(name):  # noqa: D103
-    from sts_utils.runs import scores
-
-    return getattr(scores, name)

@@ -1,4 +1,4 @@
-"""Why a prediction: the most shifted features, shown by the texts they fire on and the words they promote."""
+"""Why a prediction: the most shifted features, where they fire and which words they promote."""
 
 import random
 from collections.abc import Sequence
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: Texts read of the training set, and of each domain, a sample; their tokens at most; tokens shown
 #: before and after a peak.
 TRAIN_TEXTS, DOMAIN_TEXTS, TOKENS, AROUND = 32, 4, 256, 10
+READING = f"{TRAIN_TEXTS} of your examples and {DOMAIN_TEXTS} of each domain"
+READING += f", the first {TOKENS} tokens of each"
 #: Stands for a domain's name where the text is the training set's.
 OWN = "the training set"
 #: Spans, domains and words shown for a feature.
@@ -29,10 +31,7 @@ SPANS, DOMAINS, WORDS = 2, 3, 8
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of text around the token where a feature fires hardest.
-
-    `tokens` are (text, activation over the peak's) pairs.
-    """
+    """Text around a feature's peak: `tokens` are (text, activation over the peak's) pairs."""
 
     domain: str
     peak: float
@@ -41,16 +40,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Feature:
-    """One shifted feature.
-
-    | field | is |
-    |---|---|
-    | shift | E_x (Δh)², less the contrast where the score is contrastive |
-    | domains | (name, mean activation a token) of those that use it most |
-    | train, elsewhere | the spans where it fires hardest |
-    | promotes | the tokens whose logits its decoder direction raises most |
-    | link | its page on Neuronpedia |
-    """
+    """One shifted feature: its `shift` E_x (Δh)² (less the contrast if the score is contrastive),
+    the (name, mean activation a token) of the `domains` that use it most, the spans where it fires
+    hardest in `train` and `elsewhere`, the tokens whose logits its decoder direction `promotes`
+    most, and its page on Neuronpedia."""
 
     id: int
     shift: float
@@ -66,22 +59,20 @@ class Explanation:
     """The most shifted features, largest shift first; a notebook shows them as HTML."""
 
     features: tuple[Feature, ...]
+    reading = READING
 
     def __repr__(self) -> str:
         return f"Explanation of features {', '.join(str(f.id) for f in self.features)}"
 
     def _repr_html_(self) -> str:
-        return f"<style>{page.template().spans_style()}</style>{page.template().cards(self)}"
-
-    @property
-    def reading(self) -> str:
-        """Which texts were read."""
-        texts = f"{TRAIN_TEXTS} of your examples and {DOMAIN_TEXTS} of each domain"
-        return f"{texts}, the first {TOKENS} tokens of each"
+        return f"<style>{page.macros().spans_style()}</style>{page.macros().cards(self)}"
 
 
-def explain(prediction: "Prediction", k: int) -> Explanation:
-    """The `k` most shifted features. Raises ValueError for k outside 1..features of the SAE."""
+def explain(prediction: "Prediction", k: int = 10) -> Explanation:
+    """The `k` most shifted features: who uses them, where they fire, what they promote.
+
+    Raises ValueError for k outside 1..features of the SAE.
+    """
     shifts = prediction.shifts
     if not 1 <= k <= len(shifts):
         raise ValueError(f"k is {k}: choose 1..{len(shifts)} features")
@@ -112,27 +103,22 @@ def _used_most(prediction: "Prediction", feature: int) -> tuple[tuple[str, float
 
 @torch.inference_mode()
 def promoted(profile: Profile, ids: np.ndarray) -> list[tuple[str, ...]]:
-    """For each feature the tokens whose logits rise most along its decoder row.
-
-    The row goes through the final norm and the unembedding.
-    """
-    model, tokenizer = (
-        models.load_model(profile.model, profile.dtype),
-        samples.tokenizer(profile.model),
-    )
+    """For each feature the tokens whose logits rise most along its decoder row, which goes through
+    the final norm and the unembedding."""
+    model = models.load_model(profile.model, profile.dtype)
     rows = held.sae(profile).W_dec[torch.as_tensor(ids)].to(model.device, model.dtype)
     top = models.vocabulary_logits(model, model.model.norm(rows)).topk(WORDS).indices
-    return [tuple(tokenizer.decode([token]).strip() for token in row) for row in top.tolist()]
+    decode = samples.tokenizer(profile.model, profile.revision).decode
+    return [tuple(decode([token]).strip() for token in row) for row in top.tolist()]
 
 
 def _spans(prediction: "Prediction", ids: np.ndarray) -> list[list[Span]]:
     """For each feature a span around its peak in every text where it fires."""
     profile = prediction.profile
     model, hook = held.backbone(profile), held.hook(profile)
-    spans = [[] for _ in ids]
+    tokenizer, spans = samples.tokenizer(profile.model, profile.revision), [[] for _ in ids]
     for domain, text in _texts(prediction):
-        # with BOS where the model has one
-        read = samples.tokenizer(profile.model)(text, return_offsets_mapping=True)
+        read = tokenizer(text, return_offsets_mapping=True)  # with BOS where the model has one
         ends = [0, *(stop for _, stop in read.offset_mapping[:TOKENS])]
         if len(ends) <= 2:
             continue

@@ -1,4 +1,4 @@
-"""The report: one page with the ranking, how sure it is, the features and a mixture; the table beside."""
+"""The report: one page with ranking, sureness, features and mixture; the table beside it."""
 
 import base64
 import io
@@ -18,28 +18,13 @@ from sts_utils.prediction.scores import SCORES
 if TYPE_CHECKING:
     from sts_utils.prediction.prediction import Prediction
 
-#: What the method does not say.
-LIMITS = (
-    "Whether a domain gets better or worse. A score says how strongly the features that your data "
-    "moves are used in a domain; a signed score is in the table only where it was asked for, "
-    "because none clearly beat always saying the commoner sign in the positive control.",
-    "Anything beyond shared vocabulary, as far as we could show: in the positive control plain "
-    "word overlap of the texts found the training set's own domain at least as often as any score "
-    "of features.",
-    "That a mixture as advised helps: in the reproduction no mixture moved a domain by more than "
-    "its interval.",
-    "By how many points. Scores compare domains within this table, not models, SAEs, training sets "
-    "or values of N.",
-    "What your learning rate, epochs, number of examples and order of training do: the score knows "
-    "none of them.",
-    "Domains that are not listed, and reinforcement learning, whose shift demonstrations estimate "
-    "less well.",
-    "Small models hide the effect behind noise: REPRODUCTION.md has what this project measured.",
-)
 
-
-def write(prediction: "Prediction", folder: Path, budget: int | None, features: int) -> list[Path]:
-    """Write the report of a prediction into `folder`; returns the files."""
+def write(
+    prediction: "Prediction", folder: str | Path, budget: int | None = None, features: int = 10
+) -> list[Path]:
+    """Write index.html (self-contained), table.csv, table.parquet and, with a budget,
+    mixture.jsonl; returns their paths."""
+    folder = Path(folder)
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / name for name in ("index.html", "table.csv", "table.parquet")]
@@ -64,16 +49,25 @@ def html(prediction: "Prediction", budget: int | None = None, features: int = 10
     rows, explained = prediction.table.to_dict("records"), prediction.explain(features)
     advice = prediction.advice(budget).to_dict("records") if budget is not None else None
     made = {"plot": picture, "rows": rows, "explained": explained, "advice": advice}
-    return template().page(p=prediction, scores=list(SCORES), limits=LIMITS, budget=budget, **made)
+    return macros().page(p=prediction, scores=list(SCORES), budget=budget, **made)
 
 
 @cache
-def template():
-    """The macros of page.html.jinja; whatever they are given is escaped."""
+def _templates() -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    escape = jinja2.select_autoescape(["html.jinja"])
     blocks = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    environment = jinja2.Environment(loader=loader, autoescape=True, **blocks)
-    return environment.get_template("page.html.jinja").module
+    return jinja2.Environment(loader=loader, autoescape=escape, **blocks)
+
+
+def macros():
+    """The macros of page.html.jinja; whatever they are given is escaped."""
+    return _templates().get_template("page.html.jinja").module
+
+
+def told(name: str, **values) -> list[str]:
+    """The lines of a text template."""
+    return _templates().get_template(f"{name}.txt.jinja").render(**values).splitlines()
 
 
 def plot(prediction: "Prediction") -> Figure:

@@ -1,25 +1,24 @@
-"""What a prediction says: scores of domains with intervals and ranks, how sure they are, a mixture."""
+"""What a prediction says: scores of domains with intervals and ranks, and what to add."""
 
 import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from sts_utils import stats
 from sts_utils.config import Profile
 from sts_utils.examples import Example
-from sts_utils.method import extract, score, shift
+from sts_utils.method import extract, shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.shift import ShiftedDims
 from sts_utils.prediction import explanation, page, scores
-from sts_utils.prediction.scores import SCORES
+from sts_utils.prediction.scores import DEFAULT_SCORE, SCORES
 from sts_utils.prediction.sources import key
+from sts_utils.runs.scores import over_domains
 
 #: Bootstrap draws of a score that compares domains feature by feature, and of any other.
 DRAWS = {"sts_relative": 500}
@@ -114,9 +113,9 @@ class Prediction:
         values, drawn = [], []
         for s, dims in enumerate(self.dims("sts_act_contrastive" if contrastive else "sts_act")):
             domains, towards = list(self.domain_stats[s].values()), self.train_stats[s].mean("dh")
-            values.append(score.over_domains(name, domains, dims, towards=towards))
-            again = score.over_domains(name, domains, dims, towards=towards, weights=weights[s])
-            drawn.append(again)
+            values.append(over_domains(name, domains, dims, towards=towards))
+            again = {"towards": towards, "weights": weights[s]}
+            drawn.append(over_domains(name, domains, dims, **again))
         return np.mean(values, axis=0), stats.over_seeds(np.stack(drawn, 1))
 
     def _weights(self, draws: int) -> list[list[np.ndarray]]:
@@ -160,32 +159,22 @@ class Prediction:
         return [(self.domains[a], self.domains[b], p) for a, b, p in flips if p > FLIP]
 
     def sureness(self) -> list[str]:
-        """On how much the ranking rests, which ranks it can't tell apart, and which score it is by."""
+        """How much the ranking rests on, which ranks it can't tell apart, what it is by."""
         asked = [len(of.n) for row in self.domain_stats for of in row.values()]
         trained = len(self.train_stats[0].n)
-        more = " or more" if trained == extract.ROWS else ""
-        said = [
-            f"The ranking rests on {len(self.domains)} domains, {len(self.seeds)} seed(s), "
-            f"{min(asked)} to {max(asked)} questions a domain and seed, and D_{self.n} on "
-            f"{trained}{more} training questions a seed. Intervals are 95% bootstrap over the "
-            "domains' questions and the seeds: other training examples are not in them, nor how "
-            "likely a domain is to move."
-        ]
-        if len(self.seeds) == 1:
-            left = "what another draw of demonstrations would change"
-            said.append(f"With one seed the intervals leave out {left}.")
-        if pairs := ", ".join(f"{a} and {b} ({p:.0%})" for a, b, p in self.ties):
-            what = "Neighbours in rank that can't be told apart"
-            said.append(f"{what} (probability that their order flips): {pairs}.")
-        else:
-            said.append(f"No two neighbours in rank flip with a probability above {FLIP:.0%}.")
-        said.append(scores.in_control(self.score))
-        return said + [scores.signs_in_control()] * self.signed + list(self.notes)
+        trained = f"{trained} or more" if trained == extract.ROWS else str(trained)
+        values = {"asked": asked, "trained": trained, "flip": FLIP, "default": DEFAULT_SCORE}
+        values |= {"contrastive": SCORES[self.score][1], **scores.in_control()}
+        return page.told("sureness", p=self, **values) + list(self.notes)
+
+    def limits(self) -> list[str]:
+        """What the method does not say."""
+        return page.told("limits")
 
     # --- what to add to the training set ---
 
     def advice(self, budget: int) -> pd.DataFrame:
-        """`budget` extra examples split over the domains in the ratio of the score (§5 of the paper).
+        """`budget` extra examples split over the domains in the ratio of the score (paper, §5).
 
         Of a logarithm like sts_relative the ratio is that of what it is taken of; remainders go to
         the largest fractions. Columns: domain, weight (the score, or its exponential), share,
@@ -219,20 +208,7 @@ class Prediction:
 
     # --- to look at ---
 
-    def plot(self) -> Figure:
-        """Every score with its interval, domains in the order of the chosen one."""
-        return page.plot(self)
-
-    def explain(self, k: int = 10) -> "explanation.Explanation":
-        """The `k` most shifted features: who uses them, where they fire, what they promote."""
-        return explanation.explain(self, k)
-
-    def write(
-        self, folder: str | Path, budget: int | None = None, features: int = 10
-    ) -> list[Path]:
-        """Write index.html (self-contained), table.csv, table.parquet and, with a budget,
-        mixture.jsonl."""
-        return page.write(self, Path(folder), budget, features)
+    plot, write, explain = page.plot, page.write, explanation.explain
 
 
 def largest_remainder(share: np.ndarray, budget: int) -> np.ndarray:

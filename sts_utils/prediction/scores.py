@@ -20,16 +20,27 @@ DEFAULT_SCORE = "sts_relative"
 CONTROL_SCORES = store.ROOT / "figures/control/scores.csv"
 #: How often a score had the sign of the change: read, change, score, accuracy, majority, ….
 CONTROL_SIGNS = store.ROOT / "figures/control/control_sign.csv"
-CONTROL = "In the positive control, on SmolLM2-135M alone"
+
+
+def in_control() -> dict[str, list[dict]]:
+    """Rows on how the scores did, `control`, and the signed one, `signs`: as it is and beside the
+    others; none where the positive control's result is not at hand."""
+    rows = {"control": [], "signs": []}
+    if CONTROL_SCORES.exists():
+        rows["control"] = pd.read_csv(CONTROL_SCORES).to_dict("records")
+    if CONTROL_SIGNS.exists():
+        signs = pd.read_csv(CONTROL_SIGNS)
+        judged = signs[(signs.change == "gold_loglik") & (signs.score == "cosine, D_N")]
+        rows["signs"] = judged.sort_values("read").to_dict("records")
+    return rows
 
 
 def check(
     score: str, n: int, features: int | None = None, has_icl: bool = True, domains=()
 ) -> None:
-    """Raise ValueError, in one line, for a score or an N that can't be had.
+    """Raise ValueError, in one line, for a score or an N that can't be had, as far as is known.
 
-    `features` of the SAE, `has_icl` (whether the domains have worked examples) and `domains` as far
-    as they are known.
+    `features` of the SAE, `has_icl`: whether the domains have worked examples.
     """
     if score not in SCORES:
         raise ValueError(f"score {score!r}: choose from {', '.join(SCORES)}")
@@ -41,44 +52,3 @@ def check(
     if SCORES[score][0] == "sts_relative" and len(domains) == 1:
         compares = "compares domains, here is one: give two or more, or rank by sts_act"
         raise ValueError(f"score {score!r} {compares}")
-
-
-def in_control(score: str) -> str:
-    """Which score ranks by default and how the scores did in the positive control."""
-    other = "" if score == DEFAULT_SCORE else f"; the default is {DEFAULT_SCORE}"
-    said = f"Ranked by {score}{other}."
-    if not CONTROL_SCORES.exists():
-        absent = "The positive control's result is not at hand"
-        return f"{said} {absent}: the default is not backed by it yet."
-    table = pd.read_csv(CONTROL_SCORES)
-    rows = [f"{r.score} {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in table.itertuples()]
-    said += (
-        f" {CONTROL} ({table.statistic.iloc[0]}): {'; '.join(rows)}. The default was chosen after "
-        "these results were seen, so its own is optimistic; sts_relative_contrastive had been "
-        "fixed before."
-    )
-    if SCORES[score][1]:
-        said += (
-            " Its contrast there was prose and the other training sets; here it is prose and the "
-            "listed domains, of which one may be like the training set."
-        )
-    return said
-
-
-def signs_in_control() -> str:
-    """How often the signed score had the sign of the change in the positive control."""
-    if not CONTROL_SIGNS.exists():
-        absent = "the positive control's result is not at hand"
-        return f"The signed score has not been judged yet: {absent}."
-    table = pd.read_csv(CONTROL_SIGNS).set_index(["read", "change", "score"])
-
-    def told(read: str, change: str) -> str:
-        row = table.loc[(read, "gold_loglik", "cosine, D_N")]
-        return (
-            f"had the sign of {change} in {row.accuracy} of the cells, always saying the commoner "
-            f"sign in {row.majority} (difference {row.difference}; r {row.r})"
-        )
-
-    alone = told("as it is", "the change")
-    beside = told("beside the others", "the change beside other domains and sets")
-    return f"{CONTROL}, the signed score {alone}, and {beside}."

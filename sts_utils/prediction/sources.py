@@ -12,6 +12,7 @@ from sts_utils.prediction.rows import parsed, rows, sample
 
 log = logging.getLogger(__name__)
 
+Columns = Mapping[str, str] | None
 #: Rows kept of a source: a seeded sample of it, so that memory does not grow with the file.
 LIMIT = 5000
 
@@ -20,11 +21,11 @@ def read(
     source,
     *,
     domain: str,
-    columns: Mapping[str, str] | None = None,
-    answers: bool = False,
-    limit: int = LIMIT,
-    seed: int = 0,
-    note: Callable[[str], None] = log.warning,
+    columns: Columns = None,
+    answers=False,
+    limit=LIMIT,
+    seed=0,
+    note=log.warning,
 ) -> list[Example]:
     """At most `limit` examples of `source`, a seeded sample in the order of its rows.
 
@@ -73,7 +74,7 @@ def read(
     return list(examples.values())
 
 
-def read_training(source, columns: Mapping[str, str] | None, note=log.warning) -> list[Example]:
+def read_training(source, columns: Columns, note=log.warning) -> list[Example]:
     """The examples of a training set that have an answer."""
     examples = read(source, domain="train", columns=columns, answers=True, note=note)
     worked = [e for e in examples if e.solution]
@@ -85,9 +86,7 @@ def read_training(source, columns: Mapping[str, str] | None, note=log.warning) -
     return worked
 
 
-def read_domains(
-    source, columns: Mapping[str, str] | None = None, note=log.warning
-) -> dict[str, list[Example]]:
+def read_domains(source, columns: Columns = None, note=log.warning) -> dict[str, list[Example]]:
     """Domain -> examples, of {name: source}, or of corpora (all their domains) and files.
 
     A file's domain is its stem.

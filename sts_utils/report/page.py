@@ -4,102 +4,29 @@ import html as markup
 import math
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 import jinja2
 import pandas as pd
 
 from sts_utils.config import Profile
-from sts_utils.results import RULE, VERDICTS
+from sts_utils.control import tables as control
+from sts_utils.experiments import EXPERIMENTS
+from sts_utils.results import RULE, VERDICTS, Result
 from sts_utils.store import FIGURES, ROOT
 
-
-class Result(NamedTuple):
-    """A figure or table of the paper, and the stage whose notebook makes it."""
-
-    name: str
-    title: str
-    kind: Literal["figure", "table"] = "figure"
-    notebook: str = "06_plot"
-
-
 #: As a reader of the paper meets them: figures, tables, then what the paper does not show.
-RESULTS = (
-    Result("fig1a", "Fig 1a: how the change by SFT is spread over SAE features"),
-    Result("fig1b", "Fig 1b: mathematics while shifted or random features are zeroed"),
-    Result(
-        "fig2a", "Fig 2a: overlap of the dims that demonstrations find and those that SFT moves"
-    ),
-    Result("fig2b", "Fig 2b: how concentrated the change is, SAE and raw"),
-    Result("fig3", "Fig 3: score before training, change after it"),
-    Result("fig4a", "Fig 4a: width of the SAE"),
-    Result("fig4b", "Fig 4b: layer of the SAE"),
-    Result("fig4c", "Fig 4c: sparsity of the SAE"),
-    Result("fig4d", "Fig 4d: which ranks of shifted dims"),
-    Result("fig4e", "Fig 4e: STS and probes"),
-    Result("fig5", "Fig 5: extra training data by domain"),
-    Result("fig6", "Fig 6: reinforcement learning"),
-    Result("fig7", "Fig 7: selective fine-tuning"),
-    Result("table1", "Table 1: other training sets", "table"),
-    Result("tables2_4", "Tables 2–4: change of performance in each domain", "table", "05_evaluate"),
-    Result("table5", "Table 5: baselines", "table"),
-    Result("table6", "Table 6: Pearson correlation", "table"),
-    Result("table7", "Table 7: what the shifted dims are about", "table"),
-    Result("table8", "Table 8: recall of labelled dims", "table"),
-    Result("table9", "Table 9: R²", "table"),
-    Result("table10", "Table 10: mathematics after STS-guided data", "table"),
-    Result("table11", "Table 11: selective fine-tuning", "table"),
-    Result("table12", "Table 12: correlation against L0", "table"),
-    Result("table13", "Table 13: probes", "table"),
-    Result(
-        "rollouts", "Reinforcement learning: the model's own answers as demonstrations", "table"
-    ),
-    Result("control_judgement", "Positive control: what each score finds", "table", "07_control"),
-    Result("control_goals", "Positive control: goals, and what was reached", "table", "07_control"),
-    Result(
-        "control_heat_paper",
-        "Positive control: the paper's score and the change",
-        "figure",
-        "07_control",
-    ),
-    Result(
-        "control_heat",
-        "Positive control: the contrastive score and the change",
-        "figure",
-        "07_control",
-    ),
-    Result(
-        "control_heat_probability",
-        "Positive control: the change of P(gold)",
-        "figure",
-        "07_control",
-    ),
-    Result(
-        "control_ranks", "Positive control: rank of the training domain", "figure", "07_control"
-    ),
-    Result(
-        "control_change",
-        "Positive control: did training move its own domain?",
-        "table",
-        "07_control",
-    ),
-    Result("control_sizes", "Positive control: N of D_N, design half", "figure", "07_control"),
-    Result("control_design", "Positive control: scores on the design half", "table", "07_control"),
-    Result("control_all", "Positive control: all sets and seeds", "table", "07_control"),
-    Result(
-        "control_agreement",
-        "Positive control: D_N and the features that SFT moved",
-        "table",
-        "07_control",
-    ),
-    Result("control_sign", "Positive control: the sign", "table", "07_control"),
-    Result(
-        "control_generic", "Positive control: what is generic in a shift", "figure", "07_control"
-    ),
-    Result("control_doses", "Positive control: dose of SFT", "figure", "07_control"),
-    Result("training", "Training: did SFT teach its training set?", "figure", "04_finetune"),
-)
+ORDER = ("Fig", "Table", "Reinforcement", "Positive control", "Training")
+
+
+def _place(result: Result) -> tuple[int, int]:
+    """A result's place on the page: of its kind in ORDER, then the number of a table."""
+    kind = next(i for i, start in enumerate(ORDER) if result.title.startswith(start))
+    return kind, int(re.search(r"\d+", result.title)[0]) if kind == 1 else 0
+
+
+_MADE = [*(r for experiment in EXPERIMENTS for r in experiment.RESULTS), *control.RESULTS]
+RESULTS: tuple[Result, ...] = tuple(sorted(_MADE, key=_place))
 
 
 def chosen(figures: str | None) -> set[str]:

@@ -122,6 +122,3 @@ def held_out(profile: Profile) -> pd.DataFrame:
     for seed, model in after_sft(profile).items():
         frames.append(measure_held_out(profile, model).assign(when="after", seed=seed))
     return pd.concat(frames, ignore_index=True)
-
-
-performance, held_out_performance = measure, measure_held_out  # old names

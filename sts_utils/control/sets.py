@@ -1,0 +1,243 @@
+"""The positive control's training sets: their examples, fine-tuning on them, their features.
+
+Most sets are domains, so fine-tuning on one should move that domain most, and a score that sees
+what was trained on must rank it first. What is computed is here, each part once (`steps`).
+"""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+import pandas as pd
+
+from sts_utils import corpora, models, store
+from sts_utils.config import ControlSettings, Profile
+from sts_utils.corpora import contrast
+from sts_utils.examples import Example, by_domain
+from sts_utils.method import prompts
+from sts_utils.method.extract import FeatureStats
+from sts_utils.method.prompts import Prompt
+from sts_utils.runs import engine, features, performance, plan, samples
+from sts_utils.runs import models as held
+from sts_utils.runs.models import TrainedModel
+from sts_utils.runs.plan import Step
+
+#: Where the demonstrations before a training set's questions come from.
+CONTEXTS = ("own", "others", "generic")
+#: Demonstrations in context tried, beside the profile's own number.
+COUNTS = (1, 2, 5, 10)
+NOTEBOOK = "07_control"
+
+
+# --- training sets -----------------------------------------------------------------------------
+
+
+@cache
+def pools(profile: Profile) -> dict[str, tuple[Example, ...]]:
+    """Training set -> the examples it draws from; no evaluation question, no demonstration.
+
+    A domain's examples are its questions without their options, and the gold option's text as the
+    answer, as they are evaluated. Raises ValueError for a set with too few.
+    """
+    asked = {e.question for group in samples.evaluation_questions(profile).values() for e in group}
+    asked |= {e.question for e in corpora.load(profile.demonstrations)}
+    domains, at_hand = by_domain(corpora.load(profile.domains)), {}
+    for name in profile.control.sets:
+        if name in domains:
+            free = [e for e in domains[name] if e.question not in asked]
+            free = [replace(e, options=(), instruction="", solution=e.answer) for e in free]
+        else:
+            free = corpora.load(name)
+        at_hand[name] = tuple(free)
+        if len(free) < profile.control.examples:
+            raise ValueError(
+                f"training set {name!r} has {len(free)} examples left beside the evaluation "
+                f"questions, control.examples asks for {profile.control.examples}: lower it or "
+                "evaluation.questions"
+            )
+    return at_hand
+
+
+def examples(profile: Profile, name: str, seed: int) -> list[Example]:
+    """The examples that one training set and seed are: the same number for each."""
+    return random.Random(f"{name} {seed}").sample(pools(profile)[name], profile.control.examples)
+
+
+def few(settings: ControlSettings) -> tuple[str, ...]:
+    """The training sets on which what is dear is tried: other doses, other contexts."""
+    return settings.dose_sets or settings.sets[:2]
+
+
+# --- fine-tuning and its effect ----------------------------------------------------------------
+
+
+def full_steps(settings: ControlSettings) -> int:
+    """Optimizer steps of the whole dose."""
+    return math.ceil(settings.examples / settings.batch) * settings.epochs
+
+
+def probe_steps(settings: ControlSettings) -> int:
+    """Steps of a probe run; at least two, for the first is at learning rate 0 (warm-up)."""
+    return max(2, round(settings.probe * full_steps(settings)))
+
+
+def doses(settings: ControlSettings) -> dict[float, int]:
+    """Share of the whole dose -> its steps."""
+    shares = sorted({1.0, *settings.doses})
+    return {share: round(share * full_steps(settings)) for share in shares}
+
+
+def finetune(profile: Profile, name: str, seed: int, steps: int | None = None) -> TrainedModel:
+    """The model after SFT on a training set, at the whole dose or for `steps`."""
+    settings = profile.control
+    size = settings.model_dump(include={"examples", "epochs", "batch", "lr"})
+    size["micro_batch"] = min(profile.sft.micro_batch, settings.batch)
+    sft = profile.sft.model_copy(update=size)
+    steps = steps or full_steps(settings)
+    chosen = examples(profile, name, seed)
+    recipe = {"control": name, "sft": sft.model_dump(), "steps": steps, "seed": seed}
+    recipe["examples"] = store.digest([e.id for e in chosen])
+    train = partial(engine.sft, profile, sft, chosen, seed, steps=steps)
+    return held.train_once(profile, recipe, train)
+
+
+def change(
+    profile: Profile, name: str, seed: int, steps: int | None = None, asked: int | None = None
+) -> pd.DataFrame:
+    """Performance after SFT on a set − before: domain, id and the measures, a row a question.
+
+    `asked`: only so many questions a domain. The untouched model is asked once, for all sets.
+    """
+    asked = asked or profile.control.asked
+    groups = samples.evaluation_questions(profile).values()
+    questions = [e for group in groups for e in group[:asked]]
+    tuned = finetune(profile, name, seed, steps)
+    before = performance.measure(profile).set_index(["domain", "id"])
+    after = performance.measure(profile, tuned, questions).set_index(["domain", "id"])
+    return (after - before.loc[after.index]).reset_index()
+
+
+def probe(profile: Profile, name: str, seed: int) -> pd.DataFrame:
+    """The change by a probe run: a few steps, a few questions."""
+    settings = profile.control
+    return change(profile, name, seed, probe_steps(settings), settings.probe_questions)
+
+
+# --- features under demonstrations -------------------------------------------------------------
+
+
+def pairs(
+    profile: Profile, name: str, seed: int, context: str = "own", demonstrations: int | None = None
+) -> list[tuple[Prompt, Prompt]]:
+    """(plain, icl) prompts: half of a set's examples are asked, half are demonstrations.
+
+    `context` "others" and "generic" replace each demonstration by one of the same length, from the
+    other training sets or from packaged prose cut into a question and an answer.
+    """
+    settings, chosen = profile.control, examples(profile, name, seed)
+    asked, pool = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    each = demonstrations or settings.demonstrations
+    shown = prompts.choose_demonstrations(pool, each, settings.contexts, seed)
+    if context != "own":
+        match = partial(contrast.prose, tokenizer)
+        if context == "others":
+            others = [other for other in settings.sets if other != name]
+            free = [e for other in others for e in pools(profile)[other]]
+            sizes = np.concatenate([_lengths(profile)[other] for other in others])
+            match = partial(contrast.nearest, tokenizer, others=free, sizes=sizes)
+        rng = random.Random(f"{context} {name} {seed}")
+        shown = [[match(rng, e) for e in group] for group in shown]
+    longest = models.context_length(profile.model, profile.revision)
+    return prompts.prompt_pairs(tokenizer, asked[: settings.queries], shown, longest)
+
+
+@cache
+def _lengths(profile: Profile) -> dict[str, np.ndarray]:
+    """Set -> tokens of each of its examples."""
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    return {name: contrast.lengths(tokenizer, pool) for name, pool in pools(profile).items()}
+
+
+def extract_shift(
+    profile: Profile, name: str, seed: int, context: str = "own", demonstrations: int | None = None
+) -> FeatureStats:
+    """Features of a set's questions without and with demonstrations (for D_N, its contrast)."""
+    asked = pairs(profile, name, seed, context, demonstrations)
+    told = profile.control.model_dump(include={"examples", "queries", "contexts"})
+    told["demonstrations"] = demonstrations or profile.control.demonstrations
+    told |= {"control": name, "seed": seed, "context": context}
+    told["prompts"] = store.digest([icl.ids for _, icl in asked])
+
+    def recipe(p):
+        return features.settings_of(p, **told)
+
+    desc = f"{name} {context} seed {seed}"
+    return features.extract("features-control", [profile], recipe, lambda: asked, desc)
+
+
+def extract_contexts(
+    profile: Profile, name: str, seed: int, demonstrations: int | None = None
+) -> dict[str, FeatureStats]:
+    """Context -> features of a set's questions under demonstrations from there."""
+    return {c: extract_shift(profile, name, seed, c, demonstrations) for c in CONTEXTS}
+
+
+def extract_actual(profile: Profile, name: str, seed: int) -> FeatureStats:
+    """Features of the same plain questions before and after SFT on the set."""
+    tuned = finetune(profile, name, seed)
+
+    def recipe(p):
+        return features.settings_of(p, control=name, seed=seed, trained=tuned.key)
+
+    def plain():
+        return [(a, a) for a, _ in pairs(profile, name, seed)]
+
+    desc = f"{name} after SFT {seed}"
+    return features.extract("features-control-actual", [profile], recipe, plain, desc, tuned)
+
+
+# --- all of it ---------------------------------------------------------------------------------
+
+
+def cell(profile: Profile, name: str, seed: int) -> None:
+    """Fine-tune on a training set, evaluate, extract: what one row of the matrix needs."""
+    change(profile, name, seed)
+    extract_actual(profile, name, seed)
+    probe(profile, name, seed)
+    extract_contexts(profile, name, seed)
+
+
+def counts(settings: ControlSettings) -> list[int]:
+    """Those of COUNTS that half of a training set has."""
+    return [count for count in COUNTS if count <= settings.examples // 2]
+
+
+def steps(profile: Profile) -> list[Step]:
+    """What the control computes: the domains, a cell a training set and seed, then other doses and
+    numbers of demonstrations on a few sets."""
+    settings, gpus = profile.control, engine.training_gpus(profile)
+    first, done = settings.seeds[0], profile.seeds if profile.runs_paper else ()
+    domains = plan.domains_of(profile, [seed for seed in settings.seeds if seed not in done])
+    steps = [step._replace(stage=NOTEBOOK) for step in domains]
+    if not done:
+        steps.append(Step("evaluation", performance.measure, (profile,), NOTEBOOK))
+
+    def each(kind: str, compute: Callable, names: Sequence[str], *args, gpus: int = 1):
+        return [Step(kind, compute, (profile, n, *args), NOTEBOOK, 1, gpus) for n in names]
+
+    for seed in settings.seeds:
+        steps += each("control, training sets", cell, settings.sets, seed, gpus=gpus)
+    for dose in [n for share, n in doses(settings).items() if share != 1]:
+        steps += each("control, doses", change, few(settings), first, dose, gpus=gpus)
+    for count in [n for n in counts(settings) if n != settings.demonstrations]:
+        steps += each("control, contexts", extract_contexts, few(settings), first, count)
+    return steps
+
+
+def compute(profile: Profile) -> None:
+    """Compute what is missing of `steps`, here or over the profile's cluster."""
+    plan.compute(profile, steps(profile))
