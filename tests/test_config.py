@@ -1,15 +1,14 @@
 import json
 
 import pytest
+import yaml
 
 from sts_utils import config, models, saes, store
-from sts_utils.runs import units
+from sts_utils.runs import check
 
 
 def written(tmp_path, **changes):
     """A profile file like `tiny` with some keys changed (None: removed)."""
-    import yaml
-
     values = yaml.safe_load((store.ROOT / "profiles/tiny.yaml").read_text()) | changes
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
@@ -29,7 +28,10 @@ def test_every_profile_is_valid():
         ({"sft": {"learning_rate": 1}}, r"unknown key 'sft.learning_rate'"),
         ({"sts": {"demos": 1}}, r"unknown key 'sts.demos' \(did you mean 'demonstrations'\?\)"),
         ({"layer": "three"}, r"layer: input should be a valid integer.*\(it is 'three'\)"),
-        ({"definition": "mine"}, r"definition: input should be 'paper' or 'released_code' \(it is 'mine'\)"),
+        (
+            {"definition": "mine"},
+            r"definition: input should be 'paper' or 'released_code' \(it is 'mine'\)",
+        ),
         ({"model": None}, r"model: field required"),
         ({"top_n": 0}, r"top_n: input should be greater than 0"),
     ],
@@ -41,12 +43,18 @@ def test_a_wrong_key_or_value_is_one_line(tmp_path, changes, line):
 
 
 def test_unknown_profile_names_the_nearest():
-    with pytest.raises(ValueError, match=r"unknown profile 'smoll' \(did you mean 'smol'\?\): choose from"):
+    with pytest.raises(
+        ValueError, match=r"unknown profile 'smoll' \(did you mean 'smol'\?\): choose from"
+    ):
         config.load("smoll")
 
 
 def test_paper_stands_for_its_three_models():
-    assert [p.name for p in config.load_all("paper", "5")] == ["llama3-8b", "qwen2.5-7b", "gemma2-9b"]
+    assert [p.name for p in config.load_all("paper", "5")] == [
+        "llama3-8b",
+        "qwen2.5-7b",
+        "gemma2-9b",
+    ]
     assert {p.seeds for p in config.load_all("paper", "5")} == {(5,)}
     assert {p.seeds for p in config.load_all("paper")} == {(0, 1, 2)}
     assert config.load_all("tiny") == [config.load("tiny")]
@@ -59,17 +67,47 @@ def test_paper_stands_for_its_three_models():
 
 def test_paper_profiles_hold_the_paper_s_protocol():
     for profile in config.load_all("paper"):
-        assert (profile.train, profile.domains, profile.demonstrations) == ("limo", "mmlu-pro", "mmlu-pro-cot")
-        assert profile.others == ("verifiable-coding", "mens-mental-health") and profile.grpo.train == "math"
+        assert (profile.train, profile.grpo.train) == ("limo", "math")
+        assert (profile.domains, profile.demonstrations) == ("mmlu-pro", "mmlu-pro-cot")
+        assert profile.others == ("verifiable-coding", "mens-mental-health")
         sft, evaluation = profile.sft, profile.evaluation
-        assert (sft.epochs, sft.batch, sft.micro_batch, sft.max_length, sft.dtype) == (10, 256, 1, 8192, "float32")
-        assert sft.gradient_checkpointing and profile.top_n == 100 and profile.definition == "paper"
-        assert (evaluation.mode, evaluation.measure, evaluation.shots, evaluation.rule) == (
-            "generation", "accuracy", 5, "official",
-        )  # fmt: skip
+        assert (sft.epochs, sft.batch, sft.micro_batch, sft.max_length) == (10, 256, 1, 8192)
+        assert sft.dtype == "float32" and sft.gradient_checkpointing
+        assert profile.top_n == 100 and profile.definition == "paper"
+        assert (evaluation.mode, evaluation.measure) == ("generation", "accuracy")
+        assert (evaluation.shots, evaluation.rule) == (5, "official")
         assert (profile.shift.demonstrations, profile.sts.demonstrations) == (2, 5)
         assert profile.revision and len(profile.revision) == 40
     assert [p.layer for p in config.load_all("paper")] == [25, 23, 31]  # the paper's second is 25
+
+
+def test_a_profile_says_what_differs_from_its_base(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("about: mine\nbase: smol-hub\nsft: {lr: 0.5}\nothers: []\nseeds: [7]\n")
+    mine, base = config.load(str(path)), config.load("smol-hub")
+    assert mine.name == "mine" and mine.about == "mine" and mine.seeds == (7,)
+    assert mine.sft == base.sft.model_copy(update={"lr": 0.5}) and mine.others == ()
+    differ = {"name", "about", "seeds", "sft", "others"}
+    assert mine.model_dump(exclude=differ) == base.model_dump(exclude=differ)
+    smol = config.load("smol")
+    assert (base.sft, base.sweep, base.train) == (smol.sft, smol.sweep, "limo-or-gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("base", "line"),
+    [
+        ("smoll", r"has an unknown base 'smoll' \(did you mean 'smol'\?\): choose from control, "),
+        ("paper", "profile 'paper' stands for several: choose one of llama3-8b, "),
+        ("{0}/mine.yaml", "mine.yaml' is its own base: .*mine.yaml -> .*mine.yaml"),
+        ("{0}/other.yaml", "is its own base: .*mine.yaml -> .*other.yaml -> .*mine.yaml"),
+    ],
+)
+def test_a_wrong_base_is_one_line(tmp_path, base, line):
+    (tmp_path / "mine.yaml").write_text(f"about: x\nbase: {base.format(tmp_path)}\n")
+    (tmp_path / "other.yaml").write_text(f"about: x\nbase: {tmp_path}/mine.yaml\n")
+    with pytest.raises(ValueError, match=line) as caught:
+        config.load(str(tmp_path / "mine.yaml"))
+    assert "\n" not in str(caught.value)
 
 
 def test_generation_measures_accuracy_alone(tmp_path):
@@ -93,21 +131,29 @@ def test_seeds():
             {"sae": "data/saes/smollm2-135m-instruct/layer20-8x-k32"},
             "reads width 576, the model's residual stream is 64",
         ),
-        ({"sae": "no-such-release/x"}, "SAE 'no-such-release/x' is no folder and sae-lens can't load it"),
+        (
+            {"sae": "no-such-release/x"},
+            "SAE 'no-such-release/x' is no folder and sae-lens can't load it",
+        ),
         ({"top_n": 9999}, "top_n is 9999, but SAE 'random-8x' has 512 features"),
         ({"train": "gsm"}, "unknown corpus 'gsm'"),
         ({"sts": {"demonstrations": 6}}, "domain 'engineering' has 5 demonstrations in 'mmlu-cot'"),
     ],
 )
-def test_what_does_not_fit_is_one_line_before_any_model_is_loaded(tmp_path, monkeypatch, changes, line):
-    monkeypatch.setattr(models, "_from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+def test_what_does_not_fit_is_one_line_before_any_model_is_loaded(
+    tmp_path, monkeypatch, changes, line
+):
+    monkeypatch.setattr(
+        models, "_from_pretrained", lambda *_, **__: pytest.fail("a model was loaded")
+    )
     with pytest.raises(ValueError, match=line) as caught:
-        units.prepare(config.load(written(tmp_path, **changes)))
+        check.prepare(config.load(written(tmp_path, **changes)))
     assert "\n" not in str(caught.value)
 
 
 def test_sae_of_another_layer_is_refused():
-    with pytest.raises(ValueError, match=r"trained at blocks\.20\.hook_resid_post, the profile reads blocks\.3\."):
+    line = r"trained at blocks\.20\.hook_resid_post, the profile reads blocks\.3\."
+    with pytest.raises(ValueError, match=line):
         saes.load(config.load("smol").sae, 576, 3)
 
 

@@ -1,5 +1,10 @@
-"""The paper's architectures without their weights: from configs with the true public dims, on the meta device, and as
-three-layer random copies that go through the whole extraction path."""
+"""The paper's architectures without their weights.
+
+From configs with the true public dims, on the meta device, and as three-layer random copies that go
+through the whole extraction path.
+"""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,84 +15,100 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
-from sts_utils import config, models, saes
-from sts_utils.corpora import data
+from sts_utils import config, corpora, models, saes
 from sts_utils.method import extract, prompts
-from sts_utils.method.extract import Tap
-from sts_utils.scale import check
+from sts_utils.method.extract import Hook
+from sts_utils.scale import cost
 
 #: The public config.json of each paper profile's model: profile -> (class, dims).
 PUBLIC = {
     "llama3-8b": (
         LlamaConfig,
         dict(
-            vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32,
-            num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192, rms_norm_eps=1e-5,
-            rope_parameters={"rope_type": "default", "rope_theta": 500_000.0}, tie_word_embeddings=False,
+            vocab_size=128_256,
+            hidden_size=4096,
+            intermediate_size=14_336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            max_position_embeddings=8192,
+            rms_norm_eps=1e-5,
+            rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+            tie_word_embeddings=False,
         ),
     ),
     "qwen2.5-7b": (
         Qwen2Config,
         dict(
-            vocab_size=152_064, hidden_size=3584, intermediate_size=18_944, num_hidden_layers=28,
-            num_attention_heads=28, num_key_value_heads=4, max_position_embeddings=32_768, rms_norm_eps=1e-6,
-            rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0}, tie_word_embeddings=False,
+            vocab_size=152_064,
+            hidden_size=3584,
+            intermediate_size=18_944,
+            num_hidden_layers=28,
+            num_attention_heads=28,
+            num_key_value_heads=4,
+            max_position_embeddings=32_768,
+            rms_norm_eps=1e-6,
+            rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+            tie_word_embeddings=False,
         ),
     ),
     "gemma2-9b": (
         Gemma2Config,
         dict(
-            vocab_size=256_000, hidden_size=3584, intermediate_size=14_336, num_hidden_layers=42,
-            num_attention_heads=16, num_key_value_heads=8, head_dim=256, max_position_embeddings=8192,
-            query_pre_attn_scalar=256, sliding_window=4096, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+            vocab_size=256_000,
+            hidden_size=3584,
+            intermediate_size=14_336,
+            num_hidden_layers=42,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=256,
+            max_position_embeddings=8192,
+            query_pre_attn_scalar=256,
+            sliding_window=4096,
+            attn_logit_softcapping=50.0,
+            final_logit_softcapping=30.0,
         ),
     ),
-}  # fmt: skip
+}
 #: The chat templates that these models' tokenizers carry (Qwen's without its tools).
-LLAMA3 = (
-    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
-    "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
-    "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
-    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
-)
-QWEN = (
-    "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
-    "{%- else %}{{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-    "<|im_end|>\n' }}{%- endif %}{%- for message in messages %}{%- if (message.role == 'user') or (message.role == "
-    "'system' and not loop.first) or (message.role == 'assistant' and not message.tool_calls) %}{{- '<|im_start|>' + "
-    "message.role + '\n' + message.content + '<|im_end|>' + '\n' }}{%- endif %}{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
-)
-GEMMA2 = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
-    "{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}"
-    "{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+FOLDER = Path(__file__).parent / "chats"
+LLAMA3, QWEN, GEMMA2 = (
+    (FOLDER / f"{name}.jinja").read_text(encoding="utf-8") for name in ("llama3", "qwen", "gemma2")
 )
 #: profile -> (template, marks, what stands just before the query, what follows it)
 CHATS = {
     "llama3-8b": (
-        LLAMA3, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        "<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        LLAMA3,
+        ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        "<|start_header_id|>user<|end_header_id|>\n\n",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
     "qwen2.5-7b": (
-        QWEN, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-        "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n",
+        QWEN,
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
     ),
     "gemma2-9b": (
-        GEMMA2, ("<bos>", "<start_of_turn>", "<end_of_turn>"),
-        "<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n",
+        GEMMA2,
+        ("<bos>", "<start_of_turn>", "<end_of_turn>"),
+        "<start_of_turn>user\n",
+        "<end_of_turn>\n<start_of_turn>model\n",
     ),
-}  # fmt: skip
+}
 NAMES = tuple(PUBLIC)
 
 
 def small_tokenizer(name):
-    """A BPE tokenizer of the family's kind (byte-level, or with ▁ for spaces), trained on a few questions."""
+    """A BPE tokenizer of the family's kind (byte-level, or with ▁ for spaces), on few questions."""
     template, marks, *_ = CHATS[name]
     inner = Tokenizer(BPE(unk_token=None, byte_fallback=name == "gemma2-9b"))
     if name == "gemma2-9b":
@@ -98,12 +119,17 @@ def small_tokenizer(name):
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-    texts = [e.query for e in data.load("gsm-symbolic", 5, 60)]
+    texts = [e.query for e in corpora.load("gsm-symbolic", 5, 60)]
     inner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=800, initial_alphabet=alphabet, special_tokens=list(marks))
+        texts,
+        trainers.BpeTrainer(vocab_size=800, initial_alphabet=alphabet, special_tokens=list(marks)),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token=marks[0], eos_token=marks[-1], pad_token=marks[0], chat_template=template
+        tokenizer_object=inner,
+        bos_token=marks[0],
+        eos_token=marks[-1],
+        pad_token=marks[0],
+        chat_template=template,
     )
 
 
@@ -114,13 +140,18 @@ def name(request):
 
 @pytest.fixture(scope="module")
 def copy(name, tmp_path_factory):
-    """(folder, tokenizer) of a random model of the family, three blocks of a twentieth of the width."""
+    """(folder, tokenizer) of a random model of the family, three narrow blocks."""
     made, dims = PUBLIC[name]
     tokenizer = small_tokenizer(name)
     small = dict(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
     if made is Gemma2Config:  # windows shorter than the demonstrations, and a cap that bites
         small |= dict(head_dim=32, sliding_window=16, attn_logit_softcapping=2.0)
     folder = tmp_path_factory.mktemp(name)
@@ -133,8 +164,8 @@ def copy(name, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(copy):
-    shown = [data.load("gsm-symbolic", 1, 2), data.load("gsm-symbolic", 2, 2)]
-    return prompts.prompt_pairs(copy[1], data.load("gsm-symbolic", 3, 6), shown, 8192)
+    shown = [corpora.load("gsm-symbolic", 1, 2), corpora.load("gsm-symbolic", 2, 2)]
+    return prompts.prompt_pairs(copy[1], corpora.load("gsm-symbolic", 3, 6), shown, 8192)
 
 
 # --- the real architecture, on the meta device ---------------------------------------------------
@@ -146,14 +177,17 @@ def test_the_real_architecture_fits_the_profile(name):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(made(**dims))
     # the table that `check` falls back to without the hub
-    shape = check.SHAPES[profile.model]
+    shape = cost.listed()[profile.model]
     assert sum(p.numel() for p in model.parameters()) == shape.parameters
     assert (shape.layers, shape.width, shape.vocabulary) == (
-        dims["num_hidden_layers"], dims["hidden_size"], dims["vocab_size"],
-    )  # fmt: skip
-    assert shape.context == dims["max_position_embeddings"]
-    assert 0 <= profile.layer < dims["num_hidden_layers"]
-    assert profile.layer < dims["num_hidden_layers"] - 1  # the last block is no place for the paper's SAE
+        dims["num_hidden_layers"],
+        dims["hidden_size"],
+        dims["vocab_size"],
+    )
+    tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    assert shape.embeddings == sum(w.numel() for w in tables)
+    # the last block is no place for the paper's SAE
+    assert 0 <= profile.layer < dims["num_hidden_layers"] - 1
     backbone = models.truncate(model, profile.layer)
     with torch.no_grad():
         ids = torch.zeros(1, 8, dtype=torch.long, device="meta")
@@ -191,13 +225,13 @@ def test_gemma_scope_s_config_is_the_profile_s():
     assert saes.layer(profile.sweep.layers[0]) == 9
 
 
-# --- chat templates --------------------------------------------------------------------------------
+# --- chat templates ------------------------------------------------------------------------------
 
 
 def test_the_query_s_span_is_the_question_and_nothing_else(name, copy, pairs):
     _, _, before, after = CHATS[name]
     _, tokenizer = copy
-    for query, pair in zip(data.load("gsm-symbolic", 3, 6), pairs, strict=True):
+    for query, pair in zip(corpora.load("gsm-symbolic", 3, 6), pairs, strict=True):
         for prompt in pair:
             start, stop = prompt.span
             assert tokenizer.decode(prompt.ids[start:stop]) == query.query
@@ -208,11 +242,12 @@ def test_the_query_s_span_is_the_question_and_nothing_else(name, copy, pairs):
         assert plain.query == icl.query and len(icl.context) > 3 * len(plain.context)
 
 
-# --- the whole path on a small copy -----------------------------------------------------------------
+# --- the whole path on a small copy --------------------------------------------------------------
 
 
 def random_sae(kind):
-    cfg = dict(d_in=64, d_sae=256, device="cpu", dtype="float32", metadata=SAEMetadata(hook_name=saes.hook_point(1)))
+    metadata = SAEMetadata(hook_name=saes.hook_point(1))
+    cfg = dict(d_in=64, d_sae=256, device="cpu", dtype="float32", metadata=metadata)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         if kind == "jumprelu":
@@ -244,7 +279,7 @@ def by_hand(kind, sae, x):
 
 @torch.no_grad()
 def after_block(model, ids, layer):
-    """Residual rows [tokens, d_model] that leave block `layer` of the whole model, caught by a hook."""
+    """Residual rows [tokens, d_model] that leave block `layer` of the whole model, by a hook."""
     caught = []
     hook = model.model.layers[layer].register_forward_hook(lambda _m, _i, out: caught.append(out))
     try:
@@ -257,13 +292,14 @@ def after_block(model, ids, layer):
 
 @pytest.mark.parametrize("kind", ["jumprelu", "relu", "topk"])
 def test_extraction_reads_the_block_s_output_through_any_sae(copy, pairs, kind):
-    """The truncated model with cached contexts, against a hook in the whole one and the SAE's definition."""
+    """The truncated model with cached contexts, against the whole one and the SAE's definition."""
     folder, _ = copy
-    whole = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    eager = {"attn_implementation": "eager", "dtype": torch.float32}
+    whole = AutoModelForCausalLM.from_pretrained(folder, **eager).eval()
     backbone = models.load_truncated(str(folder), 1)
     assert len(backbone.layers) == 2
     sae = random_sae(kind)
-    (stats,) = extract.feature_stats(pairs, backbone, [Tap(1, sae, np.inf)])
+    (stats,) = extract.feature_stats(pairs, backbone, [Hook(1, sae, np.inf)])
     for i, (plain, icl) in enumerate(pairs):
         r, r_icl = (after_block(whole, p.ids, 1)[slice(*p.span)] for p in (plain, icl))
         with torch.no_grad():

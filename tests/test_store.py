@@ -12,7 +12,9 @@ def test_computed_once_and_read_back():
         return pd.DataFrame({"a": [1.5, 2.5]})
 
     for _ in range(2):
-        pd.testing.assert_frame_equal(store.frame("once", {"x": 1}, compute), pd.DataFrame({"a": [1.5, 2.5]}))
+        pd.testing.assert_frame_equal(
+            store.frame("once", {"x": 1}, compute), pd.DataFrame({"a": [1.5, 2.5]})
+        )
     assert len(calls) == 1
     store.frame("once", {"x": 2}, compute)
     assert len(calls) == 2

@@ -1,31 +1,110 @@
 import ast
+import hashlib
+import os
 import re
+from dataclasses import astuple
 
 import pandas as pd
 import pytest
 
-from sts_utils import config
-from sts_utils.corpora import data, texts
+from sts_utils import config, corpora
+from sts_utils.corpora import hub, packaged, texts
+from sts_utils.corpora.packaged import boxed
 from sts_utils.examples import by_domain, split
-from sts_utils.runs import units
+from sts_utils.runs import check
+
+#: Of every field of every example in order: ids and order decide what a run computes.
+DIGESTS = {
+    "gsm-symbolic": "634ac6059a666b24",
+    "chain-sum": "28a70a7f771aff32",
+    "code-io": "f40a3866db3607fa",
+    "pubmedqa": "0d61ceee0b8ad13f",
+    "mts-dialog": "e9a4a394cec71e39",
+    "mmlu-test": "1f220cb932b62ef5",
+    "mmlu-cot": "e2b03eaceeb4f914",
+    # of the mirror
+    "gsm8k": "73f371ea1db44599",
+    "mmlu-pro": "93e53eaaa56adb82",
+    "mmlu": "9dc34907f5990ee2",
+    "math-500": "c3dfa81081a23019",
+}
+
+
+@pytest.fixture
+def mirror(fresh):
+    """The real mirror, where the tests run with one."""
+    if not os.environ.get("STS_MIRROR"):
+        pytest.skip("STS_MIRROR is unset: no mirror of public datasets")
+
+
+@pytest.fixture
+def fresh():
+    """Nothing read before, nor left for other tests."""
+    corpora._read.cache_clear()
+    yield
+    corpora._read.cache_clear()
+
+
+@pytest.fixture
+def written(fresh, tmp_path, monkeypatch):
+    """A mirror of rows that the test writes."""
+    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
+
+    def write(corpus, *rows):
+        source = corpora.entry(corpus).hub
+        (tmp_path / source.name).mkdir(parents=True)
+        file = tmp_path / source.name / f"{source.split}.parquet"
+        pd.DataFrame(list(rows)).to_parquet(file)
+
+    return write
+
+
+def digest(name):
+    rows = [astuple(e) for e in corpora.load(name)]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+
+
+def test_the_table_names_what_there_is():
+    for name in corpora.names():
+        entry = corpora.entry(name)
+        assert entry.about and len(entry.tokens) == 2 and corpora.domains(name)[0]
+        assert (entry.hub is None) == hasattr(packaged, entry.reader or "?")
+        assert {entry.fallback, entry.demonstrations} <= {"", *corpora.names()}
+        if entry.hub:
+            assert "question" in entry.columns and entry.id.startswith(name.split("-or-")[0])
+            named = [of for of in entry.columns.values() if isinstance(of, dict)]
+            assert {transform for of in named for transform in of} <= hub.TRANSFORMS.keys()
+
+
+@pytest.mark.parametrize("name", list(DIGESTS)[:7])
+def test_packaged_corpora_are_what_they_were(name):
+    counted = {domain: len(group) for domain, group in by_domain(corpora.load(name)).items()}
+    assert digest(name) == DIGESTS[name]
+    assert corpora.entry(name).questions == counted and corpora.domains(name) == tuple(counted)
+
+
+@pytest.mark.parametrize("name", list(DIGESTS)[7:])
+def test_corpora_of_the_mirror_are_what_they_were(name, mirror):
+    test_packaged_corpora_are_what_they_were(name)
 
 
 def test_domains_are_mmlu_pros_and_demonstrations_suffice():
-    questions = by_domain(data.load("mmlu-test"))
-    shown = by_domain(data.load("mmlu-cot"))
-    assert tuple(questions) == data.DOMAINS
-    assert all(len(shown[domain]) >= 5 for domain in data.DOMAINS)
-    assert all(e.answer in e.options for e in data.load("mmlu-test"))
+    questions = by_domain(corpora.load("mmlu-test"))
+    shown = by_domain(corpora.load("mmlu-cot"))
+    assert tuple(questions) == corpora.domains("mmlu-pro") == corpora.domains("mmlu-test")
+    assert all(len(shown[domain]) >= 5 for domain in questions)
+    assert all(e.answer in e.options for e in corpora.load("mmlu-test"))
 
 
 def test_no_demonstration_is_an_evaluation_question():
-    shown = {e.question for e in data.load("mmlu-cot")}
-    assert not shown & {e.question for e in data.load("mmlu-test")}
+    shown = {e.question for e in corpora.load("mmlu-cot")}
+    assert not shown & {e.question for e in corpora.load("mmlu-test")}
 
 
+@pytest.mark.slow
 def test_sae_text_holds_no_evaluation_question(tokenizer):
     text = "\n".join([*texts.passages(), *(q for q, _ in texts.dialogues())])
-    long = [e.question for e in data.load("mmlu-test") if len(e.question) > 60]
+    long = [e.question for e in corpora.load("mmlu-test") if len(e.question) > 60]
     assert len(long) > 1000
     assert not [question for question in long if question in text]
     chats = texts.training_sequences(tokenizer)
@@ -33,23 +112,24 @@ def test_sae_text_holds_no_evaluation_question(tokenizer):
 
 
 def test_training_set_is_split_by_template():
-    train, held_out = split(data.load("gsm-symbolic"), 0.2, seed=0)
+    train, held_out = split(corpora.load("gsm-symbolic"), 0.2, seed=0)
     assert held_out and not {e.group for e in train} & {e.group for e in held_out}
-    assert len(train) + len(held_out) == len(data.load("gsm-symbolic"))
+    assert len(train) + len(held_out) == len(corpora.load("gsm-symbolic"))
 
 
 def test_order_depends_on_the_seed_alone():
-    assert data.load("mmlu-test", 1, 20) == data.load("mmlu-test", 1, 20)
-    assert data.load("mmlu-test", 1, 20) != data.load("mmlu-test", 2, 20)
+    assert corpora.load("mmlu-test", 1, 20) == corpora.load("mmlu-test", 1, 20)
+    assert corpora.load("mmlu-test", 1, 20) != corpora.load("mmlu-test", 2, 20)
 
 
 def test_boxed_drops_calculator_notes_and_trivial_lines():
     chain = "He has 2*3=<<2*3=6>>6 apples.\n48=48\nSo 12=12.5 is kept.\n#### 6"
-    assert data.boxed(chain, "6") == "He has 2*3=6 apples.\nSo 12=12.5 is kept.\nThe final answer is \\boxed{6}."
+    left = "He has 2*3=6 apples.\nSo 12=12.5 is kept.\nThe final answer is \\boxed{6}."
+    assert boxed(chain, "6") == left
 
 
 def test_chain_sum_s_arithmetic_is_right():
-    for e in data.load("chain-sum", 0, 200):
+    for e in corpora.load("chain-sum", 0, 200):
         expression = re.fullmatch(r"What is ([\d+\- ]+)\?", e.question).group(1)
         *lines, final = e.solution.splitlines()
         for line in lines:
@@ -61,78 +141,127 @@ def test_chain_sum_s_arithmetic_is_right():
 
 
 def test_code_is_ascii_python():
-    examples = data.load("code-io")
+    examples = corpora.load("code-io")
     assert len(examples) > 200
     for e in examples:
-        assert e.query.isascii() and e.solution == f"```python\n{e.answer}\n```" and e.solution.isascii()
+        assert e.query.isascii() and e.solution.isascii()
+        assert e.solution == f"```python\n{e.answer}\n```"
         assert ast.parse(e.answer).body
 
 
 def test_biomedical_answers_and_dialogues():
-    for e in data.load("pubmedqa", 0, 300):
-        assert e.solution.endswith(f"\nThe answer is {e.answer}.") and e.answer in ("yes", "no", "maybe")
+    for e in corpora.load("pubmedqa", 0, 300):
+        assert e.solution.endswith(f"\nThe answer is {e.answer}.")
+        assert e.answer in ("yes", "no", "maybe")
         assert "Context (" not in e.solution
-    dialogues = data.load("mts-dialog")
-    assert len(dialogues) >= 90 and all("Doctor:" in e.question and not e.solution for e in dialogues)
+    dialogues = corpora.load("mts-dialog")
+    assert len(dialogues) >= 90
+    assert all("Doctor:" in e.question and not e.solution for e in dialogues)
 
 
 @pytest.mark.parametrize("name", ["chain-sum", "code-io", "pubmedqa", "mts-dialog"])
 def test_corpora_name_each_example_once(name):
-    examples = data.load(name)
-    assert len({e.id for e in examples}) == len(examples) and data.source(name) == name
-    shown = {e.question for e in data.load("mmlu-test")}
+    examples = corpora.load(name)
+    assert len({e.id for e in examples}) == len(examples) and corpora.source(name) == name
+    shown = {e.question for e in corpora.load("mmlu-test")}
     assert not shown & {e.question for e in examples}
 
 
 def test_unknown_corpus():
     with pytest.raises(ValueError, match="unknown corpus 'mmlu-por': choose from"):
-        data.load("mmlu-por")
+        corpora.load("mmlu-por")
 
 
-def test_mirror_is_read_first(tmp_path, monkeypatch):
-    folder = tmp_path / "openai/gsm8k"
-    folder.mkdir(parents=True)
-    pd.DataFrame({"question": ["1+1?"], "answer": ["1+1=<<1+1=2>>2\n#### 2"]}).to_parquet(folder / "train.parquet")
-    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
-    assert data.gsm8k()[0].solution == "1+1=2\nThe final answer is \\boxed{2}."
+# --- columns become examples: from written rows, and the real mirror ------------------------------
 
 
-def test_a_fall_back_is_named(tmp_path, monkeypatch):
-    assert data.source("gsm-symbolic") == "gsm-symbolic" and data.source("mmlu-cot") == "mmlu-cot"
-    folder = tmp_path / "openai/gsm8k"
-    folder.mkdir(parents=True)
-    pd.DataFrame({"question": ["1+1?"], "answer": ["2\n#### 2"]}).to_parquet(folder / "train.parquet")
-    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
-    data._read.cache_clear()
-    assert data.source("limo-or-gsm8k") == "gsm8k"
-    data._read.cache_clear()
+def test_mirror_is_read_first(written):
+    written("gsm8k", {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"})
+    (example,) = corpora.load("gsm8k")
+    assert example.solution == "1+1=2\nThe final answer is \\boxed{2}." and example.answer == "2"
 
 
-def test_missing_field_is_named(tmp_path, monkeypatch):
-    folder = tmp_path / "openai/gsm8k"
-    folder.mkdir(parents=True)
-    pd.DataFrame({"question": ["1+1?"], "reply": ["2"]}).to_parquet(folder / "train.parquet")
-    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
+def test_a_fall_back_is_named(written):
+    assert corpora.source("gsm-symbolic") == "gsm-symbolic"
+    assert corpora.source("mmlu-pro-cot") == "mmlu-cot"
+    written("gsm8k", {"question": "1+1?", "answer": "2\n#### 2"})
+    assert corpora.source("limo-or-gsm8k") == "gsm8k"
+
+
+def test_missing_field_is_named(written):
+    written("gsm8k", {"question": "1+1?", "reply": "2"})
     with pytest.raises(ValueError, match="without field 'answer'"):
-        data.gsm8k()
+        corpora.load("gsm8k")
 
 
-def test_unreachable_hub_names_the_mirror_path(tmp_path, monkeypatch):
-    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
+def test_an_empty_corpus_is_named(written):
+    written("math", {"problem": "1/2?", "solution": "half"})
+    with pytest.raises(ValueError, match="corpus 'math' is empty"):
+        corpora.load("math")
+
+
+def test_unreachable_hub_names_the_mirror_path(written):
     with pytest.raises(ValueError, match=r"GAIR/LIMO.*can't be fetched.*GAIR/LIMO/train.parquet"):
-        data.limo()
+        corpora.load("limo")
+
+
+def test_limo_and_chains_of_mmlu_pro(written):
+    written("limo", {"question": " Why? ", "solution": " So. ", "answer": 7})
+    (limo,) = corpora.load("limo-or-gsm8k")
+    assert (limo.question, limo.solution, limo.answer) == ("Why?", " So. ", "7")
+    assert (limo.id, limo.domain, corpora.source("limo-or-gsm8k")) == ("limo-0000", "math", "limo")
+    row = {"question": "Which?", "options": ["a ", "b", "N/A"], "answer_index": 1}
+    row |= {"category": "law", "question_id": 70, "cot_content": "A: Let's think. It is b. "}
+    twice = row | {"options": ["a", "a"], "question_id": 71}
+    written("mmlu-pro-cot", row, twice)
+    (shown,) = corpora.load("mmlu-pro-cot")
+    assert (shown.id, shown.options, shown.answer) == ("mmlu-pro-cot-70", ("a", "b"), "b")
+    assert (shown.domain, shown.solution) == ("law", "Let's think. It is b.")
+
+
+def test_training_sets_of_the_paper(written):
+    coding = {"problem": " Add. ", "gold_standard_solution": "print(1)"}
+    written("verifiable-coding", coding, {"problem": "x", "gold_standard_solution": ""})
+    asked = {"question": "Why?", "answer": "So.", "metadata": {"reasoning": "Hm."}}
+    written("mens-mental-health", asked)
+    boxes = r"so \boxed{2}, no \boxed{\frac{1}{2}}."
+    written("math", {"problem": "1/2?", "solution": boxes}, {"problem": "?", "solution": "none"})
+    written("hh-rlhf", {"chosen": "\n\nHuman: hi\n\nAssistant: hello"})
+    (code,) = corpora.load("verifiable-coding")
+    assert code.query == "Add.\nWrite a Python program."
+    assert (code.solution, code.answer) == ("```python\nprint(1)\n```", "print(1)")
+    (health,) = corpora.load("mens-mental-health")
+    assert (health.solution, health.answer, health.domain) == ("Hm.\nSo.", "So.", "health")
+    (math,) = corpora.load("math")
+    assert (math.answer, math.solution, math.id) == (r"\frac{1}{2}", boxes, "math-00000")
+    assert corpora.load("hh-rlhf")[0].question.startswith("Human: hi")
+
+
+def test_reasoning_may_be_json_or_missing():
+    assert hub.reasoned('{"reasoning": " Hm. "}', "So. ") == "Hm.\nSo."
+    assert hub.reasoned(None, "So.") == hub.reasoned("", "So.") == hub.reasoned({}, "So.") == "So."
+
+
+def test_last_boxed():
+    assert hub.last_boxed("none") == "" and hub.last_boxed(r"\boxed{a{b}c} d") == "a{b}c"
+    assert hub.last_boxed(r"\boxed{open") == ""
 
 
 def test_mirror_holds_the_real_benchmarks(mirror):
-    assert {e.domain for e in data.mmlu_pro()} == set(data.DOMAINS)
-    assert len(data.mmlu_pro()) > 11_000
-    assert len(data.gsm8k()) == 7473
-    units.prepare(config.load("smol-hub"))
+    for name in ("mmlu-pro", "mmlu"):
+        questions = corpora.load(name)
+        assert {e.domain for e in questions} == set(corpora.domains("mmlu-pro"))
+        assert all(e.answer in e.options and 2 <= len(e.options) <= 10 for e in questions)
+    real = {(e.question, e.options): (e.domain, e.answer) for e in questions}
+    own = {(e.question, e.options): (e.domain, e.answer) for e in corpora.load("mmlu-test")}
+    shared = real.keys() & own.keys()
+    assert len(shared) > 2_700 and all(real[key] == own[key] for key in shared)
+    check.prepare(config.load("smol-hub"))
 
 
-@pytest.fixture
-def mirror():
-    import os
-
-    if not os.environ.get("STS_MIRROR"):
-        pytest.skip("STS_MIRROR is unset: no mirror of public datasets")
+def test_real_math_500(mirror):
+    questions = corpora.load("math-500")
+    assert len({e.id for e in questions}) == 500
+    answers = [(hub.last_boxed(e.solution), e.answer) for e in questions]
+    same = [a.replace(" ", "") == b.replace(" ", "") for a, b in answers]
+    assert sum(same) > 450  # the rest differ in how the answer is written

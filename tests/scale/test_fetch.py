@@ -1,24 +1,25 @@
 import argparse
 import json
-import os
 
 import datasets
-import pandas as pd
 import pytest
 import torch
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from sts_utils import config, models, saes
-from sts_utils.corpora import data
+from sts_utils.corpora.entries import HubSet
+from sts_utils.corpora.hub import rows
 from sts_utils.scale import fetch as hub
-from sts_utils.scale.fetch import Hub, Need
+from sts_utils.scale.fetch import Need
 
-ROW = {"question": "1+1?", "answer": "1+1=2\n#### 2", "solution": "2", "options": ["1", "2"], "answer_index": 1}
+ROW = {"question": "1+1?", "answer": "1+1=2\n#### 2", "solution": "2"}
+ROW |= {"options": ["1", "2"], "answer_index": 1}
 
 
 def small_sae(name):
-    cfg = TopKSAEConfig(d_in=64, d_sae=128, k=4, metadata=SAEMetadata(hook_name="blocks.23.hook_resid_post"))
+    metadata = SAEMetadata(hook_name="blocks.23.hook_resid_post")
+    cfg = TopKSAEConfig(d_in=64, d_sae=128, k=4, metadata=metadata)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return TopKSAE(cfg)
@@ -35,14 +36,18 @@ def fake(tmp_path):
             raise OSError(f"{name} is gated\nsecond line")
         return revision or f"commit-of-{name}"
 
-    def dataset(need, commit):
-        assert commit == (need.revision or f"commit-of-{need.name}")
-        return datasets.Dataset.from_list([ROW])
+    def write(need, commit, to):
+        if need.kind == "dataset":
+            assert commit == (need.revision or f"commit-of-{need.name}")
+            datasets.Dataset.from_list([ROW]).to_parquet(str(to))
+        elif need.kind == "model":
+            to.mkdir()
+            (to / "config.json").write_text(json.dumps({"from": need.name, "commit": commit}))
+        else:
+            small_sae(need.name).save_model(to)
 
-    def model(name, commit, folder):
-        (folder / "config.json").write_text(json.dumps({"from": name, "commit": commit}))
-
-    return argparse.Namespace(hub=Hub(commit, dataset, model, small_sae), asked=asked, broken=broken)
+    held = argparse.Namespace(commit=commit, write=write)
+    return argparse.Namespace(hub=held, asked=asked, broken=broken)
 
 
 @pytest.fixture
@@ -59,13 +64,16 @@ def test_the_paper_s_needs_are_named_and_pinned_where_known():
     for profile in config.load_all("paper"):
         found |= {(n.kind, n.name, n.split): n for n in hub.needs(profile)}
     for kind, name, split in (
-        ("model", "meta-llama/Meta-Llama-3-8B-Instruct", ""), ("model", "Qwen/Qwen2.5-7B-Instruct", ""),
-        ("model", "google/gemma-2-9b-it", ""), ("dataset", "GAIR/LIMO", "train"),
-        ("dataset", "TIGER-Lab/MMLU-Pro", "test"), ("dataset", "TIGER-Lab/MMLU-Pro", "validation"),
+        ("model", "meta-llama/Meta-Llama-3-8B-Instruct", ""),
+        ("model", "Qwen/Qwen2.5-7B-Instruct", ""),
+        ("model", "google/gemma-2-9b-it", ""),
+        ("dataset", "GAIR/LIMO", "train"),
+        ("dataset", "TIGER-Lab/MMLU-Pro", "test"),
+        ("dataset", "TIGER-Lab/MMLU-Pro", "validation"),
         ("dataset", "open-r1/verifiable-coding-problems-python-10k", "train"),
         ("dataset", "moremilk/CoT_Reasoning_Mens_Mental_Health", "train"),
         ("sae", "llama-3-8b-it-res-jh/blocks.25.hook_resid_post", ""),
-    ):  # fmt: skip
+    ):
         assert (kind, name, split) in found
     assert all(len(n.revision) == 40 for n in found.values() if n.kind == "model")
     assert len([n for n in found.values() if n.kind == "sae"]) == 1 + 5 + 8
@@ -78,7 +86,8 @@ def test_every_sae_of_every_profile_is_in_sae_lens_s_list_and_fits_its_profile()
         for need in hub.needs(profile):
             if need.kind == "sae":
                 release = need.name.split("/")[0]
-                assert hub.repository(need) and listed[release].model.split("/")[-1] in profile.model.split("/")[-1]
+                model = listed[release].model.split("/")[-1]
+                assert hub.repository(need) and model in profile.model.split("/")[-1]
         if "gemma-scope" in profile.sae:
             assert f"layer_{profile.layer}" in profile.sae
 
@@ -86,16 +95,18 @@ def test_every_sae_of_every_profile_is_in_sae_lens_s_list_and_fits_its_profile()
 def test_what_falls_back_is_optional():
     needs = {(n.name, n.split): n.required for n in hub.needs(config.load("smol-hub"))}
     assert needs == {
-        ("GAIR/LIMO", "train"): False, ("openai/gsm8k", "train"): True,
-        ("TIGER-Lab/MMLU-Pro", "test"): True, ("TIGER-Lab/MMLU-Pro", "validation"): False,
-    }  # fmt: skip
+        ("GAIR/LIMO", "train"): False,
+        ("openai/gsm8k", "train"): True,
+        ("TIGER-Lab/MMLU-Pro", "test"): True,
+        ("TIGER-Lab/MMLU-Pro", "validation"): False,
+    }
 
 
 def test_fetch_writes_what_the_package_reads(tmp_path, fake, qwen, monkeypatch):
     done = hub.fetch(qwen, tmp_path, fake.hub, log=lambda _: None)
     assert done == hub.needs(qwen) and all(hub.fetched(n, tmp_path) for n in done)
     monkeypatch.setenv("STS_MIRROR", str(tmp_path))
-    assert data.read_hub("GAIR/LIMO", "train") == [ROW]
+    assert rows(HubSet("GAIR/LIMO", "train")) == [ROW]
     assert models.resolve(qwen.model) == tmp_path / qwen.model
     sae = saes.load(qwen.sae, 64, 23)
     torch.testing.assert_close(sae.W_enc.data, small_sae("").W_enc.data)
@@ -104,7 +115,8 @@ def test_fetch_writes_what_the_package_reads(tmp_path, fake, qwen, monkeypatch):
     assert record["commit"] == qwen.revision == record["asked"]
     record = json.loads((tmp_path / "GAIR/LIMO" / f"train.{hub.RECORD}").read_text())
     assert (record["commit"], record["asked"]) == ("commit-of-GAIR/LIMO", None)
-    assert not [f for f in tmp_path.rglob("*") if f.suffix in (".pt", ".pkl", ".bin", ".part")]
+    left = [f for f in tmp_path.rglob("*") if f.suffix in (".pt", ".pkl", ".bin")]
+    assert not left and not list(tmp_path.rglob(".part*"))
 
 
 def test_what_is_there_is_skipped_and_what_is_torn_is_not_there(tmp_path, fake, qwen):
@@ -117,7 +129,8 @@ def test_what_is_there_is_skipped_and_what_is_torn_is_not_there(tmp_path, fake, 
 
 def test_a_failure_is_one_line_and_keeps_what_was_fetched(tmp_path, fake, qwen):
     fake.broken.add(qwen.model)
-    with pytest.raises(ValueError, match=r"model\s+Qwen/Qwen2.5-7B-Instruct @a09\w+ can't be fetched \(OSError: ") as e:
+    line = r"model\s+Qwen/Qwen2.5-7B-Instruct @a09\w+ can't be fetched \(OSError: "
+    with pytest.raises(ValueError, match=line) as e:
         hub.fetch(qwen, tmp_path, fake.hub, log=lambda _: None)
     assert "\n" not in str(e.value) and "second" not in str(e.value)
     assert (tmp_path / "GAIR/LIMO/train.parquet").exists() and not (tmp_path / qwen.model).exists()
@@ -132,80 +145,21 @@ def test_something_optional_that_fails_is_skipped(tmp_path, fake):
 
 
 def test_an_unknown_sae_is_named():
-    with pytest.raises(ValueError, match="SAE 'gemma-scope-9b-it-res/layer_31' is not in sae-lens's list"):
+    line = "SAE 'gemma-scope-9b-it-res/layer_31' is not in sae-lens's list"
+    with pytest.raises(ValueError, match=line):
         hub.repository(Need("sae", "gemma-scope-9b-it-res/layer_31"))
 
 
 def test_the_command_lists_without_fetching(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(hub, "HUGGING_FACE", None)
+    monkeypatch.setattr(hub, "Hub", None)
     parser = argparse.ArgumentParser()
     hub.add_parser(parser.add_subparsers())
     chosen = parser.parse_args(["fetch", "--profile", "paper", "--folder", str(tmp_path), "--list"])
     assert chosen.run(chosen) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(set(lines)) and any("missing  model    google/gemma-2-9b-it @11c9" in x for x in lines)
+    assert len(lines) == len(set(lines))
+    assert any("missing  model    google/gemma-2-9b-it @11c9" in line for line in lines)
     chosen = parser.parse_args(["fetch", "--profile", "paper"])
     chosen.folder = None
     with pytest.raises(ValueError, match="give --folder, or set STS_MIRROR"):
         chosen.run(chosen)
-
-
-# --- the new corpora, from written rows and from the real mirror -----------------------------------
-
-
-def written(folder, corpus, rows):
-    source = data.HUB[corpus]
-    (folder / source.name).mkdir(parents=True)
-    pd.DataFrame(rows).to_parquet(folder / source.name / f"{source.split}.parquet")
-
-
-def test_training_sets_of_the_paper(tmp_path, monkeypatch):
-    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
-    coding = [
-        {"problem": " Add. ", "gold_standard_solution": "print(1)"},
-        {"problem": "x", "gold_standard_solution": ""},
-    ]
-    written(tmp_path, "verifiable-coding", coding)
-    written(tmp_path, "mens-mental-health", [{"question": "Why?", "answer": "So.", "metadata": {"reasoning": "Hm."}}])
-    written(tmp_path, "math", [{"problem": "1/2?", "solution": r"so \boxed{2}, no \boxed{\frac{1}{2}}."}])
-    written(tmp_path, "hh-rlhf", [{"chosen": "\n\nHuman: hi\n\nAssistant: hello"}])
-    (code,) = data.verifiable_coding()
-    assert (code.query, code.solution) == ("Add.\nWrite a Python program.", "```python\nprint(1)\n```")
-    (health,) = data.mens_mental_health()
-    assert (health.solution, health.domain) == ("Hm.\nSo.", "health")
-    assert data.math()[0].answer == r"\frac{1}{2}"
-    assert data.hh_rlhf()[0].question.startswith("Human: hi")
-
-
-def test_last_boxed():
-    assert data.last_boxed("none") == "" and data.last_boxed(r"\boxed{a{b}c} d") == "a{b}c"
-    assert data.last_boxed(r"\boxed{open") == ""
-
-
-@pytest.fixture
-def mirror():
-    if not os.environ.get("STS_MIRROR"):
-        pytest.skip("STS_MIRROR is unset: no mirror of public datasets")
-
-
-def test_real_mmlu_pro(mirror):
-    questions = data.mmlu_pro()
-    assert {e.domain for e in questions} == set(data.DOMAINS) and len(questions) > 11_000
-    assert all(e.answer in e.options and 2 <= len(e.options) <= 10 for e in questions)
-
-
-def test_real_mmlu(mirror):
-    questions = data.mmlu()
-    assert {e.domain for e in questions} == set(data.DOMAINS) and 12_000 < len(questions) < 14_042
-    real = {(e.question, e.options): (e.domain, e.answer) for e in questions}
-    packaged = {(e.question, e.options): (e.domain, e.answer) for e in data.mmlu_test()}
-    shared = real.keys() & packaged.keys()
-    assert len(shared) > 2_700 and all(real[key] == packaged[key] for key in shared)
-
-
-def test_real_gsm8k_and_math_500(mirror):
-    assert len(data.gsm8k()) == 7_473
-    questions = data.math_500()
-    assert len(questions) == 500 == len({e.id for e in questions})
-    boxed = [data.last_boxed(e.solution).replace(" ", "") == e.answer.replace(" ", "") for e in questions]
-    assert sum(boxed) > 450  # the rest differ in how the answer is written
