@@ -1,0 +1,166 @@
+"""Fig 4e, Tables 5 and 13: baselines and probes by hand, and what they cost, counted."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from sts_utils import corpora, models, stats
+from sts_utils.examples import by_domain
+from sts_utils.experiments import fig4e
+from sts_utils.method import prompts
+from sts_utils.results import paper
+from sts_utils.runs import samples
+
+
+def test_baselines_by_hand(random_stats):
+    domain, train, tuned = random_stats(0), random_stats(1), random_stats(2)
+    weights = np.array([[1] * 12, [2, 0] * 6])
+    of = (domain, weights), (domain, train, weights), (domain, tuned, weights)
+    functions = (fig4e.mean_activation, fig4e.similarity, fig4e.moved)
+    drawn = [f(*args) for f, args in zip(functions, of, strict=True)]
+    for i, row in enumerate(weights):
+        mean = (row[:, None] * domain.r).sum(0) / (row * domain.n).sum()
+        after, other = (row[:, None] * tuned.r).sum(0), train.r.sum(0) / train.n.sum()
+        assert drawn[0][i] == pytest.approx(mean.mean())
+        norms = np.sqrt((mean @ mean) * (other @ other))
+        assert drawn[1][i] == pytest.approx(mean @ other / norms)
+        norms = np.sqrt((mean @ mean) * (after @ after))
+        assert drawn[2][i] == pytest.approx(1 - mean @ after / norms)
+    for f, args, values in zip(functions, of, drawn, strict=True):
+        assert f(*args[:-1]) == pytest.approx(values[0])  # each query once
+
+
+def test_r_of_a_predictor_is_by_hand(run, random_stats, monkeypatch):
+    tuned = {(d, s): random_stats(900 + 20 * s + i) for s in (0, 1) for i, d in _names(run)}
+    monkeypatch.setattr(fig4e.features, "extract_domain_after", lambda p, d, s: tuned[d, s])
+    monkeypatch.setattr(fig4e, "tokens", lambda _: dict.fromkeys(TOKENS, 1))
+    monkeypatch.setattr(fig4e, "probe_r", lambda *_: None)
+    found = fig4e.compute(run).r
+    changes = np.array([change.mean(1) for change in run.change_arrays]).T
+    values = [[fig4e.moved(of, tuned[d, s]) for d, of in run.domains[s].items()] for s in (0, 1)]
+    by_hand = [np.corrcoef(x, abs(y))[0, 1] for x, y in zip(values, changes, strict=True)]
+    assert found["similarity_before_after_sft"].value == pytest.approx(np.mean(by_hand))
+    assert found["sts_icl"].value == run.correlations()["sts_icl"].value
+    draws = fig4e.moved(run.domains[1]["law"], tuned["law", 1], run.query_weights(1)[8])
+    assert run.domain_names[8] == "law" and draws.shape == (stats.DRAWS,)
+
+
+def _names(run):
+    return list(enumerate(run.domain_names))
+
+
+TOKENS = ("domains", "domains icl", "train", "train icl", "sft")
+
+
+def test_a_probe_finds_a_law_and_none_in_noise():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(14, 20)) * np.r_[5.0, np.ones(19)]
+    law = stats.pearson(fig4e.probe(x[:, :2], 20 + x[:, 0]), 20 + x[:, 0])
+    assert law > 0.95
+    noise = [stats.pearson(fig4e.probe(x, y), np.abs(y)) for y in rng.normal(size=(20, 14))]
+    assert np.mean(noise) < 0.2
+
+
+def test_a_probe_never_sees_the_domain_it_predicts():
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(10, 4)), rng.normal(size=10)
+    other = np.where(np.arange(10) == 3, 100.0, y)
+    one, two = fig4e.probe(x, y), fig4e.probe(x, other)
+    assert one[3] == pytest.approx(two[3]) and not np.allclose(one[:3], two[:3])
+
+
+def test_probe_r_is_the_mean_over_seeds(random_stats):
+    domains = [[random_stats(14 * s + d, features=6, width=5) for d in range(14)] for s in (0, 1)]
+    changes = [np.random.default_rng(d).normal(0.1 * d, 0.3, size=(2, 25)) for d in range(14)]
+    r, by_hand = fig4e.probe_r(domains, "h", changes, draws=4), []
+    for s, row in enumerate(domains):
+        x = np.stack([of.h.sum(0) / of.n.sum() for of in row])
+        y = np.array([change[s].mean() for change in changes])
+        by_hand.append(np.corrcoef(fig4e.probe(x, y), np.abs(y))[0, 1])
+    assert r.value == pytest.approx(np.mean(by_hand)) and r.draws.shape == (4,)
+
+
+def test_costs_are_counted(profile, whole, tokenizer):
+    weights = sum(p.numel() for p in whole.parameters())
+    assert models.size(profile.model, profile.revision) == weights
+    counted = fig4e.tokens(profile)
+
+    def tokens(turns):
+        return len(prompts.chat_prompt(tokenizer, *turns).ids)
+
+    shown, plain, icl = by_domain(corpora.load("mmlu-cot")), 0, 0
+    for domain in corpora.domains("mmlu-pro"):
+        queries = samples.domain_queries(profile, domain, 0)
+        assert len(queries) == 4
+        (demonstrations,) = prompts.choose_demonstrations(shown[domain], 2, 1, 0)
+        plain += sum(tokens([q]) for q in queries)
+        icl += sum(tokens([q, demonstrations]) for q in queries)
+    train, held_out = samples.training_examples(profile, 0)
+    sets = prompts.choose_demonstrations(train, 2, 2, 0)
+    train_plain = sum(tokens([q]) for q in held_out[:8])
+    train_icl = sum(tokens([q, sets[i % 2]]) for i, q in enumerate(held_out[:8]))
+    sft = 0
+    for e in train[:16]:
+        turns = [{"role": "user", "content": e.query}, {"role": "assistant", "content": e.solution}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip("\n")
+        sft += min(256, len(tokenizer(text, add_special_tokens=False).input_ids))
+    by_hand = (plain, icl, train_plain, train_icl, sft)
+    assert counted == dict(zip(TOKENS, by_hand, strict=True))
+    forward, training = 2 * weights, 6 * weights * sft
+    assert fig4e.costs(weights, counted) == {
+        "feature_activations": forward * plain,
+        "similarity_domain_to_training_set": forward * (plain + train_plain),
+        "similarity_before_after_sft": training + 2 * forward * plain,
+        "probe_raw_activations": training + forward * plain,
+        "probe_sae_activations": training + forward * plain,
+        "sts_act": forward * (plain + train_plain + train_icl),
+        "sts_icl": forward * (plain + icl + train_plain + train_icl),
+    }
+
+
+@pytest.fixture
+def numbers(made):
+    names = fig4e.BASELINES + fig4e.PROBES + fig4e.STS
+    flops = {name: 1e12 * (i + 1) for i, name in enumerate(names)}
+    return fig4e.Numbers({name: made() for name in names}, flops)
+
+
+def test_fig4e_points_are_the_estimates(numbers, run, same):
+    figure, caption = fig4e.fig4e(numbers, run)
+    (axis,) = figure.axes
+    words = ["STS act", "STS ICL", "probe, raw", "probe, SAE"]
+    assert [t.get_text() for t in axis.get_xticklabels()] == words
+    shown = [numbers.r[name] for name in fig4e.STS + fig4e.PROBES]
+    same(axis.containers[0], shown, x=range(4))
+    assert all(f"{word}: r {e}" in caption for word, e in zip(words, shown, strict=True))
+    plt.close(figure)
+
+
+def test_table5(numbers, run, ours):
+    table = fig4e.table5(numbers, run)[0].set_index("predictor")
+    theirs = paper("table05_baselines").set_index("baseline")
+    assert list(table.index) == [*fig4e.BASELINES, *fig4e.STS]
+    for name, row in table.iterrows():
+        ours(row, numbers.r[name])
+        assert row["cost, TFLOP"] == numbers.flops[name] / 1e12
+        if name in theirs.index:
+            tuned = theirs.uses_finetuned_model[name] == "yes"
+            assert row["uses the tuned model"] == tuned and row.paper == theirs.pearson[name]
+    assert table.paper["sts_icl"] == theirs.pearson["sts"] and np.isnan(table.paper["sts_act"])
+
+
+def test_table13(numbers, run, ours):
+    table = fig4e.table13(numbers, run)[0].set_index("predictor")
+    theirs = paper("table13_probes").set_index("predictor").pearson
+    for name, row in table.iterrows():
+        ours(row, numbers.r[name])
+    probes = [theirs["probe_raw_activations"], theirs["probe_sae_activations"]]
+    np.testing.assert_array_equal(table.paper.astype(float), [*probes, np.nan, theirs["sts"]])
+
+
+def test_claims_are_paired_differences(numbers, run):
+    claims = list(fig4e.claims(numbers, run))
+    assert [c.figure for c in claims] == ["table5"] * 3 + ["table13"] * 2
+    assert claims[-1].claim == "STS beats a probe on sae activations"
+    gap = numbers.r["sts_icl"].draws - numbers.r["probe_sae_activations"].draws
+    np.testing.assert_array_equal(claims[-1].estimate.draws, gap)
