@@ -24,7 +24,7 @@ from sts_utils.method import extract, prompts, shift
 from sts_utils.method.extract import Hook
 from sts_utils.runs import models as held
 from sts_utils.runs import samples
-from sts_utils.scale import check
+from sts_utils.scale import cost
 from sts_utils.training import sft
 
 
@@ -198,11 +198,10 @@ def cost_measured(profile: Profile, steps: int, questions: int) -> dict:
 
 
 def cost_counted(profile: Profile) -> dict:
-    """Prediction over the SFT and evaluation that it replaces, in FLOPs (check.plan)."""
-    table = check.plan(profile).set_index("stage").flops
-    kinds = [s for s in table.index if s == "fine-tuning (SFT)" or s.startswith("evaluation")]
-    predicted = table[[s for s in table.index if s.startswith("features")]].sum()
-    replaced = table[kinds].sum()
+    """Prediction over the SFT and evaluation that it replaces, in FLOPs (cost.table)."""
+    flops = cost.table(profile, whole=False).set_index("kind").flops
+    predicted = flops[[kind for kind in flops.index if kind.startswith("features")]].sum()
+    replaced = flops["fine-tuning (SFT)"] + flops["evaluation"]
     what = f"{predicted:.2g} of {replaced:.2g} FLOPs, {len(profile.seeds)} seeds"
     name = f"FLOPs of the prediction over SFT and evaluation, {profile.name}"
     return row(name, predicted / replaced, "< 0.01", what)

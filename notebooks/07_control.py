@@ -30,7 +30,6 @@ SEEDS = None  # kept for papermill: the control has seeds of its own (control.se
 
 # %%
 import pandas as pd
-from IPython.display import display
 
 from sts_utils import config
 from sts_utils.control import effort, generic, judgement, scores, sets, tables

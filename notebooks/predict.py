@@ -14,17 +14,21 @@
 # %% [markdown]
 # # Predict on your own data
 #
-# You are about to fine-tune a model. Which *other* domains will it move? Two steps, and no fine-tuning:
+# You are about to fine-tune a model. Which *other* domains will it move? Two steps, and no
+# fine-tuning:
 #
-# 1. Put a few of your worked examples in the context and see which SAE features move on your next question. The $N$
-#    that move most are $D_N$: $D_N = \mathrm{TopN}_j\; E_x\,\bigl(h_j(x) - h_j(x_0,y_0,\dots,x)\bigr)^2$.
-# 2. See how much each domain's questions use these features: $\mathrm{STS}_{act} = E\sum_{j\in D_N} h_j(\tilde x)$.
+# 1. Put a few of your worked examples in the context and see which SAE features move on your next
+#    question. The $N$ that move most are $D_N$: $D_N = \mathrm{TopN}_j\; E_x\,\bigl(h_j(x) -
+#    h_j(x_0,y_0,\dots,x)\bigr)^2$.
+# 2. See how much each domain's questions use these features: $\mathrm{STS}_{act} = E\sum_{j\in D_N}
+#    h_j(\tilde x)$.
 #
-# By default domains are compared feature by feature (`sts_relative`: the mean over $D_N$ of the logarithm of a
-# feature's activation in a domain over its mean over the domains), which did best of them in this project's positive
-# control (notebook 07; it was chosen after that result was seen). Much of step 1 moves under *any* context, so the
-# contrastive scores take away what text of the same length from elsewhere moves. Below, 60 problems of school physics
-# and chemistry stand in for your data.
+# By default domains are compared feature by feature (`sts_relative`: the mean over $D_N$ of the
+# logarithm of a feature's activation in a domain over its mean over the domains), which did best of
+# them in this project's positive control (notebook 07; it was chosen after that result was seen).
+# Much of step 1 moves under *any* context, so the contrastive scores take away what text of the
+# same length from elsewhere moves. Below, 60 problems of school physics and chemistry stand in for
+# your data.
 
 # %% tags=["parameters"]
 TRAIN = "../data/example.jsonl"  # your .jsonl, .csv or .parquet file
@@ -47,7 +51,8 @@ for example in prediction.train[:2]:
 # %% [markdown]
 # ## The ranking
 #
-# A row a domain, with 95% intervals. `rank_low` to `rank_high` is where the domain may really stand.
+# A row a domain, with 95% intervals. `rank_low` to `rank_high` is where the domain may really
+# stand.
 
 # %%
 columns = [
@@ -72,13 +77,14 @@ print("\n\n".join(prediction.sureness()))
 # What it does not say:
 
 # %%
-for said in sts_utils.prediction.LIMITS:
+for said in prediction.limits():
     print(f"- {said}")
 
 # %% [markdown]
 # ## Other N, other score, other domains
 #
-# The statistics are kept, so this computes nothing again: `prediction.rescored(n=…, score=…, domains=…)`.
+# The statistics are kept, so this computes nothing again: `prediction.rescored(n=…, score=…,
+# domains=…)`.
 
 # %%
 prediction.rescored(n=N // 2, score="sts_act").table[["domain", "rank", "sts_act"]].head()
@@ -91,12 +97,14 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 from IPython.display import display
 
-domains = tuple(prediction.used)
+from sts_utils.prediction.scores import SCORES
+
+domains = prediction.domains
 controls = {
     "n": widgets.IntSlider(
         N, 1, len(prediction.shifts) // 2, description="N", continuous_update=False
     ),
-    "score": widgets.Dropdown(options=list(sts_utils.prediction.SCORES), value=prediction.score),
+    "score": widgets.Dropdown(options=list(SCORES), value=prediction.score),
     "domains": widgets.SelectMultiple(options=domains, value=domains, rows=min(14, len(domains))),
 }
 
@@ -115,8 +123,8 @@ widgets.HBox([widgets.VBox(list(controls.values())), widgets.interactive_output(
 # %% [markdown]
 # ## Why?
 #
-# The features that your data moves most: the words that each promotes, the domains that use it, and the text where it
-# fires hardest, among a sample of your data and of the domains.
+# The features that your data moves most: the words that each promotes, the domains that use it, and
+# the text where it fires hardest, among a sample of your data and of the domains.
 
 # %%
 prediction.explain(5)
@@ -124,9 +132,9 @@ prediction.explain(5)
 # %% [markdown]
 # ## What to add to the mix
 #
-# A budget of extra examples, split over the domains in the ratio of their score. `mixture` draws them, as far as the
-# domains' worked examples reach. That such a mixture helps is not shown: in our run of the paper's Fig 5 no mixture
-# moved a domain by more than its interval.
+# A budget of extra examples, split over the domains in the ratio of their score. `mixture` draws
+# them, as far as the domains' worked examples reach. That such a mixture helps is not shown: in our
+# run of the paper's Fig 5 no mixture moved a domain by more than its interval.
 
 # %%
 prediction.advice(100).round(3)
@@ -136,5 +144,6 @@ rows = prediction.mixture(100)
 print(f"{len(rows)} of 100 at hand; the first:\n{rows[0]['question']}\n  → {rows[0]['answer']}")
 
 # %% [markdown]
-# `prediction.write("report", budget=100)` writes all of this as one HTML page, the table and the mixture beside it;
-# `python -m sts_utils predict --train my.jsonl --budget 100` does the same without Python.
+# `prediction.write("report", budget=100)` writes all of this as one HTML page, the table and the
+# mixture beside it; `python -m sts_utils predict --train my.jsonl --budget 100` does the same
+# without Python.

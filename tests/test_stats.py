@@ -3,6 +3,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from sts_utils import stats
+from sts_utils.stats import Estimate
 
 
 def observed(noise, slope, seed=0, domains=14, seeds=3, questions=60):
@@ -94,3 +95,60 @@ def test_mean_interval_is_near_the_normal_one():
     se = values.std(ddof=1) / 20
     assert low == pytest.approx(values.mean() - 1.96 * se, abs=0.02)
     assert high == pytest.approx(values.mean() + 1.96 * se, abs=0.02)
+
+
+def test_seeds_are_drawn_again_too():
+    drawn = np.broadcast_to(np.array([0.0, 1.0])[None, :, None], (4000, 2, 3))
+    means = stats.over_seeds(drawn)
+    assert means.shape == (4000, 3) and set(np.unique(means)) == {0.0, 0.5, 1.0}
+    assert means.mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_number_minus_itself_is_exactly_zero():
+    values = np.random.default_rng(0).normal(size=(3, 40))
+    for same in (stats.r(observed(1.0, 0.3)), Estimate(0.5, stats.mean_draws(values))):
+        zero, moved = same - same, same - 0.25
+        assert (zero.value, zero.low, zero.high) == (0.0, 0.0, 0.0)
+        assert moved.value == same.value - 0.25 and moved.low == pytest.approx(same.low - 0.25)
+
+
+def test_scores_of_the_same_questions_share_their_replicates():
+    one = observed(1.0, 0.3)
+    scaled = 3 * one.scores - 1, 3 * one.replicates - 1
+    gap = stats.r(one) - stats.r(stats.Observations(one.domains, *scaled, one.changes))
+    assert abs(gap.value) < 1e-12 and gap.high - gap.low < 1e-12
+    # other scores, the same changes: what is common to both cancels
+    first = one.mean_changes().mean(0)
+
+    def near(seed):
+        x = first + np.random.default_rng(seed).normal(0, 0.3, size=(3, 14))
+        drawn = np.broadcast_to(x, (stats.DRAWS, 3, 14))
+        return stats.r(stats.Observations(one.domains, x, drawn, one.changes))
+
+    a, b = near(1), near(2)
+    shuffled = Estimate(b.value, np.random.default_rng(0).permutation(b.draws))
+    paired, unpaired = a - b, a - shuffled
+    assert paired.high - paired.low < 0.9 * (unpaired.high - unpaired.low)
+
+
+def test_a_shorter_bootstrap_is_the_beginning_of_a_longer_one():
+    """Estimates with fewer draws (probes) are paired with the first draws of the others."""
+    longer = stats.query_weights(9, 2000, 1, 2)
+    np.testing.assert_array_equal(stats.query_weights(9, 60, 1, 2), longer[:60])
+    drawn = np.random.default_rng(0).normal(size=(2000, 3))
+    np.testing.assert_array_equal(stats.over_seeds(drawn[:60]), stats.over_seeds(drawn)[:60])
+    long, short = Estimate(0.4, drawn[:, 0]), Estimate(0.1, drawn[:60, 1])
+    for gap in (long - short, short - long):
+        np.testing.assert_array_equal(np.abs(gap.draws), np.abs(drawn[:60, 0] - drawn[:60, 1]))
+
+
+def test_r_of_an_estimate_is_the_table_s():
+    one = observed(1.0, 0.3, seed=3)
+    table = stats.correlation(one, "paper", "signed", permutations=20)
+    r, spread = stats.r(one, "paper", "signed"), stats.r_spread(one)
+    expected = table["r"], table["r_low"], table["r_high"]
+    assert (r.value, r.low, r.high) == pytest.approx(expected)
+    each = [
+        np.corrcoef(x, np.abs(y))[0, 1] for x, y in zip(one.scores, one.mean_changes(), strict=True)
+    ]
+    assert spread.value == pytest.approx(np.std(each, ddof=1))

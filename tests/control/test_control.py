@@ -5,13 +5,12 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from sts_utils import config
+from sts_utils import config, corpora
 from sts_utils.control import judgement as control_tests
 from sts_utils.control import matrix as control
 from sts_utils.control import planted
 from sts_utils.control import scores as control_scores
 from sts_utils.control.scores import Score
-from sts_utils.corpora import data
 from sts_utils.method import score, shift
 from sts_utils.runs import samples
 
@@ -28,7 +27,7 @@ def small():
 
 def test_training_and_evaluation_questions_are_disjoint(small):
     asked = {e.question for g in samples.evaluation_questions(small).values() for e in g}
-    shown = {e.question for e in data.load(small.demonstrations)}
+    shown = {e.question for e in corpora.load(small.demonstrations)}
     for name in small.control.sets:
         chosen = control.examples(small, name, 0)
         assert len(chosen) == 12
@@ -80,7 +79,7 @@ def test_matrix_scores_are_the_scores_of_score_py(small):
 
     for metric in score.METRICS:
         ours = control_scores.scores(small, Score(metric, "others", 20), "law", 0)
-        theirs = [getattr(score, metric)(units.domain_stats(small, name, 0), d) for name in data.DOMAINS]
+        theirs = [getattr(score, metric)(units.domain_stats(small, name, 0), d) for name in corpora.domains("mmlu-pro")]
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 

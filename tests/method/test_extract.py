@@ -185,3 +185,23 @@ def test_more_queries_than_rows_are_pooled(pairs, backbone, sae, monkeypatch):
     assert len(pooled.dh2) == len(pooled.ids) == 3
     np.testing.assert_allclose(pooled.dh2[1], each.dh2[1] + each.dh2[4], rtol=1e-6)
     np.testing.assert_allclose(pooled.mean("dh2"), each.mean("dh2"), rtol=1e-6)
+
+
+def test_several_hooks_equal_one_at_a_time(pairs, backbone):
+    first = models.load_truncated("tiny", 0)
+    norms = extract.sink_norm(first, [plain for plain, _ in pairs])
+    median = norms / extract.SINK_FACTOR  # a limit that drops many rows
+    hooks = [
+        Hook(1, saes.load("random-4x-k16-layer1", 64), np.inf),
+        Hook(0, saes.load("random-8x", 64), np.inf),
+        Hook(0, saes.load("random-4x", 64), median),
+    ]
+    together = feature_stats(pairs, backbone, hooks)
+    assert [stats.h.shape[1] for stats in together] == [256, 512, 256]
+    for hook, stats in zip(hooks, together, strict=True):
+        alone = feature_stats(pairs, first if hook.layer == 0 else backbone, [hook])[0]
+        np.testing.assert_array_equal(stats.n, alone.n)
+        for field in ("h", "h2", "dh", "dh2", "r", "dr", "dr2"):
+            both = getattr(stats, field), getattr(alone, field)
+            np.testing.assert_allclose(*both, rtol=1e-5, atol=1e-5)
+    assert together[2].n.sum() < together[1].n.sum() == together[0].n.sum()

@@ -16,8 +16,8 @@ import papermill
 import pytest
 
 import sts_utils
-from sts_utils import store
-from sts_utils.corpora import contrast, data
+from sts_utils import corpora, store
+from sts_utils.corpora import contrast
 from sts_utils.method import extract, score, shift
 from sts_utils.prediction import explain, predict, prediction, userdata
 from sts_utils.report import run
@@ -419,7 +419,7 @@ def test_command_line(tmp_path, capsys):
 def test_the_shipped_example_is_no_evaluation_question():
     examples = predict._read_train(predict.EXAMPLE, None, [])
     assert len(examples) == 60 and all(re.search(r"The answer is .+\.$", e.solution) for e in examples)
-    asked = {e.question for e in (*data.load("mmlu-test"), *data.load("mmlu-cot"))}
+    asked = {e.question for e in (*corpora.load("mmlu-test"), *corpora.load("mmlu-cot"))}
     assert not asked & {e.question for e in examples}
 
 
