@@ -190,7 +190,7 @@ def test_more_queries_than_rows_are_pooled(pairs, backbone, sae, monkeypatch):
 def test_several_hooks_equal_one_at_a_time(pairs, backbone):
     first = models.load_truncated("tiny", 0)
     norms = extract.sink_norm(first, [plain for plain, _ in pairs])
-    median = norms / extract.SINK_FACTOR  # a limit that drops many rows
+    median = norms / saes.SINK_FACTOR  # a limit that drops many rows
     hooks = [
         Hook(1, saes.load("random-4x-k16-layer1", 64), np.inf),
         Hook(0, saes.load("random-8x", 64), np.inf),
