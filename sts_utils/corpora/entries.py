@@ -3,21 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import NamedTuple
 
 import yaml
 
 from sts_utils.examples import MATH_INSTRUCTION
 from sts_utils.store import DATA
-
-
-class HubSet(NamedTuple):
-    """A split of a hub dataset; `config` where the hub asks for one, `revision` a commit."""
-
-    name: str
-    split: str
-    config: str | None = None
-    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,7 +18,7 @@ class Entry:
     about: str
     tokens: tuple[int, int]
     reader: str = ""
-    hub: HubSet | None = None
+    hub: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping = field(default_factory=dict)
     id: str = ""
     domain: str = ""
@@ -42,8 +32,4 @@ class Entry:
 def entries() -> dict[str, Entry]:
     """Every corpus by its name, in the table's order."""
     rows = yaml.safe_load((DATA / "corpora.yaml").read_text(encoding="utf-8"))
-    return {name: _entry(name, **row) for name, row in rows.items()}
-
-
-def _entry(name: str, hub: Mapping | None = None, **row) -> Entry:
-    return Entry(name, **row, hub=HubSet(**hub) if hub else None)
+    return {name: Entry(name, **row) for name, row in rows.items()}

@@ -5,36 +5,34 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from sts_utils.corpora.entries import Entry, HubSet
+from sts_utils.corpora.entries import Entry
 from sts_utils.corpora.packaged import boxed, mmlu_categories
 from sts_utils.examples import Example
 from sts_utils.store import CACHE
 
 
-def rows(source: HubSet) -> list[dict]:
-    """Rows of a dataset: from ``$STS_MIRROR/<org>/<name>/<split>.parquet`` first, then the hub."""
+def rows(path: str, split: str, **more) -> list[dict]:
+    """Rows of a dataset: from ``$STS_MIRROR/<path>/<split>.parquet`` first, then the hub."""
     import datasets
 
     mirror = os.environ.get("STS_MIRROR")
-    file = Path(mirror or "$STS_MIRROR") / source.name / f"{source.split}.parquet"
+    file = Path(mirror or "$STS_MIRROR") / path / f"{split}.parquet"
     if mirror and file.exists():
         return datasets.Dataset.from_parquet(str(file), cache_dir=str(CACHE / "hub")).to_list()
-    name, split, config, revision = source
     try:
-        return datasets.load_dataset(name, config, split=split, revision=revision).to_list()
+        return datasets.load_dataset(path, split=split, **more).to_list()
     except Exception as error:  # the hub client raises a dozen unrelated types
         first, *_ = str(error).split("\n")
         raise ValueError(
-            f"dataset {name!r} ({split}) can't be fetched from the hub "
-            f"({type(error).__name__}: {first}); "
-            f"the mirror path would be {file}"
+            f"dataset {path!r} ({split}) can't be fetched from the hub "
+            f"({type(error).__name__}: {first}); the mirror path would be {file}"
         ) from None
 
 
 def examples(entry: Entry) -> list[Example]:
     """The corpus of an entry. Raises ValueError, in one line, for a row without a column of it."""
     made = []
-    for number, row in enumerate(rows(entry.hub)):
+    for number, row in enumerate(rows(**entry.hub)):
         values = {field: _value(row, of, entry.name) for field, of in entry.columns.items()}
         options = tuple(o.strip() for o in values.get("options", ()) if o.strip() != "N/A")
         # a question with two equal options has no single gold option

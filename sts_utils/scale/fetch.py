@@ -95,8 +95,8 @@ def _datasets(corpus: str) -> Iterator[Need]:
     """What a corpus reads from the hub: a stand-in makes what comes before it optional."""
     entry = corpora.entry(corpus)
     if entry.hub:
-        name, split, config, revision = entry.hub
-        yield Need("dataset", name, revision, split, config, required=not entry.fallback)
+        own = [entry.hub.get(key) for key in ("path", "revision", "split", "name")]
+        yield Need("dataset", *own, required=not entry.fallback)
     if entry.fallback:
         yield from _datasets(entry.fallback)
 

@@ -52,9 +52,9 @@ def written(fresh, tmp_path, monkeypatch):
 
     def write(corpus, *rows):
         source = corpora.entry(corpus).hub
-        (tmp_path / source.name).mkdir(parents=True)
-        file = tmp_path / source.name / f"{source.split}.parquet"
-        pd.DataFrame(list(rows)).to_parquet(file)
+        folder = tmp_path / source["path"]
+        folder.mkdir(parents=True)
+        pd.DataFrame(list(rows)).to_parquet(folder / f"{source['split']}.parquet")
 
     return write
 
@@ -68,7 +68,7 @@ def test_the_table_names_what_there_is():
     for name in corpora.names():
         entry = corpora.entry(name)
         assert entry.about and len(entry.tokens) == 2 and corpora.domains(name)[0]
-        assert (entry.hub is None) == hasattr(packaged, entry.reader or "?")
+        assert (not entry.hub) == hasattr(packaged, entry.reader or "?")
         assert {entry.fallback, entry.demonstrations} <= {"", *corpora.names()}
         if entry.hub:
             assert "question" in entry.columns and entry.id.startswith(name.split("-or-")[0])

@@ -8,7 +8,6 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from sts_utils import config, models, saes
-from sts_utils.corpora.entries import HubSet
 from sts_utils.corpora.hub import rows
 from sts_utils.scale import fetch as hub
 from sts_utils.scale.fetch import Need
@@ -106,7 +105,7 @@ def test_fetch_writes_what_the_package_reads(tmp_path, fake, qwen, monkeypatch):
     done = hub.fetch(qwen, tmp_path, fake.hub, log=lambda _: None)
     assert done == hub.needs(qwen) and all(hub.fetched(n, tmp_path) for n in done)
     monkeypatch.setenv("STS_MIRROR", str(tmp_path))
-    assert rows(HubSet("GAIR/LIMO", "train")) == [ROW]
+    assert rows("GAIR/LIMO", "train") == [ROW]
     assert models.resolve(qwen.model) == tmp_path / qwen.model
     sae = saes.load(qwen.sae, 64, 23)
     torch.testing.assert_close(sae.W_enc.data, small_sae("").W_enc.data)
