@@ -22,11 +22,8 @@ RECORD = "fetched.json"
 
 
 class Need(NamedTuple):
-    """Something of the hub that a profile reads; without `revision` it is not pinned.
-
-    `split` and `config` are a dataset's; `name` of an SAE is "release/sae_id" of sae-lens. One that
-    is not `required` has a stand-in.
-    """
+    """Something of the hub that a profile reads: kind "dataset", "model" or "sae" (of sae-lens,
+    "release/sae_id"). Without `revision` it is not pinned; if not `required` it has a stand-in."""
 
     kind: str
     name: str
@@ -103,11 +100,7 @@ def _datasets(corpus: str) -> Iterator[Need]:
 
 def place(need: Need, folder: Path) -> Path:
     """Where `need` lies in a mirror: a parquet file, or a folder."""
-    return (
-        folder / need.name / f"{need.split}.parquet"
-        if need.kind == "dataset"
-        else folder / need.name
-    )
+    return folder / need.name / (f"{need.split}.parquet" if need.kind == "dataset" else "")
 
 
 def fetched(need: Need, folder: Path) -> bool:
@@ -132,8 +125,7 @@ def repository(need: Need) -> str:
 def _listed_saes() -> dict[str, dict]:
     """sae-lens's list of public SAEs, read as a file: importing the package takes many seconds."""
     path = Path(find_spec("sae_lens").submodule_search_locations[0]) / "pretrained_saes.yaml"
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader)
+    return yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
 
 
 def cached(need: Need) -> bool:
@@ -154,10 +146,10 @@ def at_hand(need: Need) -> bool:
 def fetch(profile: Profile, folder: Path | str, hub: Hub | None = None, log=print) -> list[Need]:
     """Put what `profile` needs into `folder`, laid out for `STS_MIRROR`; returns what is new.
 
-    Datasets become `<org>/<name>/<split>.parquet`, models `<org>/<name>/` with the hub's files,
-    SAEs `<release>/<sae_id>/` in sae-lens's format (safetensors, whatever the original). What is
-    there is skipped. The commit that the hub resolved is used, and written beside it. Raises
-    ValueError, in one line, where something required can't be had; what was fetched stays.
+    Datasets are parquet files, models the hub's files, SAEs in sae-lens's format (safetensors,
+    whatever the original). What is there is skipped. The commit that the hub resolved is written
+    beside it. Raises ValueError, in one line, where something required can't be had; what was
+    fetched stays.
     """
     hub, folder, done = hub or Hub(), Path(folder), []
     for need in needs(profile):
