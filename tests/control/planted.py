@@ -76,7 +76,9 @@ class PlantedModel:
 
 def sae() -> StandardSAE:
     """An SAE that reads each residual dim as a feature."""
-    made = StandardSAE(StandardSAEConfig(d_in=FEATURES, d_sae=FEATURES, dtype="float32", device="cpu"))
+    made = StandardSAE(
+        StandardSAEConfig(d_in=FEATURES, d_sae=FEATURES, dtype="float32", device="cpu")
+    )
     for weight in (made.W_enc, made.W_dec):
         weight.data = torch.eye(FEATURES)
     made.b_enc.data.zero_(), made.b_dec.data.zero_()
@@ -91,7 +93,9 @@ def _text(rng: random.Random, own: int, share: float, words: int) -> tuple[int, 
 
 
 @cache
-def _stats(own: int, share: float, shown: tuple[int, float], seed: int, queries: int = 60) -> FeatureStats:
+def _stats(
+    own: int, share: float, shown: tuple[int, float], seed: int, queries: int = 60
+) -> FeatureStats:
     """Features of a corpus without and with demonstrations of the corpus `shown` (topic, share)."""
     rng = random.Random(f"{own} {share} {shown} {seed}")
     contexts = [_text(rng, *shown, 40) for _ in range(8)]
