@@ -1,7 +1,6 @@
 """Every table and figure of the positive control: `draw(control)` gives (it, its caption)."""
 
 from collections.abc import Callable
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -9,65 +8,12 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from sts_utils import results
-from sts_utils.config import Profile
-from sts_utils.control import effort, generic, judgement, matrix, pictures, scores, sets
-from sts_utils.control.matrix import DIMS, Matrix
+from sts_utils.control import effort, generic, judgement, pictures, scores, sets
+from sts_utils.control.matrix import DIMS
 from sts_utils.control.scores import FIXED, LIKELIHOOD, MEASURES, PROBABILITY, Score
+from sts_utils.control.values import Control
 from sts_utils.results import MEASURE_NAMES, SHORT_NAMES, Result
 from sts_utils.store import FIGURES
-
-#: Where a run that does not hold a half of the sets is judged.
-SMALL = "on all sets of this small run (none of them is a fresh judgement)"
-
-
-class Control:
-    """The positive control of a profile: its matrix, the halves, and what results share."""
-
-    def __init__(self, profile: Profile):
-        self.profile = profile
-        self.matrix = matrix.load(profile)
-        self.paper = icl, act = scores.paper_scores(profile)
-        self.main = [icl, act, FIXED]
-        self.candidates = scores.candidates(profile)
-
-    @property
-    def setting(self) -> str:
-        """What every caption of the control states."""
-        p, c = self.profile, self.profile.control
-        return (
-            f"Model {p.model}, SAE {p.sae}; {len(c.sets)} training sets of {c.examples} examples "
-            f"each, {sets.full_steps(c)} steps of {c.batch} at learning rate {c.lr:g}, "
-            f"{len(c.seeds)} seed(s); at most {p.evaluation.questions} questions a domain, none of "
-            f"them trained on; STS from {p.sts.queries} questions a domain, D_N from "
-            f"{min(c.queries, c.examples // 2)} questions under {c.demonstrations} demonstrations. "
-            "This experiment is ours, not the paper's."
-        )
-
-    def half(self, which: str) -> tuple[Matrix, str]:
-        """(matrix, where) of the "design" or "judgement" half; everything in a small run."""
-        half = self.matrix.half(which)
-        return (half, f"on the {which} half") if half else (self.matrix, SMALL)
-
-    @cached_property
-    def design(self) -> pd.DataFrame:
-        """Every score on the design half, best first: share of rank 1, mean rank, r."""
-        half, _ = self.half("design")
-        tried = scores.everything(len(half.features[half.seeds[0]][0].features))
-        judged = judgement.judge(half, tried, (LIKELIHOOD,), draws=100)
-        order = {"first": False, "rank": True, f"r_{LIKELIHOOD}": False}
-        return judged.sort_values(list(order), ascending=list(order.values()))
-
-    @cached_property
-    def judged(self) -> pd.DataFrame:
-        """The candidates on the judgement half."""
-        return judgement.judge(self.half("judgement")[0], self.candidates, MEASURES)
-
-    @cached_property
-    def costs(self) -> pd.Series:
-        """Tokens × blocks of a score, the domains and the probe run, mean over training sets."""
-        c = self.profile.control
-        costs = [effort.cost(self.profile, name, c.seeds[0]) for name in c.sets]
-        return pd.DataFrame(costs).mean()
 
 
 def show(draw: Callable[[Control], tuple], control: Control) -> None:

@@ -91,9 +91,8 @@ def feature_stats(
 
     `model` is truncated after the deepest hook or later: one forward pass serves all. `other_model`
     runs condition b where the two are models. Each context is run once, its key-value cache serves
-    every query behind it. Position 0 and attention sinks in either condition are left out.
-
-    Raises ValueError where the query tokens differ or features are not finite.
+    every query behind it. Position 0 and attention sinks in either condition are left out. Raises
+    ValueError where the query tokens differ or features are not finite.
     """
     models = (model, other_model or model)
     ids, layers = [a.example_id for a, _ in pairs], sorted({hook.layer for hook in hooks})
@@ -188,17 +187,13 @@ def stacked(sums: dict[int, dict], ids: Sequence[str], sae, features=None) -> Fe
 
 def context_cache(model, context: Sequence[int]):
     """The key-value cache of `context` (None for an empty one), to be copied by every batch."""
-    if not context:
-        return None
     ids = torch.tensor([context], device=model.device)
-    return model(input_ids=ids, use_cache=True).past_key_values
+    return model(input_ids=ids, use_cache=True).past_key_values if context else None
 
 
 def query_residuals(model, cache, queries: Sequence, layers: Sequence[int]) -> dict:
-    """Block -> residual rows [sum of query lengths, d_model], float32, behind one cached context.
-
-    Without a context the first token is position 0, an attention sink: `sink_norm` drops it.
-    """
+    """Block -> residual rows [sum of query lengths, d_model], float32, behind one cached context
+    (without any, the first token is position 0, an attention sink: `sink_norm` drops it)."""
     width = max(map(len, queries))
     past = cache.get_seq_length() if cache is not None else 0
     ids = torch.zeros(len(queries), width, dtype=torch.long)

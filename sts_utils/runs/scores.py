@@ -22,8 +22,8 @@ def relative_activity(h: np.ndarray) -> np.ndarray:
 def sts_relative(
     domains: Sequence[FeatureStats], dims: ShiftedDims, weights: Sequence | None = None
 ) -> np.ndarray:
-    """STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active the shifted
-    dims are in a domain than in the others (ours). [D], or [B, D] with `weights`, [B, Q] a domain.
+    """STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active D_N's
+    features are in a domain than in the others (ours). [D], or [B, D] with `weights` [D][B, Q].
     """
     return relative_activity(_means(domains, "h", dims, weights)).mean(-1)
 

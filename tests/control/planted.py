@@ -20,11 +20,11 @@ from sts_utils.method.prompts import Prompt
 from sts_utils.method.shift import ShiftedDims
 from sts_utils.runs.scores import SCORES, over_domains
 
-#: Share of each domain's words that are the training set's; the first domain is the training set's own.
+#: Share of each domain's words that are the training set's; the first domain is its own.
 AFFINITY = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 TOPICS, OWNED, GENERIC, WORDS = len(AFFINITY) + 2, 6, 10, 20
 FEATURES = TOPICS * OWNED + GENERIC
-#: How far a context of one topic moves that topic's features, and any long context the generic ones.
+#: How far a context moves the features of its topic, and a long one the generic ones.
 TOPICAL_SHIFT, GENERIC_SHIFT = 1.0, 1.5
 OTHER_TOPIC = TOPICS - 1
 
@@ -40,7 +40,7 @@ def _moves() -> torch.Tensor:
 
 
 class _Counts:
-    """Stands in for a key-value cache: how many words of each topic the context holds, [batch, topics]."""
+    """Stands in for a key-value cache: words of each topic in the context, [batch, topics]."""
 
     def __init__(self, counts: torch.Tensor):
         self.counts = counts
@@ -53,7 +53,7 @@ class _Counts:
 
 
 class PlantedModel:
-    """Word w of topic k fires k's features (one more strongly, by w); residual row = feature values."""
+    """Word w of topic k fires k's features, one more by w; residual row = feature values."""
 
     device = torch.device("cpu")
 
@@ -114,7 +114,7 @@ def _stats(
 def scores(seed: int = 0, n: int = 16, shuffle: int | None = None) -> dict[str, np.ndarray]:
     """Score -> its value in each domain; it must order them as AFFINITY does.
 
-    `shuffle`: the ids of D_N are permuted over the features (with this seed), so that nothing is left to recover.
+    `shuffle`: the ids of D_N are permuted with this seed, so that nothing is left to recover.
     """
     domains = [_stats(d + 1, share, (d + 1, share), seed) for d, share in enumerate(AFFINITY)]
     train = _stats(0, 1.0, (0, 1.0), seed)

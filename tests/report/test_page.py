@@ -115,7 +115,8 @@ def folder(tmp_path):
             f"About {name} <script>alert('{name}')</script>.\n{SETTING}\n"
         )
     (out / "table6.csv").write_text(
-        'metric,n,r,p,x\nsts_act,14,0.441847,1234.5678,0.5\n"<script>x</script>",12345,-0.00123456,,-493.706\n'
+        "metric,n,r,p,x\nsts_act,14,0.441847,1234.5678,0.5\n"
+        '"<script>x</script>",12345,-0.00123456,,-493.706\n'
         "none,0,0.0,8.0,23.04\n"
     )
     (out / "table6.md").write_text("table")
