@@ -12,31 +12,30 @@ from sts_utils.prediction.rows import is_turn
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: What a column is for -> the names it is recognised by, the first that is there.
 COLUMNS = {
-    "question": ("question", "prompt", "query", "problem", "instruction", "input"),
-    "solution": (
-        *("solution", "cot", "cot_content", "rationale", "completion", "response", "output"),
-    ),
-    "answer": ("answer", "answer_index", "answer_idx", "answerKey", "label", "target"),
-    "options": ("options", "choices"),
-    "messages": ("messages", "conversations"),
+    "question": ["question", "prompt", "query", "problem", "instruction", "input"],
+    "solution": ["solution", "cot", "cot_content", "rationale", "completion", "response", "output"],
+    "answer": ["answer", "answer_index", "answer_idx", "answerKey", "label", "target"],
+    "options": ["options", "choices"],
+    "messages": ["messages", "conversations"],
 }
+#: What a value is called in messages: the first kind that it is of.
+KINDS = {"text": str, "bytes": bytes, "a number": int | float, "columns": Mapping}
+KINDS["a list"] = Sequence
 USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
 
 
-def choose(
-    has: list[str], named: Mapping[str, str], name: str, answers: bool
-) -> dict[str, str | None]:
-    """What a column is for -> the one of the columns `has` that is; None where there is none.
+def choose(has: list[str], named: Mapping[str, str], name: str, answers: bool) -> dict:
+    """What a column is for -> the one of the columns `has` that is, or None; `named` goes first.
 
-    `named` overrides COLUMNS. Raises ValueError where there is no question, or, if `answers` are
-    asked for, no solution.
+    Raises ValueError where there is no question, or, if `answers` are asked for, no solution.
     """
     if unknown := [role for role in named if role not in COLUMNS]:
         raise ValueError(f"columns names {unknown[0]!r}: choose from {', '.join(COLUMNS)}")
     listed = f"it has {', '.join(has)}"
     if absent := [c for c in named.values() if c not in has]:
         raise ValueError(f"{name}: no column {absent[0]!r}{nearest(absent[0], has)}; {listed}")
-    of = {role: named.get(role) or _first_of(known, has) for role, known in COLUMNS.items()}
+    there = {role: [c for c in known if c in has] for role, known in COLUMNS.items()}
+    of = {role: named.get(role) or next(iter(there[role]), None) for role in COLUMNS}
     answered = of["solution"] or of["answer"]
     if of["messages"]:
         if not named.get("question") and not answered:
@@ -48,10 +47,6 @@ def choose(
         like = f"(name it, like {missing}={has[0]})"
         raise ValueError(f"{name}: no column for the {missing}{near}; {listed} {like}")
     return of
-
-
-def _first_of(known: Sequence[str], has: Sequence[str]) -> str | None:
-    return next((column for column in known if column in has), None)
 
 
 def check_type(rows: Sequence[tuple[int, Mapping]], column: str, name: str) -> None:
@@ -66,9 +61,7 @@ def check_type(rows: Sequence[tuple[int, Mapping]], column: str, name: str) -> N
 
 
 def _kind(value) -> str:
-    kinds = {"text": str, "bytes": bytes, "a number": int | float, "columns": Mapping}
-    kinds["a list"] = Sequence
-    return next((kind for kind, of in kinds.items() if isinstance(value, of)), type(value).__name__)
+    return next((kind for kind, of in KINDS.items() if isinstance(value, of)), type(value).__name__)
 
 
 def example(row: Mapping, of: Mapping[str, str | None], domain: str, where: str) -> Example | None:
@@ -130,16 +123,12 @@ def _turns(cell, where: str) -> list[tuple[str, str]]:
     if not isinstance(cell, Sequence) or not all(map(is_turn, cell)):
         like = '{"role": "user", "content": "…"}'
         raise ValueError(f"{where}: the chat is not a list of turns like {like}")
-    who = [turn.get("role", turn.get("from")) for turn in cell]
-    said = [_text(turn.get("content", turn.get("value")), where) for turn in cell]
-    return list(zip(who, said, strict=True))
+    told = ((t.get("role", t.get("from")), t.get("content", t.get("value"))) for t in cell)
+    return [(who, _text(text, where)) for who, text in told]
 
 
 def _last_turns(cell, where: str) -> tuple[str, str]:
-    """(the user's turn before it, the assistant's last turn) of a chat.
-
-    Without the latter (the user's last turn, "").
-    """
+    """(the user's turn before it, the assistant's last turn), or (the user's last turn, "")."""
     question, after, solution = "", "", ""
     for who, text in _turns(cell, where):
         if who in USER and text:
@@ -159,8 +148,8 @@ def _options(cell, row: Mapping, where: str) -> tuple[tuple[str, ...], list[str]
         labels = list(map(str, cell.get("label", LETTERS) if "text" in cell else cell))
         cell = cell["text"] if "text" in cell else list(cell.values())
     if cell is not None and (isinstance(cell, str) or not isinstance(cell, Iterable)):
-        like = 'like ["one", "two"]'
-        raise ValueError(f"{where}: the options are not a list {like}: {str(cell)[:40]!r}")
+        shown = f'a list like ["one", "two"]: {str(cell)[:40]!r}'
+        raise ValueError(f"{where}: the options are not {shown}")
     if not cell:
         cell = [row[letter] for letter in itertools.takewhile(row.__contains__, LETTERS)]
         while cell and cell[-1] in (None, ""):

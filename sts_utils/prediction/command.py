@@ -4,57 +4,59 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from sts_utils.prediction import page, prediction
-from sts_utils.prediction import predict as prediction_of
-from sts_utils.prediction.scores import DEFAULT_SCORE, SCORES
+from sts_utils.prediction import page
+from sts_utils.prediction.predict import EXAMPLE, predict
+from sts_utils.prediction.prediction import check_budget
+from sts_utils.prediction.scores import SCORES
+
+#: What the options that take one value are.
+HELP = {
+    "model": "a packaged model, a folder, or a hub name",
+    "sae": 'a folder, or "release/sae_id" of sae-lens',
+    "n": "N of D_N",
+    "shots": "worked examples in context",
+    "queries": "questions a domain and seed",
+    "score": "what ranks the domains",
+    "dtype": "of the forward pass",
+}
+CHOICES = {"score": SCORES, "dtype": ("bfloat16", "float32")}
 
 
 def add_parser(commands) -> None:
     """The command `predict`, for `report.run.main`."""
     parser = commands.add_parser("predict", help="which domains will fine-tuning on my data move?")
     add, what = parser.add_argument, "a corpus, files, or name=source"
-    a_file = "a corpus, or a .jsonl, .csv or .parquet file"
-    add("--train", default=prediction_of.EXAMPLE, help=a_file)
-    add("--model", default=prediction_of.MODEL, help="a packaged model, a folder, or a hub name")
-    add("--sae", default=prediction_of.SAE, help='a folder, or "release/sae_id" of sae-lens')
+    add("--train", default=EXAMPLE, help="a corpus, or a .jsonl, .csv or .parquet file")
     add("--domains", nargs="+", default=["mmlu-test"], help=what)
     add("--demonstrations", nargs="+", help=f"worked examples of the domains: {what}, or none")
     for name, of in (("columns", "training file"), ("domain-columns", "domains")):
-        like = f"of the {of}, like question=ask answer=say"
-        add(f"--{name}", nargs="+", default=[], help=like)
-    add("--n", type=int, default=100, help="N of D_N")
-    add("--shots", type=int, default=5, help="worked examples in context")
-    add("--queries", type=int, default=32, help="questions a domain and seed")
+        add(f"--{name}", nargs="+", help=f"of the {of}, like question=ask answer=say")
+    for name, text in HELP.items():
+        default = predict.__kwdefaults__[name]
+        chosen = {"choices": CHOICES.get(name), "default": default, "type": type(default)}
+        add(f"--{name}", help=text, **chosen)
     add("--seeds", default="0,1,2")
-    add("--score", default=DEFAULT_SCORE, choices=SCORES)
     add("--signed", action="store_true", help="the signed score too")
-    add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     add("--out", default="report", help="folder of the report")
     add("--budget", type=int, help="extra examples to split over the domains")
     parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Predict, write the report and say the ranking.
-
-    Raises ValueError, in one line, for what can't be used.
-    """
+    """Predict, write the report and say the ranking. Raises ValueErrors of one line."""
     if not all(seed.strip().isdigit() for seed in chosen.seeds.split(",")):
         raise ValueError(f"--seeds {chosen.seeds!r}: give whole numbers, like 0,1,2")
     page.check_folder(Path(chosen.out))
     if chosen.budget is not None:
-        prediction.check_budget(chosen.budget)
-    same = ("model", "sae", "n", "shots", "queries", "score", "signed", "dtype")
-    options = {name: getattr(chosen, name) for name in same}
-    for name in ("columns", "domain_columns"):
-        options[name] = columns = _named(getattr(chosen, name))
-        if not isinstance(columns, dict | None):
+        check_budget(chosen.budget)
+    options = {name: getattr(chosen, name) for name in (*HELP, "signed")}
+    for name in ("columns", "domain_columns", "domains", "demonstrations"):
+        options[name] = given = _named(getattr(chosen, name))
+        if "columns" in name and not isinstance(given, dict | None):
             like = "give role=column, like question=ask answer=say"
-            raise ValueError(f"columns {columns!r}: {like}")
-    for name in ("domains", "demonstrations"):
-        options[name] = _named(getattr(chosen, name))
+            raise ValueError(f"columns {given!r}: {like}")
     seeds = [int(seed) for seed in chosen.seeds.split(",")]
-    predicted = prediction_of.predict(chosen.train, seeds=seeds, **options)
+    predicted = predict(chosen.train, seeds=seeds, **options)
     paths = predicted.write(chosen.out, chosen.budget)
     three = {"index": False, "float_format": "{:.3g}".format}
     scored = [f"{chosen.score}{end}" for end in ("", "_low", "_high")]

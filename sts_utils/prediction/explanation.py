@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 #: Texts read of the training set, and of each domain, a sample; their tokens at most; tokens shown
 #: before and after a peak.
 TRAIN_TEXTS, DOMAIN_TEXTS, TOKENS, AROUND = 32, 4, 256, 10
-READING = f"{TRAIN_TEXTS} of your examples and {DOMAIN_TEXTS} of each domain"
-READING += f", the first {TOKENS} tokens of each"
 #: Stands for a domain's name where the text is the training set's.
 OWN = "the training set"
 #: Spans, domains and words shown for a feature.
@@ -59,7 +57,7 @@ class Explanation:
     """The most shifted features, largest shift first; a notebook shows them as HTML."""
 
     features: tuple[Feature, ...]
-    reading = READING
+    texts = (TRAIN_TEXTS, DOMAIN_TEXTS, TOKENS)
 
     def __repr__(self) -> str:
         return f"Explanation of features {', '.join(str(f.id) for f in self.features)}"
@@ -73,13 +71,11 @@ def explain(prediction: "Prediction", k: int = 10) -> Explanation:
 
     Raises ValueError for k outside 1..features of the SAE.
     """
-    shifts = prediction.shifts
+    shifts, known = prediction.shifts, held.sae(prediction.profile).cfg.metadata.neuronpedia_id
     if not 1 <= k <= len(shifts):
         raise ValueError(f"k is {k}: choose 1..{len(shifts)} features")
     ids = np.argsort(-shifts, kind="stable")[:k]
-    words = promoted(prediction.profile, ids)
-    spans = _spans(prediction, ids)
-    known = held.sae(prediction.profile).cfg.metadata.neuronpedia_id
+    words, spans = promoted(prediction.profile, ids), _spans(prediction, ids)
     features = []
     for feature, promotes, places in zip(ids.tolist(), words, spans, strict=True):
         hardest = sorted({s.tokens: s for s in places}.values(), key=lambda span: -span.peak)
@@ -93,12 +89,9 @@ def explain(prediction: "Prediction", k: int = 10) -> Explanation:
 
 def _used_most(prediction: "Prediction", feature: int) -> tuple[tuple[str, float], ...]:
     """(domain, mean activation a token) of the domains that use a feature most."""
-    using = []
-    for domain in prediction.domains:
-        means = [of[domain].mean("h")[feature] for of in prediction.domain_stats]
-        using.append((float(np.mean(means)), domain))
-    hardest = sorted((of for of in using if of[0] > 0), reverse=True)
-    return tuple((domain, mean) for mean, domain in hardest[:DOMAINS])
+    means = [{d: of[d].mean("h")[feature] for d in of} for of in prediction.domain_stats]
+    using = [(float(np.mean([of[d] for of in means])), d) for d in prediction.domains]
+    return tuple((d, mean) for mean, d in sorted(using, reverse=True)[:DOMAINS] if mean > 0)
 
 
 @torch.inference_mode()

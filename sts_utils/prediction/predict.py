@@ -58,16 +58,15 @@ def predict(
 ) -> Prediction:
     """Which of `domains` will move when `model` is fine-tuned on `train`, without doing it.
 
-    The paper's two steps: D_N = TopN_j E_x (h_j(x_0, y_0, …, x) − h_j(x))² with training examples
-    in context, then a domain's STS_act = E Σ_{j∈D_N} h_j(x̃) or STS_ICL = E Σ_{j∈D_N} (h_j(x̃_0,
-    ỹ_0, …, x̃) − h_j(x̃))². Ours: sts_relative = mean_{j∈D_N} log(E h_j(x̃) / its mean over the
-    domains); in the contrastive forms the shift under other text of the same length is taken from
-    each feature's first.
+    The paper's two steps: the shifted dims D_N with training examples in context (shift.shift),
+    then the transferability score of each domain's questions on them (score.sts_act, sts_icl).
+    Ours: sts_relative, which compares domains feature by feature; and contrastive D_N, where the
+    shift under other text of the same length is taken from each feature's first.
 
     | argument | is |
     |---|---|
     | train | a corpus, file, `datasets.Dataset` or list (sources.read) |
-    | model, sae | packaged, a folder or of the hub; an SAE on its residual stream after a block |
+    | model, sae | packaged, a folder or of the hub; the SAE reads a block's residual stream |
     | domains | {name: source}, or corpora (all their domains) and files |
     | demonstrations | the same of worked examples; the domains' own if left out; or "none" |
     | columns, domain_columns | what their columns are called, like {"question": "ask"} |
@@ -89,7 +88,10 @@ def predict(
     >>> int(prediction.rescored(n=5, score="sts_icl").advice(10).examples.sum())
     10
     """
-    seeds = _checked(seeds, shots, queries)
+    seeds = _whole(seeds)
+    if not seeds or min(shots, queries) < 1:
+        sizes = f"seeds {list(seeds)}, shots {shots}, queries {queries}"
+        raise ValueError(f"{sizes}: give one or more of each")
     scores.check(score, n, has_icl=demonstrations != "none")
     profile, notes = _profile(model, sae, dtype), []
 
@@ -109,21 +111,20 @@ def predict(
 
     contexts, pairs = _contexts(profile, asked, worked), {}
     for seed in seeds:
-        chosen, sets = _training_draw(learned, shots, 2 * queries, seed)
+        questions, sets = _training_draw(learned, shots, 2 * queries, seed)
         for context, like in contexts.items():
             rng = random.Random(f"{context} {seed}")
-            shown = [[like(rng, e) for e in examples] for examples in sets]
-            pairs["train", context, seed] = samples.pairs(profile, chosen, shown)
+            shown = [[like(rng, e) for e in chosen] for chosen in sets]
+            pairs["train", context, seed] = samples.pairs(profile, questions, shown)
         for d in asked:
             drawn = _domain_draw(d, asked[d], worked, shots, queries, seed)
             pairs["domain", d, seed] = samples.pairs(profile, *drawn)
     scores.check(score, n, held.sae(profile).cfg.d_sae)
 
-    stats = {}
-    with tqdm(pairs.items(), desc="features", unit="set", disable=not progress) as bar:
-        for (what, name, seed), of in bar:
-            desc = f"{name} seed {seed}" if progress else None
-            stats[what, name, seed] = _features(profile, of, desc)
+    stats, bar = {}, tqdm(pairs, desc="features", unit="set", disable=not progress)
+    for what, name, seed in bar:
+        desc = f"{name} seed {seed}" if progress else None
+        stats[what, name, seed] = _features(profile, pairs[what, name, seed], desc)
     data = sources.name_of(train), learned, asked, worked
     own = [stats["train", "own", s] for s in seeds]
     others = [[stats["train", c, s] for c in contexts if c != "own"] for s in seeds]
@@ -131,16 +132,13 @@ def predict(
     return Prediction(profile, *data, own, others, used, seeds, n, score, signed, tuple(notes))
 
 
-def _checked(seeds, shots: int, queries: int) -> tuple[int, ...]:
+def _whole(seeds) -> tuple[int, ...]:
     try:
         seeds = tuple(map(operator.index, seeds))
     except TypeError:
         raise ValueError(f"seeds {seeds!r}: give whole numbers, like [0, 1, 2]") from None
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {list(seeds)}: one is there twice, and would count twice")
-    if not seeds or min(shots, queries) < 1:
-        sizes = f"seeds {list(seeds)}, shots {shots}, queries {queries}"
-        raise ValueError(f"{sizes}: give one or more of each")
     return seeds
 
 
@@ -148,21 +146,18 @@ def _profile(model: str, sae: str, dtype: str) -> Profile:
     """Model and SAE as a profile. Raises ValueError where they don't fit or can't chat."""
     if dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r}: choose float32 or bfloat16")
-    # a profile's corpora are no part of a prediction but for the attention-sink threshold: the
-    # same for everybody's data
+    # of no matter here but for the attention-sink threshold: the same for everybody's data
     corpora = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
     read = {"model": model, "layer": saes.layer(sae), "sae": sae, "dtype": dtype}
     profile = Profile(name="predict", about="", **read, **corpora)
     models.check(model, profile.layer)
     if samples.tokenizer(model, profile.revision).chat_template is None:
-        mend = "give its instruction-tuned version"
-        raise ValueError(f"model {model!r} has no chat template: {mend}")
+        lacks = f"model {model!r} has no chat template"
+        raise ValueError(f"{lacks}: give its instruction-tuned version")
     return profile
 
 
-def _fitting(
-    profile: Profile, examples: list[Example], shots: int, what: str, note: Callable[[str], None]
-) -> list[Example]:
+def _fitting(profile: Profile, examples: list[Example], shots: int, what: str, note: Callable):
     """The examples of which `shots` and a question fit into the context, whichever are drawn."""
     longest = models.context_length(profile.model) // (shots + 1) - 32  # 32: a turn's marks
     kept = samples.within(samples.tokenizer(profile.model, profile.revision), examples, longest)
@@ -200,9 +195,7 @@ def _training_draw(examples: list[Example], shots: int, queries: int, seed: int)
     return asked[:queries], prompts.choose_demonstrations(pool, shots, SETS, seed)
 
 
-def _domain_draw(
-    domain: str, examples: list[Example], worked: Mapping, shots: int, queries: int, seed: int
-) -> tuple:
+def _domain_draw(domain, examples, worked: Mapping, shots: int, queries: int, seed: int) -> tuple:
     """(questions, one set of demonstrations), of which no question is one."""
     shown = prompts.choose_demonstrations(worked[domain], shots, 1, seed)[0] if worked else []
     seen = {sources.key(e) for e in shown}
@@ -222,5 +215,4 @@ def _features(profile: Profile, pairs: Sequence[tuple[Prompt, Prompt]], desc) ->
     said = store.digest([(a.example_id, a.ids, a.span, b.ids, b.span) for a, b in pairs])
     recipe = features.settings_of(profile, files=stated, prompts=said)
     made = features.extract("features-predict", [profile], lambda _: recipe, lambda: pairs, desc)
-    unused = ("h2", "r", "dr", "dr2")
-    return replace(made, **{name: np.empty(0) for name in unused})  # so not kept
+    return replace(made, **{name: np.empty(0) for name in ("h2", "r", "dr", "dr2")})  # not used

@@ -4,7 +4,7 @@ import itertools
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -62,11 +62,6 @@ class Prediction:
         """The domains that are ranked."""
         return tuple(self.domain_stats[0])
 
-    @property
-    def has_icl(self) -> bool:
-        """Whether the domains had worked examples, which STS_ICL needs."""
-        return bool(self.demonstrations)
-
     def rescored(
         self, n: int | None = None, score: str | None = None, domains: Sequence[str] | None = None
     ) -> "Prediction":
@@ -76,7 +71,7 @@ class Prediction:
             known = ", ".join(self.domains)
             raise ValueError(f"unknown domain {unknown[0]!r}: choose from {known}")
         n, score = self.n if n is None else n, score or self.score
-        scores.check(score, n, len(self.train_stats[0].features), self.has_icl, kept)
+        scores.check(score, n, len(self.train_stats[0].features), bool(self.demonstrations), kept)
         chosen = [{d: of[d] for d in of if d in kept} for of in self.domain_stats]
         return replace(self, n=n, score=score, domain_stats=chosen)
 
@@ -107,15 +102,15 @@ class Prediction:
         return estimates | {"signed": self._estimate("cosine", False, self.signed)}
 
     def _estimate(self, name: str, contrastive: bool, wanted: bool = True):
-        if not wanted or (name in ("sts_icl", "cosine") and not self.has_icl):
+        if not wanted or (name in ("sts_icl", "cosine") and not self.demonstrations):
             return np.full(len(self.domains), np.nan), np.full((1, len(self.domains)), np.nan)
         weights = self._weights(DRAWS.get(name, stats.DRAWS))
         values, drawn = [], []
         for s, dims in enumerate(self.dims("sts_act_contrastive" if contrastive else "sts_act")):
             domains, towards = list(self.domain_stats[s].values()), self.train_stats[s].mean("dh")
-            values.append(over_domains(name, domains, dims, towards=towards))
-            again = {"towards": towards, "weights": weights[s]}
-            drawn.append(over_domains(name, domains, dims, **again))
+            score_of = partial(over_domains, name, domains, dims, towards=towards)
+            values.append(score_of())
+            drawn.append(score_of(weights=weights[s]))
         return np.mean(values, axis=0), stats.over_seeds(np.stack(drawn, 1))
 
     def _weights(self, draws: int) -> list[list[np.ndarray]]:
@@ -198,8 +193,8 @@ class Prediction:
         for row in self.advice(budget).itertuples():
             worked = self._worked(row.domain)
             chosen = random.Random(0).sample(worked, min(row.examples, len(worked)))
-            told = [{"question": e.query, "answer": e.solution} for e in chosen]
-            rows += [of | {"domain": row.domain} for of in told]
+            told = {"domain": row.domain}
+            rows += [{"question": e.query, "answer": e.solution} | told for e in chosen]
         return rows
 
     def _worked(self, domain: str) -> list[Example]:
@@ -212,9 +207,7 @@ class Prediction:
 
 
 def largest_remainder(share: np.ndarray, budget: int) -> np.ndarray:
-    """Whole numbers that sum to `budget` in the ratio of `share` (sums to 1).
-
-    Remainders go to the largest fractions.
+    """Whole numbers that sum to `budget` in the ratio of `share`, remainders to largest fractions.
 
     >>> largest_remainder(np.array([0.5, 0.3, 0.2]), 7).tolist()
     [4, 2, 1]
@@ -228,5 +221,4 @@ def largest_remainder(share: np.ndarray, budget: int) -> np.ndarray:
 def check_budget(budget: int) -> None:
     """Raise ValueError for what is no number of examples."""
     if not isinstance(budget, int) or budget < 1:
-        give = "give a whole number of extra examples, 1 or more"
-        raise ValueError(f"budget is {budget!r}: {give}")
+        raise ValueError(f"budget is {budget!r}: give a whole number of extra examples, 1 or more")

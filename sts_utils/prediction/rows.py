@@ -38,17 +38,14 @@ def rows(source, name: str) -> Iterator[tuple[int, object]]:
     if not path.is_file():
         known = ", ".join(corpora.names())
         raise ValueError(f"{name!r} is neither a file nor a corpus: the corpora are {known}")
-    if kind in (".jsonl", ".ndjson"):
-        return _lines(path)
-    if kind == ".csv":
-        return _csv(path, name)
-    if kind == ".parquet":
-        return _parquet(path, name)
-    ends = f"its name ends in {kind or 'nothing'!r}"
-    raise ValueError(f"{name}: {ends}; give .jsonl, .csv or .parquet")
+    readers = {".jsonl": _lines, ".ndjson": _lines, ".csv": _csv, ".parquet": _parquet}
+    if kind not in readers:
+        ends = f"its name ends in {kind or 'nothing'!r}"
+        raise ValueError(f"{name}: {ends}; give .jsonl, .csv or .parquet")
+    return readers[kind](path, name)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
     with path.open("rb") as file:
         yield from ((n, line) for n, line in enumerate(file, 1) if line.strip())
 
@@ -56,16 +53,16 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _csv(path: Path, name: str) -> Iterator[tuple[int, dict]]:
     with path.open("rb") as file:
         lines = (_text(line, f"{name}, row {n}") for n, line in enumerate(file, 1))
-        reader, first = csv.DictReader(lines, strict=True), 1  # the line that a row begins in
+        reader, header, first = csv.reader(lines, strict=True), None, 1  # a row's first line
         try:
-            if reader.fieldnames:
-                first = reader.line_num + 1
-            for row in reader:
-                if None in row or None in row.values():
-                    wrong = "more" if None in row else "fewer"
-                    header = f"the {len(reader.fieldnames)} columns of the header"
-                    raise csv.Error(f"{wrong} fields than {header}")
-                yield reader.line_num, row
+            for cells in reader:
+                if header is None:
+                    header = cells
+                elif cells and len(cells) != len(header):
+                    wrong = "more" if len(cells) > len(header) else "fewer"
+                    raise csv.Error(f"{wrong} fields than the {len(header)} columns of the header")
+                elif cells:
+                    yield reader.line_num, dict(zip(header, cells, strict=True))
                 first = reader.line_num + 1
         except csv.Error as error:
             open_quote = "end of data" in str(error) or "limit" in str(error)
@@ -74,12 +71,10 @@ def _csv(path: Path, name: str) -> Iterator[tuple[int, dict]]:
 
 
 def _parquet(path: Path, name: str) -> Iterator[tuple[int, dict]]:
-    n = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    yield (n := n + 1), row
+            batches = file.iter_batches(batch_size=256)
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{name} can't be read as parquet: {str(error).splitlines()[0]}") from None
 

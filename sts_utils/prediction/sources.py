@@ -10,7 +10,7 @@ from sts_utils.examples import Example, by_domain
 from sts_utils.prediction import columns as cells
 from sts_utils.prediction.rows import parsed, rows, sample
 
-log = logging.getLogger(__name__)
+warn = logging.getLogger(__name__).warning
 
 Columns = Mapping[str, str] | None
 #: Rows kept of a source: a seeded sample of it, so that memory does not grow with the file.
@@ -18,24 +18,15 @@ LIMIT = 5000
 
 
 def read(
-    source,
-    *,
-    domain: str,
-    columns: Columns = None,
-    answers=False,
-    limit=LIMIT,
-    seed=0,
-    note=log.warning,
+    source, *, domain: str, columns: Columns = None, answers=False, limit=LIMIT, seed=0, note=warn
 ) -> list[Example]:
-    """At most `limit` examples of `source`, a seeded sample in the order of its rows.
+    """At most `limit` examples of `source`, a seeded sample in the order of its rows, each once.
 
     `source` is a corpus name, a JSON-lines, CSV or parquet file, a `datasets.Dataset` (streaming
     too), or a list of (question, answer) pairs or dicts. Columns are recognised by name
-    (columns.COLUMNS): question and answer or solution, prompt and completion, chat `messages` (the
-    assistant's last turn and the user's before it), and multiple choice (`options`, or columns A,
-    B, …, with the answer's index, letter or text); `columns` names them otherwise, like
-    {"question": "ask"}. A row without an answer has an empty `solution`; `answers` asks for some.
-    A question is read once. `note` is told what was left out.
+    (columns.COLUMNS), or named, like {"question": "ask"}; chats give the assistant's last turn and
+    the user's before it; an answer to options is their index, letter or text. A row without an
+    answer has an empty `solution`; `answers` asks for some. `note` is told what was left out.
 
     >>> read([("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")], domain="sums")[1].solution
     '7'
@@ -74,7 +65,7 @@ def read(
     return list(examples.values())
 
 
-def read_training(source, columns: Columns, note=log.warning) -> list[Example]:
+def read_training(source, columns: Columns, note=warn) -> list[Example]:
     """The examples of a training set that have an answer."""
     examples = read(source, domain="train", columns=columns, answers=True, note=note)
     worked = [e for e in examples if e.solution]
@@ -86,11 +77,9 @@ def read_training(source, columns: Columns, note=log.warning) -> list[Example]:
     return worked
 
 
-def read_domains(source, columns: Columns = None, note=log.warning) -> dict[str, list[Example]]:
-    """Domain -> examples, of {name: source}, or of corpora (all their domains) and files.
-
-    A file's domain is its stem.
-    """
+def read_domains(source, columns: Columns = None, note=warn) -> dict[str, list[Example]]:
+    """Domain -> examples, of {name: source}, or of corpora (all their domains) and files (a domain
+    named by its stem)."""
     if isinstance(source, Mapping):
         parts = [(str(name), part) for name, part in source.items()]
     else:
@@ -111,12 +100,12 @@ def read_domains(source, columns: Columns = None, note=log.warning) -> dict[str,
 
 
 def read_evaluation(
-    domains, demonstrations, columns, training: Sequence[Example], note=log.warning
+    domains, demonstrations, columns: Columns, training: Sequence[Example], note=warn
 ) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
     """(domain -> questions, domain -> worked examples), none of which the training set asks too.
 
-    `demonstrations`: where worked examples are; the domains themselves if None, or the corpus that
-    belongs to theirs; none if "none".
+    `demonstrations`: where worked examples are; the domains themselves, or the corpus that belongs
+    to theirs, if None; and if "none" there are none.
     """
     asked = read_domains(domains, columns, note)
     if demonstrations is None and not isinstance(domains, Mapping):
@@ -124,15 +113,15 @@ def read_evaluation(
         partners = {name: corpora.entry(name).demonstrations for name in known}
         if any(partners.values()):
             demonstrations = [partners.get(name) or name for name in listed(domains)]
-    if demonstrations == "none":
-        worked = {}
-    else:
-        worked = asked if demonstrations is None else read_domains(demonstrations, columns)
+    worked = asked if demonstrations is None else {}
+    if demonstrations not in (None, "none"):
+        worked = read_domains(demonstrations, columns)
     known, left = _asked_by(training), 0
     for of in (asked, worked):
-        for d, examples in list(of.items()):
-            of[d] = [e for e in examples if not known(e)]
-            left += len(examples) - len(of[d])
+        for d in of:
+            kept = [e for e in of[d] if not known(e)]
+            left += len(of[d]) - len(kept)
+            of[d] = kept
     if left:
         note(f"{left} questions of the domains are in the training set too and were left out.")
     if worked:

@@ -1,7 +1,6 @@
 """Every kind of source that people bring, and every way in which it can be wrong."""
 
 import csv
-import doctest
 import json
 import logging
 import tracemalloc
@@ -10,8 +9,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from sts_utils.prediction import userdata
-from sts_utils.prediction.userdata import read, read_domains
+from sts_utils.prediction.sources import read, read_domains
 
 PAIRS = [("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")]
 
@@ -21,30 +19,47 @@ def jsonl(path, rows):
     return path
 
 
-def test_docstring_examples():
-    result = doctest.testmod(userdata)
-    assert result.attempted >= 3 and not result.failed
-
-
 @pytest.mark.parametrize(
     "row",
     [
         {"question": "Q", "answer": "A"},
         {"question": "Q", "solution": "A", "answer": "7"},
         {"prompt": "Q", "completion": "A"},
-        {"prompt": [{"role": "user", "content": "Q"}], "completion": [{"role": "assistant", "content": "A"}]},
+        {
+            "prompt": [{"role": "user", "content": "Q"}],
+            "completion": [{"role": "assistant", "content": "A"}],
+        },
         {"instruction": "Q", "input": "", "output": "A"},
-        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"},
-                      {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+        {
+            "messages": [
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "content": "y"},
+                {"role": "user", "content": "Q"},
+                {"role": "assistant", "content": "A"},
+            ]
+        },
         {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
-        {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Q"},
-                      {"role": "assistant", "content": "A"}, {"role": "user", "content": "thanks"}]},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Q"}]},
-                      {"role": "assistant", "content": [{"type": "text", "text": "A"}]}]},
+        {
+            "messages": [
+                {"role": "system", "content": "s"},
+                {"role": "user", "content": "Q"},
+                {"role": "assistant", "content": "A"},
+                {"role": "user", "content": "thanks"},
+            ]
+        },
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "Q"}]},
+                {"role": "assistant", "content": [{"type": "text", "text": "A"}]},
+            ]
+        },
         {"messages": '[{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]'},
-        {"prompt": "not this", "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+        {
+            "prompt": "not this",
+            "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}],
+        },
     ],
-)  # fmt: skip
+)
 def test_columns_are_recognised(row, tmp_path):
     for source in ([row], jsonl(tmp_path / "x.jsonl", [row]), datasets.Dataset.from_list([row])):
         (example,) = read(source, domain="mine", answers=True)
@@ -73,26 +88,36 @@ def test_the_second_half_of_an_alpaca_question_is_kept():
 )
 def test_multiple_choice(row):
     (example,) = read([{"question": "Which is a metal?", **row}], domain="x")
-    assert (example.answer, example.options, example.solution) == ("iron", ("air", "iron"), "The answer is (B).")
+    assert (example.answer, example.options, example.solution) == (
+        "iron",
+        ("air", "iron"),
+        "The answer is (B).",
+    )
     assert "(A) air (B) iron" in example.query
 
 
 def test_an_answer_that_is_no_option_names_the_row():
-    with pytest.raises(ValueError, match="row 1: answer 'E' is no index, letter or text of the 2 options"):
+    with pytest.raises(
+        ValueError, match="row 1: answer 'E' is no index, letter or text of the 2 options"
+    ):
         read([{"question": "Q", "options": ["a", "b"], "answer": "E"}], domain="x")
     with pytest.raises(ValueError, match="row 1: the options are not a list"):
         read([{"question": "Q", "options": "5", "answer": "A"}], domain="x")
 
 
 def test_options_that_are_zero_or_missing_keep_their_letters():
-    (example,) = read([{"question": "Q", "A": 5, "B": 3, "C": 0, "D": 7, "answer": "C"}], domain="x")
+    (example,) = read(
+        [{"question": "Q", "A": 5, "B": 3, "C": 0, "D": 7, "answer": "C"}], domain="x"
+    )
     assert (example.options, example.answer) == (("5", "3", "0", "7"), "0")
     with pytest.raises(ValueError, match="row 1: an option before D is empty"):
         read([{"question": "Q", "A": "5", "B": "3", "C": "", "D": "7", "answer": "D"}], domain="x")
 
 
 def test_questions_with_other_options_are_other_questions():
-    rows = [{"question": "Which is true?", "choices": [f"a{i}", f"b{i}"], "answer": 0} for i in range(3)]
+    rows = [
+        {"question": "Which is true?", "choices": [f"a{i}", f"b{i}"], "answer": 0} for i in range(3)
+    ]
     assert len(read(rows, domain="x")) == 3
 
 
@@ -108,10 +133,22 @@ def test_chats_and_arrays_of_pandas(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"question": "Q", "answer": {"value": "A"}}, "row 1: column 'answer' holds columns where text belongs"),
-        ({"question": "Q", "answer": ["A"]}, "row 1: column 'answer' holds a list where text belongs"),
-        ({"question": b"Q", "answer": "A"}, "row 1: column 'question' holds bytes where text belongs"),
-        ({"question": "Q\ud800", "answer": "A"}, "row 1 holds '.ud800', half of a character: remove it"),
+        (
+            {"question": "Q", "answer": {"value": "A"}},
+            "row 1: column 'answer' holds columns where text belongs",
+        ),
+        (
+            {"question": "Q", "answer": ["A"]},
+            "row 1: column 'answer' holds a list where text belongs",
+        ),
+        (
+            {"question": b"Q", "answer": "A"},
+            "row 1: column 'question' holds bytes where text belongs",
+        ),
+        (
+            {"question": "Q\ud800", "answer": "A"},
+            "row 1 holds '.ud800', half of a character: remove it",
+        ),
         ({"messages": "no chat"}, "row 1: the chat is not a list of turns"),
         ({"messages": ["no chat"]}, "row 1: the chat is not a list of turns"),
     ],
@@ -129,7 +166,9 @@ def test_deeply_nested_json(tmp_path):
 
 def test_an_unclosed_quote_or_a_short_row_of_a_csv(tmp_path):
     (tmp_path / "x.csv").write_text('question,answer\nQ,A\n"R,B\nS,C\n')
-    with pytest.raises(ValueError, match=r"row 3: unexpected end of data \(a quote that is not closed\?\)"):
+    with pytest.raises(
+        ValueError, match=r"row 3: unexpected end of data \(a quote that is not closed\?\)"
+    ):
         read(tmp_path / "x.csv", domain="x")
     (tmp_path / "x.csv").write_text("question,answer\nQ,A\nR\n")
     with pytest.raises(ValueError, match="row 3: fewer fields than the 2 columns"):
@@ -142,7 +181,12 @@ def test_csv_parquet_and_lists_read_alike(tmp_path):
     table.to_parquet(tmp_path / "x.parquet")
     streamed = datasets.Dataset.from_pandas(table).to_iterable_dataset()
     expected = read(PAIRS, domain="x")
-    for source in (tmp_path / "x.csv", str(tmp_path / "x.parquet"), streamed, table.to_dict("records")):
+    for source in (
+        tmp_path / "x.csv",
+        str(tmp_path / "x.parquet"),
+        streamed,
+        table.to_dict("records"),
+    ):
         assert read(source, domain="x") == expected
 
 
@@ -150,7 +194,9 @@ def test_columns_can_be_named(tmp_path):
     file = jsonl(tmp_path / "x.jsonl", [{"ask": "Q", "say": "A", "answer": "no"}])
     (example,) = read(file, domain="x", columns={"question": "ask", "solution": "say"})
     assert (example.question, example.solution) == ("Q", "A")
-    with pytest.raises(ValueError, match=r"no column 'aks' \(did you mean 'ask'\?\); it has ask, say, answer"):
+    with pytest.raises(
+        ValueError, match=r"no column 'aks' \(did you mean 'ask'\?\); it has ask, say, answer"
+    ):
         read(file, domain="x", columns={"question": "aks"})
     with pytest.raises(ValueError, match="columns names 'questoin': choose from question"):
         read(file, domain="x", columns={"questoin": "ask"})
@@ -158,7 +204,8 @@ def test_columns_can_be_named(tmp_path):
 
 def test_a_missing_column_names_those_there_and_the_nearest():
     with pytest.raises(
-        ValueError, match=r"no column for the question \(did you mean 'questions'\?\); it has questions"
+        ValueError,
+        match=r"no column for the question \(did you mean 'questions'\?\); it has questions",
     ):
         read([{"questions": "Q", "answer": "A"}], domain="x")
     rows = [{"question": "Q", "anwser": "A"}]
@@ -177,11 +224,18 @@ def test_an_empty_file(suffix, tmp_path):
 
 
 def test_not_utf8_names_the_line(tmp_path):
-    for suffix, lines in (("jsonl", [b'{"question": "ok", "answer": "1"}', b'{"question": "caf\xe9", "answer": "2"}']),
-                          ("csv", [b"question,answer", b"caf\xe9,2"])):  # fmt: skip
+    for suffix, lines in (
+        (
+            "jsonl",
+            [b'{"question": "ok", "answer": "1"}', b'{"question": "caf\xe9", "answer": "2"}'],
+        ),
+        ("csv", [b"question,answer", b"caf\xe9,2"]),
+    ):
         file = tmp_path / f"x.{suffix}"
         file.write_bytes(b"\n".join(lines))
-        with pytest.raises(ValueError, match=r"row 2 is not UTF-8 \(byte 0xe9\): save the file as UTF-8"):
+        with pytest.raises(
+            ValueError, match=r"row 2 is not UTF-8 \(byte 0xe9\): save the file as UTF-8"
+        ):
             read(file, domain="x")
 
 
@@ -198,7 +252,9 @@ def test_not_what_its_name_says(tmp_path):
     (tmp_path / "x.txt").write_text("no")
     with pytest.raises(ValueError, match=r"ends in '.txt'; give .jsonl, .csv or .parquet"):
         read(tmp_path / "x.txt", domain="x")
-    with pytest.raises(ValueError, match="is neither a file nor a corpus: the corpora are gsm-symbolic"):
+    with pytest.raises(
+        ValueError, match="is neither a file nor a corpus: the corpora are gsm-symbolic"
+    ):
         read("absent.jsonl", domain="x")
     with pytest.raises(ValueError, match="row 1 is 'what', neither columns nor"):
         read(["what"], domain="x")
@@ -207,8 +263,15 @@ def test_not_what_its_name_says(tmp_path):
 
 
 def test_a_column_of_mixed_types():
-    rows = [{"question": "Q", "answer": "A"}, {"question": "R", "answer": None}, {"question": "S", "answer": 7}]
-    with pytest.raises(ValueError, match="column 'answer' holds text in row 1 and a number in row 3: make it one type"):
+    rows = [
+        {"question": "Q", "answer": "A"},
+        {"question": "R", "answer": None},
+        {"question": "S", "answer": 7},
+    ]
+    with pytest.raises(
+        ValueError,
+        match="column 'answer' holds text in row 1 and a number in row 3: make it one type",
+    ):
         read(rows, domain="x")
 
 
@@ -224,7 +287,9 @@ def test_large_files_stream_into_a_seeded_sample(tmp_path, caplog):
     file = tmp_path / "x.jsonl"
     with file.open("w") as out:
         for i in range(4000):
-            out.write(json.dumps({"question": f"What is {i}? {'x' * 1000}", "answer": str(i)}) + "\n")
+            out.write(
+                json.dumps({"question": f"What is {i}? {'x' * 1000}", "answer": str(i)}) + "\n"
+            )
     tracemalloc.start()
     with caplog.at_level(logging.WARNING):
         found = read(file, domain="x", limit=50)
@@ -242,7 +307,10 @@ def test_domains_of_every_form(tmp_path):
     assert list(read_domains([file])) == list(read_domains(file)) == ["sums"]
     assert len(read_domains("mmlu-test")) == 14
     mixed = read_domains({"mine": PAIRS, "code": "code-io"})
-    assert {d: {e.domain for e in of} for d, of in mixed.items()} == {"mine": {"mine"}, "code": {"code"}}
+    assert {d: {e.domain for e in of} for d, of in mixed.items()} == {
+        "mine": {"mine"},
+        "code": {"code"},
+    }
     assert list(read_domains(["mmlu-test", file]))[-2:] == ["psychology", "sums"]
     with pytest.raises(ValueError, match="two domains are named 'sums'"):
         read_domains([file, file])
