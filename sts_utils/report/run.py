@@ -1,6 +1,7 @@
 """The stages in order: papermill runs the notebooks, each once for a profile, seeds and code."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jupytext
@@ -62,13 +64,26 @@ def reproduce(
     if figures is not None:
         asked, parameters = ["06_plot"], parameters | {"FIGURES": figures}
     executed = []
-    for number, stage in enumerate(asked, 1):
-        print(f"[{number}/{len(asked)}] {stage}: ", end="", flush=True)
-        given = {} if stage == "predict" else parameters  # it has settings of its own
-        executed.append(_stage(stage, profile, given))
+    with _here():
+        for number, stage in enumerate(asked, 1):
+            print(f"[{number}/{len(asked)}] {stage}: ", end="", flush=True)
+            given = {} if stage == "predict" else parameters  # it has settings of its own
+            executed.append(_stage(stage, profile, given))
     if figures is None:
         page.write(profile)
     return executed
+
+
+@contextlib.contextmanager
+def _here() -> Iterator[None]:
+    """The notebooks run in processes of this machine: what Ray had to do is done."""
+    told = os.environ.get("STS_EXECUTOR")
+    os.environ["STS_EXECUTOR"] = "local"
+    try:
+        yield
+    finally:
+        os.environ.pop("STS_EXECUTOR")
+        os.environ |= {"STS_EXECUTOR": told} if told else {}
 
 
 def _stage(name: str, profile: Profile, parameters: dict) -> Path:

@@ -17,24 +17,21 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from sts_utils import store
+from sts_utils import config, store
 from sts_utils.report import page, run
+from sts_utils.scale import plan
 
 slow = pytest.mark.slow
 KINDS = {"figure": ("pdf", "png", "txt"), "table": ("csv", "md", "tex", "txt")}
-#: What only the full control has: its design half, and doses.
-FULL = ("control_design", "control_sizes", "control_doses")
-RESULTS = [result for result in page.RESULTS if result.name not in FULL]
-PRODUCTS = [f"{result.name}.{kind}" for result in RESULTS for kind in KINDS[result.kind]]
+PRODUCTS = [f"{result.name}.{kind}" for result in page.RESULTS for kind in KINDS[result.kind]]
 PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md", "scores.csv"]
 
 
-def command(out: Path, *arguments: str) -> subprocess.Popen:
+def command(out: Path, *arguments: str, **variables: str) -> subprocess.Popen:
     words = [sys.executable, "-m", "sts_utils", *arguments]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(
-        words, env=os.environ | {"STS_OUT": str(out)}, cwd=store.ROOT, **streams
-    )
+    told = os.environ | {"STS_OUT": str(out)} | variables
+    return subprocess.Popen(words, env=told, cwd=store.ROOT, **streams)
 
 
 def finished(process) -> tuple[str, str]:
@@ -112,10 +109,24 @@ def test_killed_anywhere_it_resumes_and_ends_in_the_same_tables(reproduced, tmp_
         process = command(tmp_path, "reproduce", "--profile", "tiny")
         kill_when_there_is(pattern, tmp_path / "runs", process)
     finished(command(tmp_path, "reproduce", "--profile", "tiny"))
-    for name in PRODUCTS:
-        if name.endswith((".csv", ".txt")):
-            expected = (reproduced[0] / "figures/tiny" / name).read_bytes()
-            assert (tmp_path / "figures/tiny" / name).read_bytes() == expected, name
+    same_numbers(reproduced[0], tmp_path)
+
+
+def same_numbers(one: Path, other: Path) -> None:
+    """Every table and caption of two runs is the same, to the bit."""
+    for name in (n for n in PRODUCTS if n.endswith((".csv", ".txt"))):
+        expected = (one / "figures/tiny" / name).read_bytes()
+        assert (other / "figures/tiny" / name).read_bytes() == expected, name
+
+
+@slow
+def test_every_step_by_ray_ends_in_the_local_run_s_tables(reproduced, tmp_path):
+    """`make reproduce EXECUTOR=ray`: the whole plan over a real local cluster."""
+    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
+    listed = plan.everything(config.load("tiny"))
+    _, err = finished(command(tmp_path, "reproduce", "--profile", "tiny", STS_EXECUTOR="ray"))
+    assert f"{len(listed)}/{len(listed)}" in err
+    same_numbers(reproduced[0], tmp_path)
 
 
 @slow
