@@ -4,15 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 
-from sts_utils import saes
 from sts_utils.config import Profile
 from sts_utils.control import sets
 from sts_utils.control.matrix import Cell
 from sts_utils.method import shift
 from sts_utils.runs import models as held
-from sts_utils.runs import samples
+from sts_utils.runs import peaks, samples
 
 
 def overlaps_between(cells: Sequence[Cell], which: str = "paper", n: int = 100) -> pd.DataFrame:
@@ -51,7 +49,6 @@ def _added(plain, icl) -> int:
     return len(icl.context) - len(plain.context)
 
 
-@torch.inference_mode()
 def top_contexts(
     profile: Profile, features: Sequence[int], questions: int = 6, around: int = 6
 ) -> pd.DataFrame:
@@ -61,10 +58,7 @@ def top_contexts(
     groups, best = samples.evaluation_questions(profile).values(), {}
     for example in [e for group in groups for e in group[:questions]]:
         ids = tokenizer(example.query, add_special_tokens=False).input_ids[:256]
-        read = torch.tensor([ids], device=model.device)
-        rows = model(input_ids=read, use_cache=False).last_hidden_state[0].float()
-        is_text = rows.norm(dim=-1) < hook.sink_norm
-        h = saes.encode(hook.sae, rows, list(features)) * is_text[:, None]
+        h = peaks.activations(model, hook, ids, list(features), first=0)
         for j, feature in enumerate(features):
             at = int(h[:, j].argmax())
             if h[at, j] > best.get(feature, (0.0,))[0]:

@@ -5,15 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
-from sts_utils import corpora, generation, results, saes, stats, store
+from sts_utils import corpora, generation, results, stats, store
 from sts_utils.config import Profile
 from sts_utils.evaluation.options import OptionsLM
+from sts_utils.method.extract import Hook
 from sts_utils.results import Claim, Result
 from sts_utils.runs import models, samples
+from sts_utils.runs.peaks import activations
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
@@ -58,7 +59,7 @@ def peaks_of(profile: Profile) -> Labels:
     p, tokenizer = profile, samples.tokenizer(profile.model, profile.revision)
 
     def compute() -> dict[str, np.ndarray]:
-        found = peaks(models.backbone(p), models.sae(p), sequences, models.sink_norm(p))
+        found = peaks(models.backbone(p), models.hook(p), sequences)
         return {"peaks": found, "judged": judged(models.load_whole(p), tokenizer, sequences)}
 
     recipe = p.labels.model_dump() | {"model": p.model, "revision": p.revision, "sae": p.sae}
@@ -79,16 +80,10 @@ def texts(profile: Profile) -> tuple[list[list[int]], np.ndarray]:
     return [of[: settings.tokens] for of in ids], np.repeat(np.arange(len(KINDS)), fewest)
 
 
-@torch.inference_mode()
-def peaks(model, sae, sequences: Sequence[list[int]], sink_norm: float) -> np.ndarray:
+def peaks(model, hook: Hook, sequences: Sequence[list[int]]) -> np.ndarray:
     """[texts, F] highest activation of each feature in a text; `model` ends at the SAE's layer."""
-    highest = []
-    for sequence in tqdm(sequences, desc="highest activations", unit="text", leave=False):
-        ids = torch.tensor([sequence], device=model.device)
-        rows = model(input_ids=ids, use_cache=False).last_hidden_state[0, 1:].float()
-        h = saes.encode(sae, rows[rows.norm(dim=-1) < sink_norm])
-        highest.append(h.amax(0).cpu().numpy())
-    return np.stack(highest)
+    bar = tqdm(sequences, desc="highest activations", unit="text", leave=False)
+    return np.stack([activations(model, hook, ids).amax(0).cpu().numpy() for ids in bar])
 
 
 def judged(model, tokenizer, sequences: Sequence[list[int]]) -> np.ndarray:

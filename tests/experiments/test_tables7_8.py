@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sts_utils.experiments import tables7_8
+from sts_utils.method.extract import Hook
 from sts_utils.results import paper
 
 
@@ -31,7 +32,7 @@ def test_votes_and_labels_equal_a_slow_loop():
 
 def test_peaks_are_the_highest_activations(backbone, sae):
     sequences = [[1, 50, 900, 33], [1, 7, 8, 9, 4000, 12]]
-    peaks = tables7_8.peaks(backbone, sae, sequences, np.inf)
+    peaks = tables7_8.peaks(backbone, Hook(0, sae, np.inf), sequences)
     for row, sequence in zip(peaks, sequences, strict=True):
         with torch.inference_mode():
             h = sae.encode(backbone(torch.tensor([sequence])).last_hidden_state[0])
