@@ -23,6 +23,11 @@
 # Beside the paper's scores stand a **contrastive** one of ours, what a user would try first
 # (overlap of words, similarity of texts), and what costs more: a short fine-tuning run,
 # extrapolated.
+#
+# *The full control takes two hours. Its cells have since been moved into `sts_utils/control`; the
+# outputs shown in the committed notebook are, word for word, those of the run before that move
+# (commit 0de4d57, the one behind `figures/control`), and cells without an execution number have not
+# been run again. `make control` does.*
 
 # %% tags=["parameters"]
 PROFILE = "control"
