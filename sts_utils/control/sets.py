@@ -13,7 +13,7 @@ from functools import cache, partial
 import numpy as np
 import pandas as pd
 
-from sts_utils import corpora, models, store
+from sts_utils import corpora, store
 from sts_utils.config import ControlSettings, Profile
 from sts_utils.corpora import contrast
 from sts_utils.examples import Example, by_domain
@@ -151,8 +151,7 @@ def pairs(
             match = partial(contrast.nearest, tokenizer, others=free, sizes=sizes)
         rng = random.Random(f"{context} {name} {seed}")
         shown = [[match(rng, e) for e in group] for group in shown]
-    longest = models.context_length(profile.model, profile.revision)
-    return prompts.prompt_pairs(tokenizer, asked[: settings.queries], shown, longest)
+    return samples.pairs(profile, asked[: settings.queries], shown)
 
 
 @cache
