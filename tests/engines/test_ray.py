@@ -43,10 +43,7 @@ def test_a_killed_worker_loses_nothing(workers, tmp_path, profile):
 
 @pytest.mark.slow
 def test_an_error_is_one_line_and_the_round_ends(workers, tmp_path, profile):
-    steps = [
-        step(ray_steps.wrong, profile),
-        step(ray_steps.counted, profile, str(tmp_path), "d"),
-    ]
+    steps = [step(ray_steps.wrong, profile), step(ray_steps.counted, profile, str(tmp_path), "d")]
     with pytest.raises(ValueError) as caught:
         engine.execute([steps], call_alone)
     said = "corpus 'x' is empty: choose another (1 of 2 steps failed; the others are stored)"
