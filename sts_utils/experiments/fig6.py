@@ -119,7 +119,7 @@ def fig6(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     left.set(ylabel=f"overlap of the top {run.profile.top_n}", ylim=(0, 1), title="a")
     results.r_points(right, {f"{which} dims": r for which, r in numbers.r.items()})
     right.set(ylabel="r with |change|, RL", title="b")
-    right.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2)
     g, solved = run.profile.grpo, numbers.accuracy.groupby("when").accuracy.mean()
     said = [f"overlap {name} {e}" for name, e in numbers.overlap.items()]
     said += [f"{m} {which} {e}" for which, row in numbers.r.items() for m, e in row.items()]
