@@ -8,7 +8,9 @@ import tracemalloc
 import datasets
 import pandas as pd
 import pytest
+from tiny_sets import questions
 
+from sts_utils.prediction import sources
 from sts_utils.prediction.sources import read, read_domains
 
 PAIRS = [("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")]
@@ -325,3 +327,16 @@ def test_long_fields_of_a_csv(tmp_path):
         csv.writer(out).writerows([("question", "answer"), ("a\nb", "x" * 200_000)])
     with pytest.raises(ValueError, match=r"row .*field larger than field limit"):
         read(tmp_path / "x.csv", domain="x")
+
+
+def test_the_stem_alone_makes_no_question_the_same():
+    stem = "Which of these is true?"
+    train = [*questions("train"), {"question": stem, "choices": ["a", "b"], "answer": "A"}]
+    asked = sources._asked_by(read(train, domain="train"))
+    choices = [
+        {"choices": ["c", "d"], "answer": "A"},
+        {"choices": ["a", "b"], "answer": "B"},
+        {"answer": "open"},
+    ]
+    other = [{"question": stem, **row} for row in choices]
+    assert [asked(e) for row in other for e in read([row], domain="x")] == [False, True, True]
