@@ -121,15 +121,12 @@ def test_the_notebook_runs_under_papermill(tmp_path):
     source = tmp_path / "predict.ipynb"
     jupytext.write(jupytext.read(store.ROOT / "notebooks/predict.py"), source)
     given = {"MODEL": "tiny", "SAE": "random-8x", "SEEDS": [0], "QUERIES": 4, "N": 20}
-    done = papermill.execute_notebook(
-        source,
-        tmp_path / "done.ipynb",
-        given,
-        kernel_name="python3",
-        cwd=str(store.ROOT / "notebooks"),
-        progress_bar=False,
-        execution_timeout=300,
-    )
+    how = {"kernel_name": "python3", "cwd": str(store.ROOT / "notebooks"), "progress_bar": False}
+    how |= {"execution_timeout": 120}
+    try:
+        done = papermill.execute_notebook(source, tmp_path / "done.ipynb", given, **how)
+    except TimeoutError:  # about one run in five the widgets' cell ends and its end is not heard
+        done = papermill.execute_notebook(source, tmp_path / "done.ipynb", given, **how)
     outputs = [o for cell in done.cells if cell.cell_type == "code" for o in cell.outputs]
     assert any("image/png" in o.get("data", {}) for o in outputs)
     assert any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in outputs)
