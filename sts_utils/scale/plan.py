@@ -21,4 +21,4 @@ def everything(profile: Profile, whole: bool = True) -> list[Step]:
             steps += experiment.steps(profile) if hasattr(experiment, "steps") else []
     if whole and profile.runs_control:
         steps += control.steps(profile)
-    return list({step.name: step for step in steps}.values())
+    return list({(step.compute, step.args): step for step in steps}.values())
