@@ -60,7 +60,7 @@ class EvaluationSettings(Section):
     asked: PositiveInt | None = None  # of these, of a fine-tuned model (all if left out)
     held_out: PositiveInt = 48  # of the training set, to see that fine-tuning taught it
     dtype: Precision = "bfloat16"
-    measure: Literal["gold_probability", "gold_loglik", "accuracy"] = "gold_probability"
+    measure: Literal["gold_probability", "gold_loglik", "gold_log_odds", "accuracy"] = "gold_loglik"
     # the likelihood of each option's text, or a written chain of thought (measure: accuracy)
     mode: Literal["options", "generation"] = "options"
     shots: int = Field(5, ge=0)  # demonstrations before each question (this and below: generation)
@@ -73,6 +73,13 @@ class EvaluationSettings(Section):
         if self.mode == "generation" and self.measure != "accuracy":
             raise ValueError("mode: generation measures accuracy alone; set measure: accuracy")
         return self
+
+
+class DomainSet(Section):
+    """A further set of downstream domains, for Fig 3 and Tables 2–4, 6 and 9."""
+
+    domains: str
+    demonstrations: str
 
 
 class SweepSettings(Section):
@@ -169,6 +176,7 @@ class Profile(Section):
     train: str  # training corpus (data/corpora.yaml)
     domains: str  # corpus of the downstream domains' questions
     demonstrations: str  # corpus of the domains' chain-of-thought demonstrations
+    also: DomainSet | None = None  # a second set of domains
     seeds: tuple[int, ...] = (0, 1, 2)
     top_n: PositiveInt = 100  # N of D_N
     definition: Literal["paper", "released_code"] = "paper"

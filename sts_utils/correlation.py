@@ -1,7 +1,7 @@
 """Correlations over domains, the noise of the change that they are with, and what it leaves."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -65,8 +65,15 @@ class Correlation:
     def testable(self) -> bool:
         return self.reliability >= TESTABLE
 
-    def __sub__(self, other: "Correlation") -> "Correlation":
-        return combined(lambda pair: pair[0] - pair[1], [self, other])
+    def __sub__(self, other: "Correlation | float") -> "Correlation":
+        if isinstance(other, Correlation):
+            return combined(lambda pair: pair[0] - pair[1], [self, other])
+        return combined(lambda one: one[0] - other, [self])
+
+    def unfolded(self) -> "Correlation":
+        """A spread or another square, which noise folds upward, without that: by the jackknife."""
+        n, of = len(self.domains), self.domains
+        return replace(self, value=n * self.value - (n - 1) * float(of.mean()))
 
     def __str__(self) -> str:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"

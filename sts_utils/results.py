@@ -1,6 +1,6 @@
 """Figures, tables and claims: how they look, how they are judged, and their files."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -12,24 +12,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sts_utils.config import Profile
+from sts_utils.correlation import TESTABLE, Correlation
 from sts_utils.examples import DOMAINS
 from sts_utils.stats import Estimate
 from sts_utils.store import DATA, FIGURES
 
-#: Colour-blind safe; a domain has the same colour and marker in every figure.
+#: Colour-blind safe; one of MMLU-Pro's domains has the same colour and marker in every figure.
 PALETTE = sns.color_palette("colorblind", 7)
-STYLES = {d: (PALETTE[i % 7], "o" if i < 7 else "D") for i, d in enumerate(DOMAINS)}
+
+
+def styles(domains: Sequence[str]) -> dict[str, tuple]:
+    """Domain -> (colour, marker), two rounds of the palette."""
+    return {d: (PALETTE[i % 7], "oD"[i // 7 % 2]) for i, d in enumerate(domains)}
+
+
+STYLES = styles(DOMAINS)
 SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
 METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
 MEASURE_NAMES = {
     "gold_probability": "the probability of the gold option among the options",
     "gold_loglik": "the log-likelihood a token of the gold option",
+    "gold_log_odds": "the log-odds of the gold option against the others",
     "accuracy": "accuracy by length-normalised likelihood",
 }
 #: On an axis, with × 100 for what are no points.
 SHORT_NAMES = {
     "gold_probability": "P(gold), points",
     "gold_loglik": "log P(gold) a token × 100",
+    "gold_log_odds": "log-odds of gold × 100",
     "accuracy": "accuracy, points",
 }
 
@@ -70,8 +80,7 @@ def setting(profile: Profile, train: str, domains: str, demonstrations: str) -> 
         f"{profile.layer}; training set {train} (SFT on {s.examples} examples, {s.epochs} "
         f"epoch(s), batch {s.batch}); domains from {domains}, demonstrations from "
         f"{demonstrations}; {len(profile.seeds)} seed(s); N = {profile.top_n}; definition "
-        f"{profile.definition}, alignment {profile.alignment}; intervals are 95% bootstrap over "
-        f"questions and seeds. Performance is {MEASURE_NAMES[e.measure]} on at most {e.questions} "
+        f"{profile.definition}, alignment {profile.alignment}. Performance is {MEASURE_NAMES[e.measure]} on at most {e.questions} "
         "questions a domain. The paper: 7–9B models, LIMO, MMLU-Pro 5-shot chain-of-thought "
         "accuracy."
     )
@@ -117,12 +126,9 @@ def r_panel(
     axis.set_xlabel(label)
     if len(axis.containers) > 1:
         figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
-    said = [
-        f"{name}: {', '.join(f'{m} {e}' for m, e in row.items())}" for name, row in rows.items()
-    ]
     return figure, (
-        f"{title}. r of score and absolute change over all domains, {what}; bars are 95% "
-        f"intervals. {'; '.join(said)}. The paper: {theirs}."
+        f"{title}. r of score and absolute change over all domains, {what}; bars: 95% intervals, "
+        f"other domains drawn. The paper: {theirs}."
     )
 
 
@@ -159,13 +165,15 @@ def _latex(text: str) -> str:
 
 # --- claims ------------------------------------------------------------------------------------
 
-VERDICTS = ("agrees", "does not", "inconclusive")
+VERDICTS = ("agrees", "does not", "inconclusive", "not testable")
 RULE = (
-    "A claim's statistic has a 95% bootstrap interval over questions, seeds or random draws. The "
-    "run agrees with the claim when the interval lies on the claim's side, does not when it lies "
-    "on the other side, and is inconclusive when it holds both. The rule was fixed before looking "
-    "at results; it judges claims, not digits, because the run may be of another scale than the "
-    "paper's."
+    "A claim's statistic has a 95% interval: of a correlation over domains, by leaving out each "
+    "domain in turn; else a bootstrap over questions, seeds or random draws. The run agrees with "
+    "the claim when the interval lies on the claim's side, does not when it lies on the other, is "
+    f"inconclusive when it holds both, and a correlation is not testable when less than {TESTABLE:.0%} "
+    "of the variance of its outcome is signal. A claim with several statistics agrees when all of "
+    "them do, does not when any does not. The rule judges claims, not digits: the run may be of "
+    "another scale than the paper's."
 )
 
 
@@ -178,7 +186,7 @@ class Claim(NamedTuple):
     figure: str
     claim: str
     statistic: str
-    estimate: Estimate
+    estimate: Estimate | Correlation
     paper: str | None = None
 
 
@@ -200,17 +208,32 @@ def verdict(low: float, high: float, side: Literal["above", "below"] = "above") 
 
 
 def judged(claims: Iterable[Claim]) -> pd.DataFrame:
-    """Every claim with its statistic, 95% interval and verdict; a row each."""
+    """Every statistic with its 95% interval, its outcome's reliability and verdict; a row each."""
     rows = []
     for c in claims:
-        said = _claims().loc[c.claim]
+        said, e = _claims().loc[c.claim], c.estimate
+        share = getattr(e, "reliability", np.nan)
+        found = verdict(e.low, e.high, said.side) if not share < TESTABLE else "not testable"
         rows.append(
             {"figure": c.figure, "claim": c.claim, "statistic": c.statistic}
-            | numbers(c.estimate)
-            | {"paper": said.paper if c.paper is None else c.paper}
-            | {"verdict": verdict(c.estimate.low, c.estimate.high, said.side)}
+            | numbers(e)
+            | {"reliability": share, "paper": said.paper if c.paper is None else c.paper}
+            | {"verdict": found}
         )
     return pd.DataFrame(rows)
+
+
+def by_claim(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a claim of the rows of `judged`: figure, claim, statistics (how many), verdict."""
+
+    def of(verdicts: pd.Series) -> str:
+        found = set(verdicts)
+        if "does not" in found or len(found) == 1:
+            return "does not" if "does not" in found else found.pop()
+        return "inconclusive"
+
+    groups = table.groupby(["figure", "claim"], sort=False).verdict
+    return groups.agg(statistics="size", verdict=of).reset_index()
 
 
 def save_claims(table: pd.DataFrame, run: str) -> None:

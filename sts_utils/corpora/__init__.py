@@ -3,7 +3,7 @@
 import random
 from functools import cache
 
-from sts_utils.corpora import hub, packaged
+from sts_utils.corpora import benchmarks, hub, packaged
 from sts_utils.corpora.entries import Entry, entries
 from sts_utils.examples import Example
 
@@ -34,7 +34,7 @@ def load(name: str, seed: int = 0, size: int | None = None) -> list[Example]:
 def _read(name: str) -> tuple[Example, ...]:
     row = entry(name)
     try:
-        examples = getattr(packaged, row.reader)() if row.reader else hub.examples(row)
+        examples = _readers()[row.reader]() if row.reader else hub.examples(row)
     except ValueError:
         if not row.fallback:
             raise
@@ -42,6 +42,11 @@ def _read(name: str) -> tuple[Example, ...]:
     if not examples:
         raise ValueError(f"corpus {name!r} is empty")
     return tuple(sorted(examples, key=lambda e: e.id))
+
+
+def _readers() -> dict:
+    """The functions that read packages, by name."""
+    return vars(packaged) | vars(benchmarks)
 
 
 def source(name: str) -> str:

@@ -22,7 +22,7 @@ from sts_utils.examples import Example, by_domain
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 #: What is measured on every question; columns of `option_likelihoods`.
-MEASURES = ("gold_probability", "gold_loglik", "accuracy")
+MEASURES = ("gold_probability", "gold_loglik", "gold_log_odds", "accuracy")
 #: Of written solutions read at once: sequences, padded tokens, and rows of logits, which long
 #: solutions have most of.
 SEQUENCES, TOKENS, ROWS = 8, 16384, 4096
@@ -38,7 +38,8 @@ def option_likelihoods(
 
     With ℓ_o the log-likelihood of option o's text, n_o its tokens and g the gold option:
     `gold_probability` = exp(ℓ_g) / Σ_o exp(ℓ_o), free of style and length of the text before it;
-    `gold_loglik` = ℓ_g / n_g in nats a token; `accuracy` = 1 if ℓ_g / characters is the largest.
+    `gold_loglik` = ℓ_g / n_g in nats a token; `gold_log_odds` = ℓ_g − log Σ_{o≠g} exp(ℓ_o);
+    `accuracy` = 1 if ℓ_g / characters is the largest.
     `tokens`: of one forward pass.
     """
     groups = by_domain(examples)
@@ -55,8 +56,9 @@ def option_likelihoods(
         per_character = loglik / [max(len(option), 1) for option in doc["options"]]
         length = len(tokenizer(doc["options"][gold], add_special_tokens=False).input_ids)
         measured = odds[gold] / odds.sum(), loglik[gold] / length
+        against = loglik[gold] - np.logaddexp.reduce(np.delete(loglik, gold))
         accurate = float(per_character.argmax() == gold)
-        rows.append((domain, doc["id"], *measured, accurate))
+        rows.append((domain, doc["id"], *measured, against, accurate))
     return pd.DataFrame(rows, columns=["domain", "id", *MEASURES])
 
 

@@ -43,7 +43,7 @@ def accuracy(
 
     `shots`: domain -> its demonstrations, of which the first `settings.shots` are shown; `context`:
     the model's length (the tokenizer's own if left out). `accuracy` is 1.0 where the letter read
-    from the text is the gold option's; `gold_probability` and `gold_loglik` are NaN. `answered`: an
+    from the text is the gold option's; the likelihoods are NaN. `answered`: an
     answer was found, not guessed; `cut_off`: the text reached `settings.max_new_tokens`; `tokens`:
     its length.
     """
@@ -62,7 +62,7 @@ def accuracy(
         letter, read = answer(text.split(STOP)[0], len(options), settings.rule, example.id)
         right = float(letter == LETTERS[options.index(example.answer)])
         row = {"domain": example.domain, "id": example.id, "gold_probability": np.nan}
-        row |= {"gold_loglik": np.nan, "accuracy": right, "answered": read}
+        row |= {"gold_loglik": np.nan, "gold_log_odds": np.nan, "accuracy": right, "answered": read}
         rows.append(row | {"cut_off": not finished, "tokens": tokens})
     return pd.DataFrame(rows)
 

@@ -9,25 +9,26 @@ from matplotlib.figure import Figure
 
 from sts_utils import corpora, results, saes
 from sts_utils.config import Profile
+from sts_utils.correlation import Correlation, combined
 from sts_utils.method.score import PAPER_SCORES
 from sts_utils.results import Claim, Result, r_panel
 from sts_utils.runs import models, samples
 from sts_utils.runs.run import Run
-from sts_utils.stats import Estimate
 from sts_utils.training.saes import activations
 
-#: "The layer matters little" is judged by a range of r below this, fixed before looking.
-LITTLE = 0.2
+#: "The layer matters little" is judged by a standard deviation of r over layers below this, fixed
+#: before looking.
+LITTLE = 0.1
 
 
 class Panel(NamedTuple):
     """SAEs that differ in one thing: `at`, its value of each, and `r`, metric -> r of each."""
 
     at: list[float]
-    r: list[dict[str, Estimate]]
+    r: list[dict[str, Correlation]]
 
     @property
-    def rows(self) -> dict[str, dict[str, Estimate]]:
+    def rows(self) -> dict[str, dict[str, Correlation]]:
         """The value in words -> metric -> r."""
         return {f"{x:g}": row for x, row in zip(self.at, self.r, strict=True)}
 
@@ -103,22 +104,17 @@ def claims(numbers: dict[str, Panel], run: Run) -> Iterator[Claim]:
             statistic = f"{metric}: slope of r on log2 {what}"
             yield Claim(figure, claim, statistic, slope(panel, metric))
     for metric in PAPER_SCORES if len(numbers["layers"].at) > 1 else ():
-        spread = _over_saes(numbers["layers"], metric, lambda r: np.ptp(r, axis=0))
-        statistic = f"{metric}: range of r minus {LITTLE}"
-        yield Claim("fig4b", "the layer matters little", statistic, spread - LITTLE)
+        of = [row[metric] for row in numbers["layers"].r]
+        spread = combined(lambda r: r.var(0, ddof=1), of).unfolded()
+        statistic = f"{metric}: variance of r over layers, noise taken off, minus {LITTLE}²"
+        yield Claim("fig4b", "the layer matters little", statistic, spread - LITTLE**2)
 
 
-def slope(panel: Panel, metric: str) -> Estimate:
+def slope(panel: Panel, metric: str) -> Correlation:
     """Slope of r on log2 of the value in which the SAEs differ."""
     x = np.log2(panel.at)
     x = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-    return _over_saes(panel, metric, lambda r: np.tensordot(x, r, 1))
-
-
-def _over_saes(panel: Panel, metric: str, statistic: Callable) -> Estimate:
-    """A statistic of r [SAEs, …], with that of its draws."""
-    values, draws = zip(*[(row[metric].value, row[metric].draws) for row in panel.r], strict=True)
-    return Estimate(float(statistic(np.array(values))), statistic(np.stack(draws)))
+    return combined(lambda r: np.tensordot(x, r, 1), [row[metric] for row in panel.r])
 
 
 RESULTS = (

@@ -23,10 +23,11 @@ def prepare(profile: Profile) -> None:
     labels = (p.labels.code, p.labels.dialogue)
     for corpus in (p.train, p.domains, p.demonstrations, p.grpo.train, *p.others, *labels):
         corpora.load(corpus)
-    shown = by_domain(corpora.load(p.demonstrations))
-    for domain in samples.evaluation_questions(p):
-        if len(shown.get(domain, ())) < p.sts.demonstrations:
-            raise ValueError(
-                f"domain {domain!r} has {len(shown.get(domain, ()))} demonstrations in "
-                f"{p.demonstrations!r}, sts.demonstrations asks for {p.sts.demonstrations}"
-            )
+    for run in filter(None, (p, samples.second_domains(p))):
+        shown = by_domain(corpora.load(run.demonstrations))
+        for domain in samples.evaluation_questions(run):
+            if len(shown.get(domain, ())) < p.sts.demonstrations:
+                raise ValueError(
+                    f"domain {domain!r} has {len(shown.get(domain, ()))} demonstrations in "
+                    f"{run.demonstrations!r}, sts.demonstrations asks for {p.sts.demonstrations}"
+                )

@@ -76,7 +76,7 @@ def _recipe(profile: Profile, model: TrainedModel | None, questions: Sequence[Ex
     e = profile.evaluation
     recipe = {"model": profile.model, "revision": profile.revision, "dtype": e.dtype}
     recipe |= {"questions": store.digest([e.id for e in questions])}
-    recipe |= {"trained": model.key if model else None}
+    recipe |= {"trained": model.key if model else None, "measures": options.MEASURES}
     if e.mode == "generation":
         recipe |= {"shots": e.shots, "max_new_tokens": e.max_new_tokens, "rule": e.rule}
         recipe |= {"shown": profile.demonstrations}

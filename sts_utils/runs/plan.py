@@ -46,6 +46,9 @@ def base(profile: Profile, whole: bool = True) -> list[Step]:
     also = [Step("", models.sweep, (profile,), "01_extract")] if whole else []
     steps = features_of(profile, profile.seeds, also)
     steps += before(profile)
+    second = samples.second_domains(profile)
+    if second:
+        steps += domains_of(second, profile.seeds) + before(second)[:1]
     for run in [profile] + [samples.trained_on(profile, name) for name in profile.others if whole]:
         name = "fine-tuning (SFT)" if run is profile else f"fine-tuning on {run.train}"
         for seed in run.seeds:
@@ -56,6 +59,7 @@ def base(profile: Profile, whole: bool = True) -> list[Step]:
                 steps.append(
                     Step("held-out solutions", performance.measure_held_out, of, "04_finetune", 1)
                 )
+                steps += measured(second, tuned, seed)[:1] if second else []
             else:
                 steps += demonstrated(run, seed)
     return steps

@@ -51,6 +51,17 @@ class Run:
         """The run with another training set, its first seed alone."""
         return Run(samples.trained_on(self.profile, corpus))
 
+    @cached_property
+    def sets(self) -> dict[str, "Run"]:
+        """Corpus of domains -> the run on it; the set that can decide, of the more reliable
+        change, first."""
+        runs, second = {self.profile.domains: self}, samples.second_domains(self.profile)
+        if second:
+            other = runs[second.domains] = Run(second, self.after)
+            other.train, other.ranked, other.dims = self.train, self.ranked, self.dims
+        sure = {n: correlation.reliability(r.change_arrays, "absolute") for n, r in runs.items()}
+        return {name: runs[name] for name in sorted(runs, key=sure.get, reverse=True)}
+
     def with_models(self, after: Mapping[int, TrainedModel]) -> "Run":
         """The same run with other fine-tuned models (seed -> model), as by GRPO."""
         return Run(self.profile, after)

@@ -56,6 +56,11 @@ def halves(profile: Profile, domain: str) -> tuple[list[Example], list[Example]]
     return questions[:middle], questions[middle:]
 
 
+def second_domains(profile: Profile) -> Profile | None:
+    """The run on its second set of domains, with the same models; None where it has none."""
+    return profile.model_copy(update=dict(profile.also)) if profile.also else None
+
+
 def trained_on(profile: Profile, corpus: str) -> Profile:
     """The run with another training set, its first seed alone."""
     sft = profile.sft.model_copy(update={"examples": profile.others_examples})

@@ -23,6 +23,8 @@ from sts_utils.store import atomic_folder
 POOL = 256
 #: Rows of a training batch, and batches of the buffer that mixes them.
 BATCH, MIXED = 1024, 64
+#: Batches without firing after which a feature counts as dead in training.
+DEAD_AFTER = 30
 
 
 # --- rows of the residual stream ---------------------------------------------------------------
@@ -113,52 +115,25 @@ def train(
 ) -> TopKTrainingSAE:
     """A TopK SAE trained by sae-lens on `n_tokens` residual rows [tokens, d_in] of an iterator.
 
-    `shape`: its d_in, d_sae and k; `metadata`: what sae-lens says of it.
+    `shape`: its d_in, d_sae and k; `metadata`: what sae-lens says of it. Adam with 5% warm-up and,
+    over the second half, a linear decay to zero. A feature that has not fired for DEAD_AFTER
+    batches is trained, by TopK's auxiliary loss, on what the others leave unexplained.
     """
     torch.manual_seed(0)
-    scaling = {"normalize_activations": "expected_average_only_in", "decoder_init_norm": 0.1}
-    sae = _empty(shape, SAEMetadata(**metadata), **scaling)
-    window = min(200, n_tokens // batch // 10)
-    return _fit(sae, rows, n_tokens, 3e-3, batch, window, n_batches_for_norm_estimate=16)
-
-
-def revive(
-    sae: SAE, rows: Iterator[torch.Tensor], n_tokens: int, batch: int = BATCH
-) -> TopKTrainingSAE:
-    """A second, short training phase of a loaded TopK SAE that brings silent features back.
-
-    A feature that has not fired for 100 batches is trained, by TopK's auxiliary loss, to
-    reconstruct what the others leave over. Rows are scaled to norm √d_in as in `train`, and the
-    scale folded in afterwards.
-    """
-    scale = sae.cfg.d_in**0.5 / next(rows).norm(dim=-1).mean().item()
-    shape = {"d_in": sae.cfg.d_in, "d_sae": sae.cfg.d_sae, "k": sae.cfg.k}
-    training = _empty(shape, sae.cfg.metadata)
-    factors = {"W_enc": 1 / scale, "b_enc": 1.0, "W_dec": scale, "b_dec": scale}
-    with torch.no_grad():
-        for name, factor in factors.items():
-            getattr(training, name).copy_(getattr(sae, name).float() * factor)
-    _fit(training, (chunk * scale for chunk in rows), n_tokens, 1e-3, batch, 100)
-    training.fold_activation_norm_scaling_factor(scale)
-    return training
-
-
-def _empty(shape: dict, metadata: SAEMetadata, **more) -> TopKTrainingSAE:
-    """An untrained SAE."""
-    more |= {"dtype": "float32", "device": "cpu"}
-    return TopKTrainingSAE(TopKTrainingSAEConfig(**shape, metadata=metadata, **more))
-
-
-def _fit(sae, rows, n_tokens: int, lr: float, batch: int, window: int, **more) -> TopKTrainingSAE:
-    """Adam with 5% warm-up and, over the second half, a linear decay to zero.
-
-    A feature that has not fired for `window` batches is a dead one.
-    """
-    steps = n_tokens // batch
-    more |= {"lr": lr, "lr_end": 0.0, "autocast": True, "dead_feature_window": window}
-    more |= {"lr_warm_up_steps": steps // 20, "lr_decay_steps": steps // 2}
-    size = {"total_training_samples": n_tokens, "train_batch_size_samples": batch}
-    settings = SAETrainerConfig(**size, **more)
+    size = {"dtype": "float32", "device": "cpu", "metadata": SAEMetadata(**metadata)}
+    size |= {"normalize_activations": "expected_average_only_in", "decoder_init_norm": 0.1}
+    sae, steps = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, **size)), n_tokens // batch
+    settings = SAETrainerConfig(
+        total_training_samples=n_tokens,
+        train_batch_size_samples=batch,
+        n_batches_for_norm_estimate=16,
+        lr=3e-3,
+        lr_end=0.0,
+        lr_warm_up_steps=steps // 20,
+        lr_decay_steps=steps // 2,
+        dead_feature_window=min(DEAD_AFTER, steps // 10),
+        autocast=True,
+    )
     return SAETrainer(settings, sae, mixing_buffer(MIXED * batch, batch, rows)).fit()
 
 
