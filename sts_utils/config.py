@@ -76,7 +76,7 @@ class EvaluationSettings(Section):
 
 
 class DomainSet(Section):
-    """A further set of downstream domains, for Fig 3 and Tables 2–4, 6 and 9."""
+    """A second set of downstream domains, for Fig 3 and Tables 2–4, 6 and 9."""
 
     domains: str
     demonstrations: str

@@ -122,6 +122,11 @@ class Observations:
         """[S, D] mean change of performance."""
         return np.array([change.mean(1) for change in self.changes]).T
 
+    def seed(self, s: int) -> "Observations":
+        """Those of one seed."""
+        changes = [change[s : s + 1] for change in self.changes]
+        return Observations(self.domains, self.scores[[s]], self.left_out[:, [s]], changes)
+
 
 # --- an outcome and its noise ------------------------------------------------------------------
 

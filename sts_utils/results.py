@@ -80,9 +80,9 @@ def setting(profile: Profile, train: str, domains: str, demonstrations: str) -> 
         f"{profile.layer}; training set {train} (SFT on {s.examples} examples, {s.epochs} "
         f"epoch(s), batch {s.batch}); domains from {domains}, demonstrations from "
         f"{demonstrations}; {len(profile.seeds)} seed(s); N = {profile.top_n}; definition "
-        f"{profile.definition}, alignment {profile.alignment}. Performance is {MEASURE_NAMES[e.measure]} on at most {e.questions} "
-        "questions a domain. The paper: 7–9B models, LIMO, MMLU-Pro 5-shot chain-of-thought "
-        "accuracy."
+        f"{profile.definition}, alignment {profile.alignment}. Performance is "
+        f"{MEASURE_NAMES[e.measure]} on at most {e.questions} questions a domain. The paper: 7–9B "
+        "models, LIMO, MMLU-Pro 5-shot chain-of-thought accuracy."
     )
 
 
@@ -170,10 +170,10 @@ RULE = (
     "A claim's statistic has a 95% interval: of a correlation over domains, by leaving out each "
     "domain in turn; else a bootstrap over questions, seeds or random draws. The run agrees with "
     "the claim when the interval lies on the claim's side, does not when it lies on the other, is "
-    f"inconclusive when it holds both, and a correlation is not testable when less than {TESTABLE:.0%} "
-    "of the variance of its outcome is signal. A claim with several statistics agrees when all of "
-    "them do, does not when any does not. The rule judges claims, not digits: the run may be of "
-    "another scale than the paper's."
+    "inconclusive when it holds both, and a correlation is not testable when less than "
+    f"{TESTABLE:.0%} of the variance of its outcome is signal. A claim with several statistics "
+    "agrees when all of them do, and does not when any does not. The rule judges claims, not "
+    "digits: the run may be of another scale than the paper's."
 )
 
 

@@ -4,126 +4,122 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sts_utils import stats
-from sts_utils.results import METRIC_NAMES, SHORT_NAMES, STYLES, Claim, Result, paper
+from sts_utils import correlation, results
+from sts_utils.correlation import Observations, combined, correlate
+from sts_utils.results import METRIC_NAMES, SHORT_NAMES, Claim, Result, paper
 from sts_utils.runs.run import Run
 
 
 class Numbers(NamedTuple):
-    """`observed`: metric -> scores and changes [S, D] with their draws; `table`: their r."""
+    """Set of domains -> metric -> scores and changes; `table`: their r, a row each."""
 
-    observed: dict[str, stats.Observations]
+    observed: dict[str, dict[str, Observations]]
     table: pd.DataFrame
 
 
 def compute(run: Run) -> Numbers:
-    """Both scores of each domain beside its change, and their correlations."""
-    observed = run.observations()
-    return Numbers(observed, stats.correlations(observed))
+    """Both scores of each domain beside its change, and their correlations, in each set of
+    domains; the set that can decide, of the more reliable change, comes first."""
+    observed = {name: of.observations() for name, of in run.sets.items()}
+    tables = {name: correlation.correlations(of) for name, of in observed.items()}
+    return Numbers(observed, pd.concat(tables, names=["domains"]).reset_index("domains"))
 
 
 def fig3(numbers: Numbers, run: Run) -> tuple[Figure, str]:
-    """Scatter of each score against the absolute change, with the fitted line and r."""
-    figure, axes = plt.subplots(1, len(numbers.observed), figsize=(7.0, 3.1), sharey=True)
-    said = []
-    for axis, (metric, seen) in zip(axes, numbers.observed.items(), strict=True):
-        y = 100 * np.abs(seen.mean_changes()).mean(0)
-        kept = set(stats.select(y, "paper"))
-        _scatter(axis, seen, y, kept, labelled=metric == "sts_act")
-        rows = numbers.table.query(f"metric == '{metric}' and change == 'absolute'")
-        rows, lines = rows.set_index("selection"), []
-        for selection, name in (("all", f"all {len(y)}"), ("paper", f"paper's {len(kept)}")):
-            row = rows.loc[selection]
-            interval = f"[{row.r_low:.2f}, {row.r_high:.2f}]"
-            lines.append(f"r = {row.r:.2f} {interval} {name}")
-            said.append(
-                f"{metric}, {name} domains: r = {row.r:.2f} ± {row.r_sd:.2f}, 95% interval "
-                f"{interval}, p = {row.p:.3f}"
-            )
-        axis.set_title("\n".join(lines), loc="left")
-        axis.set(xlabel=METRIC_NAMES[metric], ylabel="")
-        axis.set_ylim(bottom=0)
-    axes[0].set_ylabel(f"|change| of {SHORT_NAMES[run.profile.evaluation.measure]}")
-    figure.legend(loc="outside right center", frameon=False, fontsize=8)
-    theirs = [f"{r.metric} {r.model} {r.pearson_mean:.2f}" for r in _paper6().itertuples()]
-    caption = (
-        "Fig 3. Score before training against absolute change after SFT, a point a domain (mean "
-        "over seeds; bars: 95% bootstrap over questions, queries and seeds). Filled: the four "
-        "largest and four smallest changes, which the paper selects by the outcome. Pearson r is "
-        f"the mean over seeds. {'; '.join(said)}. The paper, over its 8 domains (Table 6): "
-        f"{'; '.join(theirs)}."
+    """Scatter of each score against the signed change, a row a set of domains."""
+    rows = len(numbers.observed)
+    size = {"figsize": (7.0, 0.4 + 2.6 * rows), "sharey": "row", "squeeze": False}
+    figure, axes = plt.subplots(rows, 2, **size)
+    for row, (name, observed) in zip(axes, numbers.observed.items(), strict=True):
+        looks = results.styles(next(iter(observed.values())).domains)
+        for axis, (metric, seen) in zip(row, observed.items(), strict=True):
+            _scatter(axis, seen, looks)
+            of = [f"r with {kind} change {correlate(seen, kind)}" for kind in correlation.CHANGES]
+            axis.set_title("\n".join(of), loc="left", fontsize=8)
+            axis.set_xlabel(METRIC_NAMES[metric])
+        row[0].set_ylabel(f"{name}\nchange of {SHORT_NAMES[run.profile.evaluation.measure]}")
+        row[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    sure = [f"{name} {_reliability(of):.2f}" for name, of in numbers.observed.items()]
+    return figure, (
+        "Fig 3. Score before training, change after SFT: a point a domain, mean over seeds; bars "
+        "are 95% intervals over questions, those of r over domains. Reliability of the absolute "
+        f"change: {', '.join(sure)} (below {correlation.TESTABLE} nothing can be tested). The "
+        f"paper, over 8 domains: r = {_theirs()}."
     )
-    return figure, caption
 
 
-def _scatter(axis, seen: stats.Observations, y: np.ndarray, kept: set, labelled: bool) -> None:
-    """A point a domain with its intervals, filled where `kept`, and the fitted line."""
-    x = seen.scores.mean(0)
-    bars_x = stats.interval(stats.over_seeds(seen.replicates))
-    bars_y = stats.interval(100 * stats.over_seeds(np.abs(stats.change_draws(seen.changes))))
-    line = {"color": "0.4", "line_kws": {"lw": 1}}
-    sns.regplot(x=x, y=y, ax=axis, scatter=False, n_boot=500, seed=0, **line)
+def _reliability(observed: dict[str, Observations]) -> float:
+    return correlation.reliability(next(iter(observed.values())).changes, "absolute")
+
+
+def _theirs() -> str:
+    of = paper("table06_pearson").pearson_mean
+    return f"{of.min():.2f} to {of.max():.2f}"
+
+
+def _scatter(axis: Axes, seen: Observations, looks: dict) -> None:
+    """A point a domain, with the interval of its change."""
+    x, y = seen.scores.mean(0), 100 * seen.mean_changes().mean(0)
+    width = 100 * 1.96 * correlation.standard_errors(seen.changes)
+    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
     for i, domain in enumerate(seen.domains):
-        colour, marker = STYLES.get(domain, ("0.3", "o"))
-        axis.plot([bars_x[0][i], bars_x[1][i]], [y[i], y[i]], color=colour, lw=0.7, alpha=0.5)
-        axis.plot([x[i], x[i]], [bars_y[0][i], bars_y[1][i]], color=colour, lw=0.7, alpha=0.5)
-        face, label = colour if i in kept else "white", domain if labelled else None
-        axis.plot(x[i], y[i], marker, color=colour, mfc=face, ms=6, label=label)
-
-
-def _paper6() -> pd.DataFrame:
-    return paper("table06_pearson")
+        colour, marker = looks[domain]
+        look = {"fmt": marker, "color": colour, "ms": 5, "elinewidth": 0.8}
+        axis.errorbar(x[i], y[i], yerr=width[i], label=domain, **look)
 
 
 def table6(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     """Pearson r of each score with the change of performance."""
-    theirs = _paper6().rename(columns={"pearson_mean": "r", "pearson_sd": "r_sd"})
-    columns = ["r", "r_sd", "r_low", "r_high", "rho", "p"]
-    caption = (
-        "Table 6. Pearson r between score and change over domains: mean and standard deviation "
-        "over seeds; ours with a 95% bootstrap interval over questions and seeds, Spearman ρ and a "
-        "permutation p, over all domains and over the paper's selection (four largest and four "
-        "smallest changes, chosen by the outcome), against absolute and signed change."
+    theirs = paper("table06_pearson").rename(columns={"pearson_mean": "r_mean"})
+    theirs = theirs.rename(columns={"pearson_sd": "r_sd"})
+    columns = ["r_mean", "r_sd", "r", "low", "high", "rho", "p", "reliability", "split_half"]
+    columns += ["r_true", "true_low", "true_high"]
+    return _beside_paper(numbers.table, theirs, columns, run), (
+        "Table 6. Pearson r of score and change over domains. r_mean, r_sd: over seeds, as the "
+        "paper reports. r: of means over seeds, [low, high] with other domains drawn, Spearman ρ, "
+        "permutation p. r_true: without the questions' noise, [true_low, true_high] with other "
+        "questions. Selection paper: eight domains chosen by the outcome."
     )
-    return _beside_paper(numbers.table, theirs, columns, run), caption
 
 
 def table9(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     """R² of the same correlations."""
-    theirs = paper("table09_r2").rename(columns={"r2_mean": "r2"})
-    caption = (
-        "Table 9. R² between score and change over domains, mean and standard deviation over "
-        "seeds, ours with a 95% bootstrap interval."
-    )
-    return _beside_paper(numbers.table, theirs, ["r2", "r2_sd", "r2_low", "r2_high"], run), caption
+    theirs = paper("table09_r2")
+    caption = "Table 9. R² of score and change over domains, mean and spread over seeds."
+    return _beside_paper(numbers.table, theirs, ["r2_mean", "r2_sd"], run), caption
 
 
 def _beside_paper(ours: pd.DataFrame, theirs: pd.DataFrame, columns: list[str], run: Run):
-    """Our rows (a metric, selection and change each), then the paper's, in one table."""
+    """Our rows (a set, metric, selection and change each), then the paper's, in one table."""
     ours = ours.assign(source="ours", model=run.profile.model)
-    theirs = theirs.assign(source="paper", selection="paper", change="absolute", n=8)
-    keep = ["source", "model", "metric", "selection", "change", "n", *columns]
+    theirs = theirs.assign(source="paper", domains="mmlu-pro", selection="paper", n=8)
+    theirs = theirs.assign(change="absolute")
+    keep = ["source", "model", "domains", "metric", "selection", "change", "n", *columns]
     return pd.concat([ours, theirs])[keep].reset_index(drop=True)
 
 
 def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
     """Each score correlates with the absolute change; STS_ICL does so more steadily."""
-    selections = {"all": "all domains", "paper": "the paper's selection by the outcome"}
-    for metric, seen in numbers.observed.items():
-        for selection, words in selections.items():
-            theirs = None if selection == "paper" else ""
+    for name, observed in numbers.observed.items():
+        for metric, seen in observed.items():
             claim = f"{metric} correlates with the absolute change"
-            yield Claim("fig3", claim, f"r over {words}", stats.r(seen, selection), theirs)
+            yield Claim("fig3", claim, f"r over the domains of {name}", correlate(seen))
     if len(run.profile.seeds) > 1:
-        spread = {metric: stats.r_spread(seen) for metric, seen in numbers.observed.items()}
         statistic = "standard deviation of r over seeds, sts_act minus sts_icl"
-        difference = spread["sts_act"] - spread["sts_icl"]
-        yield Claim("fig3", "STS_ICL is steadier than STS_act", statistic, difference)
+        first = next(iter(numbers.observed.values()))
+        yield Claim("fig3", "STS_ICL is steadier than STS_act", statistic, steadier(first))
+
+
+def steadier(observed: dict[str, Observations]) -> correlation.Correlation:
+    """Spread of r over seeds of the first score minus that of the second."""
+    seeds = range(len(next(iter(observed.values())).scores))
+    of = [correlate(seen.seed(s)) for seen in observed.values() for s in seeds]
+    n = len(seeds)
+    return combined(lambda r: r[:n].std(0, ddof=1) - r[n:].std(0, ddof=1), of)
 
 
 RESULTS = (

@@ -16,7 +16,15 @@ from sts_utils.results import RULE, VERDICTS, Result
 from sts_utils.store import FIGURES, ROOT
 
 #: As a reader of the paper meets them: figures, tables, then what the paper does not show.
-ORDER = ("Fig", "Table", "Reinforcement", "Positive control", "Training")
+ORDER = (
+    "Fig",
+    "Table",
+    "Reliability",
+    "The paper",
+    "Reinforcement",
+    "Positive control",
+    "Training",
+)
 
 
 def _place(result: Result) -> tuple[int, int]:
