@@ -17,8 +17,9 @@
 # First Fig 3, the paper's main result, in full; then every experiment, a file of
 # `sts_utils/experiments` each: its figures and tables, with a caption that says which model and
 # data they come from and what the paper found, and the verdict on the paper's claims. A claim's
-# statistic has a 95% bootstrap interval. The run **agrees** when the interval lies on the claim's
-# side, **does not** when it lies on the other, and is **inconclusive** when it holds both.
+# statistic has a 95% interval. The run **agrees** when the interval lies on the claim's side, **does
+# not** when it lies on the other, and is **inconclusive** when it holds both. A correlation with an
+# outcome that is mostly noise is **not testable**.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -32,7 +33,7 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import display
 
-from sts_utils import config, results, stats
+from sts_utils import config, correlation, results
 from sts_utils.experiments import (
     EXPERIMENTS,
     fig1a,
@@ -46,6 +47,7 @@ from sts_utils.experiments import (
     fig5,
     fig6,
     fig7,
+    paper_numbers,
     show,
     table1,
     tables2_4,
@@ -91,17 +93,26 @@ if in_full:
     axis.set(xlabel=results.METRIC_NAMES["sts_icl"], ylabel="|change|", title=f"r = {r:.2f}")
 
 # %% [markdown]
-# That is all. The paper's number is the mean of this $r$ over the seeds. With it go an interval, of
-# questions, queries and seeds drawn again, and the other score; Table 6 adds the signed change, the
-# paper's selection of domains by the outcome, and a permutation test, and Table 9 is $r^2$.
+# That is all. The paper's number is the mean of this $r$ over the seeds. How sure is it? Two things
+# vary: which **domains** there are (fourteen, of all that could be asked), and which **questions**
+# were asked of them. Leaving out each domain in turn gives the interval for other domains; leaving
+# out each twentieth of the questions, that for other questions. And the outcome has a
+# **reliability**: divided by its root, $r$ becomes that with the true change.
 
 # %%
 if in_full:
     observed = run.observations()["sts_icl"]
-    seeds = zip(observed.scores, observed.mean_changes())
-    r = [np.corrcoef(scores, abs(changes))[0, 1] for scores, changes in seeds]
-    print(f"r of each seed: {np.round(r, 3)}, mean {np.mean(r):.3f}")
-    print(f"with its 95% interval: {stats.r(observed)}")
+    print("r of each seed:", correlation.by_seed(observed).round(3))
+    r = correlation.correlate(observed)
+    print(f"r of the means over seeds, and its 95% interval, other domains drawn: {r}")
+    print(f"reliability of the absolute change: {r.reliability:.2f}")
+    if r.testable:
+        low, high = r.within
+        print(f"r with the true change: {r.true:.2f}, other questions: [{low:.2f}, {high:.2f}]")
+
+# %% [markdown]
+# The same for both scores and both sets of domains, the set whose change is more reliable first,
+# with the signed change in the picture: the paper correlates with the absolute one.
 
 # %%
 claims += show(fig3, run, wanted)
@@ -223,13 +234,33 @@ claims += show(tables7_8, run, wanted)
 claims += show(training, run, wanted)
 
 # %% [markdown]
+# ## What the paper's own numbers can carry
+#
+# Nothing of this run: what follows from the paper's printed numbers, each under an assumption.
+#
+# - **The outcome.** How many answers fine-tuning flips is not printed. If it is a share $q$ of $n$
+#   questions, a change $\delta$ of accuracy has the standard error $\sqrt{(q - \delta^2)/n}$, and
+#   the changes over domains a reliability. Each domain is taken as evaluated once, on all of
+#   MMLU-Pro's questions; the mean of three independent runs has at best a third of the noise.
+# - **Few domains.** Fisher's interval of $r$ takes the 8 domains as drawn at random from a normal
+#   population. They are not, and engineering, which moves most in all three models, is far out.
+# - **Chosen by the outcome.** The 4 largest and 4 smallest changes of 14 are spread wider than the
+#   14, which raises $r$. Simulated with a score that is linear in the absolute change, with normal
+#   noise.
+# - **The paper's ± is a spread over three seeds**, on the same domains. It says how well the
+#   computation repeats, and nothing of what $r$ would be over other domains.
+
+# %%
+claims += show(paper_numbers, run, wanted)
+
+# %% [markdown]
 # ## All claims
 
 # %%
 if FIGURES is None:
     verdicts = results.judged(claims)
     results.save_claims(verdicts, profile.name)
-    display(verdicts.groupby("verdict").size().rename("claims' statistics").to_frame())
+    display(results.by_claim(verdicts).sort_values("verdict"))
 
 # %%
 of_06 = [result.name for experiment in EXPERIMENTS for result in experiment.RESULTS]

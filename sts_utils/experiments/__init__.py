@@ -24,6 +24,7 @@ from sts_utils.experiments import (
     fig5,
     fig6,
     fig7,
+    paper_numbers,
     table1,
     tables2_4,
     tables7_8,
@@ -35,7 +36,7 @@ from sts_utils.runs.run import Run
 #: In the order of the paper.
 EXPERIMENTS: tuple[ModuleType, ...] = (
     *(fig1a, fig1b, fig2a, fig2b, fig3, fig4_saes, fig4d, fig4e, fig5, fig6, fig7),
-    *(table1, tables2_4, tables7_8, training),
+    *(table1, tables2_4, tables7_8, training, paper_numbers),
 )
 
 
