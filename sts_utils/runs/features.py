@@ -3,6 +3,7 @@
 `extract_…(profile, …)` is the artifact if it is in the store, and is computed otherwise.
 """
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,9 +12,10 @@ import pandas as pd
 
 from sts_utils import generation, models, store
 from sts_utils.config import Profile
+from sts_utils.corpora import contrast
 from sts_utils.examples import Example
 from sts_utils.method import extract as method
-from sts_utils.method import released
+from sts_utils.method import prompts, released
 from sts_utils.method.extract import FeatureStats
 from sts_utils.runs import engine, samples
 from sts_utils.runs import models as held
@@ -43,6 +45,27 @@ def extract_train(profile: Profile, seed: int, also: Sequence[Profile] = ()) -> 
         return _stored("features-train", recipe(profile), lambda: _stream(profile, pairs()))
     desc = f"{profile.train} seed {seed}"
     return extract("features-train", [profile, *also], recipe, pairs, desc)
+
+
+def extract_prose(profile: Profile, seed: int) -> FeatureStats:
+    """Features of the same training questions without and with prose in context, each passage as
+    long as the demonstration it stands for: what any context moves."""
+
+    def pairs():
+        shown, (train, asked) = profile.shift, samples.training_examples(profile, seed)
+        pool = samples.fitting(profile, train, shown.demonstrations)
+        sets = prompts.choose_demonstrations(pool, shown.demonstrations, shown.sets, seed)
+        tokenizer = samples.tokenizer(profile.model, profile.revision)
+        rng = random.Random(f"prose {seed}")
+        passages = [[contrast.prose(tokenizer, rng, e) for e in group] for group in sets]
+        return samples.pairs(profile, asked[: shown.queries], passages)
+
+    def recipe(p):
+        return settings_of(p, "train", "shift", "alignment", seed=seed)
+
+    if profile.alignment == "stream":
+        return _stored("features-prose", recipe(profile), lambda: _stream(profile, pairs()))
+    return extract("features-prose", [profile], recipe, pairs, f"prose seed {seed}")
 
 
 def extract_domain(

@@ -1,6 +1,7 @@
 """A run's values: each is loaded, or computed, once when it is first asked for, and handed down."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +24,7 @@ class Run:
     | value | is |
     |---|---|
     | train, actual | [S seeds] FeatureStats: training questions under demonstrations; after SFT |
+    | prose | [S] the same questions under prose as long as the demonstrations |
     | domains | [S] {name: FeatureStats} of each domain's questions |
     | ranked, dims | [S] ShiftedDims: every feature by its shift; D_N |
     | changes | performance after − before, a row a seed, domain, question and measure |
@@ -86,6 +88,10 @@ class Run:
     def domains(self) -> list[dict[str, FeatureStats]]:
         read, seeds = features.extract_domain, self.profile.seeds
         return [{d: read(self.profile, d, s) for d in self.domain_names} for s in seeds]
+
+    @cached_property
+    def prose(self) -> list[FeatureStats]:
+        return [features.extract_prose(self.profile, seed) for seed in self.profile.seeds]
 
     @cached_property
     def actual(self) -> list[FeatureStats]:
@@ -168,17 +174,22 @@ class Run:
             metric: correlation.correlate(seen) for metric, seen in self.observations(dims).items()
         }
 
-    def shifts(self, side: str, raw: bool = False, draws: int = 200) -> np.ndarray:
-        """[1 + B, S, F] shifts ("train" or "actual"): as observed, then with questions redrawn."""
-        of = getattr(self, side)
+    def shifts(
+        self, side: str, raw: bool = False, draws: int = 200, field: str | None = None
+    ) -> np.ndarray:
+        """[1 + B, S, F] shifts ("train", "prose", "actual"): as observed, then questions redrawn.
+
+        `field`: the means of another field of FeatureStats in their place, as "h", the activity.
+        The same questions are redrawn for every side.
+        """
+        of = [replace(x, dh2=getattr(x, field)) if field else x for x in getattr(self, side)]
         observed = np.stack([shift.shift(seed, raw=raw) for seed in of])[None]
         return np.concatenate([observed, shift.draws(of, raw, draws)])
 
     def top_share(self, k: int, raw: bool = False) -> Estimate:
         """Share of the total change by training that the k most moved dims hold."""
-        moved = np.sort(self.shifts("actual", raw), axis=-1)[..., ::-1]
-        share = moved[..., :k].sum(-1) / moved.sum(-1)
-        return Estimate(float(share[0].mean()), stats.over_seeds(share[1:]))
+        moved = self.shifts("actual", raw)
+        return held(moved, moved, k)
 
     def overlap_size(self, size: int) -> int:
         """How many of `size` dims are as large a fraction as N of the SAE's features."""
@@ -190,6 +201,36 @@ class Run:
         `raw`: of residual dims, at the same fraction of all.
         """
         estimated, actual = self.shifts("train", raw), self.shifts("actual", raw)
-        k = self.overlap_size(estimated.shape[-1])
-        shares = shift.overlaps(estimated, actual, np.array([k]))[..., 0]
-        return Estimate(float(shares[0].mean()), stats.over_seeds(shares[1:]))
+        return overlap(estimated, actual, self.overlap_size(estimated.shape[-1]))
+
+
+# --- of shifts [1 + B, S, F], as observed and redrawn --------------------------------------------
+
+
+def held(moved: np.ndarray, ranked: np.ndarray, k: int) -> Estimate:
+    """Share of the total of `moved` in the k dims with the most of `ranked`."""
+    top = np.argsort(-ranked, axis=-1, kind="stable")[..., :k]
+    return _mean(np.take_along_axis(moved, top, -1).sum(-1) / moved.sum(-1))
+
+
+def overlap(a: np.ndarray, b: np.ndarray, k: int) -> Estimate:
+    """Share of the top k dims of `a` that are among the top k of `b`."""
+    return _mean(shift.overlaps(a, b, np.array([k]))[..., 0])
+
+
+def _mean(values: np.ndarray) -> Estimate:
+    """Over seeds of [1 + B, S]."""
+    return Estimate(float(values[0].mean()), stats.over_seeds(values[1:]))
+
+
+# --- what training taught ------------------------------------------------------------------------
+
+
+def loss_change(held_out: pd.DataFrame) -> Estimate:
+    """Change of the loss on held-out solutions, nats a token, paired by question and averaged over
+    seeds; `held_out` as `performance.held_out` gives it."""
+    after = held_out[held_out.when == "after"]
+    after = after.pivot(index="seed", columns="id", values="solution_loglik")
+    before = held_out[held_out.when == "before"].set_index("id").solution_loglik[after.columns]
+    change = before.to_numpy() - after.to_numpy(dtype=float)
+    return Estimate(float(change.mean()), stats.mean_draws(change))
