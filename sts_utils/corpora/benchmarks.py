@@ -15,7 +15,8 @@ ASKED = 400
 
 def benchmarks() -> list[Example]:
     """The questions that are asked."""
-    return [e for examples in _read() for e in examples[SHOWN:]]
+    shown = {e.question for e in benchmarks_shown()}
+    return [e for examples in _read() for e in examples[SHOWN:] if e.question not in shown]
 
 
 def benchmarks_shown() -> list[Example]:

@@ -12,7 +12,7 @@ import pandas as pd
 from sts_utils.config import Profile
 from sts_utils.control import tables as control
 from sts_utils.experiments import EXPERIMENTS
-from sts_utils.results import RULE, VERDICTS, Result
+from sts_utils.results import RULE, VERDICTS, Result, by_claim
 from sts_utils.store import FIGURES, ROOT
 
 #: As a reader of the paper meets them: figures, tables, then what the paper does not show.
@@ -98,7 +98,7 @@ def _contents(folder: Path) -> dict:
         "shown": shown,
         "missing": list(dict.fromkeys([*([] if claims else ["claims"]), *missing])),
         "claims": claims,
-        "counts": {v: sum(c["verdict"] == v for c in claims) for v in VERDICTS},
+        "verdicts": _by_claim(claims),
     }
 
 
@@ -152,6 +152,15 @@ def _claims(path: Path) -> list[dict[str, str]]:
     place = list(labels).index
     ordered = table.sort_values("figure", key=lambda c: c.map(place), kind="stable")
     return ordered.to_dict("records")
+
+
+def _by_claim(claims: list[dict[str, str]]) -> dict[str, list[dict]]:
+    """Verdict -> the claims that have it, each once: claim, figure, label and paper."""
+    if not claims:
+        return {}
+    first = {c["claim"]: c for c in reversed(claims)}
+    summed = by_claim(pd.DataFrame(claims)).to_dict("records")
+    return {v: [first[row["claim"]] for row in summed if row["verdict"] == v] for v in VERDICTS}
 
 
 def _table(path: Path) -> dict[str, list]:

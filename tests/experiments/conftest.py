@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sts_utils import corpora
+from sts_utils.correlation import GROUPS, Correlation
 from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
 
@@ -15,6 +16,7 @@ def run(profile, random_stats):
     run.domain_names = corpora.domains(profile.domains)
     run.train = [random_stats(seed) for seed in (0, 1)]
     run.actual = [random_stats(50 + seed) for seed in (0, 1)]
+    run.prose = [random_stats(70 + seed) for seed in (0, 1)]
     places = list(enumerate(run.domain_names))
     run.domains = [{d: random_stats(100 + 20 * s + i) for i, d in places} for s in (0, 1)]
     run.change_arrays = [
@@ -36,11 +38,24 @@ def made():
 
 
 @pytest.fixture
-def rows(made):
-    """A maker of label -> metric -> estimate."""
+def made_r():
+    """A maker of correlations, each another."""
+    rng = np.random.default_rng(1)
+
+    def make(reliability=0.9):
+        value = 0.3 + 0.3 * rng.normal()
+        domains, questions = (value + 0.05 * rng.normal(size=n) for n in (14, GROUPS))
+        return Correlation(value, domains, value / reliability**0.5, questions, reliability)
+
+    return make
+
+
+@pytest.fixture
+def rows(made_r):
+    """A maker of label -> metric -> correlation."""
 
     def make(labels, metrics=("sts_act", "sts_icl")):
-        return {label: {metric: made() for metric in metrics} for label in labels}
+        return {label: {metric: made_r() for metric in metrics} for label in labels}
 
     return make
 
@@ -51,7 +66,7 @@ def same():
 
     def check(container, estimates, factor=1, x=None):
         shown = points(container)
-        expected = [[e.value, *np.percentile(e.draws, [2.5, 97.5])] for e in estimates]
+        expected = [[e.value, e.low, e.high] for e in estimates]
         np.testing.assert_allclose(shown[:, 1:], factor * np.array(expected))
         if x is not None:
             np.testing.assert_allclose(shown[:, 0], x, atol=0.3)

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from sts_utils import corpora, models, stats
+from sts_utils import corpora, models
 from sts_utils.examples import by_domain
 from sts_utils.experiments import fig4e
 from sts_utils.method import prompts
@@ -34,15 +34,18 @@ def test_r_of_a_predictor_is_by_hand(run, random_stats, monkeypatch):
     tuned = {(d, s): random_stats(900 + 20 * s + i) for s in (0, 1) for i, d in _names(run)}
     monkeypatch.setattr(fig4e.features, "extract_domain_after", lambda p, d, s: tuned[d, s])
     monkeypatch.setattr(fig4e, "tokens", lambda _: dict.fromkeys(TOKENS, 1))
-    monkeypatch.setattr(fig4e, "probe_r", lambda *_: None)
-    found = fig4e.compute(run).r
-    changes = np.array([change.mean(1) for change in run.change_arrays]).T
+    numbers = fig4e.compute(run)
+    found = numbers.r
     values = [[fig4e.moved(of, tuned[d, s]) for d, of in run.domains[s].items()] for s in (0, 1)]
-    by_hand = [np.corrcoef(x, abs(y))[0, 1] for x, y in zip(values, changes, strict=True)]
-    assert found["similarity_before_after_sft"].value == pytest.approx(np.mean(by_hand))
+    y = np.abs([change.mean() for change in run.change_arrays])
+    by_hand = np.corrcoef(np.mean(values, axis=0), y)[0, 1]
+    assert found["similarity_before_after_sft"].value == pytest.approx(by_hand)
     assert found["sts_icl"].value == run.correlations()["sts_icl"].value
-    draws = fig4e.moved(run.domains[1]["law"], tuned["law", 1], run.query_weights(1)[8])
-    assert run.domain_names[8] == "law" and draws.shape == (stats.DRAWS,)
+    raw = np.mean([[of.mean("r") for of in row.values()] for row in run.domains], axis=0)
+    error = ((fig4e.probe(raw, y) - y) ** 2).sum()
+    none = sum((np.delete(y, d).mean() - y[d]) ** 2 for d in range(14))
+    assert numbers.skill["probe_raw_activations"].value == pytest.approx(1 - error / none)
+    assert set(numbers.skill) == {*fig4e.STS, *fig4e.PROBES}
 
 
 def _names(run):
@@ -55,10 +58,17 @@ TOKENS = ("domains", "domains icl", "train", "train icl", "sft")
 def test_a_probe_finds_a_law_and_none_in_noise():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(14, 20)) * np.r_[5.0, np.ones(19)]
-    law = stats.pearson(fig4e.probe(x[:, :2], 20 + x[:, 0]), 20 + x[:, 0])
-    assert law > 0.95
-    noise = [stats.pearson(fig4e.probe(x, y), np.abs(y)) for y in rng.normal(size=(20, 14))]
-    assert np.mean(noise) < 0.2
+    law = fig4e.skill(x[:, :2], 20 + x[:, 0], 0.9)
+    assert law.value > 0.9 and law.low > 0 and law.reliability == 0.9
+    noise = [fig4e.skill(x, np.abs(y), 0.9).value for y in rng.normal(size=(20, 14))]
+    assert np.mean(noise) < 0.1
+
+
+def test_a_constant_predictor_has_no_skill_where_its_r_is_minus_one():
+    y = np.random.default_rng(0).normal(size=14)
+    predicted = fig4e.probe(np.ones((14, 1)), y)
+    assert np.corrcoef(predicted, y)[0, 1] == pytest.approx(-1)
+    assert fig4e.skill(np.ones((14, 1)), y, 0.9).value == pytest.approx(0, abs=1e-9)
 
 
 def test_a_probe_never_sees_the_domain_it_predicts():
@@ -67,17 +77,6 @@ def test_a_probe_never_sees_the_domain_it_predicts():
     other = np.where(np.arange(10) == 3, 100.0, y)
     one, two = fig4e.probe(x, y), fig4e.probe(x, other)
     assert one[3] == pytest.approx(two[3]) and not np.allclose(one[:3], two[:3])
-
-
-def test_probe_r_is_the_mean_over_seeds(random_stats):
-    domains = [[random_stats(14 * s + d, features=6, width=5) for d in range(14)] for s in (0, 1)]
-    changes = [np.random.default_rng(d).normal(0.1 * d, 0.3, size=(2, 25)) for d in range(14)]
-    r, by_hand = fig4e.probe_r(domains, "h", changes, draws=4), []
-    for s, row in enumerate(domains):
-        x = np.stack([of.h.sum(0) / of.n.sum() for of in row])
-        y = np.array([change[s].mean() for change in changes])
-        by_hand.append(np.corrcoef(fig4e.probe(x, y), np.abs(y))[0, 1])
-    assert r.value == pytest.approx(np.mean(by_hand)) and r.draws.shape == (4,)
 
 
 def test_costs_are_counted(profile, whole, tokenizer):
@@ -119,20 +118,21 @@ def test_costs_are_counted(profile, whole, tokenizer):
 
 
 @pytest.fixture
-def numbers(made):
-    names = fig4e.BASELINES + fig4e.PROBES + fig4e.STS
+def numbers(made_r):
+    names = fig4e.BASELINES + fig4e.STS
     flops = {name: 1e12 * (i + 1) for i, name in enumerate(names)}
-    return fig4e.Numbers({name: made() for name in names}, flops)
+    skill = {name: made_r() for name in fig4e.PROBES + fig4e.STS}
+    return fig4e.Numbers({name: made_r() for name in names}, skill, flops)
 
 
-def test_fig4e_points_are_the_estimates(numbers, run, same):
+def test_fig4e_points_are_the_skills(numbers, run, same):
     figure, caption = fig4e.fig4e(numbers, run)
     (axis,) = figure.axes
     words = ["STS act", "STS ICL", "probe, raw", "probe, SAE"]
     assert [t.get_text() for t in axis.get_xticklabels()] == words
-    shown = [numbers.r[name] for name in fig4e.STS + fig4e.PROBES]
+    shown = [numbers.skill[name] for name in fig4e.STS + fig4e.PROBES]
     same(axis.containers[0], shown, x=range(4))
-    assert all(f"{word}: r {e}" in caption for word, e in zip(words, shown, strict=True))
+    assert len(caption.split()) <= 60
     plt.close(figure)
 
 
@@ -153,14 +153,15 @@ def test_table13(numbers, run, ours):
     table = fig4e.table13(numbers, run)[0].set_index("predictor")
     theirs = paper("table13_probes").set_index("predictor").pearson
     for name, row in table.iterrows():
-        ours(row, numbers.r[name])
+        skill = numbers.skill[name]
+        assert (row.skill, row.low, row.high) == (skill.value, skill.low, skill.high)
     probes = [theirs["probe_raw_activations"], theirs["probe_sae_activations"]]
-    np.testing.assert_array_equal(table.paper.astype(float), [*probes, np.nan, theirs["sts"]])
+    np.testing.assert_array_equal(table["paper: r"].astype(float), [*probes, np.nan, theirs["sts"]])
 
 
 def test_claims_are_paired_differences(numbers, run):
     claims = list(fig4e.claims(numbers, run))
     assert [c.figure for c in claims] == ["table5"] * 3 + ["table13"] * 2
     assert claims[-1].claim == "STS beats a probe on sae activations"
-    gap = numbers.r["sts_icl"].draws - numbers.r["probe_sae_activations"].draws
-    np.testing.assert_array_equal(claims[-1].estimate.draws, gap)
+    gap = numbers.skill["sts_icl"].domains - numbers.skill["probe_sae_activations"].domains
+    np.testing.assert_array_equal(claims[-1].estimate.domains, gap)
