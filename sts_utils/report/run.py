@@ -1,15 +1,13 @@
 """The stages in order: papermill runs the notebooks, each once for a profile, seeds and code."""
 
 import argparse
-import contextlib
 import json
-import logging
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jupytext
@@ -27,9 +25,9 @@ from sts_utils.store import DATA, FIGURES, ROOT, RUNS
 
 PACKAGE = ROOT / "sts_utils"
 NOTEBOOKS = ROOT / "notebooks"
-PAPER = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot")
 CONTROL = "07_control"
-STAGES = (*PAPER, CONTROL)
+STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot")
+STAGES += (CONTROL,)
 #: Rendered for readers; how the SAEs were trained and a prediction are no part of a run.
 DOCUMENTED = ("00_train_saes", *STAGES, "predict")
 
@@ -44,9 +42,10 @@ ALLOCATOR = {
 
 
 def reproduce(
-    name: str, seeds: str | None = None, figures: str | None = None, stages: tuple = STAGES
+    name: str, profile: Profile, figures: str | None = None, stages: tuple = STAGES
 ) -> list[Path]:
-    """Run the stages of profile `name` that are not done yet; returns the executed notebooks.
+    """Run the stages of `profile`, loaded by its `name`, that are not done yet; returns the
+    executed notebooks.
 
     `figures` ("fig3 table6"): make these alone, and compute only what they need. Otherwise
     everything, and the report page at the end.
@@ -54,61 +53,43 @@ def reproduce(
     A stage is done when its executed notebook is in the store for this profile, these seeds, this
     notebook and this code, and the figures and tables that it wrote are still as it wrote them.
     """
-    profile = config.load(name, seeds)
     page.chosen(figures)
     prepare(profile)
     if profile.executor == "ray":  # else notebooks compute at need
         plan.compute(profile, plan.everything(profile, whole=figures is None))
     asked = [s for s in profile.stages or stages if s != CONTROL or profile.runs_control]
-    parameters = {"PROFILE": name, "SEEDS": seeds}
+    parameters = {"PROFILE": name, "SEEDS": ",".join(map(str, profile.seeds))}
     if figures is not None:
         asked, parameters = ["06_plot"], parameters | {"FIGURES": figures}
     executed = []
-    with _here():
-        for number, stage in enumerate(asked, 1):
-            print(f"[{number}/{len(asked)}] {stage}: ", end="", flush=True)
-            given = {} if stage == "predict" else parameters  # it has settings of its own
-            executed.append(_stage(stage, profile, given))
+    for number, stage in enumerate(asked, 1):
+        print(f"[{number}/{len(asked)}] {stage}: ", end="", flush=True)
+        given = {} if stage == "predict" else parameters  # it has settings of its own
+        executed.append(_stage(stage, profile, given))
     if figures is None:
         page.write(profile)
     return executed
 
 
-@contextlib.contextmanager
-def _here() -> Iterator[None]:
-    """The notebooks run in processes of this machine: what Ray had to do is done."""
-    told = os.environ.get("STS_EXECUTOR")
-    os.environ["STS_EXECUTOR"] = "local"
-    try:
-        yield
-    finally:
-        os.environ.pop("STS_EXECUTOR")
-        os.environ |= {"STS_EXECUTOR": told} if told else {}
-
-
 def _stage(name: str, profile: Profile, parameters: dict) -> Path:
     """The executed notebook of a stage: as it was done before, or done now."""
-    folder, start = _stage_folder(name, profile, parameters.get("FIGURES")), time.time()
-    if folder.exists() and not _products_intact(folder):
-        shutil.rmtree(folder)
-    print("done before" if folder.exists() else "running", flush=True)
-    if not folder.exists():
-        with store.atomic_folder(folder) as scratch:
-            _execute(name, parameters, FIGURES / profile.name, scratch)
-        print(f"{name}: {time.time() - start:.0f} s", flush=True)
-    target = RUNS / "notebooks" / profile.name / f"{name}.ipynb"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copy(folder / target.name, target))
-
-
-def _stage_folder(name: str, profile: Profile, figures: str | None) -> Path:
-    """Where a stage's notebook lies: a hash of all that it depends on is in the name."""
-    kept = ("*.yaml", "paper/*.csv", "labels/*.csv")
-    files = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.jinja"), NOTEBOOKS / f"{name}.py"]
-    files += [path for pattern in kept for path in DATA.glob(pattern)]
+    data = (path for kept in ("*.yaml", "paper/*.csv", "labels/*.csv") for path in DATA.glob(kept))
+    files = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.jinja"), NOTEBOOKS / f"{name}.py", *data]
     code = {path.relative_to(ROOT).as_posix(): store.file_hash(path) for path in sorted(files)}
+    figures = parameters.get("FIGURES")
     recipe = {"code": code, "profile": profile.model_dump(), "figures": figures}
-    return RUNS / f"stage-{name}-{store.digest(recipe | {'versions': store.versions()})}"
+    folder, start = store.path(f"stage-{name}", recipe), time.time()
+    if not _products_intact(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    done = folder.exists()
+    print("done before" if done else "running", flush=True)
+    make = partial(_execute, name, parameters, FIGURES / profile.name)
+    executed = store.folder(f"stage-{name}", recipe, make) / f"{name}.ipynb"
+    if not done:
+        print(f"{name}: {time.time() - start:.0f} s", flush=True)
+    target = RUNS / "notebooks" / profile.name / executed.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(executed, target))
 
 
 def _execute(name: str, parameters: dict, figures: Path, folder: Path) -> None:
@@ -118,7 +99,8 @@ def _execute(name: str, parameters: dict, figures: Path, folder: Path) -> None:
         source = Path(scratch) / f"{name}.ipynb"
         nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)
         how = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
-        papermill.execute_notebook(source, executed, parameters, log_output=True, **how)
+        how |= {"stderr_file": sys.stderr}  # the notebook's progress bars
+        papermill.execute_notebook(source, executed, parameters, **how)
     tidy(executed)
     written = [f for f in figures.rglob("*") if f.is_file() and f.stat().st_mtime >= start]
     products = {f.relative_to(FIGURES).as_posix(): store.file_hash(f) for f in sorted(written)}
@@ -148,32 +130,26 @@ def tidy(path: Path) -> None:
     nbformat.write(notebook, path)
 
 
-class _Echo(logging.Handler):
-    """What a running notebook writes to stderr (its progress bars), straight to the terminal."""
-
-    def emit(self, record):
-        text = record.getMessage()
-        sys.stderr.write(text if text.startswith(("\r", "\n")) else f"{text}\n")
-        sys.stderr.flush()
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line: `python -m sts_utils reproduce --profile smol --seeds 0,1,2`."""
+    profile, seeds = (argparse.ArgumentParser(add_help=False) for _ in range(2))
+    profile.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
+    seeds.add_argument("--seeds", help="like 0,1,2; the profile's own if left out")
     parser = argparse.ArgumentParser(prog="python -m sts_utils")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("reproduce", "run the notebooks that are not done yet"),
-        ("render", "run them and refresh the committed notebooks"),
+    for name, told, run, options in (
+        ("reproduce", "run the notebooks that are not done yet", _run, [profile, seeds]),
+        ("render", "run them and refresh the committed notebooks", _run, [profile, seeds]),
+        ("check", "can this machine run it, and at what cost?", check.run, [profile, seeds]),
+        ("fetch", "put what it needs from the hub into a folder", fetch.run, [profile]),
     ):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("--profile", default="smol", help="a name in profiles/, or a file")
-        command.add_argument("--seeds", help="like 0,1,2; the profile's own if left out")
-        command.set_defaults(run=_run, figures=None)
-        if name == "reproduce":
-            command.add_argument("--figures", help='like "fig3 table6"; everything if left out')
-    commands.add_parser("profiles", help="list the profiles").set_defaults(run=_list)
-    for module in (check, fetch, predict):
-        module.add_parser(commands)
+        commands.add_parser(name, help=told, parents=options).set_defaults(run=run, figures=None)
+    add = commands.choices["reproduce"].add_argument
+    add("--figures", help='like "fig3 table6"; everything if left out')
+    add, mirror = commands.choices["fetch"].add_argument, os.environ.get("STS_MIRROR")
+    add("--folder", default=mirror, help="the mirror; $STS_MIRROR if left out")
+    add("--list", action="store_true", help="only say what it needs and has")
+    predict.add_parser(commands)
     chosen = parser.parse_args(arguments)
     try:
         return chosen.run(chosen)
@@ -188,28 +164,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _list(chosen: argparse.Namespace) -> int:
-    """The command `profiles`."""
-    abouts = {name: config.load(name).about for name in config.names()}
-    for name, about in (abouts | {n: ", ".join(m) for n, m in config.groups().items()}).items():
-        print(f"  {name:<12} {about}")
-    return 0
-
-
 def _run(chosen: argparse.Namespace) -> int:
     """The commands `reproduce` and `render`."""
+    names = config.groups().get(chosen.profile, (chosen.profile,))
+    profiles = {name: config.load(name, chosen.seeds) for name in names}
     for variable, value in (ALLOCATOR | {"TQDM_MININTERVAL": "5"}).items():
         os.environ.setdefault(variable, value)
-    log = logging.getLogger("papermill")
-    log.addHandler(_Echo(logging.WARNING))
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    os.environ["STS_EXECUTOR"] = "local"  # of the notebooks: what Ray has to do is done before
     rendering = chosen.command == "render"
-    for name in config.groups().get(chosen.profile, (chosen.profile,)):
+    for name, profile in profiles.items():
         stages = DOCUMENTED if rendering else STAGES
-        executed = reproduce(name, chosen.seeds, chosen.figures, stages)
+        executed = reproduce(name, profile, chosen.figures, stages)
         for path in executed if rendering else ():  # beside their sources, to be committed
             shutil.copy(path, NOTEBOOKS / path.name)
-        print(f"figures and tables: {FIGURES / Path(name).stem}")
+        print(f"figures and tables: {FIGURES / profile.name}")
         print(f"executed notebooks: {executed[0].parent}")
     return 0

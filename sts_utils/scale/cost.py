@@ -1,6 +1,5 @@
 """What a run computes and would cost: tokens, FLOPs and GPU-hours of each kind of step."""
 
-from collections.abc import Callable, Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -11,12 +10,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sts_utils import corpora, models
 from sts_utils.config import Profile
-from sts_utils.control.sets import CONTEXTS, full_steps, probe_steps
+from sts_utils.control.sets import CONTEXTS
 from sts_utils.experiments.fig5 import MIXTURES
 from sts_utils.runs.features import ROLLOUTS
 from sts_utils.runs.plan import Step
 from sts_utils.scale import plan
-from sts_utils.store import CACHE, DATA
+from sts_utils.store import DATA
 
 #: Dense peak of an NVIDIA A100 80 GB, FLOP/s: bfloat16, and float32 as TF32 (its data sheet).
 PEAK = {"bfloat16": 312e12, "float32": 156e12}
@@ -44,19 +43,17 @@ def listed() -> dict[str, Shape]:
 
 
 @cache
-def shape(profile: Profile) -> tuple[Shape, str]:
-    """(the model's shape, where it is from): its config, here or in the mirror, or the table.
+def shape(name: str, revision: str | None = None) -> Shape:
+    """The shape of model `name`: of the table, or counted from its config, here or in the mirror.
 
     Raises ValueError for a model that is in none of them.
     """
-    name = profile.model
-    folder = CACHE / "models" / name if name in (*models.PACKAGED, *models.RANDOM) else None
-    where, only = folder or models.resolve(name), {"local_files_only": True}
+    if name in listed():
+        return listed()[name]
     try:
-        config = AutoConfig.from_pretrained(where, revision=profile.revision, **only)
+        where = models.resolve(name)
+        config = AutoConfig.from_pretrained(where, revision=revision, local_files_only=True)
     except OSError:
-        if name in listed():
-            return listed()[name], "from data/models.yaml"
         raise ValueError(
             f"model {name!r}: its config is neither here nor in data/models.yaml, so nothing can "
             "be planned; put the model in $STS_MIRROR or give a local folder"
@@ -64,13 +61,13 @@ def shape(profile: Profile) -> tuple[Shape, str]:
     with torch.device("meta"), models.quiet():
         model = AutoModelForCausalLM.from_config(config)
     tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
-    text, weights = config.get_text_config(), sum(p.numel() for p in model.parameters())
+    text, embeddings = config.get_text_config(), sum(w.numel() for w in tables)
     sizes = text.num_hidden_layers, text.hidden_size, text.vocab_size
-    return Shape(weights, *sizes, sum(w.numel() for w in tables)), "from its config"
+    return Shape(model.num_parameters(), *sizes, embeddings)
 
 
 def forward_flops(
-    model: Shape, tokens: float, context: float, layers: int | None = None, heads: float = 0
+    model: Shape, tokens: float, context: float, heads: float = 0, layers: int | None = None
 ) -> float:
     """FLOPs of a forward pass of `tokens` tokens, each with `context` tokens before it on average.
 
@@ -92,10 +89,8 @@ class Cost(NamedTuple):
     gpu_hours: float = 0
     models: int = 0
 
-
-def total(costs: Iterable[Cost]) -> Cost:
-    """Costs added up."""
-    return Cost(*map(sum, zip(*costs, strict=True)))
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*map(sum, zip(self, other, strict=True)))
 
 
 def table(profile: Profile, whole: bool = True) -> pd.DataFrame:
@@ -104,19 +99,12 @@ def table(profile: Profile, whole: bool = True) -> pd.DataFrame:
     Lengths are means (corpora.yaml). SAEs (2 × width × features a token), also those that are read
     in the same pass, are under a hundredth and left out.
     """
-    kinds, local = {}, profile.model_copy(update={"executor": "local"})  # of any machine
-    for step in plan.everything(local, whole):
-        kinds.setdefault(step.kind, []).append(cost(step))
-    rows = [{"kind": kind, "steps": len(of), **total(of)._asdict()} for kind, of in kinds.items()]
-    return pd.DataFrame(rows)
-
-
-def cost(step: Step) -> Cost:
-    """The cost of one step. Raises ValueError for a kind that COSTS does not know."""
-    of = COSTS.get(step.kind) or COSTS.get(step.kind.partition(" on ")[0])
-    if of is None:
-        raise ValueError(f"scale/cost.py has no cost of {step.kind!r}, like {step.name!r}")
-    return of(*step.args)
+    local = profile.model_copy(update={"executor": "local"})  # of any machine
+    rows = [
+        {"kind": step.kind, "steps": 1, **cost(step)._asdict()}
+        for step in plan.everything(local, whole)
+    ]
+    return pd.DataFrame(rows).groupby("kind", sort=False, as_index=False).sum()
 
 
 # --- passes through the model --------------------------------------------------------------------
@@ -127,26 +115,25 @@ def passes(
 ) -> Cost:
     """`times` a pass as in `forward_flops`; `more`: layers, and rate, a share of the peak."""
     rate = more.pop("rate", UTILISATION)
-    flops = times * forward_flops(shape(p)[0], tokens, context, heads=heads, **more)
+    flops = times * forward_flops(shape(p.model, p.revision), tokens, context, heads, **more)
     return Cost(tokens, flops, flops / (PEAK[dtype] * rate) / 3600)
 
 
-def read(p: Profile, tokens: float, context: float) -> Cost:
-    """A pass up to the SAE's layer."""
-    return passes(p, p.dtype, tokens, context, layers=p.layer + 1)
-
-
-def plain(p: Profile, queries: int, corpus: str) -> Cost:
-    """A corpus's questions, read alone."""
-    query, _ = lengths(corpus)
-    return read(p, queries * query, query / 2)
+def read(p: Profile, texts: float, length: float, context: float = 0) -> Cost:
+    """Texts read up to the SAE's layer, each behind `context` tokens that are cached."""
+    return passes(p, p.dtype, texts * length, context + length / 2, layers=p.layer + 1)
 
 
 def pairs(p: Profile, contexts: int, context: float, queries: int, length: float) -> Cost:
     """Contexts once each, their queries behind them, and the queries alone."""
-    asked = queries * length
-    shown = read(p, contexts * context, context / 2)
-    return total([shown, read(p, asked, context + length / 2), read(p, asked, length / 2)])
+    alone = read(p, queries, length)
+    return read(p, contexts, context) + read(p, queries, length, context) + alone
+
+
+def judge(p: Profile, answers: float, prompt: float, length: float) -> Cost:
+    """The likelihood of answers behind their prompts."""
+    whole = prompt + length
+    return passes(p, p.evaluation.dtype, answers * whole, whole / 2, answers * length)
 
 
 def write(p: Profile, answers: float, prompt: float, length: float) -> Cost:
@@ -155,48 +142,29 @@ def write(p: Profile, answers: float, prompt: float, length: float) -> Cost:
     return passes(p, p.evaluation.dtype, tokens, context, tokens, rate=DECODING)
 
 
-def completions(p: Profile, answers: int) -> Cost:
-    """Answers written to questions of reinforcement learning."""
-    return write(p, answers, lengths(p.grpo.train)[0], p.grpo.completion_tokens)
+def train(p: Profile, examples: float, lengths: tuple[int, int]) -> Cost:
+    """Fine-tuning on so many examples: 3 passes, 4 with gradient checkpointing."""
+    length, times = min(sum(lengths), p.sft.max_length), 4 if p.sft.gradient_checkpointing else 3
+    heads = examples * min(lengths[1], length)
+    return passes(p, p.sft.dtype, examples * length, length / 2, heads, times)._replace(models=1)
 
 
-def train(p: Profile, examples: float, corpus: tuple[int, int]) -> Cost:
-    """Fine-tuning on so many examples, of a corpus's lengths: 3 passes, 4 with checkpointing."""
-    length, dtype = min(sum(corpus), p.sft.max_length), p.sft.dtype
-    times = 4 if p.sft.gradient_checkpointing else 3
-    heads = examples * min(corpus[1], length)
-    return passes(p, dtype, examples * length, length / 2, heads, times)._replace(models=1)
-
-
-def sft(p: Profile, examples: int) -> Cost:
-    """Fine-tuning on examples of the training set's lengths, every epoch."""
-    return train(p, p.sft.epochs * examples, lengths(p.train))
-
-
-def solutions(p: Profile, examples: int) -> Cost:
-    """The likelihood of training-set solutions."""
-    length, dtype = min(sum(lengths(p.train)), p.sft.max_length), p.evaluation.dtype
-    return passes(p, dtype, examples * length, length / 2, examples * lengths(p.train)[1])
-
-
-def answers(p: Profile, questions: float) -> Cost:
-    """An evaluation: the likelihood of options, or answers written behind worked shots."""
-    e, (query, _) = p.evaluation, lengths(p.domains)
+def evaluate(p: Profile, questions: float) -> Cost:
+    """The likelihood of each question's options, or answers written behind worked examples."""
+    e, query = p.evaluation, lengths(p.domains)[0]
     if e.mode == "options":
-        return passes(p, e.dtype, questions * (query + OPTIONS), query, questions * OPTIONS)
+        return judge(p, questions, query, OPTIONS)
     prompt = e.shots * sum(lengths(p.demonstrations)) + query
     asked = passes(p, e.dtype, questions * prompt, prompt / 2)
-    return total([asked, write(p, questions, prompt, min(WRITTEN, e.max_new_tokens))])
+    return asked + write(p, questions, prompt, min(WRITTEN, e.max_new_tokens))
+
+
+# --- how much of it ------------------------------------------------------------------------------
 
 
 def lengths(corpus: str) -> tuple[int, int]:
     """Mean tokens of (a question, a solution) of a corpus."""
     return corpora.entry(corpus).tokens
-
-
-def control_lengths(p: Profile, name: str) -> tuple[int, int]:
-    """Lengths of a training set of the control: a corpus, or a domain's questions and options."""
-    return lengths(name) if name in corpora.names() else (lengths(p.domains)[0], OPTIONS)
 
 
 def asked(p: Profile, limit: int | None) -> int:
@@ -211,86 +179,67 @@ def pool(p: Profile, wanted: int) -> int:
     return min(wanted, int((1 - p.shift.held_out) * known)) if known else wanted
 
 
-# --- kinds of steps: functions of a step's own arguments -----------------------------------------
+def cost(step: Step) -> Cost:
+    """The cost of one step. Raises ValueError for a kind that has none."""
+    p, *rest = step.args
+    query, solution = lengths(p.train)
+    domain, solved = lengths(p.domains)[0], min(solution, p.sft.max_length - query)
+    e, g, epochs = p.evaluation, p.grpo, p.sft.epochs
+    match step.kind.partition(" on ")[0]:
+        case "features of the training set (D_N)":
+            shown = p.shift.demonstrations * (query + solution)
+            return pairs(p, p.shift.sets, shown, p.shift.queries, query)
+        case "features of the domains (STS)":
+            shown = p.sts.demonstrations * sum(lengths(p.demonstrations))
+            return pairs(p, 1, shown, p.sts.queries, domain)
+        case "domains after SFT":
+            return read(p, p.sts.queries, domain)
+        case "actual shift":
+            return read(p, 2 * p.shift.queries, query)
+        case "labels":  # each text read twice: by the SAE, and by the model as a judge
+            return judge(p, 6 * p.labels.samples, p.labels.tokens, 0)
+        case "evaluation":
+            return evaluate(p, asked(p, e.asked if rest else None))
+        case "held-out solutions":
+            return judge(p, e.held_out, query, solved)
+        case "zeroing features":  # none; shifted, random and active ones
+            choices = 1 + len(p.ablation.counts) * (1 + 2 * p.ablation.draws)
+            return judge(p, choices * p.ablation.questions, query, solved)
+        case "mixture answers":
+            return write(p, 2 * p.mixture.extra, domain, p.mixture.answer_tokens)
+        case "fine-tuning (SFT)" | "fine-tuning":
+            own, mixed = pool(p, p.sft.examples), pool(p, p.mixture.examples) + p.mixture.extra
+            examples = mixed if step.kind == "fine-tuning on mixtures" else own
+            return train(p, epochs * examples, lengths(p.train))
+        case "evaluation of mixtures":
+            mathematics = judge(p, e.held_out * len(MIXTURES), query, solved)
+            return mathematics + evaluate(p, 2 * p.mixture.questions * (1 + len(MIXTURES)))
+        case "selective fine-tuning":
+            maps = train(p, epochs * pool(p, p.selective.examples), lengths(p.train))
+            return maps._replace(models=0) + judge(p, e.held_out, query, solved)
+        case "GRPO":
+            samples, prompt = g.steps * g.prompts * g.generations, lengths(g.train)[0]
+            seen, context = samples * g.completion_tokens, prompt + g.completion_tokens / 2
+            updates = passes(p, g.dtype, seen, context, seen, times=3)._replace(models=1)
+            return updates + write(p, samples, prompt, g.completion_tokens)
+        case "GRPO accuracy" | "rollouts":
+            answers = ROLLOUTS if step.kind == "rollouts" else 2 * e.held_out
+            return write(p, answers, lengths(g.train)[0], g.completion_tokens)
+        case "control, training sets":
+            return control(p, rest[0])
+    raise ValueError(f"scale/cost.py has no cost of {step.kind!r}, like {step.name!r}")
 
 
-def _training_set(p: Profile, *_) -> Cost:
-    s, (query, solution) = p.shift, lengths(p.train)
-    return pairs(p, s.sets, s.demonstrations * (query + solution), s.queries, query)
+def control(p: Profile, name: str) -> Cost:
+    """The control on the training set `name`, a corpus or a domain's questions: fine-tuning on it
+    and its probe run, their evaluations, and its questions under each kind of context."""
+    c, known, kinds = p.control, name in corpora.names(), len(CONTEXTS)
+    query, solution = lengths(name) if known else (lengths(p.domains)[0], OPTIONS)
 
+    def change(share: float, questions: int | None) -> Cost:
+        tuned = train(p, share * c.examples * c.epochs, (query, solution))
+        return tuned + evaluate(p, asked(p, questions))
 
-def _domain(p: Profile, *_) -> Cost:
-    shown = p.sts.demonstrations * sum(lengths(p.demonstrations))
-    return pairs(p, 1, shown, p.sts.queries, lengths(p.domains)[0])
-
-
-def _mixtures_evaluated(p: Profile) -> Cost:
-    asked = answers(p, 2 * p.mixture.questions * (1 + len(MIXTURES)))
-    return total([asked, solutions(p, p.evaluation.held_out * len(MIXTURES))])
-
-
-def _selective(p: Profile, *_) -> Cost:
-    maps = sft(p, pool(p, p.selective.examples))._replace(models=0)
-    return total([maps, solutions(p, p.evaluation.held_out)])
-
-
-def _zeroing(p: Profile) -> Cost:
-    a = p.ablation
-    choices = 1 + len(a.counts) * (1 + 2 * a.draws)  # none; shifted, random and active ones
-    return solutions(p, choices * a.questions)
-
-
-def _grpo(p: Profile) -> Cost:
-    g, (query, _) = p.grpo, lengths(p.grpo.train)
-    samples, length = g.steps * g.prompts * g.generations, g.completion_tokens
-    seen, context = samples * length, query + length / 2
-    updates = passes(p, g.dtype, seen, context, seen, 3)._replace(models=1)
-    return total([completions(p, samples), updates])
-
-
-def _change(p: Profile, name: str, seed: int, steps: int = 0, questions: int | None = None) -> Cost:
-    c = p.control
-    examples = c.examples * c.epochs * (steps / full_steps(c) if steps else 1)
-    tuned = train(p, examples, control_lengths(p, name))
-    return total([tuned, answers(p, asked(p, questions or c.asked))])
-
-
-def _contexts(p: Profile, name: str, seed: int, count: int = 0) -> Cost:
-    c, (query, solution) = p.control, control_lengths(p, name)
-    shown = (count or c.demonstrations) * (query + solution)
-    return total([pairs(p, c.contexts, shown, c.queries, query)] * len(CONTEXTS))
-
-
-def _cell(p: Profile, name: str, seed: int) -> Cost:
-    c, (query, _) = p.control, control_lengths(p, name)
-    probe = _change(p, name, seed, probe_steps(c), c.probe_questions)
-    actual = read(p, 2 * c.queries * query, query / 2)
-    return total([_change(p, name, seed), probe, _contexts(p, name, seed), actual])
-
-
-COSTS: dict[str, Callable[..., Cost]] = {
-    "features of the training set (D_N)": _training_set,
-    "features of the domains (STS)": _domain,
-    "domains after SFT": lambda p, *_: plain(p, p.sts.queries, p.domains),
-    "actual shift": lambda p, *_: plain(p, 2 * p.shift.queries, p.train),
-    "fine-tuning (SFT)": lambda p, *_: sft(p, pool(p, p.sft.examples)),
-    "fine-tuning": lambda p, *_: sft(p, pool(p, p.sft.examples)),
-    "fine-tuning on mixtures": lambda p, *_: sft(p, pool(p, p.mixture.examples) + p.mixture.extra),
-    "selective fine-tuning": _selective,
-    "evaluation": lambda p, *tuned: answers(p, asked(p, p.evaluation.asked if tuned else None)),
-    "evaluation of mixtures": _mixtures_evaluated,
-    "held-out solutions": lambda p, *tuned: solutions(p, p.evaluation.held_out),
-    "mixture answers": lambda p: write(
-        p, 2 * p.mixture.extra, lengths(p.domains)[0], p.mixture.answer_tokens
-    ),
-    "zeroing features": _zeroing,
-    "GRPO": _grpo,
-    "GRPO accuracy": lambda p: completions(p, 2 * p.evaluation.held_out),
-    "rollouts": lambda p: completions(p, ROLLOUTS),
-    "labels": lambda p: passes(
-        p, p.evaluation.dtype, 6 * p.labels.samples * p.labels.tokens, p.labels.tokens / 2
-    ),
-    "control, training sets": _cell,
-    "control, doses": _change,
-    "control, contexts": _contexts,
-}
+    shown = c.demonstrations * (query + solution)
+    contexts = pairs(p, kinds * c.contexts, shown, kinds * c.queries, query)
+    return change(1, c.asked) + change(c.probe, c.probe_questions) + contexts

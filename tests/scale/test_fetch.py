@@ -25,17 +25,17 @@ def small_sae(name):
 
 
 @pytest.fixture
-def fake(tmp_path):
+def fake(monkeypatch):
     """A hub that holds everything, says what it was asked, and can be made to fail."""
     asked, broken = [], set()
 
-    def commit(kind, name, revision):
-        asked.append((kind, name, revision))
-        if name in broken:
-            raise OSError(f"{name} is gated\nsecond line")
-        return revision or f"commit-of-{name}"
+    def hub_commit(need):
+        asked.append((need.repo_type, hub.repository(need), need.revision))
+        if need.name in broken:
+            raise OSError(f"{need.name} is gated\nsecond line")
+        return need.revision or f"commit-of-{need.name}"
 
-    def write(need, commit, to):
+    def download(need, commit, to):
         if need.kind == "dataset":
             assert commit == (need.revision or f"commit-of-{need.name}")
             datasets.Dataset.from_list([ROW]).to_parquet(str(to))
@@ -45,8 +45,9 @@ def fake(tmp_path):
         else:
             small_sae(need.name).save_model(to)
 
-    held = argparse.Namespace(commit=commit, write=write)
-    return argparse.Namespace(hub=held, asked=asked, broken=broken)
+    monkeypatch.setattr(hub, "hub_commit", hub_commit)
+    monkeypatch.setattr(hub, "download", download)
+    return argparse.Namespace(asked=asked, broken=broken)
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_what_falls_back_is_optional():
 
 
 def test_fetch_writes_what_the_package_reads(tmp_path, fake, qwen, monkeypatch):
-    done = hub.fetch(qwen, tmp_path, fake.hub, log=lambda _: None)
+    done = hub.fetch(qwen, tmp_path)
     assert done == hub.needs(qwen) and all(hub.fetched(n, tmp_path) for n in done)
     monkeypatch.setenv("STS_MIRROR", str(tmp_path))
     assert rows("GAIR/LIMO", "train") == [ROW]
@@ -111,18 +112,18 @@ def test_fetch_writes_what_the_package_reads(tmp_path, fake, qwen, monkeypatch):
     torch.testing.assert_close(sae.W_enc.data, small_sae("").W_enc.data)
     assert saes.layer(qwen.sae) == 23 and all(hub.at_hand(n) for n in done)
     record = json.loads((tmp_path / qwen.model / hub.RECORD).read_text())
-    assert record["commit"] == qwen.revision == record["asked"]
+    assert record["commit"] == qwen.revision == record["revision"]
     record = json.loads((tmp_path / "GAIR/LIMO" / f"train.{hub.RECORD}").read_text())
-    assert (record["commit"], record["asked"]) == ("commit-of-GAIR/LIMO", None)
+    assert (record["commit"], record["revision"]) == ("commit-of-GAIR/LIMO", None)
     left = [f for f in tmp_path.rglob("*") if f.suffix in (".pt", ".pkl", ".bin")]
     assert not left and not list(tmp_path.rglob(".part*"))
 
 
 def test_what_is_there_is_skipped_and_what_is_torn_is_not_there(tmp_path, fake, qwen):
-    hub.fetch(qwen, tmp_path, fake.hub, log=lambda _: None)
+    hub.fetch(qwen, tmp_path)
     (tmp_path / qwen.model / "config.json").unlink()
     fake.asked.clear()
-    (again,) = hub.fetch(qwen, tmp_path, fake.hub, log=lambda _: None)
+    (again,) = hub.fetch(qwen, tmp_path)
     assert again.name == qwen.model and fake.asked == [("model", qwen.model, qwen.revision)]
 
 
@@ -130,15 +131,15 @@ def test_a_failure_is_one_line_and_keeps_what_was_fetched(tmp_path, fake, qwen):
     fake.broken.add(qwen.model)
     line = r"model\s+Qwen/Qwen2.5-7B-Instruct @a09\w+ can't be fetched \(OSError: "
     with pytest.raises(ValueError, match=line) as e:
-        hub.fetch(qwen, tmp_path, fake.hub, log=lambda _: None)
+        hub.fetch(qwen, tmp_path)
     assert "\n" not in str(e.value) and "second" not in str(e.value)
     assert (tmp_path / "GAIR/LIMO/train.parquet").exists() and not (tmp_path / qwen.model).exists()
 
 
-def test_something_optional_that_fails_is_skipped(tmp_path, fake):
+def test_something_optional_that_fails_is_skipped(tmp_path, fake, capsys):
     fake.broken.add("GAIR/LIMO")
-    lines = []
-    done = hub.fetch(config.load("smol-hub"), tmp_path, fake.hub, log=lines.append)
+    done = hub.fetch(config.load("smol-hub"), tmp_path)
+    lines = capsys.readouterr().out.splitlines()
     assert {n.name for n in done} == {"openai/gsm8k", "TIGER-Lab/MMLU-Pro"}
     assert [line for line in lines if line.startswith("skipped") and "GAIR/LIMO" in line]
 
@@ -150,15 +151,11 @@ def test_an_unknown_sae_is_named():
 
 
 def test_the_command_lists_without_fetching(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(hub, "Hub", None)
-    parser = argparse.ArgumentParser()
-    hub.add_parser(parser.add_subparsers())
-    chosen = parser.parse_args(["fetch", "--profile", "paper", "--folder", str(tmp_path), "--list"])
-    assert chosen.run(chosen) == 0
+    monkeypatch.setattr(hub, "hub_commit", lambda need: pytest.fail("the hub was asked"))
+    chosen = argparse.Namespace(profile="paper", folder=str(tmp_path), list=True)
+    assert hub.run(chosen) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(lines))
     assert any("missing  model    google/gemma-2-9b-it @11c9" in line for line in lines)
-    chosen = parser.parse_args(["fetch", "--profile", "paper"])
-    chosen.folder = None
     with pytest.raises(ValueError, match="give --folder, or set STS_MIRROR"):
-        chosen.run(chosen)
+        hub.run(argparse.Namespace(profile="paper", folder=None, list=False))
