@@ -20,10 +20,14 @@ from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
 from sts_utils.training.interventions import edited, zeroed
 
+#: The least activity of the "active" features, of that of the shifted, for them to be a control.
+MATCHED = 0.8
+
 
 class Numbers(NamedTuple):
     """`lost`: (which features, how many) -> change of the log-likelihood a token against none
-    zeroed; `activity`: how many -> activity of the "active" ones over that of the shifted."""
+    zeroed, of the "active" ones only where MATCHED; `activity`: how many -> that of the "active"
+    ones over that of the shifted."""
 
     lost: dict[tuple[str, int], Estimate]
     activity: dict[int, float]
@@ -33,13 +37,15 @@ def compute(run: Run) -> Numbers:
     """What zeroing costs, by kind and number of features (first seed)."""
     table, settings = zero_features(run.profile), run.profile.ablation
     intact = table[table.features == "none"].set_index("id").solution_loglik
+    chosen, activity = matched(run.actual[0], settings.counts, settings.draws)
     lost = {}
     for choice, group in table[table.features != "none"].groupby(["features", "count"]):
+        if (*choice, 0) not in chosen:
+            continue
         after = group.pivot(index="draw", columns="id", values="solution_loglik")[intact.index]
         values = (after - intact).to_numpy()
         lost[choice] = Estimate(float(values.mean()), stats.mean_draws(values))
-    chosen = choices(run.actual[0], settings.counts, settings.draws)
-    return Numbers(lost, relative_activity(run.actual[0].mean("h"), chosen, settings.draws))
+    return Numbers(lost, activity)
 
 
 def steps(profile: Profile) -> list[Step]:
@@ -58,7 +64,7 @@ def zero_features(profile: Profile) -> pd.DataFrame:
         actual, frames = features.extract_actual(profile, seed), []
         tokenizer = samples.tokenizer(profile.model, profile.revision)
         whole, hook = models.load_whole(profile, model), models.hook(profile)
-        chosen = choices(actual, settings.counts, settings.draws)
+        chosen, _ = matched(actual, settings.counts, settings.draws)
         for (which, count, draw), ids in chosen.items():
             edits = {hook.layer: zeroed(hook.sae, ids, hook.sink_norm)} if count else {}
             with edited(whole, edits):
@@ -70,6 +76,18 @@ def zero_features(profile: Profile) -> pd.DataFrame:
     recipe |= {"trained": model.key, "shift": profile.shift.model_dump()}
     recipe |= {"dtypes": (profile.dtype, profile.evaluation.dtype)}
     return store.frame("ablation", recipe, make)
+
+
+def matched(actual: FeatureStats, counts, draws: int) -> tuple[dict, dict[int, float]]:
+    """`choices` without the "active" features where they are no control, and how active they are
+    (`relative_activity`)."""
+    chosen = choices(actual, counts, draws)
+    activity = relative_activity(actual.mean("h"), chosen, draws)
+
+    def kept(which: str, count: int) -> bool:
+        return which != "active" or activity[count] >= MATCHED
+
+    return {choice: ids for choice, ids in chosen.items() if kept(*choice[:2])}, activity
 
 
 def choices(actual: FeatureStats, counts, draws: int) -> dict[tuple[str, int, int], np.ndarray]:
@@ -116,46 +134,54 @@ def relative_activity(activity: np.ndarray, chosen: dict, draws: int) -> dict[in
 
 
 def fig1b(numbers: Numbers, run: Run) -> tuple[Figure, str]:
-    """Mathematics while the k most shifted features are zeroed, against random ones."""
+    """Mathematics while the k most shifted features are zeroed, against others."""
     lost, activity = numbers
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
-    names = {"shifted": "most shifted by SFT", "active": "nearest in activity", "random": "random"}
+    looks = {
+        "shifted": ("most shifted by SFT", SAE_COLOUR),
+        "active": ("as active", PALETTE[2]),
+        "random": ("random", CHANCE_COLOUR),
+    }
     counts = sorted(activity)
-    for (which, label), colour in zip(
-        names.items(), (SAE_COLOUR, PALETTE[2], CHANCE_COLOUR), strict=True
-    ):
-        of = [lost[which, count] for count in counts]
-        axis.plot(counts, [e.value for e in of], "o-", ms=4, color=colour, label=label)
-        low, high = [e.low for e in of], [e.high for e in of]
-        axis.fill_between(counts, low, high, color=colour, alpha=0.25, lw=0)
+    for which, (label, colour) in looks.items():
+        of = {k: lost[which, k] for k in counts if (which, k) in lost}
+        if not of:
+            continue
+        axis.plot(list(of), [e.value for e in of.values()], "o-", ms=4, color=colour, label=label)
+        low, high = [e.low for e in of.values()], [e.high for e in of.values()]
+        axis.fill_between(list(of), low, high, color=colour, alpha=0.25, lw=0)
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
     axis.set(xscale="log", xlabel="features zeroed")
     axis.set_ylabel("change of log-likelihood,\nnats a token")
     axis.set_xticks(counts, counts)
     axis.minorticks_off()
-    look = {"ncols": 3, "columnspacing": 0.8, "handlelength": 1.2, "fontsize": 8}
-    figure.legend(frameon=False, loc="outside upper center", **look)
+    figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize=8)
     k = min(counts, key=lambda count: abs(count - run.profile.top_n))
-    said = "; ".join(f"{label}: {lost[which, k]}" for which, label in names.items())
+    said = ", ".join(f"{name} {lost[name, k]}" for name in ("shifted", "random"))
     return figure, (
-        "Fig 1b. Log-likelihood of held-out mathematics solutions under the fine-tuned model "
-        "(first seed) while SAE features are taken out of the residual stream, reconstruction "
-        "error kept, attention sinks untouched: the most shifted by SFT, random ones "
-        f"({run.profile.ablation.draws} draws), and those others that are nearest in activity, "
-        f"which have {activity[k]:.0%} of it at {k} and {activity[counts[-1]]:.0%} at "
-        f"{counts[-1]} (below 100%: SFT moves the most active features, and none as active are "
-        f"left). With {k} zeroed, change against none: {said}. The paper: accuracy falls fast for "
-        "shifted features and stays for random ones."
+        "Fig 1b. Log-likelihood of held-out mathematics solutions (fine-tuned model, first seed) "
+        "with SAE features taken out of the residual stream, reconstruction error kept; bands: "
+        f"95% intervals. {_control(activity)} With {k} zeroed: {said}. The paper: accuracy falls "
+        "for shifted, stays for random features."
     )
 
 
+def _control(activity: dict[int, float]) -> str:
+    """What the caption says of features as active."""
+    matched = [str(count) for count in sorted(activity) if activity[count] >= MATCHED]
+    if matched:
+        return f"Others as active ({MATCHED:.0%} or more): only at {', '.join(matched)}."
+    return f"No others are as active (at most {max(activity.values()):.0%}), so none are shown."
+
+
 def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
-    """Zeroing shifted features costs more than zeroing as many random ones."""
-    claim = "zeroing shifted features hurts mathematics more than random ones"
-    for (which, k), shifted in numbers.lost.items():
-        if which == "shifted":
-            statistic = f"log-likelihood lost, shifted minus random, {k} zeroed"
-            yield Claim("fig1b", claim, statistic, numbers.lost["random", k] - shifted)
+    """Zeroing shifted features costs more than zeroing as many others."""
+    for which, others in (("random", "random ones"), ("active", "others as active")):
+        claim = f"zeroing shifted features hurts mathematics more than {others}"
+        for k in sorted(k for name, k in numbers.lost if name == which):
+            statistic = f"log-likelihood lost, shifted minus {which}, {k} zeroed"
+            gap = numbers.lost[which, k] - numbers.lost["shifted", k]
+            yield Claim("fig1b", claim, statistic, gap)
 
 
 RESULTS = (Result(fig1b, "Fig 1b: mathematics while shifted or random features are zeroed"),)

@@ -5,80 +5,134 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sts_utils import stats
+from sts_utils.config import Profile
 from sts_utils.method import shift
-from sts_utils.results import CHANCE_COLOUR, RAW_COLOUR, SAE_COLOUR, Claim, Result
-from sts_utils.runs.run import Run
+from sts_utils.results import PALETTE, RAW_COLOUR, SAE_COLOUR, Claim, Result
+from sts_utils.runs import features
+from sts_utils.runs.plan import Step
+from sts_utils.runs.run import Run, overlap
 from sts_utils.stats import Estimate
 
 
+class At(NamedTuple):
+    """Overlap of the top `k` dims, and the chance of that."""
+
+    k: int
+    overlap: Estimate
+    chance: float
+
+    @property
+    def above(self) -> Estimate:
+        """Overlap minus chance."""
+        return self.overlap - self.chance
+
+    def __str__(self) -> str:
+        e = self.overlap
+        return f"{e.value:.0%} [{e.low:.0%}, {e.high:.0%}]"
+
+
 class Curve(NamedTuple):
-    """Overlap of the top-k dims with its interval, for `ks` of `size` dims, and that at `k`."""
+    """Overlap, with what SFT moves, of the top k of `size` dims with its interval, for `ks`; that
+    `at_n` dims, and at the same `fraction` of dims as N is of the SAE's."""
 
     ks: np.ndarray
     size: int
     overlap: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    k: int
-    at_k: Estimate
+    at_n: At
+    fraction: At
 
 
-def compute(run: Run) -> dict[str, Curve]:
-    """Space ("SAE", "raw") -> overlap of estimated (ICL) and actual (SFT) dims."""
-    curves = {}
-    for space, raw in (("SAE", False), ("raw", True)):
-        sides = [run.shifts(side, raw) for side in ("train", "actual")]
-        size = sides[0].shape[-1]
-        ks = np.unique(np.maximum(1, np.round(np.geomspace(0.002, 1.0, 40) * size)).astype(int))
-        overlaps = shift.overlaps(*[side[: 1 + CURVE_DRAWS] for side in sides], ks)
-        low, high = stats.interval(stats.over_seeds(overlaps[1:]))
-        k = run.overlap_size(size)
-        curves[space] = Curve(ks, size, overlaps[0].mean(0), low, high, k, run.overlap(raw))
-    return curves
-
-
-#: Draws of the curves' bands; the number at N has all.
+#: Name -> (what ranks the dims: side, raw, field, as `Run.shifts` takes them; label; colour).
+RANKINGS = {
+    "SAE": (("train", False, None), "demonstrations, SAE features", SAE_COLOUR),
+    "raw": (("train", True, None), "demonstrations, raw dims", RAW_COLOUR),
+    "active": (("train", False, "h"), "most active SAE features", PALETTE[2]),
+    "prose": (("prose", False, None), "prose in context, SAE features", PALETTE[4]),
+}
+#: Draws of the curves' bands; the numbers at N have all.
 CURVE_DRAWS = 100
 
 
+def compute(run: Run) -> dict[str, Curve]:
+    """Name of RANKINGS -> overlap of its top dims with those that SFT moves most."""
+    curves = {}
+    for name, ((side, raw, field), *_) in RANKINGS.items():
+        ranked, actual = run.shifts(side, raw, field=field), run.shifts("actual", raw)
+        size = ranked.shape[-1]
+        ks = np.unique(np.round(np.geomspace(1, size, 40)).astype(int))
+        overlaps = shift.overlaps(ranked[: 1 + CURVE_DRAWS], actual[: 1 + CURVE_DRAWS], ks)
+        low, high = stats.interval(stats.over_seeds(overlaps[1:]))
+        taken = min(run.profile.top_n, size), run.overlap_size(size)
+        at = [At(k, overlap(ranked, actual, k), k / size) for k in taken]
+        curves[name] = Curve(ks, size, overlaps[0].mean(0), low, high, *at)
+    return curves
+
+
+def steps(profile: Profile) -> list[Step]:
+    """The training questions under prose, of every seed."""
+    kind = "features of the training set (D_N) on prose"
+    return [
+        Step(kind, features.extract_prose, (profile, seed), "01_extract") for seed in profile.seeds
+    ]
+
+
 def fig2a(numbers: dict[str, Curve], run: Run) -> tuple[Figure, str]:
-    """Overlap of the dims that ICL finds with those that SFT moves, against how many are taken."""
-    figure, axis = plt.subplots(figsize=(3.4, 2.6))
-    at = {}
-    looks = {"SAE": ("SAE features", SAE_COLOUR), "raw": ("raw dims", RAW_COLOUR)}
-    for space, (label, colour) in looks.items():
-        curve, x = numbers[space], 100 * numbers[space].ks / numbers[space].size
-        axis.plot(x, curve.overlap, color=colour, label=label)
-        axis.fill_between(x, curve.low, curve.high, color=colour, alpha=0.25, lw=0)
-        e = curve.at_k
-        interval = f"95% interval {e.low:.0%} to {e.high:.0%}"
-        at[space] = f"{e.value:.0%} ({interval}) at the top {curve.k} of {curve.size}"
-    grid = np.geomspace(0.2, 100)
-    axis.plot(grid, grid / 100, color=CHANCE_COLOUR, ls="--", label="chance")
-    axis.set(xscale="log", xlabel="top dims taken (% of all)", ylim=(0, 1.02))
-    axis.set_ylabel("overlap, ICL and SFT")
-    look = {"ncols": 3, "columnspacing": 1.0, "handlelength": 1.5}
-    figure.legend(frameon=False, loc="outside upper center", **look)
+    """Overlap of the dims that ICL finds with those that SFT moves, by number and fraction."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.1), sharey=True)
+    _curves(left, numbers, dict.fromkeys(RANKINGS, 1.0))
+    left.set(xlabel="top dims taken", ylabel="overlap with what SFT moves")
+    _curves(right, numbers, {name: 100 / curve.size for name, curve in numbers.items()})
+    right.set(xlabel="top dims taken (% of all)")
+    look = {"ncols": 2, "columnspacing": 1.5, "handlelength": 1.5}
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside upper center", frameon=False, **look
+    )
+    n, at = run.profile.top_n, {name: curve.at_n for name, curve in numbers.items()}
     return figure, (
-        "Fig 2a. Share of the dims most shifted by demonstrations in context (estimated, before "
-        "training) that are also among the most shifted by SFT (actual). SAE features: "
-        f"{at['SAE']}; raw residual dims: {at['raw']}, the same fraction. The x axis is a fraction "
-        "of dims, so that one chance line serves both. The paper: 57% at the top 100 of the SAE, "
-        "raw far lower."
+        f"Fig 2a. Share of each ranking's top dims that are among SFT's; bands: 95% intervals; "
+        f"dashed: chance. Top {n}: demonstrations {at['SAE']} (chance {at['SAE'].chance:.0%}), "
+        f"most active features {at['active']}, prose {at['prose']}, raw dims {at['raw']} (chance "
+        f"{at['raw'].chance:.0%}). Same fraction, {numbers['raw'].fraction.k} raw dims: "
+        f"{numbers['raw'].fraction}. The paper: 57% at 100, raw far lower."
     )
 
 
+def _curves(axis: Axes, numbers: dict[str, Curve], scale: dict[str, float]) -> None:
+    """Each curve with its interval and its chance over k × scale."""
+    for name, (_, label, colour) in RANKINGS.items():
+        curve, x = numbers[name], numbers[name].ks * scale[name]
+        axis.plot(x, curve.overlap, color=colour, label=label)
+        axis.fill_between(x, curve.low, curve.high, color=colour, alpha=0.2, lw=0)
+        if name in ("SAE", "raw"):  # the others are SAE features too
+            axis.plot(x, curve.ks / curve.size, color=colour, ls="--", lw=0.8)
+    axis.set(xscale="log", ylim=(0, 1.02))
+
+
 def claims(numbers: dict[str, Curve], run: Run) -> Iterator[Claim]:
-    """The overlap is above chance, and above that of raw dims at the same fraction."""
-    n, sae = run.profile.top_n, numbers["SAE"]
-    claim, gap = "demonstrations find the dims that SFT moves", sae.at_k - sae.k / sae.size
-    yield Claim("fig2a", claim, f"overlap at {n} minus chance", gap)
-    statistic = "overlap, SAE minus raw, at the same fraction of dims"
-    gap = sae.at_k - numbers["raw"].at_k
-    yield Claim("fig2a", "SAE features show it better than raw dims", statistic, gap)
+    """The overlap is above chance, above that of raw dims, of activity and of any context."""
+    n, sae, raw = run.profile.top_n, numbers["SAE"], numbers["raw"]
+    claim = "demonstrations find the dims that SFT moves"
+    yield Claim("fig2a", claim, f"overlap at {n} minus chance", sae.at_n.above)
+    than = {
+        "active": ("activity", "the most active features"),
+        "prose": ("prose in context", "what prose moves"),
+    }
+    for name, (what, dims) in than.items():
+        claim = f"demonstrations find more of what SFT moves than {what} does"
+        gap = sae.at_n.overlap - numbers[name].at_n.overlap
+        yield Claim("fig2a", claim, f"overlap at {n}, D_N minus {dims}", gap)
+    claim = "SAE features show it better than raw dims"
+    statistic = f"overlap above chance, SAE minus raw, {raw.at_n.k} dims of each"
+    yield Claim("fig2a", claim, statistic, sae.at_n.above - raw.at_n.above)
+    claim = "SAE features show it better than the same fraction of raw dims"
+    statistic = f"overlap above chance, SAE minus raw, {sae.at_n.k} and {raw.fraction.k} dims"
+    yield Claim("fig2a", claim, statistic, sae.fraction.above - raw.fraction.above)
 
 
 RESULTS = (

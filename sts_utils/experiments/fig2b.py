@@ -49,7 +49,7 @@ def fig2b(numbers: dict[str, Curve], run: Run) -> tuple[Figure, str]:
         k = max(1, round(0.01 * size)) - 1
         interval = f"{curve.low[k]:.0%} to {curve.high[k]:.0%}"
         at[space] = f"{curve.share[k]:.0%} (95% interval {interval})"
-    uniform = {"color": CHANCE_COLOUR, "ls": "--", "label": "uniform"}
+    uniform = {"color": CHANCE_COLOUR, "ls": "--", "label": "all alike"}
     axis.plot(np.geomspace(0.2, 100), np.geomspace(0.002, 1), **uniform)
     axis.set(xscale="log", xlabel="top dims taken (% of all)", ylim=(0, 1.02))
     axis.set_ylabel("share of SFT's change")
@@ -57,7 +57,8 @@ def fig2b(numbers: dict[str, Curve], run: Run) -> tuple[Figure, str]:
     figure.legend(frameon=False, loc="outside upper center", **look)
     return figure, (
         f"Fig 2b. How concentrated SFT's change is: the top 1% of SAE features hold {at['SAE']}, "
-        f"the top 1% of raw residual dims {at['raw']}. The paper: raw is flatter."
+        f"the top 1% of raw residual dims {at['raw']}. Bands: 95% intervals; dashed: all dims "
+        "moved alike. The paper: raw is flatter."
     )
 
 

@@ -33,19 +33,22 @@ class Labels(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Shares of dims labelled mathematics, recall by label, and how often the judge is right."""
+    """Shares of dims labelled mathematics, and recall by label."""
 
     share: dict[object, Estimate]
     recall: dict[str, Estimate]
-    agreement: float
+
+    def enrichment(self, n: int) -> Estimate:
+        """Share of D_n labelled mathematics over that of every labelled feature."""
+        share, base = self.share[n], self.share["all"]
+        return Estimate(share.value / base.value, share.draws / base.draws)
 
 
 def compute(run: Run) -> Numbers:
     """How the shifted dims are labelled."""
     labels = peaks_of(run.profile)
     ranked = [dims.ids for dims in run.ranked]
-    share, recall = shares(labels, ranked, run.profile.labels.top)
-    return Numbers(share, recall, float((labels.judged == labels.kinds).mean()))
+    return Numbers(*shares(labels, ranked, run.profile.labels.top))
 
 
 def steps(profile: Profile) -> list[Step]:
@@ -126,8 +129,9 @@ def shares(
     """(share, recall) of the features `ranked` by their shift, [S] arrays of ids.
 
     share: size -> share of D_size labelled mathematics, and "all": of every labelled feature (the
-    base rate). recall: mathematics and code -> share of 100 features with that label among the
-    first 500, and "chance". Replicates draw texts, seeds and the 100 features again.
+    base rate). recall: mathematics and code -> share of the features with that label among the
+    first 500, which is the mean over every draw of 100 of them, and "chance". Replicates draw
+    texts and seeds again.
     """
     size, kinds = len(ranked[0]), labels.kinds
     deep, taken = min(DEEP, size // 2), [n for n in sizes if n <= size]
@@ -140,10 +144,8 @@ def shares(
             share[n].append([_mathematics(of[ids[:n]]) for ids in ranked])
         share["all"].append([_mathematics(of)] * len(ranked))
         for kind, name in enumerate(recall):
-            members = np.flatnonzero(of == kind)
-            some = rng.choice(members, min(100, len(members)), replace=False)
-            hits = [np.isin(some, ids[:deep]).mean() if len(some) else 0.0 for ids in ranked]
-            recall[name].append(hits)
+            members = max((of == kind).sum(), 1)
+            recall[name].append([(of[ids[:deep]] == kind).sum() / members for ids in ranked])
     chance = {"chance": Estimate(deep / size, np.array([deep / size]))}
     return _estimates(share), _estimates(recall) | chance
 
@@ -166,17 +168,19 @@ def _estimates(rows: dict) -> dict[object, Estimate]:
 
 
 def table7(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
-    """Share of the shifted dims labelled mathematics."""
+    """Share of the shifted dims labelled mathematics, and that over the base rate."""
     theirs = results.paper("table07_math_share").set_index("top_n").math_percent / 100
-    rows = [
-        {"dims": f"D_{n}" if n != "all" else "all labelled"}
-        | {**results.numbers(e), "paper": theirs.get(n)}
-        for n, e in numbers.share.items()
-    ]
+    rows = []
+    for n, e in numbers.share.items():
+        row = {"dims": f"D_{n}" if n != "all" else "all labelled", **results.numbers(e)}
+        if n != "all":
+            more = results.numbers(numbers.enrichment(n))
+            row |= {"enrichment": more.pop("value")}
+            row |= {f"enrichment {side}": value for side, value in more.items()}
+        rows.append(row | {"paper's share": theirs.get(n)})
     return pd.DataFrame(rows), (
-        "Table 7. Share of the shifted dims whose highest-activating texts are mostly mathematics, "
-        "of those that fire on any; 'all labelled' is the base rate. "
-        f"{_labelling(run.profile, numbers.agreement)}"
+        "Table 7. Share of the shifted dims labelled mathematics, of those with a label, and "
+        f"enrichment: over the share of 'all labelled'. 95% intervals. {_labelling(run.profile)}"
     )
 
 
@@ -188,31 +192,28 @@ def table8(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
         for name, e in numbers.recall.items()
     ]
     return pd.DataFrame(rows), (
-        "Table 8. Share of (at most) 100 features labelled mathematics, and of 100 labelled code, "
-        f"that are among the 500 most shifted. {_labelling(run.profile, numbers.agreement)}"
+        "Table 8. Share of the features labelled mathematics, and of those labelled code, among "
+        f"the {DEEP} most shifted (the paper draws 100 of each once). {_labelling(run.profile)}"
     )
 
 
-def _labelling(profile: Profile, agreement: float) -> str:
+def _labelling(profile: Profile) -> str:
     s = profile.labels
     return (
-        f"Labels: the {s.top} texts on which a feature fires hardest, out of equally many of three "
-        f"kinds (mathematics: {profile.train}, code: {s.code}, dialogue: {s.dialogue}), vote by "
-        "their source, so no judge is needed. The model as its own judge names the source of "
-        f"{agreement:.0%} of the texts (chance 33%), and is not used. The paper: an LLM judge."
+        f"A feature's label is the commonest source of the {s.top} texts on which it fires hardest "
+        f"({profile.train}, {s.code}, {s.dialogue} in equal numbers). The paper: an LLM judge."
     )
 
 
 def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
-    """The shifted dims are mathematics rather than code."""
-    share, recall = numbers.share, numbers.recall
-    for n in [size for size in share if size != "all"]:
-        statistic = f"share labelled so in D_{n} minus base rate"
-        gap = share[n] - share["all"]
-        yield Claim("table7", "the shifted dims are mathematics", statistic, gap)
+    """The shifted dims are mathematics more often than others are, and rather than code."""
+    for n in [size for size in numbers.share if size != "all"]:
+        statistic = f"share labelled so in D_{n} over the base rate, minus 1"
+        claim = "the shifted dims are enriched in mathematics"
+        yield Claim("table7", claim, statistic, numbers.enrichment(n) - 1)
     claim = "mathematics features are found, code features are not"
-    statistic = "recall in the top 500, mathematics minus code"
-    yield Claim("table8", claim, statistic, recall["math"] - recall["code"])
+    statistic = f"recall in the top {DEEP}, mathematics minus code"
+    yield Claim("table8", claim, statistic, numbers.recall["math"] - numbers.recall["code"])
 
 
 RESULTS = (

@@ -7,16 +7,37 @@ import pytest
 from sts_utils.experiments import fig1a
 
 
-def test_share_of_the_top(run):
-    numbers = fig1a.compute(run)
-    shares = [np.sort(a.dh2.sum(0))[-8:].sum() / a.dh2.sum() for a in run.actual]
-    assert numbers.top.value == pytest.approx(np.mean(shares))
-    assert numbers.top.low < numbers.top.value < numbers.top.high
-    figure, caption = fig1a.fig1a(numbers, run)
-    assert f"hold {np.mean(shares):.1%} of the total" in caption
-    assert "uniform shift would give 20.0%" in caption and "0 features did not move" in caption
-    in_bins = [sum(p.get_height() for p in bars) for bars in figure.axes[0].containers]
-    assert in_bins == [40, 8]
-    plt.close(figure)
+def test_shares_by_hand(run):
+    """Of the 8 of 40 features most moved, most active, and the most moved in proportion to h²."""
+    numbers, shares = fig1a.compute(run), []
+    for before, after in zip(run.train, run.actual, strict=True):
+        moved, squares = after.dh2.sum(0), before.h2.sum(0)
+        most_active = np.argsort(-before.h.sum(0))[:8]
+        of = moved[np.argsort(-moved)[:8]], moved[most_active]
+        shares.append([*(part.sum() / moved.sum() for part in of)])
+        shares[-1].append(np.sort(squares)[-8:].sum() / squares.sum())
+    by_hand = np.mean(shares, 0)
+    estimates = numbers.top, numbers.active, numbers.in_proportion
+    assert [e.value for e in estimates] == pytest.approx(by_hand)
+    assert all(e.low < e.value < e.high for e in estimates[:2])
+    assert numbers.active.value < numbers.top.value
     (claim,) = fig1a.claims(numbers, run)
-    assert claim.estimate.value == pytest.approx(np.mean(shares) - 0.2)
+    assert claim.estimate.value == pytest.approx(by_hand[0] - by_hand[2])
+    assert claim.estimate.low < claim.estimate.value < claim.estimate.high
+
+
+def test_histograms_and_caption(run):
+    numbers = fig1a.compute(run)
+    figure, caption = fig1a.fig1a(numbers, run)
+    for e in (numbers.top, numbers.active, numbers.in_proportion):
+        assert f"{e.value:.1%} [{e.low:.1%}, {e.high:.1%}]" in caption
+    assert "if all moved alike 20.0%" in caption and len(caption.split()) <= 60
+    all_, top = figure.axes[0].containers[:2]
+    assert [sum(p.get_height() for p in bars) for bars in (all_, top)] == [40, 8]
+    outline = figure.axes[0].patches[-1]
+    heights, moved = outline.get_xy()[:, 1], numbers.moved.mean(0)
+    edges = np.geomspace(moved.min(), moved.max(), 50)
+    active = moved[np.argsort(-numbers.activity.mean(0))[:8]]
+    counted = np.histogram(active, edges)[0]
+    assert counted.sum() == 8 and set(heights) >= set(counted)
+    plt.close(figure)

@@ -64,24 +64,54 @@ def test_changes_are_paired_by_question(run, monkeypatch):
     assert lost["shifted", 2].draws.mean() == pytest.approx((shifted - intact).mean(), abs=0.05)
 
 
-def test_lines_are_the_estimates(made, run):
-    names = {"shifted": "most shifted by SFT", "active": "nearest in activity", "random": "random"}
-    lost = {(which, k): made() for which in names for k in (100, 3, 10)}
-    numbers = fig1b.Numbers(lost, {3: 0.5, 10: 0.33, 100: 0.05})
+def test_a_control_is_as_active_or_absent(run, monkeypatch):
+    """Counts at which the others have 80% of the activity of the shifted, or not."""
+    rng = np.random.default_rng(0)
+    draws = [("none", 0, 0)]
+    draws += [(which, k, 0) for which in ("shifted", "random", "active") for k in (2, 8)]
+    frames = [
+        pd.DataFrame({"id": list("abc"), "solution_loglik": rng.normal(size=3)}).assign(
+            features=which, count=count, draw=draw
+        )
+        for which, count, draw in draws
+    ]
+    monkeypatch.setattr(fig1b, "zero_features", lambda _: pd.concat(frames))
+    monkeypatch.setattr(fig1b, "relative_activity", lambda *_: {2: 0.81, 8: 0.79})
+    lost = fig1b.compute(run).lost
+    assert {k for which, k in lost if which == "active"} == {2}
+    assert {
+        k for which, k, _ in fig1b.matched(run.actual[0], (2, 8), 1)[0] if which == "active"
+    } == {2}
+    assert {k for which, k in lost if which == "shifted"} == {2, 8}
+
+
+@pytest.mark.parametrize("matched", [(3, 10), ()])
+def test_lines_are_the_estimates(made, run, matched):
+    names = {"shifted": "most shifted by SFT", "active": "as active", "random": "random"}
+    counts = {which: (3, 10, 100) for which in names} | {"active": matched}
+    lost = {(which, k): made() for which in names for k in reversed(counts[which])}
+    activity = {k: 0.9 if k in matched else 0.33 for k in (3, 10, 100)}
+    numbers = fig1b.Numbers(lost, activity)
     figure, caption = fig1b.fig1b(numbers, run)
-    assert "33% of it at 10 and 5% at 100" in caption
+    said = "only at 3, 10." if matched else "No others are as active (at most 33%)"
+    assert said in caption and len(caption.split()) <= 60
     (axis,) = figure.axes
     lines = {line.get_label(): line for line in axis.lines}
-    for (which, label), band in zip(names.items(), axis.collections, strict=True):
-        of = {k: lost[which, k] for k in (3, 10, 100)}
-        x, y = lines[label].get_data()
-        assert list(x) == [3, 10, 100] and list(y) == [e.value for e in of.values()]
+    shown = [which for which in names if counts[which]]
+    assert ("as active" in lines) == bool(matched)
+    for which, band in zip(shown, axis.collections, strict=True):
+        of = {k: lost[which, k] for k in counts[which]}
+        x, y = lines[names[which]].get_data()
+        assert tuple(x) == counts[which] and list(y) == [e.value for e in of.values()]
         corners = band.get_paths()[0].vertices
         for k, e in of.items():
             assert {*corners[corners[:, 0] == k, 1]} == {e.low, e.high}
-        assert f"{label}: {of[10]}" in caption  # 10 is nearest to N = 8
+    for which in ("shifted", "random"):
+        assert f"{which} {lost[which, 10]}" in caption  # 10 is nearest to N = 8
     plt.close(figure)
-    for claim in fig1b.claims(numbers, run):
-        k = int(claim.statistic.split()[-2])
-        gap = lost["random", k].value - lost["shifted", k].value
+    claims = list(fig1b.claims(numbers, run))
+    assert len(claims) == 3 + len(matched)
+    for claim in claims:
+        *_, which, k, _ = claim.statistic.replace(",", "").split()
+        gap = lost[which, int(k)].value - lost["shifted", int(k)].value
         assert claim.estimate.value == gap

@@ -20,7 +20,8 @@ def test_top_share_by_hand(run):
 
 
 def test_lines_are_the_shares(run):
-    figure, _ = fig2b.fig2b(fig2b.compute(run), run)
+    figure, caption = fig2b.fig2b(fig2b.compute(run), run)
+    assert len(caption.split()) <= 60
     (line,) = (x for x in figure.axes[0].lines if x.get_label() == "SAE features")
     x, y = line.get_data()
     moved = [shift.shift(a) for a in run.actual]

@@ -53,6 +53,7 @@ def test_shares_and_recall_of_planted_labels():
     values = [share[n].value for n in (8, 15, "all")]
     assert values == pytest.approx([7 / 8, 14 / 15, 14 / 40])
     # top 500 becomes the upper half: 20 of 40, all 14 of mathematics and 6 of code
+    # which is the mean over draws of fewer of them
     expected = {"math": 1.0, "code": 6 / 14, "chance": 0.5}
     assert {name: e.value for name, e in recall.items()} == pytest.approx(expected)
     assert share[8].low == pytest.approx(7 / 8)  # redrawn texts label alike
@@ -67,19 +68,25 @@ def test_texts_are_equally_many_of_each_kind(profile):
 def test_tables_7_and_8(made, run, ours):
     share = {n: made() for n in (50, 100, 200, "all")}
     recall = {n: made() for n in ("math", "code", "chance")}
-    numbers = tables7_8.Numbers(share, recall, 0.5)
+    numbers = tables7_8.Numbers(share, recall)
     seven, caption = tables7_8.table7(numbers, run)
-    eight, _ = tables7_8.table8(numbers, run)
+    eight, said = tables7_8.table8(numbers, run)
+    assert max(len(text.split()) for text in (caption, said)) <= 60
     for table, of in ((seven, share), (eight, recall)):
         for (_, row), e in zip(table.iterrows(), of.values(), strict=True):
             ours(row, e)
     assert list(seven.dims) == ["D_50", "D_100", "D_200", "all labelled"]
-    assert "source of 50% of the texts" in caption
+    more = [share[n].value / share["all"].value for n in (50, 100, 200)]
+    np.testing.assert_allclose(seven.enrichment, [*more, np.nan])
+    ratios = share[50].draws / share["all"].draws
+    sides = seven[["enrichment low", "enrichment high"]].iloc[0]
+    np.testing.assert_allclose(sides, np.percentile(ratios, [2.5, 97.5]))
     theirs = paper("table07_math_share").math_percent
-    np.testing.assert_allclose(seven.paper.astype(float), [*theirs / 100, np.nan])
+    np.testing.assert_allclose(seven["paper's share"].astype(float), [*theirs / 100, np.nan])
     theirs = paper("table08_recall").set_index("annotation").recall_percent_in_top500
     expected = [theirs["math"] / 100, theirs["code"] / 100, np.nan]
     np.testing.assert_allclose(eight.paper.astype(float), expected)
     claims = list(tables7_8.claims(numbers, run))
     assert [c.figure for c in claims] == ["table7"] * 3 + ["table8"]
-    assert claims[0].estimate.value == share[50].value - share["all"].value
+    assert [c.estimate.value for c in claims[:3]] == pytest.approx([of - 1 for of in more])
+    assert claims[0].estimate.low == pytest.approx(np.percentile(ratios - 1, 2.5))
