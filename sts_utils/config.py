@@ -102,7 +102,7 @@ class MixtureSettings(Section):
     """Fig 5, Table 10 (the paper: 220 extra examples beside LIMO's 817)."""
 
     examples: PositiveInt = 128  # of the training set
-    extra: PositiveInt = 48  # from the most and the least affected domain together
+    extra: PositiveInt = 48  # from the domains of highest and lowest STS_ICL together
     answer_tokens: PositiveInt = 96  # length of the untouched model's sampled answers
     questions: PositiveInt = 100  # test questions a domain, at most
 
@@ -117,7 +117,8 @@ class SelectiveSettings(Section):
 
 
 class GrpoSettings(Section):
-    """Fig 6: reinforcement learning on verifiable mathematics."""
+    """Fig 6: reinforcement learning on verifiable mathematics, and SFT with as many steps,
+    questions a step and the same learning rate and precision."""
 
     train: str = "chain-sum"  # corpus with solutions and answers that can be checked
     steps: PositiveInt = 16

@@ -1,7 +1,7 @@
-"""Fig 5, Table 10: SFT with extra data of the domain that SFT moves most, and of the least."""
+"""Fig 5, Table 10: SFT with extra data of the domain of highest STS_ICL, and of the lowest."""
 
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,24 +13,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sts_utils import generation, results, stats, store
+from sts_utils import corpora, generation, results, stats, store
 from sts_utils.config import Profile
 from sts_utils.examples import Example
-from sts_utils.method import score, shift
 from sts_utils.results import PALETTE, SHORT_NAMES, STYLES, Claim, Result, paper
-from sts_utils.runs import engine, features, models, performance, plan, samples
+from sts_utils.runs import engine, models, performance, plan, samples
 from sts_utils.runs.models import TrainedModel
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
 
 #: The mixtures; `sizes` says how many extra examples each has.
-MIXTURES = ("none", "all least", "half", "all most", "STS")
+MIXTURES = ("none", "all low", "half", "all high", "STS")
 
 
 class Numbers(NamedTuple):
-    """The most and the least affected domain; mixture -> extra examples of each; mixture ->
-    domain, or "mathematics" -> change against the untouched model."""
+    """The high-STS and the low-STS domain; mixture -> extra examples of each; mixture -> domain,
+    or "mathematics" -> change against the untouched model."""
 
     domains: tuple[str, str]
     extra: dict[str, tuple[int, int]]
@@ -46,8 +45,10 @@ def compute(run: Run) -> Numbers:
 def steps(profile: Profile) -> list[Step]:
     """The untouched model's answers, a fine-tuning on each mixture, and what it changed."""
     kind = "fine-tuning on mixtures"
-    trained = [plan.training(kind, train_mixture, profile, name, after=3) for name in MIXTURES]
-    answers = Step("mixture answers", write_answers, (profile,), "04_finetune", 2)
+    # last the STS split: where it is the half, it is found in the store
+    rounds = {name: 3 if name == "STS" else 2 for name in MIXTURES}
+    trained = [plan.training(kind, train_mixture, profile, n, after=r) for n, r in rounds.items()]
+    answers = Step("mixture answers", write_answers, (profile,), "04_finetune", 1)
     measured = Step("evaluation of mixtures", evaluate_mixtures, (profile,), "05_evaluate", 4)
     return [answers, *trained, measured]
 
@@ -57,44 +58,35 @@ def steps(profile: Profile) -> list[Step]:
 
 @cache
 def mixtures(profile: Profile) -> tuple[tuple[str, str], dict[str, tuple[int, int]]]:
-    """(most, least) affected domain, and mixture -> extra examples of each."""
-    changes = performance.changes(profile)
-    changes = changes[changes.measure == profile.evaluation.measure]
-    names, settings, seed = samples.evaluation_questions(profile), profile.mixture, profile.seeds[0]
-    pools = {d: [e.id for e in samples.halves(profile, d)[0]] for d in names}
-    domains = affected(changes, pools, settings.extra)
-    train, definition = features.extract_train(profile, seed), profile.definition
-    dims = shift.shifted_dims(train, profile.top_n, definition)
-    read = [features.extract_domain(profile, domain, seed) for domain in domains]
-    return domains, sizes(settings.extra, *(score.sts_icl(of, dims, definition) for of in read))
+    """(high-STS, low-STS) domain, and mixture -> extra examples of each; no outcome is read."""
+    scores, extra = Run(profile).scores, profile.mixture.extra
+    sts = scores[scores.metric == "sts_icl"].groupby("domain").value.mean().to_dict()
+    high, low = ends(sts, {d: len(samples.halves(profile, d)[0]) for d in sts}, extra)
+    return (high, low), sizes(extra, sts[high], sts[low])
 
 
-def affected(
-    changes: pd.DataFrame, pools: Mapping[str, Collection[str]], extra: int
-) -> tuple[str, str]:
-    """(most, least) affected domain by the measured change on questions for training.
+def ends(sts: Mapping[str, float], pools: Mapping[str, int], extra: int) -> tuple[str, str]:
+    """The domains of the highest and of the lowest score among those with questions enough.
 
-    `changes`: columns id, change. `pools`: domain -> ids of its questions for training; domains
-    with fewer than `extra` are left out. Raises ValueError where fewer than two are left.
+    `pools`: domain -> how many questions for training it has; those with fewer than `extra` are
+    left out. Raises ValueError where fewer than two are left.
     """
-    moved = {}
-    for domain, ids in pools.items():
-        known = changes[changes.id.isin(ids)]
-        if len(ids) >= extra and len(known):
-            moved[domain] = abs(known.change.mean())
-    if len(moved) < 2:
+    known = {domain: value for domain, value in sts.items() if pools[domain] >= extra}
+    if len(known) < 2:
         raise ValueError(
             f"mixture.extra is {extra}, but fewer than two domains have as many questions for "
             "training"
         )
-    return max(moved, key=moved.get), min(moved, key=moved.get)
+    return max(known, key=known.get), min(known, key=known.get)
 
 
-def sizes(extra: int, sts_most: float, sts_least: float) -> dict[str, tuple[int, int]]:
-    """Mixture -> extra examples of the (most, least) affected domain, by their STS_ICL in "STS"."""
-    of_most = {"none": 0, "all least": 0, "half": extra // 2, "all most": extra}
-    of_most["STS"] = round(extra * sts_most / (sts_most + sts_least))
-    return {name: (n, extra - n if name != "none" else 0) for name, n in of_most.items()}
+def sizes(extra: int, sts_high: float, sts_low: float) -> dict[str, tuple[int, int]]:
+    """Mixture -> extra examples of the (high-STS, low-STS) domain, in the ratio of the two scores
+    in "STS"; a ratio within one example of "half" is the half."""
+    half, split = extra // 2, round(extra * sts_high / (sts_high + sts_low))
+    of_high = {"none": 0, "all low": 0, "half": half, "all high": extra}
+    of_high["STS"] = half if abs(split - half) <= 1 else split
+    return {name: (n, extra - n if name != "none" else 0) for name, n in of_high.items()}
 
 
 # --- answers, training and evaluation: in the store ----------------------------------------------
@@ -174,90 +166,102 @@ def gains(table: pd.DataFrame, domains: Sequence[str]) -> dict[str, dict[str, Es
     return estimates
 
 
+def noise(of: Sequence[Estimate]) -> tuple[float, float]:
+    """(the largest difference between estimates that share their draws, what it stays below in 95%
+    of draws where all true values are the same)."""
+    values, drawn = np.array([e.value for e in of]), np.stack([e.draws - e.value for e in of])
+    return float(np.ptp(values)), float(np.percentile(np.ptp(drawn, axis=0), 95))
+
+
 # --- drawn --------------------------------------------------------------------------------------
 
 
 def fig5(numbers: Numbers, run: Run) -> tuple[Figure, str]:
-    """Change of the most and least affected domain by the mixture trained on."""
-    (most, least), extra, of = numbers
-    figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.6), sharey=True)
-    settings = run.profile.mixture
+    """Change of the high-STS and the low-STS domain by the mixture trained on."""
+    (high, low), extra, of = numbers
+    figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.8), sharey=True)
+    settings, same = run.profile.mixture, extra["STS"] == extra["half"]
     for side, domain in enumerate(numbers.domains):
         axis = axes[side]
-        names = sorted(("all least", "half", "all most"), key=lambda name: extra[name][side])
+        names = sorted(("all low", "half", "all high"), key=lambda name: extra[name][side])
         x = [extra[name][side] for name in names]
-        colour, marker = STYLES.get(domain, (PALETTE[side], "oD"[side]))
-        look = {"label": domain, "color": colour, "fmt": marker}
+        kind, own = ("high-STS", "low-STS")[side], (PALETTE[side], "oD"[side])
+        colour, marker = STYLES.get(domain, own)
+        look = {"label": f"{domain} ({kind})", "color": colour, "fmt": marker}
         _points(axis, x, [of[name][domain] for name in names], **look)
-        axis.set(title=domain, xlabel=f"of {settings.extra} extra examples, from it")
+        axis.set(xlabel=f"examples of {domain}\namong {settings.extra} extra ones")
         axis.set_xticks(x)
         x = np.array([0, 1]) + 0.1 * (side - 0.5)
-        _points(axes[2], x, [of[name][domain] for name in ("none", "STS")], **look)
-    axes[2].set_xticks([0, 1], ["none", f"STS split\n{extra['STS'][0]}:{extra['STS'][1]}"])
-    axes[2].set(title="no extra data, STS split", xlim=(-0.5, 1.5))
+        _points(axes[2], x, [of[name][domain] for name in ("none", "STS")], ls="", **look)
+    split = "{}:{}".format(*extra["STS"])
+    axes[2].set_xticks([0, 1], ["no extra", f"STS split\n{'= half, ' if same else ''}{split}"])
+    axes[2].set(xlim=(-0.5, 1.5))
+    for axis, title in zip(axes, "abc", strict=True):
+        axis.set_title(title)
     names = axes[2].get_legend_handles_labels()
     figure.legend(*names, frameon=False, loc="outside upper center", ncols=2)
     axes[0].set_ylabel(f"change of {SHORT_NAMES[run.profile.evaluation.measure]}")
-    said = "; ".join(
-        f"{name} {extra[name]}: {_in_points(row[most])}, {_in_points(row[least])}"
-        for name, row in of.items()
-    )
+    told = {d: [100 * x for x in noise([row[d] for row in of.values()])] for d in numbers.domains}
+    said = ", ".join(f"{d} {top:.1f} ({reach:.1f})" for d, (top, reach) in told.items())
     return figure, (
-        f"Fig 5. Change against the untouched model on test halves of {most} (most affected by "
-        f"SFT, measured on other questions) and {least} (least) after SFT on {settings.examples} "
-        f"training examples and {settings.extra} extra ones with answers sampled from the "
-        "untouched model at temperature 1; one seed, intervals over questions. (extra of "
-        f"{most}, of {least}): change of {most}, of {least} in points: {said}. The paper: "
-        "engineering gains much, law little, the STS split is balanced."
+        f"Fig 5. Test halves of {high} and {low} (highest and lowest STS_ICL, chosen before "
+        f"training) after SFT on {settings.examples} training and {settings.extra} extra examples "
+        "that the untouched model answered; one seed, 95% over questions. Largest difference "
+        f"(noise alone): {said}. {'The STS split is the half. ' if same else ''}The paper: "
+        "engineering gains much, law little, split balanced."
     )
 
 
-def _points(axis: Axes, x: Sequence[float], of: Sequence[Estimate], **look) -> None:
+def _points(axis: Axes, x: Sequence[float], of: Sequence[Estimate], ls: str = "-", **look) -> None:
     y, bars = 100 * np.array([e.value for e in of]), 100 * results.bars(of)
-    axis.errorbar(x, y, yerr=bars, capsize=2, ls="-", lw=1, **look)
+    axis.errorbar(x, y, yerr=bars, capsize=2, ls=ls, lw=1, **look)
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
-
-
-def _in_points(e: Estimate) -> str:
-    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
 
 
 def table10(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     """Mathematics before, after SFT, after SFT on STS-guided data."""
     theirs = paper("table10_math_accuracy").set_index("condition").accuracy_percent
-    ours = {"sft_limo": "none", "sft_sts_guided_mixture": "STS"}
-    rows = [{"condition": "before_sft", "value": 0.0, "paper accuracy, %": theirs["before_sft"]}]
-    for condition, name in ours.items():
-        cells = results.numbers(numbers.gains[name]["mathematics"])
-        rows.append({"condition": condition, **cells, "paper accuracy, %": theirs[condition]})
+    train, of = corpora.source(run.profile.train), numbers.gains
+    alone, mixed = (of[name]["mathematics"] for name in ("none", "STS"))
+    ours = {
+        "before SFT": {"value": 0.0},
+        f"SFT on {train}": results.numbers(alone),
+        f"SFT on {train} and the STS split": results.numbers(mixed),
+    }
+    rows = [
+        {"condition": name, **cells, "the paper's condition": their, "its accuracy, %": accuracy}
+        for (name, cells), (their, accuracy) in zip(ours.items(), theirs.items(), strict=True)
+    ]
+    rows.append({"condition": "difference of the two", **results.numbers(mixed - alone)})
     return pd.DataFrame(rows), (
-        "Table 10. Mathematics: change of the log-likelihood a token (nats) of held-out solutions "
+        "Table 10. Change of the log-likelihood a token (nats) of held-out training-set solutions "
         "against the untouched model, after SFT on the training set alone and with extra data in "
-        "the ratio of STS; one seed."
+        "the ratio of STS; one seed, 95% intervals over questions, the difference paired."
     )
 
 
 def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
     """Extra data helps where STS is high, its ratio balances, and mathematics is kept."""
-    (most, least), _, of = numbers
-    by_most, by_least = (of[f"all {side}"] for side in ("most", "least"))
-    helped = (by_most[most] - of["none"][most]) - (by_least[least] - of["none"][least])
-    words = f"gain of {most} by its extra data minus gain of {least} by its own"
+    (high, low), _, of = numbers
+    by_high, by_low = of["all high"], of["all low"]
+    helped = (by_high[high] - of["none"][high]) - (by_low[low] - of["none"][low])
+    words = f"gain of {high} by its extra data minus gain of {low} by its own"
     yield Claim("fig5", "extra data helps the high-STS domain more", words, helped)
-
-    def apart(row: Mapping[str, Estimate]) -> Estimate:
-        gap = row[most] - row[least]
-        return Estimate(abs(gap.value), np.abs(gap.draws))
-
-    ends = [apart(by_most), apart(by_least)]
-    value = float(np.mean([e.value for e in ends]))
-    one_sided = Estimate(value, np.mean([e.draws for e in ends], axis=0))
-    words = "distance between their changes: one-sided mixtures minus STS split"
-    balanced = one_sided - apart(of["STS"])
+    ends = [apart(row[high] - row[low]) for row in (by_high, by_low)]
+    value, draws = (np.mean([getattr(e, k) for e in ends], axis=0) for k in ("value", "draws"))
+    words = "squared distance between their changes: one-sided mixtures minus STS split"
+    balanced = Estimate(float(value), draws) - apart(of["STS"][high] - of["STS"][low])
     yield Claim("fig5", "the STS split balances the two domains", words, balanced)
     words = "log-likelihood a token after it minus before any training"
     kept = of["STS"]["mathematics"]
     yield Claim("table10", "mathematics is kept with STS-guided data", words, kept)
+
+
+def apart(gap: Estimate) -> Estimate:
+    """The squared distance of a gap from 0, without what noise adds to a square: once to the
+    estimate's, twice to a draw's."""
+    noise = gap.draws.var()
+    return Estimate(gap.value**2 - noise, gap.draws**2 - 2 * noise)
 
 
 RESULTS = (

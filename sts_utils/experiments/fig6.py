@@ -1,44 +1,57 @@
-"""Fig 6: reinforcement learning, what it shifts and what demonstrations find of that."""
+"""Fig 6: reinforcement learning (RL), what it shifts and what demonstrations find of that."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from sts_utils import results, store
 from sts_utils.config import Profile
+from sts_utils.correlation import Correlation
 from sts_utils.method import shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.score import PAPER_SCORES
 from sts_utils.results import PALETTE, SAE_COLOUR, Claim, Result
 from sts_utils.runs import features, models, samples
 from sts_utils.runs.models import TrainedModel
-from sts_utils.runs.plan import Step, demonstrated, measured
+from sts_utils.runs.plan import Step, demonstrated, measured, training
 from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
 
 
 class Numbers(NamedTuple):
-    """What reinforcement learning (RL) shifts, and what demonstrations find of it."""
+    """What the main SFT, SFT on RL's training set and RL by GRPO shift, and what demonstrations
+    find of it; "main SFT", "SFT" and "GRPO" below."""
 
-    overlap: dict[str, Estimate]  # "SFT", "RL" -> of estimated and actual dims
-    r: dict[str, dict[str, Estimate]]  # "estimated", "actual" dims -> metric -> r after RL
+    overlap: dict[str, Estimate]  # each of the three -> of estimated and actual dims
+    moved: dict[str, float]  # each of the three -> its total shift, Σ_j E (Δh_j)²
+    # "SFT", "GRPO" -> "estimated", "actual" dims -> metric -> r
+    r: dict[str, dict[str, dict[str, Correlation]]]
     accuracy: pd.DataFrame  # as `accuracy` returns it
-    shown: dict[str, Estimate]  # whose answers are shown -> overlap with what RL moved
+    shown: dict[str, Estimate]  # whose answers are shown -> overlap with what GRPO moved
     verified: tuple[int, int]  # how many of the sampled answers were correct, of how many
 
 
 def compute(run: Run) -> Numbers:
-    """Overlaps and correlations of the model after GRPO on verifiable mathematics, first seed."""
+    """Overlaps and correlations of the models after GRPO and after SFT on the same set, first
+    seed; those of SFT and GRPO are of the same questions and so paired."""
     profile, seed = run.profile, run.profile.seeds[0]
-    rl = run.trained_on(profile.grpo.train).with_models({seed: reinforced(profile)})
-    overlap = {"SFT": run.overlap(), "RL": rl.overlap()}
-    actual = [shift.shifted_dims(rl.actual[0], profile.top_n, profile.definition)]
-    r = {"estimated": rl.correlations(), "actual": rl.correlations(actual)}
-    shown, train = {"ground truth": overlap["RL"]}, own_answers(profile)
+    sft = Run(supervised(profile))
+    rl = sft.with_models({seed: reinforced(profile)})
+    rl.train, rl.domains = sft.train, sft.domains
+    runs = {"main SFT": run, "SFT": sft, "GRPO": rl}
+    overlap = {name: of.overlap() for name, of in runs.items()}
+    moved = {
+        name: float(np.mean([shift.shift(after).sum() for after in of.actual]))
+        for name, of in runs.items()
+    }
+    r = {name: correlations(runs[name]) for name in ("SFT", "GRPO")}
+    shown, train = {"ground truth": overlap["GRPO"]}, own_answers(profile)
     if train is not None:
         own = Run(rl.profile, rl.after)
         own.train, own.actual = [train], rl.actual
@@ -46,20 +59,48 @@ def compute(run: Run) -> Numbers:
         shown["difference"] = shown["rollouts"] - shown["ground truth"]
     asked = min(features.ROLLOUTS, len(samples.training_examples(rl.profile, seed)[0]))
     verified = len(features.rollouts(rl.profile, seed)), asked
-    return Numbers(overlap, r, accuracy(profile), shown, verified)
+    return Numbers(overlap, moved, r, accuracy(profile), shown, verified)
+
+
+def correlations(run: Run) -> dict[str, dict[str, Correlation]]:
+    """ "estimated", "actual" dims -> metric -> r."""
+    n, definition = run.profile.top_n, run.profile.definition
+    actual = [shift.shifted_dims(of, n, definition) for of in run.actual]
+    return {"estimated": run.correlations(), "actual": run.correlations(actual)}
 
 
 def steps(profile: Profile) -> list[Step]:
-    """GRPO and what it changed, and the model's own answers as demonstrations."""
+    """GRPO, SFT on its training set, what they changed, and the model's own answers as
+    demonstrations."""
     run, seed = samples.trained_on(profile, profile.grpo.train), profile.seeds[0]
-    tuned = Step("GRPO", reinforced, (profile,), "04_finetune")
+    like, kind = supervised(profile), f"fine-tuning on {profile.grpo.train}"
+    rl = Step("GRPO", reinforced, (profile,), "04_finetune")
+    sft = training(kind, models.finetune, like, seed)
     return [
-        tuned,
+        rl,
+        sft,
         Step("GRPO accuracy", accuracy, (profile,), "04_finetune", 1),
         *demonstrated(run, seed),
-        *measured(run, tuned, seed),
+        *measured(run, rl, seed),
+        *measured(like, sft, seed),
         Step("rollouts", own_answers, (profile,), "06_plot"),
     ]
+
+
+# --- trained and answered: in the store ----------------------------------------------------------
+
+
+def supervised(profile: Profile) -> Profile:
+    """The run that fine-tunes on GRPO's training set as GRPO does: as many steps, at the same
+    learning rate and precision.
+
+    A step reads as many questions as GRPO's, each with its solution in place of the sampled
+    completions: with more, SFT would learn from questions that GRPO has not.
+    """
+    g, run = profile.grpo, samples.trained_on(profile, profile.grpo.train)
+    size = {"examples": g.steps * g.prompts, "epochs": 1, "batch": g.prompts}
+    size |= {"micro_batch": math.gcd(g.prompts, run.sft.micro_batch), "lr": g.lr, "dtype": g.dtype}
+    return run.model_copy(update={"sft": run.sft.model_copy(update=size)})
 
 
 def reinforced(profile: Profile) -> TrainedModel:
@@ -69,10 +110,8 @@ def reinforced(profile: Profile) -> TrainedModel:
     def train(out: Path) -> pd.DataFrame:
         from sts_utils.training import grpo  # TRL takes seconds to import
 
-        examples, checkpoint = (
-            samples.training_examples(run, seed)[0],
-            run.sft.gradient_checkpointing,
-        )
+        examples = samples.training_examples(run, seed)[0]
+        checkpoint = run.sft.gradient_checkpointing
         return grpo.grpo(run.model, run.revision, run.grpo, examples, seed, out, checkpoint)
 
     held_out = profile.shift.held_out
@@ -109,29 +148,60 @@ def own_answers(profile: Profile) -> FeatureStats | None:
     return features.extract_train(run.model_copy(update={"shown": "rollouts"}), seed)
 
 
+# --- drawn ---------------------------------------------------------------------------------------
+
+
 def fig6(numbers: Numbers, run: Run) -> tuple[Figure, str]:
-    """Overlap of estimated and actual dims for SFT and RL, and r for RL with either."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.0, 2.6), width_ratios=[2, 3])
-    of = list(numbers.overlap.values())
-    look = {"capsize": 3, "color": [SAE_COLOUR, PALETTE[4]], "width": 0.6}
-    left.bar([0, 1], [e.value for e in of], yerr=results.bars(of), **look)
-    left.set_xticks([0, 1], list(numbers.overlap))
+    """Overlap of estimated and actual dims, and r with either, for SFT and RL."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.0, 2.9))
+    of, g = list(numbers.overlap.values()), run.profile.grpo
+    look = {"capsize": 3, "color": [SAE_COLOUR, SAE_COLOUR, PALETTE[4]], "width": 0.6}
+    bars = left.bar(range(len(of)), [e.value for e in of], yerr=results.bars(of), **look)
+    bars[0].set_alpha(0.5)  # on another set, with other steps
+    corpora = (run.profile.train, g.train, g.train)
+    labels = [
+        f"{name} on\n{corpus}\nshift {numbers.moved[name]:.3g}"
+        for name, corpus in zip(numbers.overlap, corpora, strict=True)
+    ]
+    left.set_xticks(range(len(of)), labels)
     left.set(ylabel=f"overlap of the top {run.profile.top_n}", ylim=(0, 1), title="a")
-    results.r_points(right, {f"{which} dims": r for which, r in numbers.r.items()})
-    right.set(ylabel="r with |change|, RL", title="b")
-    figure.legend(frameon=False, loc="outside lower center", ncols=2)
-    g, solved = run.profile.grpo, numbers.accuracy.groupby("when").accuracy.mean()
-    said = [f"overlap {name} {e}" for name, e in numbers.overlap.items()]
-    said += [f"{m} {which} {e}" for which, row in numbers.r.items() for m, e in row.items()]
+    rows = {f"{name}\n{dims} dims": r for name, of in numbers.r.items() for dims, r in of.items()}
+    results.r_points(right, rows)
+    right.set(title="b")
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
+    solved = numbers.accuracy.groupby("when").accuracy.mean()
+    sure = [f"{of['actual'][PAPER_SCORES[0]].reliability:.2f}" for of in numbers.r.values()]
     return figure, (
-        f"Fig 6. Reinforcement learning: GRPO on {g.train} ({g.steps} steps of {g.prompts} "
-        f"questions with {g.generations} completions, learning rate {g.lr:g}; greedy accuracy on "
-        f"{numbers.accuracy.id.nunique()} held-out questions {solved['before']:.0%} before, "
-        f"{solved['after']:.0%} after). a: overlap of the dims that ground-truth demonstrations "
-        "find with those that training moved (SFT on its own training set, all seeds). b: r over "
-        "domains of STS on either dims with the absolute change after GRPO, one seed. "
-        f"{'; '.join(said)}. The paper: overlap lower for RL; r low with estimated dims, high with "
-        "actual ones."
+        f"Fig 6. SFT and GRPO: {g.steps} steps of {g.prompts} {g.train} questions, learning rate "
+        f"{g.lr:g}, one seed; greedy accuracy {solved['before']:.0%} before GRPO, "
+        f"{solved['after']:.0%} after. a: overlap of estimated and actual dims; total shift. b: r, "
+        f"95% over domains; reliability of the change {sure[0]} (SFT), {sure[1]} (GRPO). The "
+        "paper: overlap lower for RL; r low with estimated dims, high with actual ones."
+    )
+
+
+def rl_and_sft(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
+    """Total shift, overlap and r of SFT and GRPO on the same training set, and SFT minus GRPO."""
+    g, n = run.profile.grpo, run.profile.top_n
+    pairs = {f"overlap at {n}": [numbers.overlap[name] for name in ("SFT", "GRPO")]}
+    for dims in ("estimated", "actual"):
+        for metric in PAPER_SCORES:
+            of = [numbers.r[name][dims][metric] for name in ("SFT", "GRPO")]
+            pairs[f"r of {metric}, {dims} dims"] = of
+    rows = [
+        {"statistic": "total shift", "SFT": numbers.moved["SFT"], "GRPO": numbers.moved["GRPO"]}
+    ]
+    for statistic, (sft, rl) in pairs.items():
+        gap = sft - rl
+        row = {"statistic": statistic, "SFT": sft.value, "GRPO": rl.value, "SFT − GRPO": gap.value}
+        sure = getattr(gap, "reliability", np.nan)
+        rows.append(row | {"low": gap.low, "high": gap.high, "reliability": sure})
+    return pd.DataFrame(rows), (
+        f"Reinforcement learning against SFT on the same set: {g.train}, {g.steps} steps of "
+        f"{g.prompts} questions, learning rate {g.lr:g}. The difference is paired: 95% over "
+        "questions for the overlap, over domains for r. Reliability: of the less reliable of the "
+        "two changes. Total shift: mean squared change by training, summed over features; the "
+        "overlap depends on it. Not in the paper."
     )
 
 
@@ -147,20 +217,25 @@ def rollouts(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
         f"Reinforcement learning: overlap at N = {run.profile.top_n} of D_N with the features that "
         f"GRPO on {run.profile.grpo.train} moved, with ground-truth demonstrations in context and "
         "with the untouched model's own sampled answers that are verified correct "
-        f"({correct} of {asked} were{short}); `difference` is paired. Not in the paper, which "
-        "names it as an open problem."
+        f"({correct} of {asked} were{short}); `difference` is paired. Not in the paper."
     )
 
 
 def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
     """Demonstrations find less of what RL shifts; with what it did shift, STS predicts again."""
-    gap = numbers.overlap["SFT"] - numbers.overlap["RL"]
-    yield Claim("fig6", "estimated dims overlap less for RL", "overlap, SFT minus RL", gap)
+    gap, g = numbers.overlap["SFT"] - numbers.overlap["GRPO"], run.profile.grpo
+    words = f"overlap, SFT minus GRPO, {g.steps} steps on {g.train} each"
+    yield Claim("fig6", "estimated dims overlap less for RL", words, gap)
+    of = numbers.r["GRPO"]
     for metric in PAPER_SCORES:
-        statistic = f"{metric}: r with actual minus r with estimated dims"
-        gap = numbers.r["actual"][metric] - numbers.r["estimated"][metric]
-        yield Claim("fig6", "actual dims restore the correlation for RL", statistic, gap)
+        words = f"{metric}: r with actual minus r with estimated dims, GRPO"
+        gap = of["actual"][metric] - of["estimated"][metric]
+        yield Claim("fig6", "actual dims restore the correlation for RL", words, gap)
 
 
 OWN = "Reinforcement learning: the model's own answers as demonstrations"
-RESULTS = (Result(fig6, "Fig 6: reinforcement learning"), Result(rollouts, OWN, "table"))
+RESULTS = (
+    Result(fig6, "Fig 6: reinforcement learning"),
+    Result(rl_and_sft, "Reinforcement learning and SFT on the same set", "table"),
+    Result(rollouts, OWN, "table"),
+)

@@ -6,27 +6,72 @@ import pandas as pd
 import pytest
 
 from sts_utils.experiments import fig5
-from sts_utils.results import STYLES, paper
+from sts_utils.results import STYLES, judged, paper
 from sts_utils.runs import samples
+from sts_utils.stats import Estimate
 
 
-def test_affected_domains_are_measured_on_questions_for_training():
-    ids, pools = ["l1", "l2", "m1", "m2", "h1", "p1"], {"law": ["l1", "l2"], "math": ["m1", "m2"]}
-    pools |= {"health": ["h1"], "physics": ["p9", "p8"]}  # too few; none was evaluated
-    changes = pd.DataFrame({"id": ids, "change": [0.1, 0.1, -0.9, 0.1, 5.0, 5.0]})
-    assert fig5.affected(changes, pools, 2) == ("math", "law")
-    assert fig5.affected(changes, pools, 1) == ("health", "law")
-    with pytest.raises(ValueError, match=r"mixture.extra is 3, but fewer than two domains have"):
-        fig5.affected(changes, pools, 3)
+def test_the_ends_have_questions_enough_for_training():
+    sts = {"law": 2.0, "math": 5.0, "health": 9.0, "physics": 1.0}
+    pools = {"law": 60, "math": 48, "health": 20, "physics": 47}
+    assert fig5.ends(sts, pools, 48) == ("math", "law")
+    assert fig5.ends(sts, pools, 20) == ("health", "physics")
+    with pytest.raises(ValueError, match=r"mixture.extra is 60, but fewer than two domains have"):
+        fig5.ends(sts, pools, 60)
 
 
-@pytest.mark.parametrize("extra", [1, 7, 48])
-def test_the_sts_split_is_in_the_ratio_of_sts(extra):
-    sizes = fig5.sizes(extra, 3.3, 1.2)
+def test_domains_are_chosen_by_their_score_and_no_outcome_is_read(run, monkeypatch):
+    """STS_ICL, mean over seeds, by hand: what moves D_N most among domains with 4 to train on."""
+    monkeypatch.setattr(fig5, "Run", lambda _: run)
+    monkeypatch.delattr(fig5.performance, "measure")
+    monkeypatch.setattr(run, "change_arrays", None)
+    (high, low), extra = fig5.mixtures.__wrapped__(run.profile)
+    sts = {}
+    for d in run.domain_names:
+        of = []
+        for train, domains in zip(run.train, run.domains, strict=True):
+            dims = np.argsort(-train.dh2.sum(0))[:8]
+            of.append(domains[d].dh2[:, dims].sum() / domains[d].n.sum())
+        sts[d] = np.mean(of)
+    assert (high, low) == (max(sts, key=sts.get), min(sts, key=sts.get))
+    first = round(4 * sts[high] / (sts[high] + sts[low]))
+    assert first > 3 and extra["STS"] == (first, 4 - first)
+
+
+def test_the_sts_split_is_in_the_ratio_of_sts():
+    sizes = fig5.sizes(48, 3.3, 1.2)
     assert tuple(sizes) == fig5.MIXTURES
-    first, _ = sizes["STS"]
-    assert abs(first - extra * 3.3 / 4.5) <= 0.5
-    assert sizes.pop("none") == (0, 0) and {sum(split) for split in sizes.values()} == {extra}
+    assert sizes["STS"] == (35, 13)  # 48 × 3.3 / 4.5 = 35.2
+    assert sizes["none"] == (0, 0) and sizes["half"] == (24, 24)
+    assert sizes["all high"] == (48, 0) and sizes["all low"] == (0, 48)
+
+
+@pytest.mark.parametrize(("high", "first"), [(1.0, 24), (1.09, 24), (1.15, 26), (1.3, 27)])
+def test_a_split_within_one_example_of_the_half_is_the_half(high, first):
+    # 48 × 1.09 / 2.09 = 25.03, 48 × 1.15 / 2.15 = 25.7, 48 × 1.3 / 2.3 = 27.1
+    assert fig5.sizes(48, high, 1.0)["STS"] == (first, 48 - first)
+
+
+def test_noise_is_what_draws_around_equal_values_reach():
+    draws = np.array([[-1.0, 0.0, 1.0, 0.0], [1.0, 0.0, -1.0, 0.0]])
+    of = [Estimate(value, value + row) for value, row in zip((0.5, 3.0), draws, strict=True)]
+    top, reach = fig5.noise(of)
+    assert top == 2.5  # and draws differ by 2, 0, 2, 0
+    assert reach == 2.0
+    same = [Estimate(e.value, e.value + draws[0]) for e in of]
+    assert fig5.noise(same) == (2.5, 0.0)  # paired draws: their difference has no noise
+
+
+def test_a_squared_distance_is_not_folded_upward():
+    """Of 4,000 worlds with the same true gap, the mean of the estimates and of their draws' means
+    is the true square; an absolute distance lies above a true gap of 0."""
+    rng = np.random.default_rng(0)
+    for gap in (0.0, 1.5):
+        values = gap + rng.normal(size=4000)
+        worlds = [fig5.apart(Estimate(v, v + rng.normal(size=400))) for v in values]
+        for mean in (np.mean([w.value for w in worlds]), np.mean([w.draws.mean() for w in worlds])):
+            assert mean == pytest.approx(gap**2, abs=0.2)
+    assert np.abs(values - gap).mean() > 0.7
 
 
 def test_gains_are_paired_by_question():
@@ -48,7 +93,7 @@ def test_gains_are_paired_by_question():
 
 @pytest.fixture
 def numbers(made):
-    extra = fig5.sizes(4, 3.0, 1.0)
+    extra = fig5.sizes(8, 3.0, 1.0)
     domains = ("law", "math")
     return fig5.Numbers(
         domains, extra, {name: {d: made() for d in (*domains, "mathematics")} for name in extra}
@@ -58,48 +103,98 @@ def numbers(made):
 def test_points_are_the_changes(numbers, run, same):
     figure, caption = fig5.fig5(numbers, run)
     *alone, both = figure.axes
-    orders = ("all least", "half", "all most"), ("all most", "half", "all least")
+    orders = ("all low", "half", "all high"), ("all high", "half", "all low")
     gains = numbers.gains
     for axis, domain, names in zip(alone, numbers.domains, orders, strict=True):
         (container,) = axis.containers
         same(container, [gains[name][domain] for name in names], 100)
-        assert list(container.lines[0].get_xdata()) == [0, 2, 4]
+        assert list(container.lines[0].get_xdata()) == [0, 4, 8]
     for container, domain, axis in zip(both.containers, numbers.domains, alone, strict=True):
         same(container, [gains[name][domain] for name in ("none", "STS")], 100)
         colour, marker = STYLES[domain]
         for of in (container, axis.containers[0]):
             assert of.lines[0].get_color() == colour and of.lines[0].get_marker() == marker
-    assert "STS split\n3:1" in [t.get_text() for t in both.get_xticklabels()]
-    e = gains["STS"]["law"]
-    said = f"STS (3, 1): {100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
-    assert said in caption
+    assert "STS split\n6:2" in [t.get_text() for t in both.get_xticklabels()]
+    assert [t.get_text() for t in figure.legends[0].texts] == ["law (high-STS)", "math (low-STS)"]
+    values = [100 * row["law"].value for row in gains.values()]
+    assert f"law {max(values) - min(values):.1f} (" in caption
+    assert "is the half" not in caption and len(caption.split()) <= 60
     plt.close(figure)
 
 
-def test_table10_and_claims(numbers, run, ours):
-    table, _ = fig5.table10(numbers, run)
-    before, alone, mixed = (row for _, row in table.iterrows())
-    assert before["value"] == 0
+def test_a_split_that_is_the_half_is_called_so(numbers, run):
+    numbers = numbers._replace(extra=fig5.sizes(8, 1.1, 1.0))
+    figure, caption = fig5.fig5(numbers, run)
+    assert "STS split\n= half, 4:4" in [t.get_text() for t in figure.axes[2].get_xticklabels()]
+    assert "The STS split is the half." in caption and len(caption.split()) <= 60
+    plt.close(figure)
+
+
+def test_the_split_that_is_the_half_is_trained_once(profile, monkeypatch):
+    for high, models in ((1.1, 4), (3.0, 5)):
+        found = ("law", "math"), fig5.sizes(8, high, 1.0)
+        monkeypatch.setattr(fig5, "mixtures", lambda _, found=found: found)
+        keys = {name: fig5.train_mixture(profile, name).key for name in fig5.MIXTURES}
+        assert len(set(keys.values())) == models
+        assert (keys["STS"] == keys["half"]) == (models == 4)
+
+
+def test_table10_names_our_training_set(numbers, run, ours):
+    table, caption = fig5.table10(numbers, run)
+    before, alone, mixed, difference = (row for _, row in table.iterrows())
+    assert before["value"] == 0 and len(caption.split()) <= 60
     ours(alone, numbers.gains["none"]["mathematics"])
     ours(mixed, numbers.gains["STS"]["mathematics"])
+    ours(difference, numbers.gains["STS"]["mathematics"] - numbers.gains["none"]["mathematics"])
+    own = ["before SFT", "SFT on gsm-symbolic", "SFT on gsm-symbolic and the STS split"]
+    assert list(table.condition)[:3] == own
     theirs = paper("table10_math_accuracy")
-    assert list(table.condition) == list(theirs.condition)
-    assert list(table["paper accuracy, %"]) == list(theirs.accuracy_percent)
+    assert list(table["the paper's condition"])[:3] == list(theirs.condition)
+    assert list(table["its accuracy, %"])[:3] == list(theirs.accuracy_percent)
+
+
+def test_claims_by_hand(run):
+    """Change of (law, math) by each mixture; draws that hold no noise."""
+    by = {"none": (1, 2), "all low": (1, 4), "half": (0, 0), "all high": (7, 3), "STS": (5, 4)}
+    gains = {
+        name: {"law": exact(law), "math": exact(math), "mathematics": exact(9 * law)}
+        for name, (law, math) in by.items()
+    }
+    numbers = fig5.Numbers(("law", "math"), fig5.sizes(8, 3.0, 1.0), gains)
     helped, balanced, kept = fig5.claims(numbers, run)
-    value = {name: {d: e.value for d, e in of.items()} for name, of in numbers.gains.items()}
-    of_most = value["all most"]["law"] - value["none"]["law"]
-    of_least = value["all least"]["math"] - value["none"]["math"]
-    assert helped.estimate.value == pytest.approx(of_most - of_least)
-    apart = {name: abs(of["law"] - of["math"]) for name, of in value.items()}
-    one_sided = (apart["all most"] + apart["all least"]) / 2
-    assert balanced.estimate.value == pytest.approx(one_sided - apart["STS"])
-    assert kept.estimate.value == value["STS"]["mathematics"] and kept.figure == "table10"
+    assert helped.estimate.value == (7 - 1) - (4 - 2)
+    assert balanced.estimate.value == ((7 - 3) ** 2 + (1 - 4) ** 2) / 2 - (5 - 4) ** 2
+    assert kept.estimate.value == 45 and kept.figure == "table10"
+    assert helped.statistic == "gain of law by its extra data minus gain of math by its own"
+    assert list(judged([helped, balanced, kept]).verdict) == ["agrees"] * 3
+
+
+def test_differences_within_noise_are_inconclusive(run):
+    """100 worlds in which every mixture changes both domains alike, on 100 noisy questions."""
+    rng, ids, found = np.random.default_rng(0), np.arange(100), []
+    for _ in range(100):
+        rows = [
+            pd.DataFrame({"mixture": m, "domain": d, "id": ids, "change": rng.normal(0.2, 1, 100)})
+            for m in fig5.MIXTURES
+            for d in ("law", "math", "mathematics")
+        ]
+        gains = fig5.gains(pd.concat(rows), ("law", "math"))
+        numbers = fig5.Numbers(("law", "math"), fig5.sizes(8, 3.0, 1.0), gains)
+        helped, balanced, _ = judged(fig5.claims(numbers, run)).verdict
+        top, reach = fig5.noise([row["law"] for row in gains.values()])
+        found.append([helped != "inconclusive", balanced != "inconclusive", top > reach])
+    assert (np.mean(found, axis=0) <= 0.09).all()
+
+
+def exact(value):
+    """An estimate without noise."""
+    return Estimate(float(value), np.full(10, float(value)))
 
 
 def test_a_training_and_an_evaluation_for_every_mixture(profile):
     steps = fig5.steps(profile)
     assert [step.args[1] for step in steps[1:-1]] == list(fig5.MIXTURES)
-    assert [step.after for step in steps] == [2, *[3] * 5, 4]
+    assert [step.after for step in steps] == [1, *[2] * 4, 3, 4]
 
 
 def test_each_model_is_compared_with_the_untouched_one_question_by_question(profile, monkeypatch):
@@ -111,7 +206,7 @@ def test_each_model_is_compared_with_the_untouched_one_question_by_question(prof
         return pd.DataFrame({"id": ids, column: of}).sample(frac=1, random_state=len(noise))
 
     def measure(_, model=None, questions=None):
-        table = measured([e.id for e in questions], model, "gold_probability")
+        table = measured([e.id for e in questions], model, profile.evaluation.measure)
         return table.assign(domain=table.id.map({e.id: e.domain for e in questions}))
 
     def held_out(_, model=None):
