@@ -101,8 +101,8 @@ def _sensible(rows, kind: str):
 
 
 def _summarised(rows):
-    """The first hundred words of a report, and its summary among others."""
-    told = [" ".join(row["document"].split()[:100]) for row in rows]
+    """The first sixty words of a report, and its summary among others."""
+    told = [" ".join(row["document"].split()[:60]) for row in rows]
     asked = "What is this about?"
     return _matched(
         {"passage": text, "question": asked, "answer": row["summary"]}

@@ -22,8 +22,8 @@ DIGESTS = {
     "mts-dialog": "e9a4a394cec71e39",
     "mmlu-test": "1f220cb932b62ef5",
     "mmlu-cot": "e2b03eaceeb4f914",
-    "benchmarks": "8eabbc7c85ec4e53",
-    "benchmarks-shown": "6949c579e0f5a1ab",
+    "benchmarks": "09b0408087a310dd",
+    "benchmarks-shown": "c1d5eeaf5e580fcb",
     # of the mirror
     "gsm8k": "73f371ea1db44599",
     "mmlu-pro": "93e53eaaa56adb82",
