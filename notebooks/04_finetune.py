@@ -96,17 +96,17 @@ if others:
 # %% [markdown]
 # ## Mixtures
 #
-# Which domain profits from extra data of its own? The two domains are chosen by measurement, the
-# most and the least moved by SFT, on questions that are used only for training; the extra answers
-# are sampled from the untouched model.
+# Which domain profits from extra data of its own? The two domains are those of the highest and the
+# lowest $\mathrm{STS}_{ICL}$, chosen before anything is trained; the extra questions are not those
+# that are asked later, and their answers are sampled from the untouched model.
 
 # %%
-(most, least), extra = fig5.mixtures(profile)
-print(f"most moved: {most}, least moved: {least}")
-pd.DataFrame(extra, ["extra examples of the most moved", "of the least moved"]).T
+(high, low), extra = fig5.mixtures(profile)
+print(f"highest STS_ICL: {high}, lowest: {low}")
+pd.DataFrame(extra, [f"extra examples of {high}", f"of {low}"]).T
 
 # %%
-example = fig5.answered(profile, most)[0]
+example = fig5.answered(profile, high)[0]
 print(example.query, "\n---\n", example.solution, sep="")
 
 # %%

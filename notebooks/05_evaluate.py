@@ -195,6 +195,6 @@ gains = fig5.compute(run).gains
 pd.DataFrame(gains).T.map(str)
 
 # %%
-clear = int(((table.low > 0) | (table.high < 0)).sum())
-print(f"SFT on {profile.train}: {clear} of {len(table)} domains moved by more than their interval.")
+clear = (numbers.changes.low > 0) | (numbers.changes.high < 0)
+print(f"SFT on {profile.train}: {clear.sum()} of {len(clear)} domains moved by more than 1.96 se.")
 print(f"Measured too, one seed each: {len(changed)} other models and {len(gains)} mixtures.")

@@ -127,8 +127,8 @@ claims += show(fig1a, run, wanted)
 
 # %% [markdown]
 # Features are taken out of the residual stream while the fine-tuned model reads held-out solutions.
-# The paper compares with random features; most of those hardly ever fire, so the others nearest in
-# activity stand beside them.
+# The paper compares with random features; most of those hardly ever fire. Others as active as the
+# shifted ones would be a fairer control, and stand beside them where there are any.
 
 # %%
 claims += show(fig1b, run, wanted)
@@ -137,7 +137,9 @@ claims += show(fig1b, run, wanted)
 # ## Fig 2: demonstrations in context find the features that SFT moves
 #
 # The overlap of the features that demonstrations move most with those that SFT moves most, at every
-# number of features, and the same of the residual stream's own dimensions.
+# number of features and at every fraction, and the same of the residual stream's own dimensions.
+# Two other rankings say how little it takes: the features that are most active anyway, and those
+# that any prose in context moves.
 
 # %%
 claims += show(fig2a, run, wanted)
@@ -168,7 +170,8 @@ claims += show(fig4d, run, wanted)
 # ## Fig 4e, Tables 5 and 13: simpler predictors, probes, and what each costs
 #
 # What a score must beat: how active a domain is at all, how similar it is to the training set, how
-# far fine-tuning moves it, and a probe that is trained on the other domains' changes.
+# far fine-tuning moves it, and a probe that is trained on the other domains' changes. Probes are
+# compared by the error on the domain left out: r would punish one that learns nothing with −1.
 
 # %%
 claims += show(fig4e, run, wanted)
@@ -176,7 +179,7 @@ claims += show(fig4e, run, wanted)
 # %% [markdown]
 # ## Fig 5, Table 10: which extra data to add
 #
-# The domains that SFT moves most and least share a budget of extra training data, in several
+# The domains of the highest and the lowest score share a budget of extra training data, in several
 # ratios, one of them that of their scores; and what becomes of mathematics.
 
 # %%
@@ -186,8 +189,9 @@ claims += show(fig5, run, wanted)
 # ## Fig 6: reinforcement learning
 #
 # It has no ground-truth solutions to learn from, so demonstrations should find less of what it
-# moves. The model's own answers, where they are verified correct, may be nearer to what it is
-# reinforced in: the table shows them instead.
+# moves than of what SFT on the same questions, in as many steps, does. The model's own answers,
+# where they are verified correct, may be nearer to what it is reinforced in: the table shows them
+# instead.
 
 # %%
 claims += show(fig6, run, wanted)

@@ -35,10 +35,10 @@ class Step(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The call in words: what, trained on what, and the rest of its arguments."""
+        """The call in words: what, trained on what, of which domains, and its other arguments."""
         profile, *rest = self.args
         told = [a.name if isinstance(a, Step) else a for a in rest]
-        return " ".join(map(str, [self.compute.__name__, profile.train, *told]))
+        return " ".join(map(str, [self.compute.__name__, profile.train, profile.domains, *told]))
 
 
 def base(profile: Profile, whole: bool = True) -> list[Step]:
