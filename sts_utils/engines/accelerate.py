@@ -1,10 +1,10 @@
 """SFT over several processes: `launch` starts them with accelerate, each runs `main` on its share.
 
-The processes get plain files (settings.json, job.json, examples.parquet) and rank 0 leaves
-safetensors and the log; the result agrees with `sft.sft` in one process up to rounding, and has the
-same key in the store.
+The processes get a plain file (job.json) and rank 0 leaves safetensors and the log; the result
+agrees with `sft.sft` in one process up to rounding, and has the same key in the store.
 """
 
+import inspect
 import json
 import os
 import socket
@@ -29,17 +29,11 @@ from sts_utils.examples import Example
 from sts_utils.training import sft
 
 
-def launch(
-    launcher: str,
-    model: str,
-    revision: str | None,
-    settings: SftSettings,
-    examples: Sequence[Example],
-    seed: int,
-    out: Path,
-    steps: int | None = None,
-) -> pd.DataFrame:
-    """`sft.sft` through `accelerate launch`; `launcher` is the path of an accelerate config."""
+def launch(launcher: str, *training) -> pd.DataFrame:
+    """`sft.sft(*training)` through `accelerate launch`; `launcher` is the path of an accelerate
+    config. Raises ValueError, in one line, for what can't be launched and for a failed process."""
+    told = inspect.signature(sft.sft).bind(*training).arguments
+    settings, examples, out = (told.pop(name) for name in ("settings", "examples", "out"))
     chosen = _config(launcher, settings)
     processes, micro_batch = chosen["num_processes"], settings.micro_batch
     if settings.batch % (processes * micro_batch):
@@ -47,16 +41,13 @@ def launch(
             f"sft.batch is {settings.batch}, not a multiple of {processes} processes x "
             f"sft.micro_batch {micro_batch}: lower micro_batch"
         )
-    models.resolve(model)  # converted once, not by every process
+    models.resolve(told["model"])  # converted once, not by every process
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as name:  # in the store, which all machines share
         job = Path(name).absolute()
-        told = {"model": model, "revision": revision, "seed": seed, "steps": steps}
+        told |= {"settings": settings.model_dump(), "examples": [asdict(e) for e in examples]}
         (job / "job.json").write_text(json.dumps(told | {"processes": processes}))
-        (job / "settings.json").write_text(settings.model_dump_json())
-        pd.DataFrame(map(asdict, examples)).to_parquet(job / "examples.parquet")
-        precision = "bf16" if settings.dtype == "bfloat16" else "no"
-        code = _run(_command(chosen, precision, job), chosen)
+        code = _run(chosen, job)
         failed, log = f"SFT over {processes} processes", job / "log.parquet"
         if (error := job / "error.txt").exists():
             raise ValueError(f"{failed}: {error.read_text()}")
@@ -75,10 +66,8 @@ def gpus_here(launcher: str, settings: SftSettings) -> int:
 
 
 def _config(launcher: str, settings: SftSettings) -> dict:
-    """The accelerate config (the project's folder is looked in too), with its path and processes.
-
-    If it does not say how many, all GPUs of this machine that share a batch evenly, on every one.
-    """
+    """The accelerate config (the project's folder is looked in too), with its path, its precision
+    and its processes: where it does not say, all GPUs of a machine that share a batch evenly."""
     places = (Path(launcher), store.ROOT / launcher)
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -94,20 +83,23 @@ def _config(launcher: str, settings: SftSettings) -> dict:
             f"launcher {launcher!r}: {gpus} CUDA GPUs here and none for sft.batch "
             f"{settings.batch} of sft.micro_batch {settings.micro_batch}: set num_processes there"
         )
-    return config | {"path": str(path), "num_machines": machines, "num_processes": processes}
+    precision = "bf16" if settings.dtype == "bfloat16" else "no"
+    config |= {"path": str(path), "mixed_precision": precision}
+    return config | {"num_machines": machines, "num_processes": processes}
 
 
-def _command(chosen: dict, precision: str, job: Path) -> list[str]:
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", chosen["path"]]
-    told = ["--num_processes", str(chosen["num_processes"]), "--mixed_precision", precision]
-    return [*start, *told, "--dynamo_backend", "no", "-m", "sts_utils.engines.accelerate", str(job)]
-
-
-def _run(command: list[str], chosen: dict) -> int:
+def _run(chosen: dict, job: Path) -> int:
     """Exit code of the launch: here or, through Ray, on as many machines as the launcher says."""
     machines, processes = chosen["num_machines"], chosen["num_processes"]
+
+    def command(*machine: str) -> list[str]:
+        start = [sys.executable, "-m", "accelerate.commands.launch"]
+        start += ["--config_file", chosen["path"], "--num_processes", str(processes)]
+        start += ["--mixed_precision", chosen["mixed_precision"], "--dynamo_backend", "no"]
+        return [*start, *machine, "-m", "sts_utils.engines.accelerate", str(job)]
+
     if machines == 1:
-        return _call(command)
+        return _call(command())
     from sts_utils.engines.ray import cluster
 
     with cluster() as ray:
@@ -126,9 +118,7 @@ def _run(command: list[str], chosen: dict) -> int:
             address, port = ray.get(on(0, _free_address))
             join = ["--num_machines", str(machines), "--main_process_ip", address]
             join += ["--main_process_port", str(port), "--machine_rank"]
-            at = command.index("--num_processes")
-            ranked = [[*command[:at], *join, str(m), *command[at:]] for m in range(machines)]
-            codes = ray.get([on(m, _call, line) for m, line in enumerate(ranked)])
+            codes = ray.get([on(m, _call, command(*join, str(m))) for m in range(machines)])
             return max(map(abs, codes))
         finally:
             ray.util.remove_placement_group(group)
@@ -154,7 +144,7 @@ def train(
 ) -> pd.DataFrame | None:
     """Train with the other processes; rank 0 saves the model in `out` and returns the log.
 
-    `told`: model, revision, seed, steps and how many processes there must be.
+    `told`: model, revision, seed, perhaps steps, and how many processes there must be.
     """
     state = PartialState(cpu=models.device() == "cpu")
     if state.num_processes != told["processes"]:
@@ -169,7 +159,7 @@ def train(
     rows = generation.tokenize(tokenizer, examples, settings.max_length)
     accumulated = settings.batch // settings.micro_batch // state.num_processes
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = sft.arguments(settings, seed, told["steps"], scratch) | dict(
+        arguments = sft.arguments(settings, seed, told.get("steps"), scratch) | dict(
             gradient_accumulation_steps=accumulated,
             learning_rate=settings.lr,
             weight_decay=sft.WEIGHT_DECAY,
@@ -206,21 +196,17 @@ class SharedTrainer(sft.AnswerTrainer):
         return loss * self.accelerator.num_processes / num_items_in_batch
 
     def _get_train_sampler(self, train_dataset=None):
-        rows = train_dataset if train_dataset is not None else self.train_dataset
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(batch * self.args.world_size, dataset=rows)
+        return LengthGroupedSampler(batch * self.args.world_size, dataset=self.train_dataset)
 
 
 def main(folder: str) -> int:
-    """One process of the launch: reads its job and trains, rank 0 writes.
-
-    An error becomes one line in error.txt.
-    """
+    """One process of the launch: reads its job and trains, rank 0 writes; an error becomes one line
+    in error.txt."""
     job = Path(folder)
     try:
         told = json.loads((job / "job.json").read_text())
-        settings = SftSettings.model_validate_json((job / "settings.json").read_text())
-        rows = pd.read_parquet(job / "examples.parquet").to_dict("records")
+        settings, rows = SftSettings(**told.pop("settings")), told.pop("examples")
         examples = [Example(**row | {"options": tuple(row["options"])}) for row in rows]
         log = train(told, settings, examples, job / "model")
         if log is not None:

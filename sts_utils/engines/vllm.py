@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,7 +51,6 @@ ENCODING = 8 * 10**9
 QUERY_TOKENS = 8192
 
 _alive: dict[tuple, tuple[int, object]] = {}
-_folders: list[tempfile.TemporaryDirectory] = []
 
 
 def installed() -> bool:
@@ -85,13 +84,17 @@ def truncated_checkpoint(name: str, layer: int, revision: str | None = None) -> 
     folder = store.CACHE / "models" / title
     if folder.exists():
         return folder
+
+    def is_kept(tensor: str) -> bool:
+        block = re.search(r"(?:^|\.)layers\.(\d+)\.", tensor)
+        return not block or int(block[1]) <= layer  # embeddings, final norm and head stay
+
     with store.atomic_folder(folder) as out:
         models.cut_config(AutoConfig.from_pretrained(source), layer).save_pretrained(out)
         index = {}
         for file in weights:
             with safe_open(file, "pt") as tensors:
-                names = [name for name in tensors.keys() if _block(name) <= layer]  # noqa: SIM118
-                kept = {name: tensors.get_tensor(name) for name in names}
+                kept = {n: tensors.get_tensor(n) for n in filter(is_kept, tensors.keys())}
             if kept:
                 save_file(kept, out / file.name, metadata={"format": "pt"})
                 index |= dict.fromkeys(kept, file.name)
@@ -101,12 +104,6 @@ def truncated_checkpoint(name: str, layer: int, revision: str | None = None) -> 
         for file in [*source.glob("*token*"), *source.glob("*.jinja")]:
             shutil.copy(file, out)
     return folder
-
-
-def _block(tensor: str) -> int:
-    """The block that a weight belongs to; -1 for embeddings, final norm and head."""
-    block = re.search(r"(?:^|\.)layers\.(\d+)\.", tensor)
-    return int(block[1]) if block else -1
 
 
 # --- features ----------------------------------------------------------------------------------
@@ -135,11 +132,15 @@ def feature_stats(
         extra |= {"max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 64)}
     saes = {id(hook.sae): hook.sae for hook in hooks}.values()
     llm = _engine(folder, dtype, sum(p.nbytes for sae in saes for p in sae.parameters()), extra)
-    told = [(hook.layer, _folder(hook.sae), float(hook.sink_norm)) for hook in hooks]
+    told = [(hook.layer, _folder(hook.sae).name, float(hook.sink_norm)) for hook in hooks]
     llm.collective_rpc("sts_install", args=(told,))
     sums = [{} for _ in hooks]
+
+    def fits(batch: Sequence[int], i: int) -> bool:
+        return sum(len(pairs[j][0].query) for j in [*batch, i]) <= QUERY_TOKENS
+
     with tqdm(total=len(pairs), desc=desc, unit="query", leave=False, disable=desc is None) as bar:
-        for batch in _batches(pairs, order):
+        for batch in batches.greedy(order, fits):
             stacked = _batch_sums(llm, [pairs[i] for i in batch])
             for pooled, fields in zip(sums, stacked, strict=True):
                 for row, index in enumerate(batch):
@@ -148,18 +149,6 @@ def feature_stats(
             bar.update(len(batch))
     ids = [a.example_id for a, _ in pairs]
     return [extract.stacked(of, ids, hook.sae) for hook, of in zip(hooks, sums, strict=True)]
-
-
-def _batches(pairs: Sequence[tuple[Prompt, Prompt]], order: list[int]) -> Iterator[list[int]]:
-    """Indices of pairs, at most QUERY_TOKENS query tokens a batch."""
-
-    def length(i):
-        return len(pairs[i][0].query)
-
-    def fits(batch, i):
-        return sum(map(length, batch)) + length(i) <= QUERY_TOKENS
-
-    return batches.greedy(order, fits)
 
 
 def _batch_sums(llm, pairs: Sequence[tuple[Prompt, Prompt]]) -> list[dict]:
@@ -265,10 +254,9 @@ def close() -> None:
 
 
 @cache
-def _folder(sae) -> str:
+def _folder(sae) -> tempfile.TemporaryDirectory:
     """A folder, removed at exit, from which a worker loads `sae`."""
     store.CACHE.mkdir(parents=True, exist_ok=True)
-    # gigabytes: not in /tmp
-    _folders.append(tempfile.TemporaryDirectory(prefix="sts-sae-", dir=store.CACHE))
-    sae.save_model(_folders[-1].name)
-    return _folders[-1].name
+    folder = tempfile.TemporaryDirectory(prefix="sts-sae-", dir=store.CACHE)  # gigabytes: not /tmp
+    sae.save_model(folder.name)
+    return folder

@@ -132,16 +132,16 @@ def tidy(path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line: `python -m sts_utils reproduce --profile smol --seeds 0,1,2`."""
-    profile, seeds = (argparse.ArgumentParser(add_help=False) for _ in range(2))
-    profile.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
+    which, seeds = (argparse.ArgumentParser(add_help=False) for _ in range(2))
+    which.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
     seeds.add_argument("--seeds", help="like 0,1,2; the profile's own if left out")
     parser = argparse.ArgumentParser(prog="python -m sts_utils")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, told, run, options in (
-        ("reproduce", "run the notebooks that are not done yet", _run, [profile, seeds]),
-        ("render", "run them and refresh the committed notebooks", _run, [profile, seeds]),
-        ("check", "can this machine run it, and at what cost?", check.run, [profile, seeds]),
-        ("fetch", "put what it needs from the hub into a folder", fetch.run, [profile]),
+        ("reproduce", "run the notebooks that are not done yet", _run, [which, seeds]),
+        ("render", "run them and refresh the committed notebooks", _run, [which, seeds]),
+        ("check", "can this machine run it, and at what cost?", check.run, [which, seeds]),
+        ("fetch", "put what it needs from the hub into a folder", fetch.run, [which]),
     ):
         commands.add_parser(name, help=told, parents=options).set_defaults(run=run, figures=None)
     add = commands.choices["reproduce"].add_argument

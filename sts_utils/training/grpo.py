@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from datasets import Dataset
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from sts_utils import generation, models
@@ -20,6 +19,8 @@ from sts_utils.training import sft
 
 #: Seconds for reading an answer, and for each comparison with the gold answer.
 SECONDS = 5
+#: What is kept of the Trainer's log.
+COLUMNS = ("step", "reward", "reward_sd", "completions/mean_length")
 #: Questions sampled together, at most: the key-value caches of all completions are held.
 TOGETHER = 4
 
@@ -75,23 +76,18 @@ def grpo(
     whole.generation_config.eos_token_id = generation.stop_ids(whole, tokenizer)
     turns = [[{"role": "user", "content": e.query}] for e in examples]
     rows = Dataset.from_dict({"prompt": turns, "answer": [e.answer for e in examples]})
-    told = _arguments(settings, seed, str(out))
-    told = GRPOConfig(**told, gradient_checkpointing=gradient_checkpointing)
+    told = _arguments(settings, seed, out) | {"gradient_checkpointing": gradient_checkpointing}
     more = {"train_dataset": rows, "processing_class": tokenizer}
-    more["optimizers"] = (sft.master_adamw(whole, settings.lr), None)
-    trainer = AnswerGRPO(whole, rewards, sft.on_one_gpu(told), **more)
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(sft.Bar(f"GRPO seed {seed}", "reward", 2))
-    trainer.train()
+    more["optimizers"] = sft.master_adamw(whole, settings.lr), None
+    trainer = AnswerGRPO(whole, rewards, sft.on_one_gpu(GRPOConfig(**told)), **more)
+    log = sft.run(trainer, f"GRPO seed {seed}", COLUMNS)
     models.save(whole, tokenizer, out)
-    log = pd.DataFrame([row for row in trainer.state.log_history if "reward" in row])
-    log = log.rename(columns={"completions/mean_length": "length"})
-    return log[["step", "reward", "reward_sd", "length"]].assign(seed=seed)
+    return log
 
 
-def _arguments(settings: GrpoSettings, seed: int, out: str) -> dict:
+def _arguments(settings: GrpoSettings, seed: int, out: Path) -> dict:
     together = max(n for n in range(1, TOGETHER + 1) if settings.prompts % n == 0)
-    return sft.plain_arguments(seed, out) | dict(
+    return sft.plain_arguments(seed, str(out)) | dict(
         max_steps=settings.steps,
         num_iterations=1,
         per_device_train_batch_size=settings.generations,
@@ -110,12 +106,9 @@ def _arguments(settings: GrpoSettings, seed: int, out: str) -> dict:
 
 
 class AnswerGRPO(GRPOTrainer):
-    """TRL's GRPOTrainer without two costs that leave the gradient as it is.
-
-    On a CPU, TRL's head over the vocabulary scores prompts too, and once more in the backward pass;
-    and it trains on completions whose group earned equal rewards, which have no gradient (loss
-    "grpo", no KL).
-    """
+    """TRL's GRPOTrainer without two costs that leave the gradient as it is: its head over the
+    vocabulary on prompts and once more in the backward pass (on a CPU), and completions whose group
+    earned equal rewards (loss "grpo" without KL)."""
 
     def _get_per_token_logps_and_entropies(self, model, ids, mask, logits_to_keep, **rest):
         if ids.device.type != "cpu":

@@ -21,9 +21,8 @@ def edited(model, edits: Mapping[int, Edit]) -> Iterator[None]:
 
     def hook(edit: Edit):
         def run(_module, _inputs, output):
-            if isinstance(output, tuple):
-                return (edit(output[0]), *output[1:])
-            return edit(output)
+            whole = isinstance(output, torch.Tensor)
+            return edit(output) if whole else (edit(output[0]), *output[1:])
 
         return run
 

@@ -15,7 +15,6 @@ from sts_utils import models
 from sts_utils.config import SftSettings
 from sts_utils.examples import Example
 from sts_utils.generation import collate, tokenize
-from sts_utils.models import final_states as answer_states
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +22,8 @@ log = logging.getLogger(__name__)
 MASTER_BYTES = 16
 #: The paper's optimizer (the paper's protocol).
 BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
+#: A log's names for the Trainer's columns.
+NAMES = {"learning_rate": "lr", "completions/mean_length": "length"}
 
 
 def sft(
@@ -43,8 +44,8 @@ def sft(
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(model, revision)
     whole = models.load_model(model, settings.dtype, revision).train()
-    desc = f"SFT seed {seed}"
-    log = train_answers(whole, tokenizer, settings, examples, settings.lr, seed, desc, steps)
+    told = settings, examples, settings.lr, seed, f"SFT seed {seed}", steps
+    log = train_answers(whole, tokenizer, *told)
     models.save(whole, tokenizer, out)
     return log
 
@@ -59,32 +60,28 @@ def train_answers(
     desc: str,
     steps: int | None = None,
 ) -> pd.DataFrame:
-    """Train what is trainable in `model` on the answers of `examples` (in place); a log as `sft`'s.
-
-    `lr` stands in for the settings'.
-    """
+    """Train what is trainable in `model` on the answers of `examples` (in place), at the learning
+    rate `lr` instead of the settings'; a log as `sft`'s."""
     rows = tokenize(tokenizer, examples, settings.max_length)
     with tempfile.TemporaryDirectory() as scratch:
         told = on_one_gpu(TrainingArguments(**arguments(settings, seed, steps, scratch)))
-        optimizers = (master_adamw(model, lr), None)
-        trainer = AnswerTrainer(model, told, collate, rows, optimizers=optimizers)
-        return run(trainer, desc)
+        optimizers = master_adamw(model, lr), None
+        return run(AnswerTrainer(model, told, collate, rows, optimizers=optimizers), desc)
 
 
-def run(trainer: Trainer, desc: str) -> pd.DataFrame:
-    """Train, with a bar called `desc`; the trainer's log: step, loss, lr, seed."""
+def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) -> pd.DataFrame:
+    """Train, with a bar called `desc` that shows the second of `columns`; the trainer's log."""
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
-        trainer.add_callback(Bar(desc))
+        trainer.add_callback(Bar(desc, columns[1]))
     trainer.train()
-    steps = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
-    steps = steps[["step", "loss", "learning_rate"]].rename(columns={"learning_rate": "lr"})
-    return steps.assign(seed=trainer.args.seed)
+    log = pd.DataFrame([row for row in trainer.state.log_history if columns[1] in row])
+    return log[list(columns)].rename(columns=NAMES).assign(seed=trainer.args.seed)
 
 
 def arguments(settings: SftSettings, seed: int, steps: int | None, scratch: str) -> dict:
     """TrainingArguments of one process: the paper's schedule, nothing saved or reported."""
-    size = dict(
+    return plain_arguments(seed, scratch) | dict(
         num_train_epochs=settings.epochs,
         max_steps=steps or -1,
         per_device_train_batch_size=settings.micro_batch,
@@ -93,9 +90,9 @@ def arguments(settings: SftSettings, seed: int, steps: int | None, scratch: str)
         train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         tf32=is_torch_tf32_available() or None,  # of float32 weights: 8 times as fast
+        lr_scheduler_type="cosine",
+        warmup_steps=WARMUP,
     )
-    schedule = dict(lr_scheduler_type="cosine", warmup_steps=WARMUP)
-    return size | schedule | plain_arguments(seed, scratch)
 
 
 def plain_arguments(seed: int, scratch: str) -> dict:
@@ -116,8 +113,8 @@ def plain_arguments(seed: int, scratch: str) -> dict:
 
 
 def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
-    """The arguments without nn.DataParallel, which the Trainer puts over every GPU it sees and
-    which multiplies the batch by their number; several GPUs are for the profile's `launcher`."""
+    """The arguments without nn.DataParallel over every GPU, which would multiply the batch;
+    several GPUs are for the profile's `launcher`."""
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
@@ -155,15 +152,15 @@ def answer_logits(model, input_ids, attention_mask, keep) -> torch.Tensor:
 
     The head over the vocabulary is half the cost of a small model; answers are half the tokens.
     """
-    states = answer_states(model, input_ids, attention_mask, keep)
+    states = models.final_states(model, input_ids, attention_mask, keep)
     return models.vocabulary_logits(model, states)
 
 
 class Bar(TrainerCallback):
     """A progress bar with the loss; the Trainer's own prints a table a step."""
 
-    def __init__(self, desc: str, shown: str = "loss", digits: int = 3):
-        self.desc, self.shown, self.digits = desc, shown, digits
+    def __init__(self, desc: str, shown: str):
+        self.desc, self.shown = desc, shown
 
     def on_train_begin(self, args, state, control, **_):
         self.bar = tqdm(total=state.max_steps, desc=self.desc, unit="step", leave=False)
@@ -171,7 +168,7 @@ class Bar(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_):
         self.bar.update(state.global_step - self.bar.n)
         if self.shown in logs:
-            self.bar.set_postfix({self.shown: f"{logs[self.shown]:.{self.digits}f}"})
+            self.bar.set_postfix({self.shown: f"{logs[self.shown]:.3f}"})
 
     def on_train_end(self, args, state, control, **_):
         self.bar.close()
@@ -185,8 +182,7 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
     dtype.
 
     Plain bfloat16 weights lose small updates to rounding (a learning rate of 1e-5 moves a weight by
-    less than its last bit); the copy keeps them. It lies where the model does, or in main memory
-    where a GPU has no room for it.
+    less than its last bit); the copy keeps them.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     where = _place_of_masters(weights)
@@ -200,8 +196,8 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
 
     def take_gradients(*_):
         for master, weight in zip(masters, weights, strict=True):
-            gradient = weight.grad
-            master.grad = None if gradient is None else gradient.to(where, torch.float32)
+            given = weight.grad
+            master.grad = None if given is None else given.to(where, torch.float32)
 
     def give_weights(*_):
         for master, weight in zip(masters, weights, strict=True):
@@ -213,11 +209,11 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
 
 
 def _place_of_masters(weights: Sequence[torch.Tensor]) -> torch.device:
-    device = weights[0].device
+    """Where the weights are, or main memory where that is a GPU without room."""
+    device, need = weights[0].device, MASTER_BYTES * sum(w.numel() for w in weights)
     if device.type != "cuda":
         return device
     free, _ = torch.cuda.mem_get_info(device)
-    need = MASTER_BYTES * sum(w.numel() for w in weights)
     if need < 0.7 * free:  # the rest is for the model's gradients and activations
         return device
     sizes = need / 1e9, free / 1e9
