@@ -16,10 +16,10 @@
 #
 # lm-eval asks every domain's questions before and after fine-tuning. A 135M model is near chance
 # when it must name the right letter, so the likelihood of each option's text is read, and four
-# measures are taken from it: the log-likelihood a token of the **gold text** (what the default run's
-# scores are correlated with, because it is the most reliable), the log-odds and the probability of
-# the gold option among the options, and accuracy. The same questions are asked before and after, so
-# each change is paired and has a standard error.
+# measures are taken from it: the log-likelihood a token of the **gold text** (what the default
+# run's scores are correlated with, because it is the most reliable), the log-odds and the
+# probability of the gold option among the options, and accuracy. The same questions are asked
+# before and after, so each change is paired and has a standard error.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -133,9 +133,10 @@ for axis, (name, rows) in zip(axes[0], sets.items()):
 # ## How much of it is signal?
 #
 # A score can foretell a change only as far as the change is one: what differs between domains must
-# be more than the noise of the questions asked. **Reliability** is the share of the variance between
-# domains that is not noise, $1 - \overline{se^2} / \mathrm{var}$, and, as a check, the correlation of
-# two halves of the questions (stepped up to the whole). Below a half nothing can be tested.
+# be more than the noise of the questions asked. **Reliability** is the share of the variance
+# between domains that is not noise, $1 - \overline{se^2} / \mathrm{var}$, and, as a check, the
+# correlation of two halves of the questions (stepped up to the whole). Below a half nothing can be
+# tested.
 
 # %%
 numbers.reliability.round(3)

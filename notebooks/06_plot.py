@@ -17,9 +17,9 @@
 # First Fig 3, the paper's main result, in full; then every experiment, a file of
 # `sts_utils/experiments` each: its figures and tables, with a caption that says which model and
 # data they come from and what the paper found, and the verdict on the paper's claims. A claim's
-# statistic has a 95% interval. The run **agrees** when the interval lies on the claim's side, **does
-# not** when it lies on the other, and is **inconclusive** when it holds both. A correlation with an
-# outcome that is mostly noise is **not testable**.
+# statistic has a 95% interval. The run **agrees** when the interval lies on the claim's side,
+# **does not** when it lies on the other, and is **inconclusive** when it holds both. A correlation
+# with an outcome that is mostly noise is **not testable**.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -95,8 +95,8 @@ if in_full:
 # %% [markdown]
 # That is all. The paper's number is the mean of this $r$ over the seeds. How sure is it? Two things
 # vary: which **domains** there are (fourteen, of all that could be asked), and which **questions**
-# were asked of them. Leaving out each domain in turn gives the interval for other domains; leaving
-# out each twentieth of the questions, that for other questions. And the outcome has a
+# were asked of them. Fisher's interval is for other domains; leaving out each twentieth of the
+# questions in turn gives the interval for other questions. And the outcome has a
 # **reliability**: divided by its root, $r$ becomes that with the true change.
 
 # %%

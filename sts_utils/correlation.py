@@ -29,7 +29,7 @@ class Correlation:
     | true | r / √reliability: r with the true change, were it asked of every question there is |
     | questions | [GROUPS] `true` without each part of the questions and queries in turn |
     | reliability | of the change: the share of its variance that is signal; the least of several |
-    | bounded | whether it lies in [−1, 1], so that its interval is taken on Fisher's z |
+    | bounded | whether it is an r, or made of several |
     """
 
     value: float
@@ -41,11 +41,12 @@ class Correlation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95%, other domains drawn: the jackknife over domains, t with D − 1 degrees."""
+        """95%, other domains drawn: Fisher's of one r, the jackknife's of several."""
         if not self.bounded:
             return _jackknife(self.value, self.domains)
-        low, high = _jackknife(_z(self.value), _z(self.domains))
-        return float(np.tanh(low)), float(np.tanh(high))
+        z, free = np.arctanh(np.clip(self.value, -1, 1)), max(len(self.domains) - 3, 1e-9)
+        width = 1.96 / free**0.5
+        return float(np.tanh(z - width)), float(np.tanh(z + width))
 
     @property
     def low(self) -> float:
@@ -90,11 +91,8 @@ def combined(statistic: Callable, of: Sequence[Correlation]) -> Correlation:
 _COMBINED = ("value", "domains", "true", "questions")
 
 
-def _z(r):
-    return np.arctanh(np.clip(r, -0.9999, 0.9999))
-
-
 def _jackknife(value: float, left_out: np.ndarray) -> tuple[float, float]:
+    """95% by leaving out one part in turn, t with a degree less than there are parts."""
     n = len(left_out)
     se = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
     width = scipy_stats.t.ppf(0.975, n - 1) * se
