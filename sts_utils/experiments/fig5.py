@@ -200,15 +200,15 @@ def fig5(numbers: Numbers, run: Run) -> tuple[Figure, str]:
         axis.set_title(title)
     names = axes[2].get_legend_handles_labels()
     figure.legend(*names, frameon=False, loc="outside upper center", ncols=2)
-    axes[0].set_ylabel(f"change of {SHORT_NAMES[run.profile.evaluation.measure]}")
-    told = {d: [100 * x for x in noise([row[d] for row in of.values()])] for d in numbers.domains}
-    said = ", ".join(f"{d} {top:.1f} ({reach:.1f})" for d, (top, reach) in told.items())
+    axes[0].set_ylabel(f"change of\n{SHORT_NAMES[run.profile.evaluation.measure]}")
+    tops, reached = zip(*(noise([row[d] for row in of.values()]) for d in (high, low)), strict=True)
+    difference, alone = (f"{100 * a:.1f} and {100 * b:.1f}" for a, b in (tops, reached))
     return figure, (
         f"Fig 5. Test halves of {high} and {low} (highest and lowest STS_ICL, chosen before "
         f"training) after SFT on {settings.examples} training and {settings.extra} extra examples "
-        "that the untouched model answered; one seed, 95% over questions. Largest difference "
-        f"(noise alone): {said}. {'The STS split is the half. ' if same else ''}The paper: "
-        "engineering gains much, law little, split balanced."
+        "that the untouched model answered; one seed, 95% over questions. Largest differences "
+        f"{difference}, by noise alone {alone}. {'The STS split is the half. ' if same else ''}"
+        "The paper: engineering gains much, law little."
     )
 
 

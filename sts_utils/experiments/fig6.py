@@ -165,9 +165,9 @@ def fig6(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     ]
     left.set_xticks(range(len(of)), labels)
     left.set(ylabel=f"overlap of the top {run.profile.top_n}", ylim=(0, 1), title="a")
-    rows = {f"{name}\n{dims} dims": r for name, of in numbers.r.items() for dims, r in of.items()}
+    rows = {f"{name}\n{dims}": r for name, of in numbers.r.items() for dims, r in of.items()}
     results.r_points(right, rows)
-    right.set(title="b")
+    right.set(xlabel="dims", title="b")
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
     solved = numbers.accuracy.groupby("when").accuracy.mean()
     sure = [f"{of['actual'][PAPER_SCORES[0]].reliability:.2f}" for of in numbers.r.values()]

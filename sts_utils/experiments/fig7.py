@@ -112,7 +112,7 @@ def fig7(numbers: Changes, run: Run) -> tuple[Figure, str] | None:
         x = np.arange(len(sizes)) + 0.3 * (i - 0.5)
         axis.bar(x, [e.value for e in of], 0.28, yerr=results.bars(of), **look)
     axis.set_xticks(range(len(sizes)), sizes)
-    axis.set(xlabel="dims trained a layer", ylabel="change of log-likelihood,\nnats a token")
+    axis.set(xlabel="dims chosen a layer", ylabel="change of log-likelihood,\nnats a token")
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
     p = run.profile
     return figure, (

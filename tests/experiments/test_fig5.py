@@ -116,8 +116,9 @@ def test_points_are_the_changes(numbers, run, same):
             assert of.lines[0].get_color() == colour and of.lines[0].get_marker() == marker
     assert "STS split\n6:2" in [t.get_text() for t in both.get_xticklabels()]
     assert [t.get_text() for t in figure.legends[0].texts] == ["law (high-STS)", "math (low-STS)"]
-    values = [100 * row["law"].value for row in gains.values()]
-    assert f"law {max(values) - min(values):.1f} (" in caption
+    values = {d: [100 * row[d].value for row in gains.values()] for d in numbers.domains}
+    law, math = (max(of) - min(of) for of in values.values())
+    assert f"Largest differences {law:.1f} and {math:.1f}, by noise alone" in caption
     assert "is the half" not in caption and len(caption.split()) <= 60
     plt.close(figure)
 
