@@ -28,9 +28,8 @@ class ShiftSettings(Section):
     sets: PositiveInt = 8  # different sets of demonstrations; queries take them in turn
     queries: PositiveInt = 200  # training questions, read with and without demonstrations
     held_out: float = Field(0.2, gt=0, lt=1)  # of the training set's groups, kept out of SFT
-    # alignment: stream only. Tokens generated after each prompt (as released), and rows compared
-    generated_tokens: int = Field(64, ge=0)
-    stream_rows: PositiveInt = 10_000
+    generated_tokens: int = Field(64, ge=0)  # after each prompt, as released (alignment: stream)
+    stream_rows: PositiveInt = 10_000  # rows compared (alignment: stream)
 
 
 class StsSettings(Section):
@@ -63,10 +62,9 @@ class EvaluationSettings(Section):
     measure: Literal["gold_probability", "gold_loglik", "gold_log_odds", "accuracy"] = "gold_loglik"
     # the likelihood of each option's text, or a written chain of thought (measure: accuracy)
     mode: Literal["options", "generation"] = "options"
-    shots: int = Field(5, ge=0)  # demonstrations before each question (this and below: generation)
+    shots: int = Field(5, ge=0)  # demonstrations before each question (from here on: generation)
     max_new_tokens: PositiveInt = 2048  # length at which an answer is cut off
-    # an answer is read by MMLU-Pro's three steps and a guess, or by lm-eval's pattern alone
-    rule: Literal["official", "strict"] = "official"
+    rule: Literal["official", "strict"] = "official"  # MMLU-Pro's, or lm-eval's pattern
 
     @model_validator(mode="after")
     def _measurable(self):
@@ -76,7 +74,7 @@ class EvaluationSettings(Section):
 
 
 class DomainSet(Section):
-    """A second set of downstream domains, for Fig 3 and Tables 2–4, 6 and 9."""
+    """A second set of domains, for Fig 3 and Tables 2–4, 6 and 9."""
 
     domains: str
     demonstrations: str
@@ -117,8 +115,7 @@ class SelectiveSettings(Section):
 
 
 class GrpoSettings(Section):
-    """Fig 6: reinforcement learning on verifiable mathematics, and SFT with as many steps,
-    questions a step and the same learning rate and precision."""
+    """Fig 6: reinforcement learning on verifiable mathematics, and SFT with its steps and lr."""
 
     train: str = "chain-sum"  # corpus with solutions and answers that can be checked
     steps: PositiveInt = 16
@@ -154,7 +151,7 @@ class ControlSettings(Section):
     seeds: tuple[int, ...] = (0,)
     asked: PositiveInt | None = None  # as in evaluation
     probe: float = Field(0.05, gt=0, lt=1)  # share of the steps of the probe run
-    probe_questions: PositiveInt = 16  # questions a domain that the probe runs are asked
+    probe_questions: PositiveInt = 16  # a domain
     doses: tuple[float, ...] = ()  # further ones, as shares of the steps, with the first seed
     dose_sets: tuple[str, ...] = ()  # on these sets
 
@@ -170,8 +167,7 @@ class Profile(Section):
     sae: str  # a folder of the project, or "release/sae_id" of sae-lens
     dtype: Precision = "float32"  # of the forward pass; features are float32, sums float64
     engine: Literal["transformers", "vllm"] = "transformers"  # of extraction and generation
-    # as demonstrations of the training set: its solutions, or the model's own verified answers
-    shown: Literal["ground_truth", "rollouts"] = "ground_truth"
+    shown: Literal["ground_truth", "rollouts"] = "ground_truth"  # or own verified answers, in D_N
     executor: Literal["local", "ray"] = "local"  # where steps run: this process, or a Ray cluster
     launcher: str | None = None  # an accelerate config: SFT runs over its processes
     train: str  # training corpus (data/corpora.yaml)
@@ -187,7 +183,7 @@ class Profile(Section):
     sft: SftSettings = SftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     others: tuple[str, ...] = ()  # Table 1: further training sets, with the first seed
-    others_examples: PositiveInt = 128  # examples of each of them
+    others_examples: PositiveInt = 128  # of each
     others_questions: PositiveInt | None = None  # a domain, asked of their and Fig 6's models
     sweep: SweepSettings = SweepSettings()
     ablation: AblationSettings = AblationSettings()
@@ -211,7 +207,7 @@ class Profile(Section):
 
 def names() -> list[str]:
     """The profiles at hand, without those that stand for several."""
-    return sorted({path.stem for path in (ROOT / "profiles").glob("*.yaml")} - groups().keys())
+    return sorted({p.stem for p in (ROOT / "profiles").glob("*.yaml")} - groups().keys())
 
 
 @cache
@@ -228,12 +224,8 @@ def load_all(name: str, seeds: str | tuple[int, ...] | None = None) -> list[Prof
 
 
 def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
-    """The profile `name` (or a path to a YAML file), with other seeds if given ("0,1,2").
-
-    A profile with `base: another` says only in what it differs from that one. Raises ValueError,
-    in one line, for an unknown profile, base, key or value; an unknown key names the nearest one
-    that exists.
-    """
+    """The profile `name` (or a YAML file's path) over its `base`, other seeds if given ("0,1").
+    Raises ValueError, in one line, for an unknown profile, base, key or value."""
     path, values = _path(name), _values(name)
     for key in ("engine", "executor"):  # of `make reproduce ENGINE=vllm EXECUTOR=ray`
         if chosen := os.environ.get(f"STS_{key.upper()}"):
@@ -278,15 +270,14 @@ def _values(name: str, above: tuple[str, ...] = ()) -> dict:
 
 def _over(values: dict, base: dict) -> dict:
     """`values` laid over `base`, section by section; a list replaces a list."""
-    nested = {
-        k for k in values.keys() & base if isinstance(values[k], dict) and isinstance(base[k], dict)
-    }
+    both = values.keys() & base
+    nested = [k for k in both if isinstance(values[k], dict) and isinstance(base[k], dict)]
     return base | values | {k: _over(values[k], base[k]) for k in nested}
 
 
 def _first(error: ValidationError | TypeError) -> str:
-    """The first of pydantic's complaints, in one line."""
-    if isinstance(error, TypeError):  # a key that is no name, or `name` itself
+    """The first complaint, in one line; a TypeError is of a key that is no name."""
+    if isinstance(error, TypeError):
         return str(error)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])

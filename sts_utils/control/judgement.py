@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
-from sts_utils import stats
+from sts_utils import correlation, stats
 from sts_utils.control import scores
 from sts_utils.control.matrix import Matrix
 from sts_utils.control.scores import LIKELIHOOD, Score
@@ -79,18 +79,18 @@ def r_centred(
         return Estimate(np.nan, np.array([np.nan])), np.nan
     changed = _centred_cells(np.stack([c.mean(-1) for c in changes], -1).mean(1))
     mean = values.mean(1)
-    observed = float(stats.pearson(_centred_cells(mean), changed))
+    observed = float(correlation.pearson(_centred_cells(mean), changed))
     rng = np.random.default_rng(6)
     rows, seeds = values.shape[:2]
     orders = np.stack([rng.permutation(rows) for _ in range(draws)])
-    permuted = stats.pearson(_centred_cells(mean[orders]), changed[None])
+    permuted = correlation.pearson(_centred_cells(mean[orders]), changed[None])
     p = (1 + (np.abs(permuted) >= abs(observed)).sum()) / (draws + 1)
     drawn = []
     for _ in range(draws):
         t, s = rng.integers(rows, size=rows), rng.integers(seeds, size=seeds)
         change = np.stack([_redrawn(c, rng).mean(-1) for c in changes], -1)
         of_score, of_change = values[t][:, s].mean(1), change[t][:, s].mean(1)
-        drawn.append(stats.pearson(_centred_cells(of_score), _centred_cells(of_change)))
+        drawn.append(correlation.pearson(_centred_cells(of_score), _centred_cells(of_change)))
     return Estimate(observed, np.array(drawn)), float(p)
 
 
@@ -115,7 +115,7 @@ def r_within(values: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:
         return np.full(len(values), np.nan)
     changed = np.stack([c.mean((1, 2)) for c in changes], -1)
     mean = values.mean(1)
-    return stats.pearson(mean - mean.mean(0), changed - changed.mean(0))
+    return correlation.pearson(mean - mean.mean(0), changed - changed.mean(0))
 
 
 def sign_test(
@@ -132,7 +132,7 @@ def sign_test(
     def shares(score, change):
         score, change = (centred(v) if beside else v for v in (score, change))
         up = change > 0
-        r = stats.pearson(score.ravel(), change.ravel())
+        r = correlation.pearson(score.ravel(), change.ravel())
         return ((score > 0) == up).mean(), max(up.mean(), 1 - up.mean()), r
 
     mean = values.mean(1)

@@ -5,6 +5,8 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+import pandas as pd
+
 from sts_utils.config import nearest
 from sts_utils.examples import Example
 from sts_utils.prediction.rows import is_turn
@@ -18,9 +20,8 @@ COLUMNS = {
     "options": ["options", "choices"],
     "messages": ["messages", "conversations"],
 }
-#: What a value is called in messages: the first kind that it is of.
-KINDS = {"text": str, "bytes": bytes, "a number": int | float, "columns": Mapping}
-KINDS["a list"] = Sequence
+#: What a value is called in messages: the first that it is.
+KINDS = {"text": str, "bytes": bytes, "a number": int | float, "columns": Mapping, "a list": list}
 USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
 
 
@@ -34,29 +35,26 @@ def choose(has: list[str], named: Mapping[str, str], name: str, answers: bool) -
     listed = f"it has {', '.join(has)}"
     if absent := [c for c in named.values() if c not in has]:
         raise ValueError(f"{name}: no column {absent[0]!r}{nearest(absent[0], has)}; {listed}")
-    there = {role: [c for c in known if c in has] for role, known in COLUMNS.items()}
-    of = {role: named.get(role) or next(iter(there[role]), None) for role in COLUMNS}
+    of = {role: next((c for c in known if c in has), None) for role, known in COLUMNS.items()}
+    of |= named
     answered = of["solution"] or of["answer"]
     if of["messages"]:
-        if not named.get("question") and not answered:
+        if not answered and "question" not in named:
             of["question"] = None  # a `prompt` beside chat turns, which have the answers
-        return of
-    if not of["question"] or (answers and not answered):
+    elif not of["question"] or (answers and not answered):
         missing = "solution" if of["question"] else "question"
-        near = next((hint for known in COLUMNS[missing] if (hint := nearest(known, has))), "")
+        near = next(filter(None, (nearest(known, has) for known in COLUMNS[missing])), "")
         like = f"(name it, like {missing}={has[0]})"
         raise ValueError(f"{name}: no column for the {missing}{near}; {listed} {like}")
     return of
 
 
-def check_type(rows: Sequence[tuple[int, Mapping]], column: str, name: str) -> None:
+def check_type(rows: Mapping[int, Mapping], column: str, name: str) -> None:
     """Raise ValueError where a column holds text in one row and something else in another."""
-    first = {}
-    for n, row in rows:
-        if row.get(column) is not None:
-            first.setdefault(_kind(row[column]), n)
-    if len(first) > 1:
-        a, b = (f"{kind} in row {n}" for kind, n in itertools.islice(first.items(), 2))
+    cells = pd.Series({n: row.get(column) for n, row in rows.items()}, dtype=object)
+    kinds = cells.dropna().map(_kind).drop_duplicates()
+    if len(kinds) > 1:
+        a, b = (f"{kind} in row {n}" for n, kind in kinds[:2].items())
         raise ValueError(f"{name}: column {column!r} holds {a} and {b}: make it one type")
 
 
@@ -64,73 +62,64 @@ def _kind(value) -> str:
     return next((kind for kind, of in KINDS.items() if isinstance(value, of)), type(value).__name__)
 
 
-def example(row: Mapping, of: Mapping[str, str | None], domain: str, where: str) -> Example | None:
-    """One row as an Example, its columns as `choose` gave them; None if its question is empty."""
-    cells = {role: row.get(column) for role, column in of.items() if column}
+def example(row: Mapping, of: Mapping[str, str | None], domain: str) -> Example | None:
+    """One row as an Example, its columns as `choose` gave them; None if its question is empty.
 
-    def text(role: str, said: Sequence[str]) -> str:
-        return _text(cells.get(role), f"{where}: column {of[role]!r}", said)
-
+    Raises ValueError for a cell that can't be used, UnicodeEncodeError for half of a character.
+    """
     if of["messages"] and not of["question"]:
-        question, solution = _last_turns(cells["messages"] or (), where)
+        question, solution = _last_turns(row.get(of["messages"]) or ())
     else:
-        question, solution = text("question", USER), text("solution", ASSISTANT)
-        if of["question"] == "instruction" and row.get("input"):  # Alpaca's half of the question
-            question = f"{question}\n{_text(row['input'], where)}".strip()
+        question, solution = _text(row, of["question"], USER), _text(row, of["solution"], ASSISTANT)
+        if of["question"] == "instruction":  # Alpaca has half of the question in `input`
+            question = f"{question}\n{_text(row, 'input')}".strip()
     if not question:
         return None
-    options, labels = _options(cells.get("options"), row, where)
-    answer = text("answer", ASSISTANT)
+    options, answer = _options(row, of["options"]), _text(row, of["answer"], ASSISTANT)
     if options and answer:
-        chosen = _choice(cells["answer"], options, labels, where)
-        answer, solution = options[chosen], solution or f"The answer is ({LETTERS[chosen]})."
-    solution = solution or answer
-    try:
-        key = hashlib.sha256(f"{question}\n{solution}".encode()).hexdigest()[:16]
-    except UnicodeEncodeError as error:
-        half = f"{error.object[error.start]!a}, half of a character"
-        raise ValueError(f"{where} holds {half}: remove it") from None
-    answer = answer or solution
-    return Example(question, solution, answer, domain, key, options=options, instruction="")
+        chosen = _choice(row[of["answer"]], options)
+        answer = list(options.values())[chosen]
+        solution = solution or f"The answer is ({LETTERS[chosen]})."
+    solution, answer = solution or answer, answer or solution
+    key = hashlib.sha256(f"{question}\n{solution}".encode()).hexdigest()[:16]
+    texts = tuple(options.values())
+    return Example(question, solution, answer, domain, key, options=texts, instruction="")
 
 
-def _text(value, where: str, said: Sequence[str] = ()) -> str:
+def _text(row: Mapping, column: str | None, said: Sequence[str] = ()) -> str:
     """A cell as text; of a list of chat turns the last one that one of `said` has."""
+    value = row.get(column)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         if all(map(is_turn, value)):
-            return next((text for who, text in reversed(_turns(value, where)) if who in said), "")
+            return next((text for who, text in reversed(_turns(value)) if who in said), "")
         if all(isinstance(part, Mapping) and "type" in part for part in value):
             return "".join(str(part.get("text") or "") for part in value).strip()  # no images
     if value is not None and not isinstance(value, str | int | float):
-        raise ValueError(f"{where} holds {_kind(value)} where text belongs: make it text")
+        raise ValueError(f"column {column!r} holds {_kind(value)} where text belongs: make it text")
     return "" if value is None else str(value).strip()
-
-
-# --- chats and multiple choice -----------------------------------------------------------------
 
 
 def _loaded(cell):
     """What a cell of JSON holds; any other as it is."""
     try:
-        return json.loads(cell) if isinstance(cell, str) else cell
-    except json.JSONDecodeError:
+        return json.loads(cell)
+    except (TypeError, ValueError):
         return cell
 
 
-def _turns(cell, where: str) -> list[tuple[str, str]]:
+def _turns(cell) -> list[tuple[str, str]]:
     """(who, text) of chat turns, given as a list or its JSON."""
     cell = _loaded(cell)
     if not isinstance(cell, Sequence) or not all(map(is_turn, cell)):
-        like = '{"role": "user", "content": "…"}'
-        raise ValueError(f"{where}: the chat is not a list of turns like {like}")
-    told = ((t.get("role", t.get("from")), t.get("content", t.get("value"))) for t in cell)
-    return [(who, _text(text, where)) for who, text in told]
+        raise ValueError('the chat is not a list of turns like {"role": "user", "content": "…"}')
+    said = [(turn, "content" if "content" in turn else "value") for turn in cell]
+    return [(turn.get("role", turn.get("from")), _text(turn, key)) for turn, key in said]
 
 
-def _last_turns(cell, where: str) -> tuple[str, str]:
+def _last_turns(cell) -> tuple[str, str]:
     """(the user's turn before it, the assistant's last turn), or (the user's last turn, "")."""
     question, after, solution = "", "", ""
-    for who, text in _turns(cell, where):
+    for who, text in _turns(cell):
         if who in USER and text:
             after = text
         elif who in ASSISTANT and text:
@@ -138,38 +127,38 @@ def _last_turns(cell, where: str) -> tuple[str, str]:
     return (question, solution) if solution else (after, "")
 
 
-def _options(cell, row: Mapping, where: str) -> tuple[tuple[str, ...], list[str]]:
-    """(texts of the options, what the answer may call them); empty for none.
+def _options(row: Mapping, column: str | None) -> dict[str, str]:
+    """What the answer may call an option -> its text, in order; empty where there is no choice.
 
     Of a list (or its JSON), ARC's {"text": …, "label": …}, {"A": text}, or columns A, B, ….
     """
-    labels, cell = list(LETTERS), _loaded(cell)
-    if isinstance(cell, Mapping):
-        labels = list(map(str, cell.get("label", LETTERS) if "text" in cell else cell))
-        cell = cell["text"] if "text" in cell else list(cell.values())
-    if cell is not None and (isinstance(cell, str) or not isinstance(cell, Iterable)):
-        shown = f'a list like ["one", "two"]: {str(cell)[:40]!r}'
-        raise ValueError(f"{where}: the options are not {shown}")
-    if not cell:
-        cell = [row[letter] for letter in itertools.takewhile(row.__contains__, LETTERS)]
-        while cell and cell[-1] in (None, ""):
-            cell.pop()
-        if len(cell) < 2:
-            return (), []
-        if None in cell or "" in cell:
-            last = LETTERS[len(cell) - 1]
-            raise ValueError(f"{where}: an option before {last} is empty: fill it in")
-    return tuple(str(option).strip() for option in cell), labels[: len(cell)]
+    labels, texts = LETTERS, _loaded(row.get(column))
+    if isinstance(texts, Mapping) and "text" in texts:
+        labels, texts = texts.get("label", LETTERS), texts["text"]
+    elif isinstance(texts, Mapping):
+        labels, texts = texts.keys(), texts.values()
+    if isinstance(texts, str) or not isinstance(texts, Iterable | None):
+        raise ValueError(f'the options are not a list like ["one", "two"]: {str(texts)[:40]!r}')
+    texts = [] if texts is None else list(texts)
+    if not texts:
+        there = itertools.takewhile(row.__contains__, LETTERS)
+        labels, texts = LETTERS, [row[letter] for letter in there]
+        while texts and texts[-1] in (None, ""):
+            texts.pop()
+        if None in texts or "" in texts:
+            raise ValueError(f"an option before {LETTERS[len(texts) - 1]} is empty: fill it in")
+        if len(texts) < 2:
+            return {}
+    return {str(a): str(text).strip() for a, text in zip(labels, texts, strict=False)}
 
 
-def _choice(answer, options: Sequence[str], labels: Sequence[str], where: str) -> int:
+def _choice(answer, options: Mapping[str, str]) -> int:
     """Which option the gold answer is, given as its index from 0, its letter or its text."""
-    text = str(answer).strip()
-    if text in options and isinstance(answer, str):
-        return options.index(text)
+    text, labels, texts = str(answer).strip(), list(options), list(options.values())
+    if text in texts and isinstance(answer, str):
+        return texts.index(text)
     if text.strip("().") in labels:
         return labels.index(text.strip("()."))
-    if text.isdigit() and int(text) < len(options):
+    if text.isdigit() and int(text) < len(texts):
         return int(text)
-    known = f"no index, letter or text of the {len(options)} options"
-    raise ValueError(f"{where}: answer {text!r} is {known}")
+    raise ValueError(f"answer {text!r} is no index, letter or text of the {len(texts)} options")

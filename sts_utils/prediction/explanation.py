@@ -1,7 +1,5 @@
 """Why a prediction: the most shifted features, where they fire and which words they promote."""
 
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +8,8 @@ import torch
 
 from sts_utils import models
 from sts_utils.config import Profile
-from sts_utils.examples import Example
 from sts_utils.prediction import page
+from sts_utils.prediction.sources import drawn
 from sts_utils.runs import models as held
 from sts_utils.runs import peaks, samples
 
@@ -29,27 +27,24 @@ SPANS, DOMAINS, WORDS = 2, 3, 8
 
 @dataclass(frozen=True)
 class Span:
-    """Text around a feature's peak: `tokens` are (text, activation over the peak's) pairs."""
+    """Text around a feature's peak."""
 
     domain: str
     peak: float
-    tokens: tuple[tuple[str, float], ...]
+    tokens: tuple[tuple[str, float], ...]  # (text, activation over the peak's)
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One shifted feature: its `shift` E_x (Δh)² (less the contrast if the score is contrastive),
-    the (name, mean activation a token) of the `domains` that use it most, the spans where it fires
-    hardest in `train` and `elsewhere`, the tokens whose logits its decoder direction `promotes`
-    most, and its page on Neuronpedia."""
+    """One shifted feature."""
 
     id: int
-    shift: float
-    domains: tuple[tuple[str, float], ...]
-    train: tuple[Span, ...]
+    shift: float  # E_x (Δh)², less the contrast if the score is contrastive
+    domains: tuple[tuple[str, float], ...]  # that use it most, and its mean activation a token
+    train: tuple[Span, ...]  # where it fires hardest
     elsewhere: tuple[Span, ...]
-    promotes: tuple[str, ...]
-    link: str | None
+    promotes: tuple[str, ...]  # tokens whose logits its decoder direction raises most
+    link: str | None  # to Neuronpedia
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,27 +66,24 @@ def explain(prediction: "Prediction", k: int = 10) -> Explanation:
 
     Raises ValueError for k outside 1..features of the SAE.
     """
-    shifts, known = prediction.shifts, held.sae(prediction.profile).cfg.metadata.neuronpedia_id
+    profile, shifts = prediction.profile, prediction.shifts
     if not 1 <= k <= len(shifts):
         raise ValueError(f"k is {k}: choose 1..{len(shifts)} features")
     ids = np.argsort(-shifts, kind="stable")[:k]
-    words, spans = promoted(prediction.profile, ids), _spans(prediction, ids)
-    features = []
+    words, spans = promoted(profile, ids), _spans(prediction, ids)
+    known = held.sae(profile).cfg.metadata.neuronpedia_id
+    seeds, features = prediction.domain_stats, []
+    means = {d: np.mean([of[d].mean("h") for of in seeds], axis=0) for d in prediction.domains}
     for feature, promotes, places in zip(ids.tolist(), words, spans, strict=True):
         hardest = sorted({s.tokens: s for s in places}.values(), key=lambda span: -span.peak)
         own = tuple(s for s in hardest if s.domain == OWN)[:SPANS]
         elsewhere = tuple(s for s in hardest if s.domain != OWN)[:SPANS]
+        using = sorted(((float(means[d][feature]), d) for d in means), reverse=True)[:DOMAINS]
+        most = tuple((d, mean) for mean, d in using if mean > 0)
         link = f"https://www.neuronpedia.org/{known}/{feature}" if known else None
-        using, moved = _used_most(prediction, feature), float(shifts[feature])
-        features.append(Feature(feature, moved, using, own, elsewhere, promotes, link))
+        moved = float(shifts[feature])
+        features.append(Feature(feature, moved, most, own, elsewhere, promotes, link))
     return Explanation(tuple(features))
-
-
-def _used_most(prediction: "Prediction", feature: int) -> tuple[tuple[str, float], ...]:
-    """(domain, mean activation a token) of the domains that use a feature most."""
-    means = [{d: of[d].mean("h")[feature] for d in of} for of in prediction.domain_stats]
-    using = [(float(np.mean([of[d] for of in means])), d) for d in prediction.domains]
-    return tuple((d, mean) for mean, d in sorted(using, reverse=True)[:DOMAINS] if mean > 0)
 
 
 @torch.inference_mode()
@@ -106,11 +98,16 @@ def promoted(profile: Profile, ids: np.ndarray) -> list[tuple[str, ...]]:
 
 
 def _spans(prediction: "Prediction", ids: np.ndarray) -> list[list[Span]]:
-    """For each feature a span around its peak in every text where it fires."""
-    profile = prediction.profile
+    """For each feature a span around its peak in every text where it fires, of a sample of the
+    training set and of each domain."""
+    profile, spans = prediction.profile, [[] for _ in ids]
     model, hook = held.backbone(profile), held.hook(profile)
-    tokenizer, spans = samples.tokenizer(profile.model, profile.revision), [[] for _ in ids]
-    for domain, text in _texts(prediction):
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    chosen = [(OWN, e) for e in drawn(prediction.train, TRAIN_TEXTS)]
+    for domain in prediction.domains:
+        chosen += [(domain, e) for e in drawn(prediction.questions[domain], DOMAIN_TEXTS)]
+    for domain, e in chosen:
+        text = f"{e.query}\n{e.solution}".strip()
         read = tokenizer(text, return_offsets_mapping=True)  # with BOS where the model has one
         ends = [0, *(stop for _, stop in read.offset_mapping[:TOKENS])]
         if len(ends) <= 2:
@@ -121,19 +118,6 @@ def _spans(prediction: "Prediction", ids: np.ndarray) -> list[list[Span]]:
             if peak > 0:
                 window = range(max(0, at - AROUND), min(len(fired), at + AROUND + 1))
                 # several tokens may share a character: it is shown once
-                pieces = [text[ends[t] : ends[t + 1]] for t in window]
-                levels = [float(fired[t]) / peak for t in window]
-                of_feature.append(Span(domain, peak, tuple(zip(pieces, levels, strict=True))))
+                pieces = ((text[ends[t] : ends[t + 1]], float(fired[t]) / peak) for t in window)
+                of_feature.append(Span(domain, peak, tuple(pieces)))
     return spans
-
-
-def _texts(prediction: "Prediction") -> list[tuple[str, str]]:
-    """(domain or OWN, text) of a sample of the training set and of each domain."""
-
-    def some(examples: Sequence[Example], count: int) -> list[Example]:
-        return random.Random(0).sample(list(examples), min(count, len(examples)))
-
-    read = [(OWN, e) for e in some(prediction.train, TRAIN_TEXTS)]
-    for domain in prediction.domains:
-        read += [(domain, e) for e in some(prediction.questions[domain], DOMAIN_TEXTS)]
-    return [(domain, f"{e.query}\n{e.solution}".strip()) for domain, e in read]

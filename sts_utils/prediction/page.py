@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import os
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,25 @@ from sts_utils.prediction.scores import SCORES
 if TYPE_CHECKING:
     from sts_utils.prediction.prediction import Prediction
 
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=jinja2.select_autoescape(["html.jinja"]),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+FILES = ("index.html", "table.csv", "table.parquet", "mixture.jsonl")
+
+
+def macros():
+    """The macros of page.html.jinja; whatever they are given is escaped."""
+    return TEMPLATES.get_template("page.html.jinja").module
+
+
+def told(name: str, **values) -> list[str]:
+    """The lines of a text template."""
+    return TEMPLATES.get_template(f"{name}.txt.jinja").render(**values).splitlines()
+
 
 def write(
     prediction: "Prediction", folder: str | Path, budget: int | None = None, features: int = 10
@@ -27,47 +45,21 @@ def write(
     folder = Path(folder)
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in ("index.html", "table.csv", "table.parquet")]
-    paths[0].write_text(html(prediction, budget, features), encoding="utf-8")
-    prediction.table.to_csv(paths[1], index=False)
-    prediction.table.to_parquet(paths[2], index=False)
-    mixture = folder / "mixture.jsonl"
+    page, csv, parquet, mixture = paths = [folder / name for name in FILES]
+    png = io.BytesIO()
+    figure = plot(prediction)
+    figure.savefig(png, format="png", dpi=150)
+    plt.close(figure)
+    shown = {"plot": base64.b64encode(png.getvalue()).decode(), "scores": list(SCORES)}
+    html = macros().page(p=prediction, budget=budget, features=features, **shown)
+    page.write_text(html, encoding="utf-8")
+    prediction.table.to_csv(csv, index=False)
+    prediction.table.to_parquet(parquet, index=False)
     mixture.unlink(missing_ok=True)  # of an earlier report
     if budget is not None and (rows := prediction.mixture(budget)):
         lines = [f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows]
         mixture.write_text("".join(lines), encoding="utf-8")
-        paths.append(mixture)
-    return paths
-
-
-def html(prediction: "Prediction", budget: int | None = None, features: int = 10) -> str:
-    """The page, self-contained: ranking, how sure, features, mixture."""
-    figure, png = plot(prediction), io.BytesIO()
-    figure.savefig(png, format="png", dpi=150)
-    plt.close(figure)
-    picture = base64.b64encode(png.getvalue()).decode()
-    rows, explained = prediction.table.to_dict("records"), prediction.explain(features)
-    advice = prediction.advice(budget).to_dict("records") if budget is not None else None
-    made = {"plot": picture, "rows": rows, "explained": explained, "advice": advice}
-    return macros().page(p=prediction, scores=list(SCORES), budget=budget, **made)
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    escape = jinja2.select_autoescape(["html.jinja"])
-    blocks = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    return jinja2.Environment(loader=loader, autoescape=escape, **blocks)
-
-
-def macros():
-    """The macros of page.html.jinja; whatever they are given is escaped."""
-    return _templates().get_template("page.html.jinja").module
-
-
-def told(name: str, **values) -> list[str]:
-    """The lines of a text template."""
-    return _templates().get_template(f"{name}.txt.jinja").render(**values).splitlines()
+    return [path for path in paths if path.exists()]
 
 
 def plot(prediction: "Prediction") -> Figure:
@@ -89,7 +81,6 @@ def plot(prediction: "Prediction") -> Figure:
 def check_folder(folder: Path) -> None:
     """Raise ValueError where a report can't be written."""
     above = next(f for f in (folder, *folder.absolute().parents) if f.exists())
-    if not above.is_dir():
-        raise ValueError(f"{above} is a file: give a folder to write the report to")
-    if not os.access(above, os.W_OK):
-        raise ValueError(f"{above} can't be written: give another folder for the report")
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "can't be written" if above.is_dir() else "is a file"
+        raise ValueError(f"{above} {why}: give a folder to write the report to")

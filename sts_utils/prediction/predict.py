@@ -1,8 +1,4 @@
-"""Which domains will fine-tuning on my data move? Predicted from SAE features, without fine-tuning.
-
-`sts_utils.predict(train="my.jsonl")` is the whole method on people's own data; `python -m sts_utils
-predict` the same with a report. What comes back is a `prediction.Prediction`.
-"""
+"""`sts_utils.predict(train="my.jsonl")`: the whole method on people's own data."""
 
 import logging
 import operator
@@ -24,14 +20,11 @@ from sts_utils.method.extract import FeatureStats
 from sts_utils.method.prompts import Prompt
 from sts_utils.prediction import scores, sources
 from sts_utils.prediction.prediction import Prediction
-from sts_utils.prediction.scores import DEFAULT_SCORE
 from sts_utils.runs import features, samples
 from sts_utils.runs import models as held
 
 log = logging.getLogger(__name__)
 
-MODEL = "smollm2-135m-instruct"
-SAE = "data/saes/smollm2-135m-instruct/layer20-8x-k32"
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
 EXAMPLE = store.DATA / "example.jsonl"
 #: Sets of demonstrations before the training set's questions; questions take them in turn.
@@ -41,15 +34,15 @@ SETS = 4
 def predict(
     train=EXAMPLE,
     *,
-    model: str = MODEL,
-    sae: str = SAE,
+    model: str = models.SMOL,
+    sae: str = "data/saes/smollm2-135m-instruct/layer20-8x-k32",
     domains="mmlu-test",
     demonstrations=None,
     n: int = 100,
     shots: int = 5,
     queries: int = 32,
     seeds: Sequence[int] = (0, 1, 2),
-    score: str = DEFAULT_SCORE,
+    score: str = scores.DEFAULT_SCORE,
     columns: Mapping[str, str] | None = None,
     domain_columns: Mapping[str, str] | None = None,
     signed: bool = False,
@@ -88,28 +81,37 @@ def predict(
     >>> int(prediction.rescored(n=5, score="sts_icl").advice(10).examples.sum())
     10
     """
-    seeds = _whole(seeds)
+    seeds = _seeds(seeds)
     if not seeds or min(shots, queries) < 1:
         sizes = f"seeds {list(seeds)}, shots {shots}, queries {queries}"
         raise ValueError(f"{sizes}: give one or more of each")
     scores.check(score, n, has_icl=demonstrations != "none")
     profile, notes = _profile(model, sae, dtype), []
+    tokenizer = samples.tokenizer(model, profile.revision)
+    longest = models.context_length(model) // (shots + 1) - 32  # 32: a turn's marks
 
     def note(said: str) -> None:
         log.warning(said)
         notes.append(said)
 
     def fitting(examples: list[Example], what: str) -> list[Example]:
-        return _fitting(profile, examples, shots, what, note)
+        """Those of which `shots` and a question fit into the context, whichever are drawn."""
+        kept = samples.within(tokenizer, examples, longest)
+        if left := len(examples) - len(kept):
+            said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
+            if len(kept) < 2:
+                mend = f"too long for the context with {shots} before a question: lower shots"
+                raise ValueError(f"{said}, {mend}")
+            note(f"{said} (the context over {shots} + 1 turns) and were left out.")
+        return kept
 
     learned = fitting(sources.read_training(train, columns, note), "the training set")
-    given = domains, demonstrations, domain_columns
-    asked, worked = sources.read_evaluation(*given, learned, note)
+    asked, worked = sources.read_evaluation(domains, demonstrations, domain_columns, learned, note)
     scores.check(score, n, domains=asked)
     asked = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
     worked = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
 
-    contexts, pairs = _contexts(profile, asked, worked), {}
+    contexts, pairs = _contexts(tokenizer, asked, worked), {}
     for seed in seeds:
         questions, sets = _training_draw(learned, shots, 2 * queries, seed)
         for context, like in contexts.items():
@@ -121,10 +123,10 @@ def predict(
             pairs["domain", d, seed] = samples.pairs(profile, *drawn)
     scores.check(score, n, held.sae(profile).cfg.d_sae)
 
-    stats, bar = {}, tqdm(pairs, desc="features", unit="set", disable=not progress)
-    for what, name, seed in bar:
-        desc = f"{name} seed {seed}" if progress else None
-        stats[what, name, seed] = _features(profile, pairs[what, name, seed], desc)
+    stats = {}
+    for at in tqdm(pairs, desc="features", unit="set", disable=not progress):
+        desc = f"{at[1]} seed {at[2]}" if progress else None
+        stats[at] = _features(profile, pairs[at], desc)
     data = sources.name_of(train), learned, asked, worked
     own = [stats["train", "own", s] for s in seeds]
     others = [[stats["train", c, s] for c in contexts if c != "own"] for s in seeds]
@@ -132,7 +134,7 @@ def predict(
     return Prediction(profile, *data, own, others, used, seeds, n, score, signed, tuple(notes))
 
 
-def _whole(seeds) -> tuple[int, ...]:
+def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     try:
         seeds = tuple(map(operator.index, seeds))
     except TypeError:
@@ -152,30 +154,13 @@ def _profile(model: str, sae: str, dtype: str) -> Profile:
     profile = Profile(name="predict", about="", **read, **corpora)
     models.check(model, profile.layer)
     if samples.tokenizer(model, profile.revision).chat_template is None:
-        lacks = f"model {model!r} has no chat template"
-        raise ValueError(f"{lacks}: give its instruction-tuned version")
+        lacks = "has no chat template: give its instruction-tuned version"
+        raise ValueError(f"model {model!r} {lacks}")
     return profile
 
 
-def _fitting(profile: Profile, examples: list[Example], shots: int, what: str, note: Callable):
-    """The examples of which `shots` and a question fit into the context, whichever are drawn."""
-    longest = models.context_length(profile.model) // (shots + 1) - 32  # 32: a turn's marks
-    kept = samples.within(samples.tokenizer(profile.model, profile.revision), examples, longest)
-    if left := len(examples) - len(kept):
-        said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
-        if len(kept) < 2:
-            mend = f"too long for the context with {shots} before a question: lower shots"
-            raise ValueError(f"{said}, {mend}")
-        note(f"{said} (the context over {shots} + 1 turns) and were left out.")
-    return kept
-
-
-# --- what is drawn -----------------------------------------------------------------------------
-
-
-def _contexts(profile: Profile, asked: Mapping, worked: Mapping) -> dict[str, Callable]:
+def _contexts(tokenizer, asked: Mapping, worked: Mapping) -> dict[str, Callable]:
     """Name -> (rng, demonstration) -> what stands in its place: itself, or text as long."""
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
     contexts = {"own": lambda rng, e: e, "generic": partial(contrast.prose, tokenizer)}
     of_domains = [e for d in asked for e in (*worked.get(d, ()), *asked[d]) if e.solution]
     if of_domains:
@@ -197,13 +182,13 @@ def _training_draw(examples: list[Example], shots: int, queries: int, seed: int)
 
 def _domain_draw(domain, examples, worked: Mapping, shots: int, queries: int, seed: int) -> tuple:
     """(questions, one set of demonstrations), of which no question is one."""
-    shown = prompts.choose_demonstrations(worked[domain], shots, 1, seed)[0] if worked else []
-    seen = {sources.key(e) for e in shown}
+    sets = prompts.choose_demonstrations(worked[domain], shots, 1, seed) if worked else [[]]
+    seen = {sources.key(e) for e in sets[0]}
     free = [e for e in examples if sources.key(e) not in seen]
     if len(free) < 2:
-        has = f"has {len(free)} question(s) beside its {len(shown)} demonstrations"
+        has = f"has {len(free)} question(s) beside its {len(seen)} demonstrations"
         raise ValueError(f"domain {domain!r} {has}: give two or more")
-    return random.Random(seed).sample(free, min(queries, len(free))), [shown]
+    return sources.drawn(free, queries, seed), sets
 
 
 def _features(profile: Profile, pairs: Sequence[tuple[Prompt, Prompt]], desc) -> FeatureStats:

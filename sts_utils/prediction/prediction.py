@@ -1,7 +1,6 @@
 """What a prediction says: scores of domains with intervals and ranks, and what to add."""
 
 import itertools
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -17,11 +16,11 @@ from sts_utils.method.extract import FeatureStats
 from sts_utils.method.shift import ShiftedDims
 from sts_utils.prediction import explanation, page, scores
 from sts_utils.prediction.scores import DEFAULT_SCORE, SCORES
-from sts_utils.prediction.sources import key
+from sts_utils.prediction.sources import drawn, key
 from sts_utils.runs.scores import over_domains
 
-#: Bootstrap draws of a score that compares domains feature by feature, and of any other.
-DRAWS = {"sts_relative": 500}
+#: Bootstrap draws of a score that compares domains feature by feature.
+RELATIVE_DRAWS = 500
 #: Two neighbours in rank can't be told apart when the bootstrap swaps them more often than this.
 FLIP = 0.05
 
@@ -30,21 +29,16 @@ FLIP = 0.05
 class Prediction:
     """Scores of domains, and the statistics they come from: N, score and domains can be changed.
 
-    | field | is |
-    |---|---|
-    | profile | model, SAE, layer and dtype |
-    | source, train | the training set's name and examples |
-    | questions, demonstrations | domain -> its questions; its worked examples, if any |
-    | train_stats | [S seeds] training questions without and with training examples in context |
-    | contrast_stats | [S][C] the same questions behind other text of the same length |
-    | domain_stats | [S] {domain: its questions without and with its own worked examples} |
+    The statistics are of questions without and with examples in context, [S seeds]: training
+    questions and training examples; [S][C] the same questions behind other text as long; and
+    {domain: its questions and its own worked examples}.
     """
 
     profile: Profile
-    source: str
+    source: str  # the training set's name
     train: Sequence[Example]
     questions: Mapping[str, Sequence[Example]]
-    demonstrations: Mapping[str, Sequence[Example]]
+    demonstrations: Mapping[str, Sequence[Example]]  # the domains' worked examples, if any
     train_stats: Sequence[FeatureStats]
     contrast_stats: Sequence[Sequence[FeatureStats]]
     domain_stats: Sequence[Mapping[str, FeatureStats]]
@@ -53,6 +47,8 @@ class Prediction:
     score: str
     signed: bool = False
     notes: Sequence[str] = ()
+
+    plot, write, explain = page.plot, page.write, explanation.explain
 
     def __repr__(self) -> str:
         return f"Prediction for {self.source} by {self.score}, N = {self.n}\n{self.table}"
@@ -66,28 +62,26 @@ class Prediction:
         self, n: int | None = None, score: str | None = None, domains: Sequence[str] | None = None
     ) -> "Prediction":
         """The same statistics with another N, score or choice of domains; nothing is run again."""
-        kept = self.domains if domains is None else tuple(domains)
-        if unknown := [d for d in kept if d not in self.domains] or ([] if kept else ["(none)"]):
-            known = ", ".join(self.domains)
-            raise ValueError(f"unknown domain {unknown[0]!r}: choose from {known}")
         n, score = self.n if n is None else n, score or self.score
-        scores.check(score, n, len(self.train_stats[0].features), bool(self.demonstrations), kept)
+        kept = self.domains if domains is None else domains
+        if not kept or not set(kept) <= set(self.domains):
+            unknown = next((d for d in kept if d not in self.domains), "(none)")
+            raise ValueError(f"unknown domain {unknown!r}: choose from {', '.join(self.domains)}")
+        features = len(self.train_stats[0].features)
+        scores.check(score, n, features, bool(self.demonstrations), kept)
         chosen = [{d: of[d] for d in of if d in kept} for of in self.domain_stats]
         return replace(self, n=n, score=score, domain_stats=chosen)
 
-    # --- scores ---
-
-    def dims(self, score: str | None = None, n: int | None = None) -> list[ShiftedDims]:
-        """[S] D_N (eq. 1 of the paper; less the contrast where the score is contrastive)."""
-        contrastive = SCORES[score or self.score][1]
+    def _dims(self, contrastive: bool, n: int | None) -> list[ShiftedDims]:
+        """[S] D_N (eq. 1), less the contrast if `contrastive`; every feature if n is None."""
         contrasts = self.contrast_stats if contrastive else [()] * len(self.seeds)
         pairs = zip(self.train_stats, contrasts, strict=True)
-        return [shift.shifted_dims(of, n or self.n, contrast=contrast) for of, contrast in pairs]
+        return [shift.shifted_dims(of, n, contrast=contrast) for of, contrast in pairs]
 
     @cached_property
     def shifts(self) -> np.ndarray:
         """[F] each feature's shift, mean over seeds, as the chosen score ranks it."""
-        every = self.dims(n=len(self.train_stats[0].features))
+        every = self._dims(SCORES[self.score][1], None)
         return np.mean([d.shift[np.argsort(d.ids)] for d in every], axis=0)
 
     @cached_property
@@ -98,15 +92,17 @@ class Prediction:
         shifts (b − a) of a domain and of training, whatever score ranks: the one that the positive
         control judged; NaN unless it was asked for.
         """
-        estimates = {name: self._estimate(*of) for name, of in SCORES.items()}
-        return estimates | {"signed": self._estimate("cosine", False, self.signed)}
+        every = SCORES | {"signed": ("cosine", False)}
+        return {name: self._estimate(*of) for name, of in every.items()}
 
-    def _estimate(self, name: str, contrastive: bool, wanted: bool = True):
-        if not wanted or (name in ("sts_icl", "cosine") and not self.demonstrations):
-            return np.full(len(self.domains), np.nan), np.full((1, len(self.domains)), np.nan)
-        weights = self._weights(DRAWS.get(name, stats.DRAWS))
+    def _estimate(self, name: str, contrastive: bool) -> tuple[np.ndarray, np.ndarray]:
+        needs_icl = name in ("sts_icl", "cosine")
+        if (needs_icl and not self.demonstrations) or (name == "cosine" and not self.signed):
+            nothing = np.full((1, len(self.domains)), np.nan)
+            return nothing[0], nothing
+        weights = self._weights(RELATIVE_DRAWS if name == "sts_relative" else stats.DRAWS)
         values, drawn = [], []
-        for s, dims in enumerate(self.dims("sts_act_contrastive" if contrastive else "sts_act")):
+        for s, dims in enumerate(self._dims(contrastive, self.n)):
             domains, towards = list(self.domain_stats[s].values()), self.train_stats[s].mean("dh")
             score_of = partial(over_domains, name, domains, dims, towards=towards)
             values.append(score_of())
@@ -131,17 +127,15 @@ class Prediction:
     def table(self) -> pd.DataFrame:
         """A row a domain, best rank first.
 
-        Columns: domain; for each of SCORES its value and `_low`, `_high` (95% bootstrap over
-        questions and seeds); rank by `score`, `rank_low`, `rank_high`; signed, `signed_low`,
-        `signed_high` (NaN unless asked for).
+        Columns: domain; rank by `score`, `rank_low`, `rank_high`; for each of SCORES and signed its
+        value and `_low`, `_high` (95% bootstrap over questions and seeds).
         """
         values, draws = self.estimates[self.score]
-        ranks = 1 + (draws[:, None, :] > draws[:, :, None]).sum(-1)
-        low, high = np.round(np.percentile(ranks, (2.5, 97.5), axis=0)).astype(int)
-        rank = 1 + (values > values[:, None]).sum(-1)
-        columns = {"domain": self.domains, "rank": rank, "rank_low": low, "rank_high": high}
+        low, high = stats.interval(1 + (draws[:, None, :] > draws[:, :, None]).sum(-1))
+        columns = {"domain": self.domains, "rank": 1 + (values > values[:, None]).sum(-1)}
+        columns |= {"rank_low": low.round().astype(int), "rank_high": high.round().astype(int)}
         for name, (values, draws) in self.estimates.items():
-            low, high = np.percentile(draws, (2.5, 97.5), axis=0)
+            low, high = stats.interval(draws)
             columns |= {name: values, f"{name}_low": low, f"{name}_high": high}
         return pd.DataFrame(columns).sort_values("rank", kind="stable", ignore_index=True)
 
@@ -157,16 +151,14 @@ class Prediction:
         """How much the ranking rests on, which ranks it can't tell apart, what it is by."""
         asked = [len(of.n) for row in self.domain_stats for of in row.values()]
         trained = len(self.train_stats[0].n)
-        trained = f"{trained} or more" if trained == extract.ROWS else str(trained)
-        values = {"asked": asked, "trained": trained, "flip": FLIP, "default": DEFAULT_SCORE}
-        values |= {"contrastive": SCORES[self.score][1], **scores.in_control()}
-        return page.told("sureness", p=self, **values) + list(self.notes)
+        values = {"asked": asked, "trained": trained, "most": extract.ROWS, "flip": FLIP}
+        values |= {"default": DEFAULT_SCORE, "contrastive": SCORES[self.score][1]}
+        said = page.told("sureness", p=self, **values, **scores.in_control())
+        return [*said, *self.notes]
 
     def limits(self) -> list[str]:
         """What the method does not say."""
         return page.told("limits")
-
-    # --- what to add to the training set ---
 
     def advice(self, budget: int) -> pd.DataFrame:
         """`budget` extra examples split over the domains in the ratio of the score (paper, §5).
@@ -176,34 +168,26 @@ class Prediction:
         examples, at_hand (worked examples to take them from).
         """
         check_budget(budget)
-        weight = self.table[self.score]
+        table = self.table[["domain"]].assign(weight=self.table[self.score])
         if SCORES[self.score][0] == "sts_relative":
-            weight = np.exp(weight)  # times as active as in the mean domain
-        if not (total := weight.sum()) > 0:
-            none = f"there is no ratio to split {budget} examples by"
-            raise ValueError(f"every domain's {self.score} is 0: {none}")
-        share = weight / total
-        table = pd.DataFrame({"domain": self.table.domain, "weight": weight, "share": share})
-        table["examples"] = largest_remainder(share.to_numpy(), budget)
+            table["weight"] = np.exp(table.weight)  # times as active as in the mean domain
+        if not table.weight.sum() > 0:
+            raise ValueError(f"every domain's {self.score} is 0: there is no ratio to split by")
+        table["share"] = table.weight / table.weight.sum()
+        table["examples"] = largest_remainder(table.share.to_numpy(), budget)
         return table.assign(at_hand=[len(self._worked(d)) for d in table.domain])
 
     def mixture(self, budget: int) -> list[dict[str, str]]:
         """The advised examples as rows (question, answer, domain), as far as there are any."""
         rows = []
-        for row in self.advice(budget).itertuples():
-            worked = self._worked(row.domain)
-            chosen = random.Random(0).sample(worked, min(row.examples, len(worked)))
-            told = {"domain": row.domain}
-            rows += [{"question": e.query, "answer": e.solution} | told for e in chosen]
+        for domain, wanted in self.advice(budget)[["domain", "examples"]].itertuples(index=False):
+            for e in drawn(self._worked(domain), wanted):
+                rows.append({"question": e.query, "answer": e.solution, "domain": domain})
         return rows
 
     def _worked(self, domain: str) -> list[Example]:
         examples = *self.questions[domain], *self.demonstrations.get(domain, ())
         return list({key(e): e for e in examples if e.solution}.values())
-
-    # --- to look at ---
-
-    plot, write, explain = page.plot, page.write, explanation.explain
 
 
 def largest_remainder(share: np.ndarray, budget: int) -> np.ndarray:

@@ -15,13 +15,12 @@ from sts_utils import corpora
 def sample(rows: Iterable, limit: int, seed: int) -> tuple[list, int]:
     """(at most `limit` of `rows` in their order, how many there are): a reservoir sample."""
     rng, kept, total = random.Random(seed), [], 0
-    for n, row in rows:
-        total += 1
+    for total, row in enumerate(rows, 1):
         if len(kept) < limit:
-            kept.append((n, row))
+            kept.append(row)
         elif (slot := rng.randrange(total)) < limit:
-            kept[slot] = (n, row)
-    return sorted(kept, key=lambda item: item[0]), total
+            kept[slot] = row
+    return sorted(kept, key=lambda row: row[0]), total
 
 
 def rows(source, name: str) -> Iterator[tuple[int, object]]:
@@ -31,8 +30,7 @@ def rows(source, name: str) -> Iterator[tuple[int, object]]:
     """
     if not isinstance(source, str | Path):
         if not isinstance(source, Iterable):
-            of = "a corpus name, a file, a datasets.Dataset or a list of pairs"
-            raise ValueError(f"{name} is no source: give {of}")
+            raise ValueError(f"{name} is no source: give a corpus, a file, a Dataset or a list")
         return enumerate(source, 1)
     path, kind = Path(source), Path(source).suffix.lower()
     if not path.is_file():
@@ -40,8 +38,7 @@ def rows(source, name: str) -> Iterator[tuple[int, object]]:
         raise ValueError(f"{name!r} is neither a file nor a corpus: the corpora are {known}")
     readers = {".jsonl": _lines, ".ndjson": _lines, ".csv": _csv, ".parquet": _parquet}
     if kind not in readers:
-        ends = f"its name ends in {kind or 'nothing'!r}"
-        raise ValueError(f"{name}: {ends}; give .jsonl, .csv or .parquet")
+        raise ValueError(f"{name} ends in {kind!r}; give .jsonl, .csv or .parquet")
     return readers[kind](path, name)
 
 
@@ -53,16 +50,15 @@ def _lines(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
 def _csv(path: Path, name: str) -> Iterator[tuple[int, dict]]:
     with path.open("rb") as file:
         lines = (_text(line, f"{name}, row {n}") for n, line in enumerate(file, 1))
-        reader, header, first = csv.reader(lines, strict=True), None, 1  # a row's first line
+        reader, first = csv.DictReader(lines, strict=True), 1  # a row's first line
         try:
-            for cells in reader:
-                if header is None:
-                    header = cells
-                elif cells and len(cells) != len(header):
-                    wrong = "more" if len(cells) > len(header) else "fewer"
-                    raise csv.Error(f"{wrong} fields than the {len(header)} columns of the header")
-                elif cells:
-                    yield reader.line_num, dict(zip(header, cells, strict=True))
+            wide = len(reader.fieldnames or ())
+            first = reader.line_num + 1
+            for row in reader:
+                if None in row or None in row.values():
+                    wrong = "more" if None in row else "fewer"
+                    raise csv.Error(f"{wrong} fields than the {wide} columns of the header")
+                yield reader.line_num, row
                 first = reader.line_num + 1
         except csv.Error as error:
             open_quote = "end of data" in str(error) or "limit" in str(error)
@@ -79,29 +75,25 @@ def _parquet(path: Path, name: str) -> Iterator[tuple[int, dict]]:
         raise ValueError(f"{name} can't be read as parquet: {str(error).splitlines()[0]}") from None
 
 
-def parsed(raw, where: str) -> Mapping:
-    """A row as a mapping of columns, cells of arrays as lists and NaN as nothing."""
+def parsed(raw, where: str) -> dict:
+    """A row as columns, cells of arrays as lists and NaN as None. Raises ValueError for others."""
     if isinstance(raw, bytes):
-        raw = _json(raw, where)
-    is_list = isinstance(raw, Sequence) and not isinstance(raw, str)
-    if is_list and raw and all(map(is_turn, raw)):
-        raw = {"messages": raw}
-    if isinstance(raw, Mapping):
-        return {column: _plain(value) for column, value in raw.items()}
-    if is_list and len(raw) == 2:
-        return dict(zip(("question", "answer"), map(_plain, raw), strict=True))
-    shown = f"{where} is {str(raw)[:40]!r}"
-    raise ValueError(f"{shown}, neither columns nor a (question, answer) pair")
-
-
-def _json(raw: bytes, where: str):
-    try:
-        return json.loads(_text(raw, where))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error.msg}): write one object a line") from None
-    except RecursionError:
-        mend = "write one object with columns a line"
-        raise ValueError(f"{where} is nested too deeply: {mend}") from None
+        try:
+            raw = json.loads(_text(raw, where))
+        except json.JSONDecodeError as error:
+            said = f"{where} is not JSON ({error.msg})"
+            raise ValueError(f"{said}: write one object a line") from None
+        except RecursionError:
+            raise ValueError(f"{where} is nested too deeply: write one object a line") from None
+    if isinstance(raw, Sequence) and not isinstance(raw, str):
+        if raw and all(map(is_turn, raw)):
+            raw = {"messages": raw}
+        elif len(raw) == 2:
+            raw = dict(zip(("question", "answer"), raw, strict=True))
+    if not isinstance(raw, Mapping):
+        shown = f"{where} is {str(raw)[:40]!r}"
+        raise ValueError(f"{shown}, neither columns nor a (question, answer) pair")
+    return {column: _plain(value) for column, value in raw.items()}
 
 
 def _text(raw: bytes, where: str) -> str:

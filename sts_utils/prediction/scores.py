@@ -4,7 +4,7 @@ import pandas as pd
 
 from sts_utils import store
 
-#: Score -> (its name in method/score.py, whether D_N is contrastive: what any context moves is
+#: Score -> (its name in runs/scores.py, whether D_N is contrastive: what any context moves is
 #: taken from the shift).
 SCORES = {
     "sts_relative": ("sts_relative", False),
@@ -29,26 +29,21 @@ def in_control() -> dict[str, list[dict]]:
     if CONTROL_SCORES.exists():
         rows["control"] = pd.read_csv(CONTROL_SCORES).to_dict("records")
     if CONTROL_SIGNS.exists():
-        signs = pd.read_csv(CONTROL_SIGNS)
-        judged = signs[(signs.change == "gold_loglik") & (signs.score == "cosine, D_N")]
-        rows["signs"] = judged.sort_values("read").to_dict("records")
+        judged = "change == 'gold_loglik' and score == 'cosine, D_N'"
+        rows["signs"] = (
+            pd.read_csv(CONTROL_SIGNS).query(judged).sort_values("read").to_dict("records")
+        )
     return rows
 
 
-def check(
-    score: str, n: int, features: int | None = None, has_icl: bool = True, domains=()
-) -> None:
-    """Raise ValueError, in one line, for a score or an N that can't be had, as far as is known.
-
-    `features` of the SAE, `has_icl`: whether the domains have worked examples.
-    """
+def check(score: str, n: int, features: int | None = None, has_icl=True, domains=()) -> None:
+    """Raise ValueError for a score or an N that can't be had, as far as is known: the SAE's
+    features, whether the domains have worked examples (`has_icl`), and which they are."""
     if score not in SCORES:
         raise ValueError(f"score {score!r}: choose from {', '.join(SCORES)}")
     if not 1 <= n <= (features or n):
         raise ValueError(f"n is {n}: choose 1..{features or '(the features of the SAE)'}")
     if score == "sts_icl" and not has_icl:
-        needs = "needs the domains' worked examples: give demonstrations, or rank by sts_act"
-        raise ValueError(f"score 'sts_icl' {needs}")
+        raise ValueError("score 'sts_icl' needs the domains' worked examples: give demonstrations")
     if SCORES[score][0] == "sts_relative" and len(domains) == 1:
-        compares = "compares domains, here is one: give two or more, or rank by sts_act"
-        raise ValueError(f"score {score!r} {compares}")
+        raise ValueError(f"score {score!r} compares domains, here is one: rank by sts_act")

@@ -1,6 +1,7 @@
 """People's own data: a file, a `datasets.Dataset`, a list or a corpus as list[Example]."""
 
 import logging
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,24 +45,31 @@ def read(
         return [replace(e, domain=domain) for e in corpora.load(source, seed, limit)]
     name = name_of(source)
     kept, total = sample(rows(source, name), limit, seed)
-    if not kept:
+    table = {n: parsed(raw, f"{name}, row {n}") for n, raw in kept}
+    has = list(dict.fromkeys(column for row in table.values() for column in row))
+    if not has:
         raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
     if total > limit:
         note(f"{name}: {limit} of its {total} rows are used, a sample.")
-    numbered = [(n, parsed(raw, f"{name}, row {n}")) for n, raw in kept]
-    has = list(dict.fromkeys(column for _, row in numbered for column in row))
     of = cells.choose(has, columns or {}, name, answers)
-    for column in {c for c in of.values() if c}:
-        cells.check_type(numbered, column, name)
+    for column in filter(None, of.values()):
+        cells.check_type(table, column, name)
     examples = {}
-    for n, row in numbered:
-        if example := cells.example(row, of, domain, f"{name}, row {n}"):
+    for n, row in table.items():
+        try:
+            example = cells.example(row, of, domain)
+        except UnicodeEncodeError as error:
+            half = f"{error.object[error.start]!a}, half of a character: remove it"
+            raise ValueError(f"{name}, row {n} holds {half}") from None
+        except ValueError as error:
+            raise ValueError(f"{name}, row {n}: {error}") from None
+        if example:
             examples.setdefault(key(example), example)
     if not examples:
         asked = of["question"] or of["messages"]
         raise ValueError(f"{name}: every question in column {asked!r} is empty")
-    if left := len(numbered) - len(examples):
-        note(f"{name}: {left} of {len(numbered)} rows left out, empty or asked twice.")
+    if left := len(table) - len(examples):
+        note(f"{name}: {left} of {len(table)} rows left out, empty or asked twice.")
     return list(examples.values())
 
 
@@ -70,8 +78,7 @@ def read_training(source, columns: Columns, note=warn) -> list[Example]:
     examples = read(source, domain="train", columns=columns, answers=True, note=note)
     worked = [e for e in examples if e.solution]
     if not worked:
-        why = "no row has an answer; predict compares with and without answers"
-        raise ValueError(f"training set {name_of(source)}: {why}")
+        raise ValueError(f"training set {name_of(source)}: no row has an answer to learn from")
     if left := len(examples) - len(worked):
         note(f"{left} of {len(examples)} training rows have no answer: left out.")
     return worked
@@ -83,19 +90,18 @@ def read_domains(source, columns: Columns = None, note=warn) -> dict[str, list[E
     if isinstance(source, Mapping):
         parts = [(str(name), part) for name, part in source.items()]
     else:
-        paths = listed(source)
-        if not isinstance(paths, Sequence) or not all(isinstance(p, str | Path) for p in paths):
-            raise ValueError("domains: give a corpus name, {name: source}, or a list of files")
-        parts = [("" if p in corpora.names() else Path(p).stem, p) for p in paths]
-    if not parts:
-        raise ValueError("domains is empty: name at least one")
+        parts = [(None if p in corpora.names() else Path(p).stem, p) for p in _listed(source)]
     domains = {}
     for name, part in parts:
-        own = {name: part} if name else by_domain(corpora.load(part))
+        if name is None:
+            own = by_domain(corpora.load(part))
+        else:
+            own = {name: read(part, domain=name, columns=columns, note=note)}
         if twice := own.keys() & domains.keys():
-            mend = "rename one, or give {name: file}"
-            raise ValueError(f"two domains are named {min(twice)!r}: {mend}")
-        domains |= {name: read(part, domain=name, columns=columns, note=note)} if name else own
+            raise ValueError(f"two domains are named {min(twice)!r}: give {{name: source}}")
+        domains |= own
+    if not domains:
+        raise ValueError("domains is empty: name at least one")
     return domains
 
 
@@ -104,43 +110,32 @@ def read_evaluation(
 ) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
     """(domain -> questions, domain -> worked examples), none of which the training set asks too.
 
-    `demonstrations`: where worked examples are; the domains themselves, or the corpus that belongs
-    to theirs, if None; and if "none" there are none.
+    `demonstrations`: where worked examples are; if None the domains themselves, or the corpus that
+    belongs to theirs; and if "none" there are none.
     """
     asked = read_domains(domains, columns, note)
-    if demonstrations is None and not isinstance(domains, Mapping):
-        known = [name for name in listed(domains) if name in corpora.names()]
-        partners = {name: corpora.entry(name).demonstrations for name in known}
-        if any(partners.values()):
-            demonstrations = [partners.get(name) or name for name in listed(domains)]
-    worked = asked if demonstrations is None else {}
-    if demonstrations not in (None, "none"):
+    if demonstrations == "none":
+        worked = {}
+    elif demonstrations is not None:
         worked = read_domains(demonstrations, columns)
-    known, left = _asked_by(training), 0
-    for of in (asked, worked):
-        for d in of:
-            kept = [e for e in of[d] if not known(e)]
-            left += len(of[d]) - len(kept)
-            of[d] = kept
-    if left:
-        note(f"{left} questions of the domains are in the training set too and were left out.")
+    else:
+        worked, paths = dict(asked), () if isinstance(domains, Mapping) else _listed(domains)
+        for entry in (corpora.entry(path) for path in paths if path in corpora.names()):
+            if entry.demonstrations:
+                worked |= by_domain(corpora.load(entry.demonstrations))
+    known, both = _asked_by(training), (asked, worked)
+    if left := {key(e) for of in both for group in of.values() for e in group if known(e)}:
+        note(f"{len(left)} questions of the domains are in the training set too and were left out.")
+    asked, worked = ({d: [e for e in of[d] if not known(e)] for d in of} for of in both)
     if worked:
         worked = {d: [e for e in worked.get(d, ()) if e.solution] for d in asked}
-    for d, examples in asked.items():
-        if not examples:
-            has = "has no question that the training set does not have"
-            raise ValueError(f"domain {d!r} {has}: give others")
+    for d in asked:
+        if not asked[d]:
+            raise ValueError(f"domain {d!r} has no question that the training set lacks: add some")
         if worked and not worked[d]:
-            raise ValueError(
-                f"domain {d!r} has no worked examples, which STS_ICL needs: give demonstrations="
-                f"{{{d!r}: …}} with answers, or demonstrations='none' to leave STS_ICL out"
-            )
+            needs = "which STS_ICL needs: give demonstrations with answers, or 'none'"
+            raise ValueError(f"domain {d!r} has no worked examples, {needs}")
     return asked, worked
-
-
-def listed(source) -> Sequence:
-    """One source as a list of it, a list as it is."""
-    return [source] if isinstance(source, str | Path) else source
 
 
 def name_of(source) -> str:
@@ -148,21 +143,27 @@ def name_of(source) -> str:
     return str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
 
 
-# --- the same question -------------------------------------------------------------------------
+def _listed(source) -> Sequence[str | Path]:
+    """Corpora and files as a list of them, also where it is one alone."""
+    paths = [source] if isinstance(source, str | Path) else source
+    if not isinstance(paths, Sequence) or not all(isinstance(p, str | Path) for p in paths):
+        raise ValueError("domains: give a corpus name, {name: source}, or a list of files")
+    return paths
+
+
+def drawn(examples: Sequence[Example], most: int, seed: int = 0) -> list[Example]:
+    """At most so many of the examples, drawn by the seed."""
+    return random.Random(seed).sample(list(examples), min(most, len(examples)))
 
 
 def key(example: Example) -> str:
-    """What tells a question from others; with other options it is another one."""
-    return _normal("\n".join((example.question, *example.options)))
-
-
-def _normal(question: str) -> str:
-    return " ".join(question.split()).casefold()  # without case and spacing
+    """What tells a question from others, whatever its case and spacing; with other options it is
+    another one."""
+    return " ".join("\n".join((example.question, *example.options)).split()).casefold()
 
 
 def _asked_by(training: Sequence[Example]) -> Callable[[Example], bool]:
     """Whether a training set asks a question too; options tell apart two that both have some."""
     same = {key(e) for e in training}
-    every = {_normal(e.question) for e in training}
-    bare = {_normal(e.question) for e in training if not e.options}
-    return lambda e: key(e) in same or _normal(e.question) in (bare if e.options else every)
+    bare = {key(replace(e, options=())) for e in training}
+    return lambda e: key(e) in same or key(replace(e, options=())) in (same if e.options else bare)
