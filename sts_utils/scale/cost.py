@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sts_utils import corpora, models
 from sts_utils.config import Profile
-from sts_utils.control.sets import CONTEXTS
+from sts_utils.control.sets import CONTEXTS, full_steps, probe_steps
 from sts_utils.experiments.fig5 import MIXTURES
 from sts_utils.runs.features import ROLLOUTS
 from sts_utils.runs.plan import Step
@@ -226,20 +226,30 @@ def cost(step: Step) -> Cost:
             answers = ROLLOUTS if step.kind == "rollouts" else 2 * e.held_out
             return write(p, answers, lengths(g.train)[0], g.completion_tokens)
         case "control, training sets":
-            return control(p, rest[0])
+            probe = control_change(p, rest[0], probe_steps(p.control), p.control.probe_questions)
+            return control_change(p, rest[0]) + probe + control_contexts(p, rest[0])
+        case "control, doses":
+            return control_change(p, rest[0], rest[2])
+        case "control, contexts":
+            return control_contexts(p, rest[0], rest[2])
     raise ValueError(f"scale/cost.py has no cost of {step.kind!r}, like {step.name!r}")
 
 
-def control(p: Profile, name: str) -> Cost:
-    """The control on the training set `name`, a corpus or a domain's questions: fine-tuning on it
-    and its probe run, their evaluations, and its questions under each kind of context."""
-    c, known, kinds = p.control, name in corpora.names(), len(CONTEXTS)
-    query, solution = lengths(name) if known else (lengths(p.domains)[0], OPTIONS)
+def control_lengths(p: Profile, name: str) -> tuple[int, int]:
+    """Lengths of a training set of the control: a corpus, or a domain's questions and options."""
+    return lengths(name) if name in corpora.names() else (lengths(p.domains)[0], OPTIONS)
 
-    def change(share: float, questions: int | None) -> Cost:
-        tuned = train(p, share * c.examples * c.epochs, (query, solution))
-        return tuned + evaluate(p, asked(p, questions))
 
-    shown = c.demonstrations * (query + solution)
-    contexts = pairs(p, kinds * c.contexts, shown, kinds * c.queries, query)
-    return change(1, c.asked) + change(c.probe, c.probe_questions) + contexts
+def control_change(p: Profile, name: str, steps: int = 0, questions: int | None = None) -> Cost:
+    """Fine-tuning on a set, with fewer or more `steps` than all of them, and its evaluation."""
+    c = p.control
+    share = steps / full_steps(c) if steps else 1
+    tuned = train(p, share * c.examples * c.epochs, control_lengths(p, name))
+    return tuned + evaluate(p, asked(p, questions or c.asked))
+
+
+def control_contexts(p: Profile, name: str, demonstrations: int = 0) -> Cost:
+    """A set's questions under each kind of context."""
+    c, (query, solution), kinds = p.control, control_lengths(p, name), len(CONTEXTS)
+    shown = (demonstrations or c.demonstrations) * (query + solution)
+    return pairs(p, kinds * c.contexts, shown, kinds * c.queries, query)
