@@ -5,6 +5,7 @@ import math
 import re
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
 from sts_utils import results
@@ -329,3 +330,16 @@ def test_write(profile, folder, monkeypatch):
     assert "](index.html)" in (folder / "REPRODUCTION.md").read_text()
     monkeypatch.setattr(report, "ROOT", root / "elsewhere")
     assert report.write(smol)[1] == folder.parent / "smol" / "REPRODUCTION.md"
+
+
+def test_the_readme_counts_the_claims_as_they_are():
+    claims = pd.read_csv(report.ROOT / "figures/smol/claims.csv")
+    counts = results.by_claim(claims).verdict.value_counts()
+    text = (report.ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"of the {counts.sum()} claims" in text
+    words = {"hold": "agrees", "do not": "does not", "can't be told": "inconclusive"}
+    for word, verdict in (words | {"not testable": "not testable"}).items():
+        assert f"| **{word}** ({counts[verdict]}) |" in text
+    for row in claims[claims.figure == "fig3"].itertuples():
+        if row.claim.endswith("absolute change"):
+            assert f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]".replace("-", "−") in text
