@@ -47,7 +47,7 @@ def test_an_error_is_one_line_and_the_round_ends(workers, tmp_path, profile):
     with pytest.raises(ValueError) as caught:
         engine.execute([steps], call_alone)
     said = "corpus 'x' is empty: choose another (1 of 2 steps failed; the others are stored)"
-    assert str(caught.value) == f"wrong {profile.train}: {said}"
+    assert str(caught.value) == f"wrong {profile.train} {profile.domains}: {said}"
     assert (tmp_path / "d").exists()
 
 
