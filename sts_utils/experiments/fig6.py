@@ -160,7 +160,7 @@ def fig6(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     bars[0].set_alpha(0.5)  # on another set, with other steps
     corpora = (run.profile.train, g.train, g.train)
     labels = [
-        f"{name} on\n{corpus}\nshift {numbers.moved[name]:.3g}"
+        f"{name} on\n{corpus}\nshift {float(f'{numbers.moved[name]:.3g}'):,g}"
         for name, corpus in zip(numbers.overlap, corpora, strict=True)
     ]
     left.set_xticks(range(len(of)), labels)

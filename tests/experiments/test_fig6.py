@@ -16,7 +16,7 @@ def numbers(made, rows):
     solved = [0, 0, 0, 1, 0, 1, 1, 1.0]
     table = {"id": list("abcd") * 2, "accuracy": solved, "when": ["before"] * 4 + ["after"] * 4}
     shown = {name: made() for name in ("ground truth", "rollouts", "difference")}
-    moved = {"main SFT": 31.25, "SFT": 0.75, "GRPO": 0.5}
+    moved = {"main SFT": 1218.4, "SFT": 0.75, "GRPO": 0.5}
     overlap = {name: made() for name in moved}
     r = {name: rows(("estimated", "actual")) for name in ("SFT", "GRPO")}
     return fig6.Numbers(overlap, moved, r, pd.DataFrame(table), shown, (3, 12))
@@ -28,7 +28,7 @@ def test_bars_and_points_are_the_estimates(numbers, run, same):
     (bars,) = (c for c in left.containers if hasattr(c, "patches"))
     same(bars, list(numbers.overlap.values()), x=[0, 1, 2])
     labels = [t.get_text() for t in left.get_xticklabels()]
-    assert labels[0] == "main SFT on\ngsm-symbolic\nshift 31.2"
+    assert labels[0] == "main SFT on\ngsm-symbolic\nshift 1,220"
     assert labels[1:] == ["SFT on\nchain-sum\nshift 0.75", "GRPO on\nchain-sum\nshift 0.5"]
     of = [numbers.r[name][dims] for name in ("SFT", "GRPO") for dims in ("estimated", "actual")]
     for metric, container in zip(("sts_act", "sts_icl"), right.containers, strict=True):
