@@ -19,7 +19,7 @@ def numbers(made, rows):
     moved = {"main SFT": 1218.4, "SFT": 0.75, "GRPO": 0.5}
     overlap = {name: made() for name in moved}
     r = {name: rows(("estimated", "actual")) for name in ("SFT", "GRPO")}
-    return fig6.Numbers(overlap, moved, r, pd.DataFrame(table), shown, (3, 12))
+    return fig6.Numbers(overlap, moved, 0.875, r, pd.DataFrame(table), shown, (3, 12))
 
 
 def test_bars_and_points_are_the_estimates(numbers, run, same):
@@ -53,6 +53,7 @@ def test_sft_and_grpo_are_compared_in_pairs(numbers, run):
     leave = sft.domains - rl.domains
     width = 2.160 * np.sqrt(13 / 14 * ((leave - leave.mean()) ** 2).sum())  # t, 13 degrees
     assert row.high - row.low == pytest.approx(2 * width, rel=1e-3)
+    assert "They share 88% of the top 8" in caption
     assert len(table) == 6 and len(caption.split()) <= 60
 
 
@@ -98,7 +99,20 @@ def test_overlap_and_r_are_of_the_same_questions(run, random_stats, monkeypatch,
     for dims in ("estimated", "actual"):
         gap = numbers.r["SFT"][dims]["sts_act"] - numbers.r["GRPO"][dims]["sts_act"]
         assert (gap.value, gap.low, gap.high) == (0, 0, 0)
-    assert list(numbers.shown) == ["ground truth"]
+    assert list(numbers.shown) == ["ground truth"] and numbers.shared == 1
+    kept["train"] = [random_stats(3)]  # SFT and GRPO moved what seeds 0 and 1 did
+    first, second = ([random_stats(seed)] for seed in (50, 51))
+    monkeypatch.setattr(Same, "with_models", lambda self, _: moved(Same(self.profile), second))
+    monkeypatch.setattr(fig6, "Run", lambda *of: moved(Same(*of), first))
+    tops = [set(np.argsort(-of.dh2.sum(0) / of.n.sum())[:8]) for of in (*first, *second)]
+    assert 0 < len(tops[0] & tops[1]) < 8
+    assert fig6.compute(run).shared == len(tops[0] & tops[1]) / 8
+
+
+def moved(run, actual):
+    """A run after another training."""
+    run.actual = actual
+    return run
 
 
 def test_every_model_is_trained_and_measured(profile):
