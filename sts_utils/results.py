@@ -213,7 +213,7 @@ def judged(claims: Iterable[Claim]) -> pd.DataFrame:
     for c in claims:
         said, e = _claims().loc[c.claim], c.estimate
         share = getattr(e, "reliability", np.nan)
-        found = verdict(e.low, e.high, said.side) if not share < TESTABLE else "not testable"
+        found = "not testable" if share < TESTABLE else verdict(e.low, e.high, said.side)
         rows.append(
             {"figure": c.figure, "claim": c.claim, "statistic": c.statistic}
             | numbers(e)
@@ -228,9 +228,9 @@ def by_claim(table: pd.DataFrame) -> pd.DataFrame:
 
     def of(verdicts: pd.Series) -> str:
         found = set(verdicts)
-        if "does not" in found or len(found) == 1:
-            return "does not" if "does not" in found else found.pop()
-        return "inconclusive"
+        if "does not" in found:
+            return "does not"
+        return found.pop() if len(found) == 1 else "inconclusive"
 
     groups = table.groupby(["figure", "claim"], sort=False).verdict
     return groups.agg(statistics="size", verdict=of).reset_index()

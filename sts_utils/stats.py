@@ -72,9 +72,3 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def mean_draws(values: np.ndarray, stream: int = 0) -> np.ndarray:
     """[B] means of [S seeds, Q questions], both drawn again; other `stream`, other questions."""
     return over_seeds(change_draws([values], stream=stream)[..., 0])
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """95% bootstrap interval of the mean of [S seeds, Q questions]."""
-    low, high = interval(mean_draws(values))
-    return float(low), float(high)

@@ -9,7 +9,7 @@ from sts_utils.stats import Estimate
 
 def test_mean_interval_is_near_the_normal_one():
     values = np.random.default_rng(0).normal(2.0, 1.0, size=400)
-    low, high = stats.mean_interval(values[None])
+    low, high = stats.interval(stats.mean_draws(values[None]))
     se = values.std(ddof=1) / 20
     assert low == pytest.approx(values.mean() - 1.96 * se, abs=0.02)
     assert high == pytest.approx(values.mean() + 1.96 * se, abs=0.02)

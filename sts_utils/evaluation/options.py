@@ -23,6 +23,8 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 #: What is measured on every question; columns of `option_likelihoods`.
 MEASURES = ("gold_probability", "gold_loglik", "gold_log_odds", "accuracy")
+#: Of one forward pass over options: rows are short and share no cache, so larger ones are faster.
+OPTION_TOKENS = 2048
 #: Of written solutions read at once: sequences, padded tokens, and rows of logits, which long
 #: solutions have most of.
 SEQUENCES, TOKENS, ROWS = 8, 16384, 4096
@@ -104,7 +106,7 @@ class OptionsLM(LM):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         self.bar = {"desc": desc, "unit": "question", "leave": False, "file": sys.stderr}
-        self.tokens = tokens or batches.batch_tokens()
+        self.tokens = tokens or max(OPTION_TOKENS, batches.batch_tokens())
 
     def loglikelihood(self, requests) -> list[tuple[float, bool]]:
         """(log-likelihood of the continuation, False) of each request, in order."""

@@ -62,8 +62,9 @@ CURVE_DRAWS = 100
 def compute(run: Run) -> dict[str, Curve]:
     """Name of RANKINGS -> overlap of its top dims with those that SFT moves most."""
     curves = {}
+    moved = {raw: run.shifts("actual", raw) for raw in (False, True)}
     for name, ((side, raw, field), *_) in RANKINGS.items():
-        ranked, actual = run.shifts(side, raw, field=field), run.shifts("actual", raw)
+        ranked, actual = run.shifts(side, raw, field=field), moved[raw]
         size = ranked.shape[-1]
         ks = np.unique(np.round(np.geomspace(1, size, 40)).astype(int))
         overlaps = shift.overlaps(ranked[: 1 + CURVE_DRAWS], actual[: 1 + CURVE_DRAWS], ks)

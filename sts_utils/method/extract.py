@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 #: Rows of sums that are kept, so that memory does not grow with the corpus. Where there are more
 #: queries, each row is the sum of every ROWS-th one (named by the first); a bootstrap draws these.
 ROWS = 512
-#: Tokens encoded at once: what is held is about this × features × 40 bytes.
+#: Tokens encoded, or read of a context, at once: what is held is about this × features × 40 bytes.
 ENCODED_ROWS = 1024
 
 
@@ -89,10 +89,10 @@ def feature_stats(
 ) -> list[FeatureStats]:
     """Paired sums over the query tokens of `pairs`, for each hook: prompt a against prompt b.
 
-    `model` is truncated after the deepest hook or later: one forward pass serves all. `other_model`
-    runs condition b where the two are models. Each context is run once, its key-value cache serves
-    every query behind it. Position 0 and attention sinks in either condition are left out. Raises
-    ValueError where the query tokens differ or features are not finite.
+    `model` is truncated after the deepest hook or later: one pass serves all; `other_model`, if
+    given, runs condition b. Each context is run once and its key-value cache serves every query.
+    Position 0 and attention sinks in either condition are left out. Raises ValueError where the
+    query tokens differ or features are not finite.
     """
     models = (model, other_model or model)
     ids, layers = [a.example_id for a, _ in pairs], sorted({hook.layer for hook in hooks})
@@ -187,8 +187,10 @@ def stacked(sums: dict[int, dict], ids: Sequence[str], sae, features=None) -> Fe
 
 def context_cache(model, context: Sequence[int]):
     """The key-value cache of `context` (None for an empty one), to be copied by every batch."""
-    ids = torch.tensor([context], device=model.device)
-    return model(input_ids=ids, use_cache=True).past_key_values if context else None
+    cache, ids = None, torch.tensor([context], dtype=torch.long, device=model.device)
+    for some in ids.split(ENCODED_ROWS, 1) if context else ():  # a whole one may not fit
+        cache = model(input_ids=some, past_key_values=cache, use_cache=True).past_key_values
+    return cache
 
 
 def query_residuals(model, cache, queries: Sequence, layers: Sequence[int]) -> dict:
@@ -249,8 +251,7 @@ def _halving(queries: dict, models, caches, batch: list[int], layers) -> Iterato
 def sink_norm(model, prompts: Sequence[Prompt]) -> float:
     """Residual norm above which a token is an attention sink: 10 × the median over `prompts`."""
     norms = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt.ids], device=model.device)
+    for ids in (torch.tensor([prompt.ids], device=model.device) for prompt in prompts):
         rows = model(input_ids=ids, use_cache=False).last_hidden_state[0, 1:].float()
         norms.append(rows.norm(dim=-1))
     if not np.isfinite(median := torch.cat(norms).median().item()):

@@ -63,6 +63,7 @@ def train_answers(
     """Train what is trainable in `model` on the answers of `examples` (in place), at the learning
     rate `lr` instead of the settings'; a log as `sft`'s."""
     rows = tokenize(tokenizer, examples, settings.max_length)
+    models.train_on_rows_of(model, max(len(row["input_ids"]) for row in rows))
     with tempfile.TemporaryDirectory() as scratch:
         told = on_one_gpu(TrainingArguments(**arguments(settings, seed, steps, scratch)))
         optimizers = master_adamw(model, lr), None

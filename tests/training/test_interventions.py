@@ -75,11 +75,11 @@ def test_the_edit_reaches_what_follows_its_block_alone(whole, biased):
     edit = zeroed(biased, range(512), np.inf)
     with torch.inference_mode():
         hidden = whole(IDS, output_hidden_states=True).hidden_states
-        positions = torch.arange(IDS.shape[1])[None]
+        n = IDS.shape[1]
+        positions, causal = torch.arange(n)[None], torch.full((1, 1, n, n), -np.inf).triu(1)
         rotary = whole.model.rotary_emb(hidden[1], positions)
-        after = whole.model.layers[1](
-            edit(hidden[1]), position_embeddings=rotary, position_ids=positions
-        )
+        placed = {"position_embeddings": rotary, "position_ids": positions}
+        after = whole.model.layers[1](edit(hidden[1]), attention_mask=causal, **placed)
         by_hand = whole.lm_head(whole.model.norm(after[0] if isinstance(after, tuple) else after))
     with edited(whole, {0: edit}):
         torch.testing.assert_close(logits(whole), by_hand, rtol=1e-4, atol=1e-4)
