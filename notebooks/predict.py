@@ -14,8 +14,8 @@
 # %% [markdown]
 # # Predict on your own data
 #
-# You are about to fine-tune a model. Which *other* domains will it move? Two steps, and no
-# fine-tuning:
+# You are about to fine-tune a model. Which *other* domains will it move? The paper's two steps need
+# no fine-tuning:
 #
 # 1. Put a few of your worked examples in the context and see which SAE features move on your next
 #    question. The $N$ that move most are $D_N$: $D_N = \mathrm{TopN}_j\; E_x\,\bigl(h_j(x) -
@@ -27,8 +27,12 @@
 # logarithm of a feature's activation in a domain over its mean over the domains), which did best of
 # them in this project's positive control (notebook 07; it was chosen after that result was seen).
 # Much of step 1 moves under *any* context, so the contrastive scores take away what text of the
-# same length from elsewhere moves. Below, 60 problems of school physics and chemistry stand in for
-# your data.
+# same length from elsewhere moves.
+#
+# 3. A **probe** (ours): a few steps of fine-tuning, every domain measured before and after. It
+#    costs more, and measures what the scores can only suggest, with a sign.
+#
+# Below, 60 problems of school physics and chemistry stand in for your data.
 
 # %% tags=["parameters"]
 TRAIN = "../data/example.jsonl"  # your .jsonl, .csv or .parquet file
@@ -38,15 +42,35 @@ DOMAINS = "mmlu-test"  # or your files: {"law": "law.jsonl", ...}
 SEEDS = [0]
 QUERIES = 16
 N = 100
+PROBE = 8  # steps of fine-tuning to try; None for none
 
 # %%
+from IPython.display import display
+
 import sts_utils
 
-prediction = sts_utils.predict(
-    TRAIN, model=MODEL, sae=SAE, domains=DOMAINS, seeds=SEEDS, queries=QUERIES, n=N, progress=False
-)
+given = {"model": MODEL, "sae": SAE, "domains": DOMAINS, "seeds": SEEDS, "queries": QUERIES, "n": N}
+prediction = sts_utils.predict(TRAIN, **given, probe=PROBE, progress=False)
 for example in prediction.train[:2]:
     print(f"{example.question}\n  → {example.solution}\n")
+
+# %% [markdown]
+# What the score reads, as far as this project could show, and what the probe adds:
+
+# %%
+print("\n\n".join(prediction.reads()))
+
+# %% [markdown]
+# ## The probe
+#
+# Change of the log-likelihood a token of each domain's answers, in nats, with 95% intervals over
+# questions. Above 0 the answers became likelier. It holds for these few steps and examples; more of
+# them may do something else.
+
+# %%
+if prediction.probe:
+    print(prediction.probe.cost)
+    display(prediction.probe.table.round(3))
 
 # %% [markdown]
 # ## The ranking
@@ -95,7 +119,6 @@ prediction.rescored(n=N // 2, score="sts_act").table[["domain", "rank", "sts_act
 # %%
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
-from IPython.display import display
 
 from sts_utils.prediction.scores import SCORES
 

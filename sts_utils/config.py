@@ -152,8 +152,6 @@ class ControlSettings(Section):
     asked: PositiveInt | None = None  # as in evaluation
     probe: float = Field(0.05, gt=0, lt=1)  # share of the steps of the probe run
     probe_questions: PositiveInt = 16  # a domain
-    doses: tuple[float, ...] = ()  # further ones, as shares of the steps, with the first seed
-    dose_sets: tuple[str, ...] = ()  # on these sets
 
 
 class Profile(Section):

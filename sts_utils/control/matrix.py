@@ -17,31 +17,23 @@ from sts_utils.method.shift import ShiftedDims
 from sts_utils.runs import features, samples
 
 SPLIT = store.DATA / "control_split.yaml"
-#: What is taken from the shift before features are ranked: nothing (the paper), the shift under
-#: length-matched demonstrations of other sets, under prose, under both; or the features that prose
-#: moves most are left out.
-DIMS = ("paper", "others", "generic", "both", "without generic")
-CONTRASTS = {"others": ("others",), "generic": ("generic",), "both": ("others", "generic")}
+#: What is taken from the shift before features are ranked: nothing (the paper), or the shift under
+#: length-matched demonstrations of other sets and under prose.
+CONTRASTS = {"paper": (), "both": ("others", "generic")}
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A training set and seed; `demonstrations` in context, if not the profile's number."""
+    """A training set and seed."""
 
     profile: Profile
     name: str
     seed: int
-    demonstrations: int | None = None
 
     @cached_property
     def shifted(self) -> dict[str, FeatureStats]:
         """Context (of sets.CONTEXTS) -> features without and with demonstrations from there."""
-        return sets.extract_contexts(self.profile, self.name, self.seed, self.demonstrations)
-
-    @cached_property
-    def moved(self) -> np.ndarray:
-        """[F] how far SFT moved each feature."""
-        return shift.shift(sets.extract_actual(self.profile, self.name, self.seed))
+        return sets.extract_contexts(self.profile, self.name, self.seed)
 
     @cached_property
     def change(self) -> pd.DataFrame:
@@ -55,26 +47,20 @@ class Cell:
 
     @cached_property
     def ranked(self) -> dict[str, ShiftedDims]:
-        """Every feature in the order of its shift, by what is taken from it; of prose alone."""
-        own, prose = self.shifted["own"], self.shifted["generic"]
-        kinds = {"paper": (), **CONTRASTS}
-        contrasts = {which: [self.shifted[c] for c in of] for which, of in kinds.items()}
-        ranked = {k: shift.shifted_dims(own, None, contrast=of) for k, of in contrasts.items()}
-        return ranked | {"prose": shift.shifted_dims(prose, None)}
+        """Every feature in the order of its shift, by what is taken from it (of CONTRASTS)."""
+        contrasts = {which: [self.shifted[c] for c in of] for which, of in CONTRASTS.items()}
+        own = self.shifted["own"]
+        return {k: shift.shifted_dims(own, None, contrast=of) for k, of in contrasts.items()}
 
     def dims(self, which: str, n: int) -> ShiftedDims:
-        """D_N under one of DIMS. Raises ValueError for n larger than the SAE."""
+        """D_N under one of CONTRASTS. Raises ValueError for n larger than the SAE."""
         if n > (size := len(self.shifted["own"].features)):
             raise ValueError(f"N is {n}, but the SAE has {size} features: choose fewer")
-        if which != "without generic":
-            return self.ranked[which][:n]
-        ranked = self.ranked["paper"]
-        kept = ~np.isin(ranked.ids, self.ranked["prose"].ids[:n])
-        return ShiftedDims(ranked.ids[kept], ranked.shift[kept])[:n]
+        return self.ranked[which][:n]
 
     def signed(self, which: str) -> np.ndarray:
         """[F] mean signed shift, less the contrast's."""
-        moved, contrast = self.shifted["own"].mean("dh"), CONTRASTS.get(which, ())
+        moved, contrast = self.shifted["own"].mean("dh"), CONTRASTS[which]
         for context in contrast:
             moved = moved - self.shifted[context].mean("dh") / len(contrast)
         return moved
@@ -115,32 +101,19 @@ class Matrix:
     def changes(self, measure: str) -> list[np.ndarray]:
         """[D] arrays [T, S, Q]: the change of a measure by fine-tuning."""
         frames = [[cell.change for cell in row] for row in self.cells]
-        return change_arrays(frames, measure, self.domains)
+        return [
+            np.array([[of[of.domain == d][measure].to_numpy() for of in row] for row in frames])
+            for d in self.domains
+        ]
 
 
-def load(
-    profile: Profile,
-    names: Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    demonstrations: int | None = None,
-) -> Matrix:
-    """The matrix of these training sets and seeds, all of the profile's if none are named."""
-    names, seeds = tuple(names or profile.control.sets), tuple(seeds or profile.control.seeds)
+def load(profile: Profile) -> Matrix:
+    """The matrix of the profile's training sets and seeds."""
+    names, seeds, read = profile.control.sets, profile.control.seeds, features.extract_domain
     domains = tuple(samples.evaluation_questions(profile))
-    cells = [[Cell(profile, name, seed, demonstrations) for seed in seeds] for name in names]
-    read = features.extract_domain
+    cells = [[Cell(profile, name, seed) for seed in seeds] for name in names]
     scored = {seed: [read(profile, domain, seed) for domain in domains] for seed in seeds}
     return Matrix(profile, names, seeds, cells, scored, domains)
-
-
-def change_arrays(
-    frames: Sequence[Sequence[pd.DataFrame]], measure: str, domains: Sequence[str]
-) -> list[np.ndarray]:
-    """[D] arrays [T, S, Q] of a measure, from a frame a training set and seed [T][S]."""
-    return [
-        np.array([[of[of.domain == d][measure].to_numpy() for of in row] for row in frames])
-        for d in domains
-    ]
 
 
 def split() -> dict[str, dict[str, list]]:

@@ -6,26 +6,22 @@ from functools import cache
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from sts_utils import models
 from sts_utils.config import Profile
 from sts_utils.control import sets
-from sts_utils.control.matrix import DIMS, Cell, Matrix
+from sts_utils.control.matrix import Cell, Matrix
 from sts_utils.runs import samples
 from sts_utils.runs.scores import SCORES, cosine, over_domains
 
-#: N of D_N that every score is tried with, where the SAE has as many features.
-SIZES = (20, 50, 100, 200, 300, 500, 1000)
 #: The scores that read D_N, and those that do not.
 FEATURE_SCORES = tuple(SCORES)
-TEXT_SCORES = ("token overlap", "embedding similarity")
-OTHER_SCORES = ("residual similarity", "mean activation", *TEXT_SCORES, "probe run")
+OTHER_SCORES = ("residual similarity", "token overlap", "probe run")
 #: Changes are measured by both: free of style, and with far less noise.
 PROBABILITY, LIKELIHOOD = MEASURES = ("gold_probability", "gold_loglik")
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score of domains: one of FEATURE_SCORES with its dims (of DIMS) and N, or another."""
+    """A score of domains: one of FEATURE_SCORES with its dims (of CONTRASTS) and N, or another."""
 
     name: str
     dims: str = "paper"
@@ -57,19 +53,6 @@ def candidates(profile: Profile) -> list[Score]:
     return [*paper_scores(profile), FIXED, *tried, *(Score(name) for name in OTHER_SCORES)]
 
 
-def everything(features: int) -> list[Score]:
-    """Every score with every D_N and N, and the others once, for an SAE of so many features."""
-    sizes = [n for n in SIZES if n <= features]
-    tried = [Score(name, dims, n) for name in FEATURE_SCORES for dims in DIMS for n in sizes]
-    return tried + [Score(name) for name in OTHER_SCORES]
-
-
-def without_generic() -> list[Score]:
-    """The paper's scores, with and without the features that prose moves most."""
-    kinds, sizes = ("paper", "without generic"), (FIXED.n, 3 * FIXED.n)
-    return [Score(m, d, n) for m in ("sts_act", "sts_icl") for d in kinds for n in sizes]
-
-
 def values(matrix: Matrix, score: Score) -> np.ndarray:
     """[T, S, D] a score of each domain, for each training set and seed."""
     return np.array([[of_cell(matrix, cell, score) for cell in row] for row in matrix.cells])
@@ -82,41 +65,26 @@ def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
         dims = cell.dims(score.dims, score.n)
         towards = cell.signed(score.dims) if score.name == "cosine" else None
         return over_domains(score.name, domains, dims, towards=towards)
-    if score.name in TEXT_SCORES:
-        return _similarities(matrix.profile, cell.seed, score.name)[cell.name]
+    if score.name == "token overlap":
+        return _overlaps(matrix.profile, cell.seed)[cell.name]
     if score.name == "probe run":
         mean = cell.probe.groupby("domain")[LIKELIHOOD].mean()
         return mean.loc[list(matrix.domains)].to_numpy()
-    residual = np.stack([domain.mean("r") for domain in domains])
     if score.name == "residual similarity":
+        residual = np.stack([domain.mean("r") for domain in domains])
         return cosine(cell.shifted["own"].mean("r"), residual)
-    if score.name == "mean activation":
-        return residual.mean(1)
     known = ", ".join((*FEATURE_SCORES, *OTHER_SCORES))
     raise ValueError(f"score {score.name!r}: choose from {known}")
 
 
 @cache
-def _similarities(profile: Profile, seed: int, which: str) -> dict[str, np.ndarray]:
-    """Set -> [D] cosine of the vectors of its text and of each domain's scored questions."""
+def _overlaps(profile: Profile, seed: int) -> dict[str, np.ndarray]:
+    """Set -> [D] cosine of the tf-idf of its text and of each domain's scored questions."""
     names, domains = profile.control.sets, samples.evaluation_questions(profile)
     chosen = [sets.examples(profile, name, seed) for name in names]
     texts = ["\n".join(f"{e.query}\n{e.solution}" for e in of) for of in chosen]
     asked = [samples.domain_queries(profile, domain, seed) for domain in domains]
     texts += ["\n".join(e.query for e in of) for of in asked]
-    if which == "token overlap":
-        vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
-    else:
-        vectors = _mean_embeddings(profile, texts)
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
     of_domains = vectors[len(names) :]
     return {name: cosine(v, of_domains) for name, v in zip(names, vectors, strict=False)}
-
-
-def _mean_embeddings(profile: Profile, texts: list[str]) -> np.ndarray:
-    """[texts, d_model] mean input embedding of each text's tokens, less that of all texts."""
-    model = models.load_model(profile.model, profile.dtype, profile.revision)
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
-    table = model.get_input_embeddings().weight
-    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-    vectors = np.stack([table[ids].float().mean(0).detach().cpu().numpy() for ids in rows])
-    return vectors - vectors.mean(0)  # all English shares most of its mean embedding

@@ -6,7 +6,6 @@ what was trained on must rank it first. What is computed is here, each part once
 
 import math
 import random
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 
@@ -27,8 +26,6 @@ from sts_utils.runs.plan import Step
 
 #: Where the demonstrations before a training set's questions come from.
 CONTEXTS = ("own", "others", "generic")
-#: Demonstrations in context tried, beside the profile's own number.
-COUNTS = (1, 2, 5, 10)
 NOTEBOOK = "07_control"
 
 
@@ -66,11 +63,6 @@ def examples(profile: Profile, name: str, seed: int) -> list[Example]:
     return random.Random(f"{name} {seed}").sample(pools(profile)[name], profile.control.examples)
 
 
-def few(settings: ControlSettings) -> tuple[str, ...]:
-    """The training sets on which what is dear is tried: other doses, other contexts."""
-    return settings.dose_sets or settings.sets[:2]
-
-
 # --- fine-tuning and its effect ----------------------------------------------------------------
 
 
@@ -84,14 +76,8 @@ def probe_steps(settings: ControlSettings) -> int:
     return max(2, round(settings.probe * full_steps(settings)))
 
 
-def doses(settings: ControlSettings) -> dict[float, int]:
-    """Share of the whole dose -> its steps."""
-    shares = sorted({1.0, *settings.doses})
-    return {share: round(share * full_steps(settings)) for share in shares}
-
-
 def finetune(profile: Profile, name: str, seed: int, steps: int | None = None) -> TrainedModel:
-    """The model after SFT on a training set, at the whole dose or for `steps`."""
+    """The model after SFT on a training set, for all steps or a probe run's."""
     settings = profile.control
     size = settings.model_dump(include={"examples", "epochs", "batch", "lr"})
     size["micro_batch"] = min(profile.sft.micro_batch, settings.batch)
@@ -130,7 +116,7 @@ def probe(profile: Profile, name: str, seed: int) -> pd.DataFrame:
 
 
 def pairs(
-    profile: Profile, name: str, seed: int, context: str = "own", demonstrations: int | None = None
+    profile: Profile, name: str, seed: int, context: str = "own"
 ) -> list[tuple[Prompt, Prompt]]:
     """(plain, icl) prompts: half of a set's examples are asked, half are demonstrations.
 
@@ -140,8 +126,7 @@ def pairs(
     settings, chosen = profile.control, examples(profile, name, seed)
     asked, pool = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
     tokenizer = samples.tokenizer(profile.model, profile.revision)
-    each = demonstrations or settings.demonstrations
-    shown = prompts.choose_demonstrations(pool, each, settings.contexts, seed)
+    shown = prompts.choose_demonstrations(pool, settings.demonstrations, settings.contexts, seed)
     if context != "own":
         match = partial(contrast.prose, tokenizer)
         if context == "others":
@@ -161,13 +146,10 @@ def _lengths(profile: Profile) -> dict[str, np.ndarray]:
     return {name: contrast.lengths(tokenizer, pool) for name, pool in pools(profile).items()}
 
 
-def extract_shift(
-    profile: Profile, name: str, seed: int, context: str = "own", demonstrations: int | None = None
-) -> FeatureStats:
+def extract_shift(profile: Profile, name: str, seed: int, context: str = "own") -> FeatureStats:
     """Features of a set's questions without and with demonstrations (for D_N, its contrast)."""
-    asked = pairs(profile, name, seed, context, demonstrations)
-    told = profile.control.model_dump(include={"examples", "queries", "contexts"})
-    told["demonstrations"] = demonstrations or profile.control.demonstrations
+    asked = pairs(profile, name, seed, context)
+    told = profile.control.model_dump(include={"examples", "queries", "contexts", "demonstrations"})
     told |= {"control": name, "seed": seed, "context": context}
     told["prompts"] = store.digest([icl.ids for _, icl in asked])
 
@@ -178,25 +160,9 @@ def extract_shift(
     return features.extract("features-control", [profile], recipe, lambda: asked, desc)
 
 
-def extract_contexts(
-    profile: Profile, name: str, seed: int, demonstrations: int | None = None
-) -> dict[str, FeatureStats]:
+def extract_contexts(profile: Profile, name: str, seed: int) -> dict[str, FeatureStats]:
     """Context -> features of a set's questions under demonstrations from there."""
-    return {c: extract_shift(profile, name, seed, c, demonstrations) for c in CONTEXTS}
-
-
-def extract_actual(profile: Profile, name: str, seed: int) -> FeatureStats:
-    """Features of the same plain questions before and after SFT on the set."""
-    tuned = finetune(profile, name, seed)
-
-    def recipe(p):
-        return features.settings_of(p, control=name, seed=seed, trained=tuned.key)
-
-    def plain():
-        return [(a, a) for a, _ in pairs(profile, name, seed)]
-
-    desc = f"{name} after SFT {seed}"
-    return features.extract("features-control-actual", [profile], recipe, plain, desc, tuned)
+    return {context: extract_shift(profile, name, seed, context) for context in CONTEXTS}
 
 
 # --- all of it ---------------------------------------------------------------------------------
@@ -205,38 +171,20 @@ def extract_actual(profile: Profile, name: str, seed: int) -> FeatureStats:
 def cell(profile: Profile, name: str, seed: int) -> None:
     """Fine-tune on a training set, evaluate, extract: what one row of the matrix needs."""
     change(profile, name, seed)
-    extract_actual(profile, name, seed)
     probe(profile, name, seed)
     extract_contexts(profile, name, seed)
 
 
-def counts(settings: ControlSettings) -> list[int]:
-    """Those of COUNTS that half of a training set has."""
-    return [count for count in COUNTS if count <= settings.examples // 2]
-
-
 def steps(profile: Profile) -> list[Step]:
-    """What the control computes: the domains, a cell a training set and seed, then other doses and
-    numbers of demonstrations on a few sets."""
+    """What the control computes: the domains, and a cell a training set and seed."""
     settings, gpus = profile.control, engine.training_gpus(profile)
-    first, done = settings.seeds[0], profile.seeds if profile.runs_paper else ()
+    done = profile.seeds if profile.runs_paper else ()
     domains = plan.domains_of(profile, [seed for seed in settings.seeds if seed not in done])
     steps = [step._replace(stage=NOTEBOOK) for step in domains]
     if not done:
         steps.append(Step("evaluation", performance.measure, (profile,), NOTEBOOK))
-
-    def each(kind: str, compute: Callable, names: Sequence[str], *args, gpus: int = 1):
-        return [Step(kind, compute, (profile, n, *args), NOTEBOOK, 1, gpus) for n in names]
-
     for seed in settings.seeds:
-        steps += each("control, training sets", cell, settings.sets, seed, gpus=gpus)
-    for dose in [n for share, n in doses(settings).items() if share != 1]:
-        steps += each("control, doses", change, few(settings), first, dose, gpus=gpus)
-    for count in [n for n in counts(settings) if n != settings.demonstrations]:
-        steps += each("control, contexts", extract_contexts, few(settings), first, count)
+        for name in settings.sets:
+            args = (profile, name, seed)
+            steps.append(Step("control, training sets", cell, args, NOTEBOOK, 1, gpus))
     return steps
-
-
-def compute(profile: Profile) -> None:
-    """Compute what is missing of `steps`, here or over the profile's cluster."""
-    plan.compute(profile, steps(profile))

@@ -5,9 +5,9 @@ from functools import cached_property
 import pandas as pd
 
 from sts_utils.config import Profile
-from sts_utils.control import effort, judgement, matrix, scores, sets
+from sts_utils.control import judgement, matrix, scores, sets
 from sts_utils.control.matrix import Matrix
-from sts_utils.control.scores import FIXED, LIKELIHOOD, MEASURES
+from sts_utils.control.scores import FIXED, MEASURES
 
 #: Where a run that does not hold a half of the sets is judged.
 SMALL = "on all sets of this small run (none of them is a fresh judgement)"
@@ -42,22 +42,6 @@ class Control:
         return (half, f"on the {which} half") if half else (self.matrix, SMALL)
 
     @cached_property
-    def design(self) -> pd.DataFrame:
-        """Every score on the design half, best first: share of rank 1, mean rank, r."""
-        half, _ = self.half("design")
-        tried = scores.everything(len(half.features[half.seeds[0]][0].features))
-        judged = judgement.judge(half, tried, (LIKELIHOOD,), draws=100)
-        order = {"first": False, "rank": True, f"r_{LIKELIHOOD}": False}
-        return judged.sort_values(list(order), ascending=list(order.values()))
-
-    @cached_property
     def judged(self) -> pd.DataFrame:
         """The candidates on the judgement half."""
         return judgement.judge(self.half("judgement")[0], self.candidates, MEASURES)
-
-    @cached_property
-    def costs(self) -> pd.Series:
-        """Tokens × blocks of a score, the domains and the probe run, mean over training sets."""
-        c = self.profile.control
-        costs = [effort.cost(self.profile, name, c.seeds[0]) for name in c.sets]
-        return pd.DataFrame(costs).mean()

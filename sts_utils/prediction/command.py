@@ -26,7 +26,7 @@ def add_parser(commands) -> None:
     add("--queries", type=int, help="questions a domain and seed")
     add("--seeds", help="like 0,1,2")
     add("--score", choices=SCORES, help="what ranks the domains")
-    add("--signed", action="store_true", help="the signed score too")
+    add("--probe", type=int, help="steps of fine-tuning to try, like 8")
     add("--dtype", choices=("bfloat16", "float32"), help="of the forward pass")
     add("--out", default="report", help="folder of the report")
     add("--budget", type=int, help="extra examples to split over the domains")
@@ -51,6 +51,9 @@ def run(chosen: argparse.Namespace) -> int:
     three = {"index": False, "float_format": "{:.3g}".format}
     scored = [f"{chosen.score}{end}" for end in ("", "_low", "_high")]
     columns = ["rank", "rank_low", "rank_high", "domain", *scored]
+    print("\n".join([*predicted.reads(), ""]))
+    if predicted.probe:
+        print(f"{predicted.probe.table.to_string(**three)}\n")
     print(predicted.table[columns].to_string(**three))
     print("\n".join(["", *predicted.sureness()]))
     if chosen.budget is not None:

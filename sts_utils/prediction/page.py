@@ -68,12 +68,21 @@ def plot(prediction: "Prediction") -> Figure:
     names = [ranking, *(s for s in SCORES if s != ranking and table[s].notna().any())]
     size = (2.2 + 2.2 * len(names), 1.1 + 0.22 * len(table))
     grid = {"sharey": True, "squeeze": False, "layout": "constrained"}
-    figure, axes = plt.subplots(1, len(names), figsize=size, **grid)
-    for axis, name in zip(axes[0], names, strict=True):
+    if prediction.probe:
+        size = (size[0] + 2.2, size[1])
+    figure, axes = plt.subplots(1, len(names) + bool(prediction.probe), figsize=size, **grid)
+    for axis, name in zip(axes[0], names, strict=False):
         reach = [table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]
         style = {"fmt": "o", "capsize": 2, "color": "C0" if name == ranking else "0.55"}
         axis.errorbar(table[name], range(len(table)), xerr=np.maximum(reach, 0), **style)
         axis.set(xlabel=name, title="ranks by this" if name == ranking else None)
+    if prediction.probe:
+        axis, steps = axes[0, -1], prediction.probe.steps
+        found = prediction.probe.table.set_index("domain").reindex(table.domain)
+        reach = [found.change - found.change_low, found.change_high - found.change]
+        axis.errorbar(found.change, range(len(table)), xerr=reach, fmt="o", capsize=2, color="C1")
+        axis.axvline(0, color="0.8", lw=0.8, zorder=0)
+        axis.set(xlabel="change, nats a token", title=f"probe, {steps} steps")
     axes[0, 0].set_yticks(range(len(table)), [d.replace("$", r"\$") for d in table.domain])
     return figure
 

@@ -1,5 +1,7 @@
 """`sts_utils.predict(train="my.jsonl")`: the whole method on people's own data."""
 
+import contextlib
+import io
 import logging
 import operator
 import random
@@ -18,8 +20,10 @@ from sts_utils.examples import Example, split
 from sts_utils.method import prompts
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.prompts import Prompt
+from sts_utils.prediction import probe as probes
 from sts_utils.prediction import scores, sources
 from sts_utils.prediction.prediction import Prediction
+from sts_utils.prediction.probe import Probe
 from sts_utils.runs import features, samples
 from sts_utils.runs import models as held
 
@@ -45,7 +49,7 @@ def predict(
     score: str = scores.DEFAULT_SCORE,
     columns: Mapping[str, str] | None = None,
     domain_columns: Mapping[str, str] | None = None,
-    signed: bool = False,
+    probe: int | None = None,
     dtype: str = "bfloat16",
     progress: bool = True,
 ) -> Prediction:
@@ -53,8 +57,8 @@ def predict(
 
     The paper's two steps: the shifted dims D_N with training examples in context (shift.shift),
     then the transferability score of each domain's questions on them (score.sts_act, sts_icl).
-    Ours: sts_relative, which compares domains feature by feature; and contrastive D_N, where the
-    shift under other text of the same length is taken from each feature's first.
+    Ours: sts_relative, which compares domains feature by feature; contrastive D_N, where the shift
+    under other text of the same length is taken from each feature's first; and a probe.
 
     | argument | is |
     |---|---|
@@ -65,7 +69,8 @@ def predict(
     | columns, domain_columns | what their columns are called, like {"question": "ask"} |
     | n, shots | N of D_N; worked examples in context |
     | queries, seeds | questions a domain and seed (twice as many of the training set); draws |
-    | score | what ranks, one of scores.SCORES; `signed`: the signed score too |
+    | score | what ranks, one of scores.SCORES |
+    | probe | steps of fine-tuning to try, if any: every domain before and after |
 
     What was read of a domain is stored (data/runs) and serves other training sets. Everything is
     drawn by the seeds alone. Raises ValueError, in one line, for what can't be used, before any
@@ -85,6 +90,8 @@ def predict(
     if not seeds or min(shots, queries) < 1:
         sizes = f"seeds {list(seeds)}, shots {shots}, queries {queries}"
         raise ValueError(f"{sizes}: give one or more of each")
+    if probe is not None and (not isinstance(probe, int) or probe < 2):
+        raise ValueError(f"probe is {probe!r}: give 2 or more steps, for the first is warm-up")
     scores.check(score, n, has_icl=demonstrations != "none")
     profile, notes = _profile(model, sae, dtype), []
     tokenizer = samples.tokenizer(model, profile.revision)
@@ -122,6 +129,9 @@ def predict(
             drawn = _domain_draw(d, asked[d], worked, shots, queries, seed)
             pairs["domain", d, seed] = samples.pairs(profile, *drawn)
     scores.check(score, n, held.sae(profile).cfg.d_sae)
+    tried = None
+    if probe is not None:
+        tried = _probe(profile, probe, learned, asked, list(pairs.values()), seeds[0], progress)
 
     stats = {}
     for at in tqdm(pairs, desc="features", unit="set", disable=not progress):
@@ -131,7 +141,7 @@ def predict(
     own = [stats["train", "own", s] for s in seeds]
     others = [[stats["train", c, s] for c in contexts if c != "own"] for s in seeds]
     used = [{d: stats["domain", d, s] for d in asked} for s in seeds]
-    return Prediction(profile, *data, own, others, used, seeds, n, score, signed, tuple(notes))
+    return Prediction(profile, *data, own, others, used, seeds, n, score, tried, tuple(notes))
 
 
 def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -191,13 +201,30 @@ def _domain_draw(domain, examples, worked: Mapping, shots: int, queries: int, se
     return sources.drawn(free, queries, seed), sets
 
 
-def _features(profile: Profile, pairs: Sequence[tuple[Prompt, Prompt]], desc) -> FeatureStats:
-    """Features of pairs of prompts, stored by what was read: model, SAE and the prompts' tokens."""
-    names = profile.model, profile.sae
+def _probe(profile, steps: int, learned, asked, pairs, seed: int, progress: bool) -> Probe:
+    """A probe, whose cost is said before it is run. Raises ValueError where there is no answer."""
+    questions = probes.questions(asked, seed)
+    if not questions:
+        raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
+    train = probes.training(learned, steps, seed)
+    cost = probes.cost(profile, steps, train, questions, [pair for of in pairs for pair in of])
+    log.warning(cost)
+    with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
+        answers = probes.run(profile, _files(profile.model), steps, train, questions, seed)
+    return Probe(steps, answers, cost)
+
+
+def _files(*names: str) -> list[tuple]:
+    """What tells folders of the same name apart: their files' names, sizes and times."""
     folders = [Path(name) if Path(name).is_dir() else store.ROOT / name for name in names]
     files = [f for folder in folders for f in sorted(folder.glob("*.*"))]
-    stated = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def _features(profile: Profile, pairs: Sequence[tuple[Prompt, Prompt]], desc) -> FeatureStats:
+    """Features of pairs of prompts, stored by what was read: model, SAE and the prompts' tokens."""
     said = store.digest([(a.example_id, a.ids, a.span, b.ids, b.span) for a, b in pairs])
+    stated = _files(profile.model, profile.sae)
     recipe = features.settings_of(profile, files=stated, prompts=said)
     made = features.extract("features-predict", [profile], lambda _: recipe, lambda: pairs, desc)
     return replace(made, **{name: np.empty(0) for name in ("h2", "r", "dr", "dr2")})  # not used

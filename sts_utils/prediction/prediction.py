@@ -8,13 +8,14 @@ from functools import cached_property, partial
 import numpy as np
 import pandas as pd
 
-from sts_utils import stats
+from sts_utils import correlation, stats
 from sts_utils.config import Profile
 from sts_utils.examples import Example
 from sts_utils.method import extract, shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.shift import ShiftedDims
 from sts_utils.prediction import explanation, page, scores
+from sts_utils.prediction.probe import Probe
 from sts_utils.prediction.scores import DEFAULT_SCORE, SCORES
 from sts_utils.prediction.sources import drawn, key
 from sts_utils.runs.scores import over_domains
@@ -45,7 +46,7 @@ class Prediction:
     seeds: Sequence[int]
     n: int
     score: str
-    signed: bool = False
+    probe: Probe | None = None
     notes: Sequence[str] = ()
 
     plot, write, explain = page.plot, page.write, explanation.explain
@@ -88,23 +89,18 @@ class Prediction:
     def estimates(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Score -> (values [D], bootstrap draws [B, D]): mean over seeds.
 
-        Questions and seeds are drawn again. "signed" is the cosine on the paper's D_N of the mean
-        shifts (b − a) of a domain and of training, whatever score ranks: the one that the positive
-        control judged; NaN unless it was asked for.
+        Questions and seeds are drawn again; NaN where a score needs examples that are not there.
         """
-        every = SCORES | {"signed": ("cosine", False)}
-        return {name: self._estimate(*of) for name, of in every.items()}
+        return {name: self._estimate(*of) for name, of in SCORES.items()}
 
     def _estimate(self, name: str, contrastive: bool) -> tuple[np.ndarray, np.ndarray]:
-        needs_icl = name in ("sts_icl", "cosine")
-        if (needs_icl and not self.demonstrations) or (name == "cosine" and not self.signed):
+        if name == "sts_icl" and not self.demonstrations:
             nothing = np.full((1, len(self.domains)), np.nan)
             return nothing[0], nothing
         weights = self._weights(RELATIVE_DRAWS if name == "sts_relative" else stats.DRAWS)
         values, drawn = [], []
         for s, dims in enumerate(self._dims(contrastive, self.n)):
-            domains, towards = list(self.domain_stats[s].values()), self.train_stats[s].mean("dh")
-            score_of = partial(over_domains, name, domains, dims, towards=towards)
+            score_of = partial(over_domains, name, list(self.domain_stats[s].values()), dims)
             values.append(score_of())
             drawn.append(score_of(weights=weights[s]))
         return np.mean(values, axis=0), stats.over_seeds(np.stack(drawn, 1))
@@ -127,8 +123,8 @@ class Prediction:
     def table(self) -> pd.DataFrame:
         """A row a domain, best rank first.
 
-        Columns: domain; rank by `score`, `rank_low`, `rank_high`; for each of SCORES and signed its
-        value and `_low`, `_high` (95% bootstrap over questions and seeds).
+        Columns: domain; rank by `score`, `rank_low`, `rank_high`; for each of SCORES its value and
+        `_low`, `_high` (95% bootstrap over questions and seeds).
         """
         values, draws = self.estimates[self.score]
         low, high = stats.interval(1 + (draws[:, None, :] > draws[:, :, None]).sum(-1))
@@ -153,8 +149,14 @@ class Prediction:
         trained = len(self.train_stats[0].n)
         values = {"asked": asked, "trained": trained, "most": extract.ROWS, "flip": FLIP}
         values |= {"default": DEFAULT_SCORE, "contrastive": SCORES[self.score][1]}
-        said = page.told("sureness", p=self, **values, **scores.in_control())
+        said = page.told("sureness", p=self, **values, control=scores.in_control())
         return [*said, *self.notes]
+
+    def reads(self) -> list[str]:
+        """What the score reads, as far as is known, and what a probe would add or has found."""
+        control = scores.in_control()
+        own = control.get(self.score)
+        return page.told("reads", p=self, control=control, own=own, testable=correlation.TESTABLE)
 
     def limits(self) -> list[str]:
         """What the method does not say."""

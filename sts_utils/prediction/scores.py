@@ -16,24 +16,27 @@ SCORES = {
 #: Set by the positive control: of these, the one that did best there on training sets kept for
 #: judgement (notebook 07_control; fixed on the design half was sts_relative_contrastive).
 DEFAULT_SCORE = "sts_relative"
-#: How each score did there, read when a report is written: score, statistic, value, low, high.
-CONTROL_SCORES = store.ROOT / "figures/control/scores.csv"
-#: How often a score had the sign of the change: read, change, score, accuracy, majority, ….
-CONTROL_SIGNS = store.ROOT / "figures/control/control_sign.csv"
+#: How each score did there, read when a report is written, and what it is called in that table.
+CONTROL = store.ROOT / "figures/control/control_judgement.csv"
+JUDGED = {
+    "sts_relative": "sts_relative, D_N",
+    "sts_relative_contrastive": "sts_relative, D_N both",
+    "sts_act": "sts_act, D_N",
+    "sts_act_contrastive": "sts_act, D_N both",
+    "sts_icl": "sts_icl, D_N",
+    "overlap of words": "token overlap",
+    "a probe of 2 steps": "probe run",
+}
 
 
-def in_control() -> dict[str, list[dict]]:
-    """Rows on how the scores did, `control`, and the signed one, `signs`: as it is and beside the
-    others; none where the positive control's result is not at hand."""
-    rows = {"control": [], "signs": []}
-    if CONTROL_SCORES.exists():
-        rows["control"] = pd.read_csv(CONTROL_SCORES).to_dict("records")
-    if CONTROL_SIGNS.exists():
-        judged = "change == 'gold_loglik' and score == 'cosine, D_N'"
-        rows["signs"] = (
-            pd.read_csv(CONTROL_SIGNS).query(judged).sort_values("read").to_dict("records")
-        )
-    return rows
+def in_control() -> dict[str, dict[str, float]]:
+    """Score -> its row in the positive control, if that is at hand: `first`, the share of training
+    sets and seeds whose own domain it puts first, `r` with the change."""
+    if not CONTROL.exists():
+        return {}
+    table = pd.read_csv(CONTROL).set_index("score")
+    table.columns = table.columns.str.replace("r_gold_loglik", "r")
+    return {name: table.loc[label].to_dict() for name, label in JUDGED.items()}
 
 
 def check(score: str, n: int, features: int | None = None, has_icl=True, domains=()) -> None:

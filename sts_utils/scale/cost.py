@@ -228,10 +228,6 @@ def cost(step: Step) -> Cost:
         case "control, training sets":
             probe = control_change(p, rest[0], probe_steps(p.control), p.control.probe_questions)
             return control_change(p, rest[0]) + probe + control_contexts(p, rest[0])
-        case "control, doses":
-            return control_change(p, rest[0], rest[2])
-        case "control, contexts":
-            return control_contexts(p, rest[0], rest[2])
     raise ValueError(f"scale/cost.py has no cost of {step.kind!r}, like {step.name!r}")
 
 
@@ -248,8 +244,8 @@ def control_change(p: Profile, name: str, steps: int = 0, questions: int | None 
     return tuned + evaluate(p, asked(p, questions or c.asked))
 
 
-def control_contexts(p: Profile, name: str, demonstrations: int = 0) -> Cost:
+def control_contexts(p: Profile, name: str) -> Cost:
     """A set's questions under each kind of context."""
     c, (query, solution), kinds = p.control, control_lengths(p, name), len(CONTEXTS)
-    shown = (demonstrations or c.demonstrations) * (query + solution)
+    shown = c.demonstrations * (query + solution)
     return pairs(p, kinds * c.contexts, shown, kinds * c.queries, query)

@@ -43,12 +43,6 @@ def test_ranks_and_chance():
     assert low > 0.3 and many > 0.3
 
 
-def test_sign_test_against_the_majority():
-    scores, changes = _planted(0.1)
-    signs = judgement.sign_test(scores, changes, draws=200)
-    assert signs["accuracy"].value > 0.85 and signs["difference"].low > 0
-
-
 def test_contrast_takes_away_what_any_context_moves(random_stats):
     own, other = random_stats(0), random_stats(1)
     plain = shift.shifted_dims(own, None)
@@ -60,10 +54,8 @@ def test_contrast_takes_away_what_any_context_moves(random_stats):
     assert np.allclose(shift.shifted_dims(own, None, contrast=[own]).shift, 0)
 
 
-def test_goals_have_their_own_direction():
+def test_a_goal_is_reached_or_not():
     r = f"r_{LIKELIHOOD}"
     judged = {"first": 0.75, "first_low": 0.2, "first_high": 1.0}
     judged = pd.Series(judged | {r: 0.7, f"{r}_low": 0.5, f"{r}_high": 0.8})
-    verdicts = judgement.goals(judged, 0.09).verdict.tolist()
-    assert verdicts == ["not reached", "reached", "reached"]
-    assert judgement.goals(judged, 0.11).verdict.tolist()[-1] == "not reached"
+    assert judgement.goals(judged).verdict.tolist() == ["not reached", "reached"]

@@ -7,6 +7,4 @@ import sts_utils
 @pytest.fixture(scope="session")
 def found():
     domains = {"apples": questions("apples"), "pears": questions("pears"), "code": "code-io"}
-    return sts_utils.predict(
-        questions("train"), domains=domains, seeds=(0, 1), signed=True, **SMALL
-    )
+    return sts_utils.predict(questions("train"), domains=domains, seeds=(0, 1), **SMALL)

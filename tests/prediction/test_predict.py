@@ -32,9 +32,7 @@ def test_the_same_again_without_the_model(found, monkeypatch):
 
     monkeypatch.setattr(extract, "feature_stats", refuse)
     domains = {"apples": questions("apples"), "pears": questions("pears"), "code": "code-io"}
-    again = sts_utils.predict(
-        questions("train"), domains=domains, seeds=(0, 1), signed=True, **SMALL
-    )
+    again = sts_utils.predict(questions("train"), domains=domains, seeds=(0, 1), **SMALL)
     pd.testing.assert_frame_equal(again.table, found.table)
     other = found.rescored(n=5, score="sts_icl", domains=["pears", "code"])
     assert (

@@ -16,12 +16,11 @@ def test_table_holds_every_score_with_its_interval(found):
     assert sorted(table.domain) == ["apples", "code", "pears"]
     assert list(table["rank"]) == [1, 2, 3]
     assert table[found.score].is_monotonic_decreasing
-    for name in (*scores.SCORES, "signed"):
+    for name in scores.SCORES:
         assert (table[f"{name}_low"] <= table[name]).all() and (
             table[name] <= table[f"{name}_high"]
         ).all()
     assert (table.rank_low <= table["rank"]).all() and (table["rank"] <= table.rank_high).all()
-    assert table.signed.between(-1, 1).all()
 
 
 def test_scores_are_the_paper_s_on_the_same_statistics(found):
@@ -40,10 +39,6 @@ def test_scores_are_the_paper_s_on_the_same_statistics(found):
     assert len(found.contrast_stats[0]) == 2  # prose, and the other domains' examples
     for name, values in expected.items():
         assert row[name] == pytest.approx(np.mean(values))
-
-
-def test_signed_only_where_asked_for(found):
-    assert replace(found, signed=False).table.signed.isna().all()
 
 
 def test_how_sure_is_said(found):
@@ -69,29 +64,16 @@ def test_neighbours_that_flip_are_ties(found):
 
 
 def test_positive_control_is_quoted_when_it_exists(found, tmp_path, monkeypatch):
-    monkeypatch.setattr(scores, "CONTROL_SCORES", tmp_path / "scores.csv")
-    assert "not backed by it yet" in " ".join(found.sureness())
-    row = {
-        "score": "sts_act",
-        "statistic": "rank of the own domain",
-        "value": 3.25,
-        "low": 2.0,
-        "high": 4.5,
-    }
-    pd.DataFrame([row]).to_csv(tmp_path / "scores.csv", index=False)
-    assert "(rank of the own domain): sts_act 3.25 [2.00, 4.50]." in " ".join(found.sureness())
+    own = scores.in_control()["sts_relative"]
+    said = f"{own['first']:.0%}; {own['r']:.2f} [{own['r_low']:.2f}, {own['r_high']:.2f}]"
+    assert f"sts_relative {said}" in " ".join(found.sureness())
+    assert f"sts_relative in {own['first']:.0%}" in found.reads()[0]
     assert "Its contrast there" in " ".join(
         found.rescored(score="sts_relative_contrastive").sureness()
     )
-
-
-def test_the_sign_is_quoted_as_it_is_and_beside_the_others(found):
-    (said,) = (line for line in found.sureness() if "the signed score had" in line)
-    table = pd.read_csv(scores.CONTROL_SIGNS)
-    rows = table[(table.change == "gold_loglik") & (table.score == "cosine, D_N")]
-    assert len(rows) == 2 and all(
-        row.accuracy in said and row.r in said for row in rows.itertuples()
-    )
+    monkeypatch.setattr(scores, "CONTROL", tmp_path / "control_judgement.csv")
+    assert "not backed by it yet" in " ".join(found.sureness())
+    assert "In the positive control" not in " ".join(found.reads())
 
 
 def test_a_question_that_every_seed_asks_is_drawn_once(found):

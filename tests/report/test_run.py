@@ -24,7 +24,7 @@ from sts_utils.scale import plan
 slow = pytest.mark.slow
 KINDS = {"figure": ("pdf", "png", "txt"), "table": ("csv", "md", "tex", "txt")}
 PRODUCTS = [f"{result.name}.{kind}" for result in page.RESULTS for kind in KINDS[result.kind]]
-PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md", "scores.csv"]
+PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md"]
 
 
 def command(out: Path, *arguments: str, **variables: str) -> subprocess.Popen:

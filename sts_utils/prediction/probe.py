@@ -1,0 +1,139 @@
+"""A probe: a few steps of fine-tuning on the training set, and what they do to every domain."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from sts_utils import correlation, models, stats, store
+from sts_utils.config import Profile, SftSettings
+from sts_utils.evaluation import options
+from sts_utils.examples import Example
+from sts_utils.method.prompts import Prompt
+from sts_utils.prediction.sources import drawn
+from sts_utils.runs import models as held
+from sts_utils.runs import samples
+from sts_utils.training import sft
+
+#: As the default run's fine-tuning, whose learning rate had the least held-out loss there.
+SETTINGS = SftSettings(batch=8, micro_batch=8, lr=1e-4)
+#: Of a domain, at most.
+QUESTIONS = 64
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What `steps` of fine-tuning changed: `answers` has a row a domain and question, with the
+    log-likelihood a token of its answer `before` and `after`; `cost` is said in words."""
+
+    steps: int
+    answers: pd.DataFrame
+    cost: str
+
+    @property
+    def changes(self) -> dict[str, np.ndarray]:
+        """Domain -> [1 seed, Q] after − before."""
+        change = self.answers.after - self.answers.before
+        return {d: of.to_numpy()[None] for d, of in change.groupby(self.answers.domain)}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a domain, the largest change first: domain, questions, before, after, change,
+        `change_low` and `change_high` (95% bootstrap over questions)."""
+        rows = []
+        for domain, of in self.answers.groupby("domain"):
+            low, high = stats.interval(stats.mean_draws(self.changes[domain]))
+            row = {"domain": domain, "questions": len(of)}
+            row |= {"before": of.before.mean(), "after": of.after.mean()}
+            change = {"change": row["after"] - row["before"]}
+            rows.append(row | change | {"change_low": low, "change_high": high})
+        order = {"by": "change", "key": abs, "ascending": False}
+        return pd.DataFrame(rows).sort_values(**order, ignore_index=True)
+
+    @property
+    def reliability(self) -> float:
+        """Share of the variance of the change between domains that is signal (correlation)."""
+        return correlation.reliability(list(self.changes.values()))
+
+
+def questions(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Example]:
+    """At most QUESTIONS of each domain that have an answer, which is their solution: the gold
+    option's text of multiple choice, whose options are not shown."""
+    chosen = []
+    for examples in asked.values():
+        answered = [e for e in examples if e.solution or e.answer]
+        for e in drawn(answered, QUESTIONS, seed):
+            plain = replace(e, options=(), instruction="", solution=e.answer)
+            chosen.append(plain if e.options else replace(e, solution=e.solution or e.answer))
+    return chosen
+
+
+def training(train: Sequence[Example], steps: int, seed: int) -> list[Example]:
+    """The examples of so many steps; all of them where there are fewer, which are then seen
+    again."""
+    return drawn(train, steps * SETTINGS.batch, seed)
+
+
+def cost(
+    profile: Profile,
+    steps: int,
+    train: Sequence[Example],
+    asked: Sequence[Example],
+    pairs: Sequence[tuple[Prompt, Prompt]],
+) -> str:
+    """What a probe computes beside the scores, which read `pairs`, in words, before it is run.
+
+    In tokens × blocks; a backward pass counts as two forward ones.
+    """
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    depth = models.depth(profile.model, profile.revision)
+
+    def length(examples: Sequence[Example]) -> int:
+        texts = [f"{e.query}\n{e.solution}" for e in examples]
+        return sum(map(len, tokenizer(texts).input_ids))
+
+    seen = steps * SETTINGS.batch
+    trained = seen * length(train) / len(train)
+    read = sum(map(len, {side.context for pair in pairs for side in pair}))
+    read += sum(2 * len(plain.query) for plain, _ in pairs)
+    times = depth * (3 * trained + 2 * length(asked)) / ((profile.layer + 1) * read)
+    return (
+        f"A probe of {steps} steps learns from {seen} examples and reads {len(asked)} questions "
+        f"before and after: {times:.1f} times what the scores compute; it holds a whole model, its "
+        f"gradient and {sft.MASTER_BYTES} bytes a weight in memory."
+    )
+
+
+def run(
+    profile: Profile,
+    files: Sequence,
+    steps: int,
+    train: Sequence[Example],
+    asked: Sequence[Example],
+    seed: int,
+) -> pd.DataFrame:
+    """Fine-tune the model for `steps` and read `asked` before and after; nothing but the answers'
+    likelihoods is stored. `files`: what tells the model from another of its name."""
+
+    def compute() -> pd.DataFrame:
+        held.release()
+        tokenizer = samples.tokenizer(profile.model, profile.revision)
+        whole = models.load_model(profile.model, profile.dtype, profile.revision)
+
+        def likelihoods() -> np.ndarray:
+            length = SETTINGS.max_length
+            of = options.solution_loglik(whole.eval(), tokenizer, asked, length)
+            return of.set_index("id").solution_loglik.loc[[e.id for e in asked]].to_numpy()
+
+        before = likelihoods()
+        told = SETTINGS, train, SETTINGS.lr, seed, "probe", steps
+        sft.train_answers(whole.train(), tokenizer, *told)
+        rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked]}
+        return pd.DataFrame(rows | {"before": before, "after": likelihoods()})
+
+    recipe = {"model": profile.model, "dtype": profile.dtype, "files": files, "steps": steps}
+    recipe |= {"sft": SETTINGS.model_dump(), "seed": seed}
+    recipe |= {"train": store.digest([(e.query, e.solution) for e in train])}
+    recipe |= {"asked": store.digest([(e.domain, e.query, e.solution) for e in asked])}
+    return store.frame("probe", recipe, compute)

@@ -1,0 +1,82 @@
+"""A probe with the tiny model: it measures before and after, with a sign, and says its cost."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_sets import SMALL, questions
+
+import sts_utils
+from sts_utils.prediction import probe
+from sts_utils.prediction.scores import SCORES
+from sts_utils.training import sft
+
+DOMAINS = {"apples": questions("apples"), "code": "code-io"}
+
+
+@pytest.fixture(scope="module")
+def probed():
+    return sts_utils.predict(
+        questions("ripe apples", 24), domains=DOMAINS, seeds=(0,), probe=12, **SMALL
+    )
+
+
+def test_what_is_trained_on_becomes_likelier(probed):
+    table = probed.probe.table.set_index("domain")
+    assert table.loc["apples", "change_low"] > 0
+    assert table.loc["apples", "change"] > table.loc["code", "change"]
+    np.testing.assert_allclose(table.change, table.after - table.before)
+    assert (table.change_low <= table.change).all() and (table.change <= table.change_high).all()
+    assert table.questions.to_dict() == {"apples": 16, "code": probe.QUESTIONS}
+
+
+def test_nothing_is_trained_twice_and_the_untouched_model_stays(probed, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(sft, "train_answers", refuse)
+    again = sts_utils.predict(
+        questions("ripe apples", 24), domains=DOMAINS, seeds=(0,), probe=12, **SMALL
+    )
+    assert again.probe.answers.equals(probed.probe.answers)
+    plain = sts_utils.predict(questions("ripe apples", 24), domains=DOMAINS, seeds=(0,), **SMALL)
+    assert plain.probe is None and plain.table.equals(probed.table)
+    with pytest.raises(AssertionError, match="trained again"):
+        sts_utils.predict(
+            questions("ripe apples", 24), domains=DOMAINS, seeds=(0,), probe=5, **SMALL
+        )
+
+
+def test_the_report_leads_with_what_the_score_reads_and_shows_the_probe(probed, tmp_path):
+    page = probed.write(tmp_path)[0].read_text(encoding="utf-8")
+    assert page.index("read the wording") < page.index("Probe: 12 steps") < page.index("Ranking")
+    assert "A probe of 12 steps" in page and len(probed.plot().axes) == len(SCORES) + 1
+    assert "reliability" in probed.reads()[1] or "% of the variance" in probed.reads()[1]
+    assert "--probe 8" in replace(probed, probe=None).reads()[1]
+
+
+def test_what_it_costs_is_said_before(caplog, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe, "run", stop)
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+        sts_utils.predict(questions("pears"), domains=DOMAINS, seeds=(0,), probe=4, **SMALL)
+    assert "A probe of 4 steps learns from 32 examples and reads 80 questions" in caplog.text
+
+
+@pytest.mark.parametrize("steps", [1, 0, -3, 2.5, "8"])
+def test_steps_that_teach_nothing_are_one_line(steps):
+    with pytest.raises(ValueError, match="give 2 or more steps"):
+        sts_utils.predict(questions("train"), domains=DOMAINS, probe=steps, **SMALL)
+
+
+def test_domains_without_answers_are_left_out_or_said():
+    bare = {"apples": questions("apples", answers=False), "code": "code-io"}
+    alone = SMALL | {"demonstrations": "none", "seeds": (0,), "probe": 2}
+    mixed = sts_utils.predict(questions("train"), domains=bare, **alone)
+    assert mixed.probe.table.domain.tolist() == ["code"]
+    with pytest.raises(ValueError, match="no domain has an answer to be measured by"):
+        pair = {name: questions(name, answers=False) for name in ("apples", "pears")}
+        sts_utils.predict(questions("train"), domains=pair, **alone)
