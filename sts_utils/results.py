@@ -72,15 +72,14 @@ class Result(NamedTuple):
         return self.draw.__name__
 
 
-def setting(profile: Profile, train: str, domains: str, demonstrations: str) -> str:
+def setting(profile: Profile) -> str:
     """What every caption states of the run: model, SAE, the corpora read, seeds, the paper's."""
-    e, s = profile.evaluation, profile.sft
+    p, e, s = profile, profile.evaluation, profile.sft
     return (
-        f"Model {profile.model}, SAE {profile.sae} on the residual stream after block "
-        f"{profile.layer}; training set {train} (SFT on {s.examples} examples, {s.epochs} "
-        f"epoch(s), batch {s.batch}); domains from {domains}, demonstrations from "
-        f"{demonstrations}; {len(profile.seeds)} seed(s); N = {profile.top_n}; definition "
-        f"{profile.definition}, alignment {profile.alignment}. Performance is "
+        f"Model {p.model}, SAE {p.sae} on the residual stream after block {p.layer}; training set "
+        f"{p.train} (SFT on {s.examples} examples, {s.epochs} epoch(s), batch {s.batch}); domains "
+        f"from {p.domains}, demonstrations from {p.demonstrations}; {len(p.seeds)} seed(s); N = "
+        f"{p.top_n}; definition {p.definition}, alignment {p.alignment}. Performance is "
         f"{MEASURE_NAMES[e.measure]} on at most {e.questions} questions a domain. The paper: 7–9B "
         "models, LIMO, MMLU-Pro 5-shot chain-of-thought accuracy."
     )

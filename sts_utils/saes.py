@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from sae_lens import SAE
+from sae_lens import SAE, JumpReLUSAE, StandardSAE
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from sae_lens.saes.sae import SAEMetadata
@@ -47,6 +47,8 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     if layer is not None and hook and hook != hook_point(layer):
         here = hook_point(layer)
         raise ValueError(f"SAE {name!r} was trained at {hook}, the profile reads {here}")
+    for weight in sae.parameters():  # some loaders leave views, which safetensors refuses to write
+        weight.data = weight.data.contiguous()
     return sae.eval().requires_grad_(False)
 
 
@@ -104,9 +106,15 @@ def hook_point(layer: int) -> str:
 
 def encode(sae: SAE, rows: torch.Tensor, features=None) -> torch.Tensor:
     """SAE features [tokens, F] of residual rows [tokens, d_model], in the SAE's dtype; or only the
-    columns `features`."""
-    h = sae.encode(rows.to(sae.dtype))
-    return h if features is None else h[:, features]
+    columns `features`, without computing others where a feature does not depend on them."""
+    rows = rows.to(sae.dtype)
+    if features is None or not isinstance(sae, StandardSAE | JumpReLUSAE):
+        h = sae.encode(rows)
+        return h if features is None else h[:, features]
+    chosen = torch.as_tensor(features, device=rows.device)
+    pre = sae.process_sae_in(rows) @ sae.W_enc[:, chosen] + sae.b_enc[chosen]
+    h = sae.activation_fn(pre)
+    return h * (pre > sae.threshold[chosen]) if isinstance(sae, JumpReLUSAE) else h
 
 
 @torch.inference_mode()

@@ -90,7 +90,7 @@ def test_a_profile_says_what_differs_from_its_base(tmp_path):
     differ = {"name", "about", "seeds", "sft", "others"}
     assert mine.model_dump(exclude=differ) == base.model_dump(exclude=differ)
     smol = config.load("smol")
-    assert (base.sft, base.sweep, base.train) == (smol.sft, smol.sweep, "limo-or-gsm8k")
+    assert (base.sft, base.sweep, base.train) == (smol.sft, smol.sweep, "gsm8k")
 
 
 @pytest.mark.parametrize(

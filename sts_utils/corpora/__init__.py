@@ -33,12 +33,7 @@ def load(name: str, seed: int = 0, size: int | None = None) -> list[Example]:
 @cache
 def _read(name: str) -> tuple[Example, ...]:
     row = entry(name)
-    try:
-        examples = _readers()[row.reader]() if row.reader else hub.examples(row)
-    except ValueError:
-        if not row.fallback:
-            raise
-        examples = _read(row.fallback)
+    examples = _readers()[row.reader]() if row.reader else hub.examples(row)
     if not examples:
         raise ValueError(f"corpus {name!r} is empty")
     return tuple(sorted(examples, key=lambda e: e.id))
@@ -47,12 +42,6 @@ def _read(name: str) -> tuple[Example, ...]:
 def _readers() -> dict:
     """The functions that read packages, by name."""
     return vars(packaged) | vars(benchmarks)
-
-
-def source(name: str) -> str:
-    """The corpus that `name` really read, where it may fall back to another ("limo-or-gsm8k")."""
-    first = _read(name)[0].id
-    return max((corpus for corpus in names() if first.startswith(f"{corpus}-")), key=len)
 
 
 def domains(name: str) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ class Entry:
     id: str = ""
     domain: str = ""
     instruction: str = MATH_INSTRUCTION
-    fallback: str = ""
     demonstrations: str = ""
     questions: Mapping[str, int] = field(default_factory=dict)
 

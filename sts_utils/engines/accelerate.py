@@ -167,6 +167,8 @@ def train(
             adam_beta1=sft.BETAS[0],
             adam_beta2=sft.BETAS[1],
             ddp_find_unused_parameters=False,
+            # without it gradients stay whole on every GPU while they accumulate
+            accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}},
         )
         trainer = SharedTrainer(whole, TrainingArguments(**arguments), generation.collate, rows)
         log = sft.run(trainer, f"SFT seed {seed}, {state.num_processes} processes")

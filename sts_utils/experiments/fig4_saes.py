@@ -58,7 +58,7 @@ def l0(profile: Profile) -> float:
         return float(known)
     questions = [e.query for e in corpora.load(profile.train, 0, 64)]
     tokenizer = samples.tokenizer(profile.model, profile.revision)
-    ids = tokenizer(questions, add_special_tokens=False).input_ids
+    ids = tokenizer(questions).input_ids  # with the BOS that the model was trained with
     rows = activations(models.backbone(profile), ids, 4096)
     return saes.quality(models.sae(profile), rows)["l0"]
 

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sts_utils import corpora, generation, results, stats, store
+from sts_utils import generation, results, stats, store
 from sts_utils.config import Profile
 from sts_utils.examples import Example
 from sts_utils.results import PALETTE, SHORT_NAMES, STYLES, Claim, Result, paper
@@ -221,7 +221,7 @@ def _points(axis: Axes, x: Sequence[float], of: Sequence[Estimate], ls: str = "-
 def table10(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     """Mathematics before, after SFT, after SFT on STS-guided data."""
     theirs = paper("table10_math_accuracy").set_index("condition").accuracy_percent
-    train, of = corpora.source(run.profile.train), numbers.gains
+    train, of = run.profile.train, numbers.gains
     alone, mixed = (of[name]["mathematics"] for name in ("none", "STS"))
     ours = {
         "before SFT": {"value": 0.0},

@@ -77,14 +77,16 @@ def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
 
     def make(out: Path) -> None:
         tokenizer = samples.tokenizer(profile.model, revision)
+        read = [held.with_sae(profile, name) for name in profile.sweep.layers]
+        ids, sinks = {p.layer: dims(p) for p in read}, {p.layer: held.sink_norm(p) for p in read}
+        held.release()  # the truncated models that read these
         torch.manual_seed(seed)
         model = models.load_model(profile.model, profile.sft.dtype, revision).requires_grad_(False)
-        read = [held.with_sae(profile, name) for name in profile.sweep.layers]
-        hooked = {p.layer: (held.sae(p), dims(p)) for p in read}
+        hooked = {p.layer: (held.sae(p), ids[p.layer]) for p in read}
         model.selective = maps = SelectiveMaps(hooked).to(model.device)
         examples = samples.training_examples(profile, seed)[0][: settings.examples]
         held_out = samples.training_examples(profile, 0)[1][: profile.evaluation.held_out]
-        with edited(model, maps.edits({p.layer: held.sink_norm(p) for p in read})):
+        with edited(model, maps.edits(sinks)):
             how = examples, settings.lr, seed, f"{n} {which} dims"
             log = sft.train_answers(model.train(), tokenizer, profile.sft, *how)
             length = profile.sft.max_length

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from sts_utils import corpora, results
+from sts_utils import results
 from sts_utils.config import Profile
 from sts_utils.correlation import Correlation
 from sts_utils.results import Claim, Result
@@ -38,7 +38,7 @@ def compute(run: Run) -> dict[str, Numbers]:
         mean = -held_out.groupby("when").solution_loglik.mean()
         measures = of.correlations() | {"overlap": of.overlap()}
         loss = float(mean["before"]), float(mean["after"])
-        numbers[corpora.source(name)] = Numbers(measures, loss, loss_change(held_out))
+        numbers[name] = Numbers(measures, loss, loss_change(held_out))
     return numbers
 
 

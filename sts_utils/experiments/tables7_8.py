@@ -79,7 +79,7 @@ def texts(profile: Profile) -> tuple[list[list[int]], np.ndarray]:
     fewest, ids = min(map(len, read)), []
     for corpus in read:
         written = [f"{e.question}\n{e.solution}".strip() for e in corpus[:fewest]]
-        ids += tokenizer(written, add_special_tokens=False).input_ids
+        ids += tokenizer(written).input_ids  # with the BOS that the model was trained with
     return [of[: settings.tokens] for of in ids], np.repeat(np.arange(len(KINDS)), fewest)
 
 
@@ -97,7 +97,8 @@ def judged(model, tokenizer, sequences: Sequence[list[int]]) -> np.ndarray:
     asked = "What is this text? Answer with one word: math, code or dialogue."
     requests = []
     for ids in sequences:
-        prompt = generation.chat_text(tokenizer, f"{tokenizer.decode(ids)}\n\n{asked}")
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        prompt = generation.chat_text(tokenizer, f"{text}\n\n{asked}")
         requests += [Instance("loglikelihood", {}, (prompt, word), 0) for word in KINDS]
     scored = OptionsLM(model, tokenizer, desc="judge").loglikelihood(requests)
     return np.array([value for value, _ in scored]).reshape(-1, len(KINDS)).argmax(1)

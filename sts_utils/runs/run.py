@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from sts_utils import corpora, correlation, results, stats
+from sts_utils import correlation, results, stats
 from sts_utils.config import Profile
 from sts_utils.correlation import Correlation, Observations
 from sts_utils.method import score, shift
@@ -34,12 +34,10 @@ class Run:
         self.profile = profile
         self._after = after
 
-    @cached_property
+    @property
     def setting(self) -> str:
         """What every caption states of the run."""
-        p = self.profile
-        read = [corpora.source(name) for name in (p.train, p.domains, p.demonstrations)]
-        return results.setting(p, *read)
+        return results.setting(self.profile)
 
     # --- what else was run ---
 

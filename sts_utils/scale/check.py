@@ -141,7 +141,7 @@ def _disk(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:
 
 def _reach(profile: Profile) -> list[str]:
     """Whether what is not here can be had from the hub, and access to gated repositories."""
-    missing = [n for n in fetch.needs(profile) if n.required and not fetch.at_hand(n)]
+    missing = [n for n in fetch.needs(profile) if not fetch.at_hand(n)]
     listed = dict.fromkeys((n.repo_type, fetch.repository(n)) for n in missing)
     lines = []
     for kind, name in listed:

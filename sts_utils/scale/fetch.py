@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,14 +22,13 @@ RECORD = "fetched.json"
 
 class Need(NamedTuple):
     """Something of the hub that a profile reads: kind "dataset", "model" or "sae" (of sae-lens,
-    "release/sae_id"). Without `revision` it is not pinned; if not `required` it has a stand-in."""
+    "release/sae_id"). Without `revision` it is not pinned."""
 
     kind: str
     name: str
     revision: str | None = None
     split: str = ""
     config: str | None = None
-    required: bool = True
 
     def __str__(self) -> str:
         where = f" ({self.split})" if self.split else ""
@@ -50,7 +48,8 @@ def needs(profile: Profile) -> list[Need]:
     names += [p.labels.code, p.labels.dialogue]
     names += [name for name in p.control.sets if name in corpora.names()]
     listed = {}
-    for need in (need for name in names for need in _datasets(name)):
+    for hub in (entry.hub for entry in map(corpora.entry, names) if entry.hub):
+        need = Need("dataset", *(hub.get(key) for key in ("path", "revision", "split", "name")))
         listed.setdefault((need.name, need.split), need)
     if p.model not in (*models.PACKAGED, *models.RANDOM) and not Path(p.model).is_dir():
         listed[p.model] = Need("model", p.model, p.revision)
@@ -58,16 +57,6 @@ def needs(profile: Profile) -> list[Need]:
         if not name.startswith("random-") and not (ROOT / name).is_dir():
             listed[name] = Need("sae", name)
     return list(listed.values())
-
-
-def _datasets(corpus: str) -> Iterator[Need]:
-    """What a corpus reads from the hub: a stand-in makes what comes before it optional."""
-    entry = corpora.entry(corpus)
-    if entry.hub:
-        own = [entry.hub.get(key) for key in ("path", "revision", "split", "name")]
-        yield Need("dataset", *own, required=not entry.fallback)
-    if entry.fallback:
-        yield from _datasets(entry.fallback)
 
 
 def repository(need: Need) -> str:
@@ -111,8 +100,7 @@ def fetch(profile: Profile, folder: Path | str) -> list[Need]:
 
     Datasets are parquet files, models the hub's files, SAEs in sae-lens's format (safetensors,
     whatever the original). What is there is skipped. The commit that the hub resolved is written
-    beside it. Raises ValueError, in one line, where something required can't be had; what was
-    fetched stays.
+    beside it. Raises ValueError, in one line, where something can't be had; what was fetched stays.
     """
     done = []
     for need in needs(profile):
@@ -125,12 +113,9 @@ def fetch(profile: Profile, folder: Path | str) -> list[Need]:
         except Exception as error:  # the hub client raises a dozen unrelated types
             first, *_ = str(error).split("\n")
             why = f"{need} can't be fetched ({type(error).__name__}: {first})"
-            if need.required:
-                raise ValueError(why) from None
-            print(f"skipped    {why}; the profile has a stand-in")
-        else:
-            print(f"fetched    {need} at {commit}")
-            done.append(need)
+            raise ValueError(why) from None
+        print(f"fetched    {need} at {commit}")
+        done.append(need)
     return done
 
 
@@ -173,9 +158,8 @@ def run(chosen: argparse.Namespace) -> int:
     profiles, folder = config.load_all(chosen.profile), chosen.folder
     if chosen.list:
         for need in dict.fromkeys(need for profile in profiles for need in needs(profile)):
-            absent = "missing" if need.required else "optional"
             there = folder and fetched(need, Path(folder))
-            print(f"{'there' if there else absent:<8} {need}")
+            print(f"{'there' if there else 'missing':<8} {need}")
         return 0
     if not folder:
         raise ValueError("no folder to fetch into: give --folder, or set STS_MIRROR")

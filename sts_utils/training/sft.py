@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import is_torch_tf32_available
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 MASTER_BYTES = 16
 #: The paper's optimizer (the paper's protocol).
 BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
+#: Logits held at once, in float32.
+LOGITS = 2**28
 #: A log's names for the Trainer's columns.
 NAMES = {"learning_rate": "lr", "completions/mean_length": "length"}
 
@@ -64,10 +67,14 @@ def train_answers(
     rate `lr` instead of the settings'; a log as `sft`'s."""
     rows = tokenize(tokenizer, examples, settings.max_length)
     models.train_on_rows_of(model, max(len(row["input_ids"]) for row in rows))
-    with tempfile.TemporaryDirectory() as scratch:
-        told = on_one_gpu(TrainingArguments(**arguments(settings, seed, steps, scratch)))
-        optimizers = master_adamw(model, lr), None
-        return run(AnswerTrainer(model, told, collate, rows, optimizers=optimizers), desc)
+    precision = torch.backends.fp32_precision  # TF32, which SFT sets, is for SFT alone
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            told = on_one_gpu(TrainingArguments(**arguments(settings, seed, steps, scratch)))
+            optimizers = master_adamw(model, lr), None
+            return run(AnswerTrainer(model, told, collate, rows, optimizers=optimizers), desc)
+    finally:
+        torch.backends.fp32_precision = precision
 
 
 def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) -> pd.DataFrame:
@@ -140,12 +147,25 @@ class AnswerTrainer(Trainer):
 
 
 def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sum of the loss over answer tokens, how many they are)."""
+    """(sum of the loss over answer tokens, how many they are).
+
+    Long answers go through the head in parts of LOGITS numbers, each computed again in the backward
+    pass: logits of 8,192 tokens over 256,000 words and what is made of them would be 30 GB.
+    """
     keep = torch.zeros_like(labels, dtype=torch.bool)
     keep[:, :-1] = labels[:, 1:] != -100
-    logits = answer_logits(model, input_ids, attention_mask, keep)
+    states = models.final_states(model, input_ids, attention_mask, keep)
     wanted = labels[:, 1:][labels[:, 1:] != -100]
-    return torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"), keep.sum()
+
+    def loss(rows, targets):
+        logits = models.vocabulary_logits(model, rows)
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+    most = max(1, LOGITS // model.config.get_text_config().vocab_size)
+    if len(wanted) <= most:
+        return loss(states, wanted), keep.sum()
+    parts = zip(states.split(most), wanted.split(most), strict=True)
+    return sum(checkpoint(loss, *part, use_reentrant=False) for part in parts), keep.sum()
 
 
 def answer_logits(model, input_ids, attention_mask, keep) -> torch.Tensor:

@@ -71,9 +71,9 @@ def test_the_table_names_what_there_is():
         entry = corpora.entry(name)
         assert entry.about and len(entry.tokens) == 2 and corpora.domains(name)[0]
         assert (not entry.hub) == (entry.reader in corpora._readers())
-        assert {entry.fallback, entry.demonstrations} <= {"", *corpora.names()}
+        assert entry.demonstrations in ("", *corpora.names())
         if entry.hub:
-            assert "question" in entry.columns and entry.id.startswith(name.split("-or-")[0])
+            assert "question" in entry.columns and entry.id.startswith(name)
             named = [of for of in entry.columns.values() if isinstance(of, dict)]
             assert {transform for of in named for transform in of} <= hub.TRANSFORMS.keys()
 
@@ -194,7 +194,7 @@ def test_biomedical_answers_and_dialogues():
 @pytest.mark.parametrize("name", ["chain-sum", "code-io", "pubmedqa", "mts-dialog"])
 def test_corpora_name_each_example_once(name):
     examples = corpora.load(name)
-    assert len({e.id for e in examples}) == len(examples) and corpora.source(name) == name
+    assert len({e.id for e in examples}) == len(examples)
     shown = {e.question for e in corpora.load("mmlu-test")}
     assert not shown & {e.question for e in examples}
 
@@ -213,11 +213,18 @@ def test_mirror_is_read_first(written):
     assert example.solution == "1+1=2\nThe final answer is \\boxed{2}." and example.answer == "2"
 
 
-def test_a_fall_back_is_named(written):
-    assert corpora.source("gsm-symbolic") == "gsm-symbolic"
-    assert corpora.source("mmlu-pro-cot") == "mmlu-cot"
-    written("gsm8k", {"question": "1+1?", "answer": "2\n#### 2"})
-    assert corpora.source("limo-or-gsm8k") == "gsm8k"
+def test_no_other_corpus_is_read_in_its_place(monkeypatch):
+    """A hiccup of the hub must not make LIMO GSM8K, nor MMLU-Pro's demonstrations MMLU's."""
+    monkeypatch.delenv("STS_MIRROR", raising=False)
+
+    def hiccup(*_, **__):
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr("datasets.load_dataset", hiccup)
+    for name in (name for name in corpora.names() if corpora.entry(name).hub):
+        corpora._read.cache_clear()
+        with pytest.raises(ValueError, match=r"ConnectionError: reset by peer\); the mirror path"):
+            corpora.load(name)
 
 
 def test_missing_field_is_named(written):
@@ -239,9 +246,9 @@ def test_unreachable_hub_names_the_mirror_path(written):
 
 def test_limo_and_chains_of_mmlu_pro(written):
     written("limo", {"question": " Why? ", "solution": " So. ", "answer": 7})
-    (limo,) = corpora.load("limo-or-gsm8k")
+    (limo,) = corpora.load("limo")
     assert (limo.question, limo.solution, limo.answer) == ("Why?", " So. ", "7")
-    assert (limo.id, limo.domain, corpora.source("limo-or-gsm8k")) == ("limo-0000", "math", "limo")
+    assert (limo.id, limo.domain) == ("limo-0000", "math")
     row = {"question": "Which?", "options": ["a ", "b", "N/A"], "answer_index": 1}
     row |= {"category": "law", "question_id": 70, "cot_content": "A: Let's think. It is b. "}
     twice = row | {"options": ["a", "a"], "question_id": 71}

@@ -1,8 +1,11 @@
 """Labels of features against a slow loop and planted ones."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from sts_utils.experiments import tables7_8
 from sts_utils.method.extract import Hook
@@ -63,6 +66,24 @@ def test_texts_are_equally_many_of_each_kind(profile):
     texts, kinds = tables7_8.texts(profile)
     assert list(np.bincount(kinds)) == [profile.labels.samples] * 3 and len(texts) == len(kinds)
     assert max(map(len, texts)) <= profile.labels.tokens
+
+
+def test_texts_begin_with_the_bos_of_a_model_that_has_one(profile, tokenizer, monkeypatch):
+    """Gemma-2 without BOS is broken; SmolLM2 has none."""
+    plain = tables7_8.texts(profile)[0]
+    bos = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    with_bos = copy.deepcopy(tokenizer)
+    with_bos.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", bos)]
+    )
+    monkeypatch.setattr(tables7_8.samples, "tokenizer", lambda *_: with_bos)
+    tokens = profile.labels.tokens
+    assert tables7_8.texts(profile)[0] == [[bos, *ids][:tokens] for ids in plain]
+    seen = []
+    monkeypatch.setattr(tables7_8.generation, "chat_text", lambda _, text: seen.append(text) or "x")
+    with pytest.raises(AttributeError):  # no model: the prompts are made before it is asked
+        tables7_8.judged(None, with_bos, [[bos, *plain[0]]])
+    assert seen and "<|endoftext|>" not in seen[0]
 
 
 def test_tables_7_and_8(made, run, ours):

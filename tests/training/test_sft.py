@@ -41,6 +41,35 @@ def test_the_loss_is_transformers_own(tokenizer, examples, whole):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_loss_in_parts_is_the_whole_one(tokenizer, examples, whole, monkeypatch):
+    """Answers whose logits are too many go through the head in parts: the same loss, gradients."""
+    batch, found = sft.collate(sft.tokenize(tokenizer, examples, 1024)), []
+    for most in (sft.LOGITS, 40 * 49152):
+        monkeypatch.setattr(sft, "LOGITS", most)
+        whole.zero_grad()
+        loss, tokens = sft.answers_loss(whole, **batch)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in whole.parameters())])
+    whole.zero_grad()
+    assert tokens > 80
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_the_precision_of_training_is_for_training_alone(profile, tmp_path, monkeypatch):
+    """TF32 set by an SFT must not stay for what the same process encodes after it."""
+    told, real = [], sft.arguments
+
+    def with_tf32(*args):
+        torch.backends.fp32_precision = "tf32"  # as TrainingArguments does on a GPU
+        told.append(torch.backends.cuda.matmul.fp32_precision)
+        return real(*args)
+
+    monkeypatch.setattr(sft, "arguments", with_tf32)
+    before = torch.backends.fp32_precision
+    sft.sft("tiny", None, profile.sft, corpora.load("gsm-symbolic", 0, 8), 0, tmp_path, 1)
+    assert told == ["tf32"] and torch.backends.fp32_precision == before != "tf32"
+
+
 def test_float32_copies_keep_updates_that_bfloat16_loses():
     plain = torch.nn.Linear(8, 8, dtype=torch.bfloat16)
     with torch.no_grad():
