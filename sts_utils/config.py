@@ -232,6 +232,8 @@ def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
         try:
             given = seeds.split(",") if isinstance(seeds, str) else seeds
             values["seeds"] = [int(seed) for seed in given]
+            if min(values["seeds"]) < 0:
+                raise ValueError
         except ValueError:
             raise ValueError(f"SEEDS={seeds!r}: give whole numbers, like SEEDS=0,1,2") from None
     try:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -32,6 +33,7 @@ CACHE = DATA / "cache"
 OUT = os.environ.get("STS_OUT")
 RUNS = Path(OUT) / "runs" if OUT else DATA / "runs"
 FIGURES = Path(OUT) / "figures" if OUT else ROOT / "figures"
+MEND = "set STS_OUT to a folder that can"
 
 
 @cache
@@ -73,6 +75,17 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_writable(folder: Path, mend: str) -> None:
+    """Raise ValueError, in one line that ends in `mend`, where nothing can be written in `folder`
+    (which may not be there yet)."""
+    above = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=above):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder} can't be written ({error.strerror}): {mend}") from None
 
 
 def path(name: str, recipe: Mapping) -> Path:

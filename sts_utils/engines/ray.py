@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
@@ -9,6 +10,8 @@ from tqdm import tqdm
 #: What a worker must see as this process does.
 PASSED = ("STS_OUT", "STS_MIRROR", "HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN", "PYTHONPATH")
 RETRIES = 3
+#: How long a cluster's head may take to answer.
+SECONDS = 10
 #: Ray gives up on its own processes after 30 s, which a busy machine needs longer for.
 PATIENCE = {
     "RAY_raylet_start_wait_time_s": "300",
@@ -32,6 +35,7 @@ def cluster() -> Iterator:
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     address = os.environ.get("RAY_ADDRESS", "local")
+    _check_answers(address)
     try:
         ray.init(address, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -40,6 +44,20 @@ def cluster() -> Iterator:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise ValueError, in one line, where nothing listens at host:port; Ray itself tries on for
+    minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise ValueError(
+                f"RAY_ADDRESS={address!r}: nothing answers there ({error}): start the cluster with "
+                "`ray start --head`, or unset RAY_ADDRESS for a local one"
+            ) from None
 
 
 def execute(rounds: Sequence[Sequence], call: Callable) -> None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from sts_utils import store
 from sts_utils.prediction import page
 from sts_utils.prediction.predict import EXAMPLE, predict
 from sts_utils.prediction.prediction import check_budget
@@ -37,7 +38,8 @@ def run(chosen: argparse.Namespace) -> int:
     """Predict, write the report and say the ranking. Raises ValueErrors of one line."""
     if not all(seed.strip().isdigit() for seed in chosen.seeds.split(",")):
         raise ValueError(f"--seeds {chosen.seeds!r}: give whole numbers, like 0,1,2")
-    page.check_folder(Path(chosen.out))
+    store.check_writable(Path(chosen.out), page.MEND)
+    store.check_writable(store.RUNS, store.MEND)
     if chosen.budget is not None:
         check_budget(chosen.budget)
     options = {name: getattr(chosen, name) for name in predict.__kwdefaults__}

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sts_utils.prediction.scores import SCORES
+from sts_utils.store import check_writable
 
 if TYPE_CHECKING:
     from sts_utils.prediction.prediction import Prediction
@@ -24,6 +24,7 @@ TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
 )
+MEND = "give a folder to write the report to"
 FILES = ("index.html", "table.csv", "table.parquet", "mixture.jsonl")
 
 
@@ -43,7 +44,7 @@ def write(
     """Write index.html (self-contained), table.csv, table.parquet and, with a budget,
     mixture.jsonl; returns their paths."""
     folder = Path(folder)
-    check_folder(folder)
+    check_writable(folder, MEND)
     folder.mkdir(parents=True, exist_ok=True)
     page, csv, parquet, mixture = paths = [folder / name for name in FILES]
     png = io.BytesIO()
@@ -85,11 +86,3 @@ def plot(prediction: "Prediction") -> Figure:
         axis.set(xlabel="change, nats a token", title=f"probe, {steps} steps")
     axes[0, 0].set_yticks(range(len(table)), [d.replace("$", r"\$") for d in table.domain])
     return figure
-
-
-def check_folder(folder: Path) -> None:
-    """Raise ValueError where a report can't be written."""
-    above = next(f for f in (folder, *folder.absolute().parents) if f.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        why = "can't be written" if above.is_dir() else "is a file"
-        raise ValueError(f"{above} {why}: give a folder to write the report to")

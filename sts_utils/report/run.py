@@ -54,6 +54,8 @@ def reproduce(
     notebook and this code, and the figures and tables that it wrote are still as it wrote them.
     """
     page.chosen(figures)
+    for folder in (RUNS, FIGURES):
+        store.check_writable(folder, store.MEND)
     prepare(profile)
     if profile.executor == "ray":  # else notebooks compute at need
         plan.compute(profile, plan.everything(profile, whole=figures is None))
@@ -150,7 +152,13 @@ def main(arguments: list[str] | None = None) -> int:
     add("--folder", default=mirror, help="the mirror; $STS_MIRROR if left out")
     add("--list", action="store_true", help="only say what it needs and has")
     predict.add_parser(commands)
-    chosen = parser.parse_args(arguments)
+    given = []
+    for word in sys.argv[1:] if arguments is None else arguments:
+        if given and given[-1] == "--seeds":  # "-1,2" is a value, if a wrong one, and no option
+            given[-1] += f"={word}"
+        else:
+            given.append(word)
+    chosen = parser.parse_args(given)
     try:
         return chosen.run(chosen)
     except (ValueError, OSError) as error:

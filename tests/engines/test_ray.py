@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -11,13 +13,13 @@ from sts_utils import store
 from sts_utils.engines import ray as engine
 from sts_utils.runs.plan import Step, call_alone
 
+ray = pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
 HERE = str(Path(__file__).parent)
 
 
 @pytest.fixture(scope="module")
 def workers():
     """A local cluster of two workers."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
     os.environ.update(engine.PATIENCE, PYTHONPATH=HERE)
     ray.init("local", num_cpus=2, num_gpus=0, log_to_driver=False, include_dashboard=False)
     yield ray
@@ -73,14 +75,24 @@ def test_two_processes_may_compute_the_same_step():
     assert made == [store.path("together", {"name": "same"}).name]
 
 
-def test_no_cluster_at_the_address_is_one_line(monkeypatch):
-    ray = pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
+def test_a_dead_address_is_one_line_and_soon(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        start = time.monotonic()
+        with pytest.raises(ValueError, match=f"^RAY_ADDRESS='{address}': nothing answers") as error:
+            engine.execute([], call_alone)
+        assert time.monotonic() - start < 20 and "\n" not in str(error.value)
 
+
+def test_what_ray_refuses_is_one_line(monkeypatch):
     def refuse(*_, **__):
         raise ConnectionError("no\nmore")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(ValueError, match=r"^RAY_ADDRESS='10.0.0.1:6379': no$"):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ValueError, match=r"^RAY_ADDRESS='auto': no$"):
         engine.execute([], call_alone)

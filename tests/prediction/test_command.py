@@ -49,7 +49,7 @@ def test_report_is_self_contained_and_escaped(found, tmp_path):
         hostile.write(tmp_path / "report")[0].parent / "mixture.jsonl"
     ).exists()  # no stale one
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file: give a folder"):
+    with pytest.raises(ValueError, match=r"can't be written \(Not a directory\): give a folder"):
         found.write(tmp_path / "file")
 
 
@@ -106,9 +106,18 @@ def test_command_line(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: ")
     for words, said in (
         (["--seeds", "a"], "--seeds 'a': give whole"),
+        (["--seeds", "-1,2"], "--seeds '-1,2': give whole"),
+        (["--probe", "1"], "probe is 1: give 2 or more steps"),
+        (["--out", "/proc/none/report"], "/proc/none/report can't be written"),
         (["--budget", "0"], "budget is 0"),
-        (["--out", str(tmp_path / "my.jsonl")], "is a file: give a folder"),
-        (["--out", str(tmp_path / "my.jsonl" / "report")], "is a file: give a folder"),
+        (
+            ["--out", str(tmp_path / "my.jsonl")],
+            "can't be written (Not a directory): give a folder",
+        ),
+        (
+            ["--out", str(tmp_path / "my.jsonl" / "report")],
+            "can't be written (Not a directory): give a folder",
+        ),
         (["--columns", "ask"], "columns 'ask': give role=column"),
         (["--domains", "a=x.csv", "a=y.csv"], "a=x.csv a=y.csv: a name is there twice"),
     ):

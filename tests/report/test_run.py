@@ -228,6 +228,7 @@ def test_a_notebook_runs_by_papermill_from_the_project_s_root(reproduced, tmp_pa
     [
         (("--profile", "smoll"), "error: unknown profile 'smoll' (did you mean 'smol'?)"),
         (("--profile", "tiny", "--seeds", "x"), "error: SEEDS='x': give whole numbers"),
+        (("--profile", "tiny", "--seeds", "-1,2"), "error: SEEDS='-1,2': give whole numbers"),
         (
             ("--profile", "tiny", "--figures", "fig8"),
             "error: FIGURES holds 'fig8': choose from fig1a fig1b",
@@ -239,6 +240,14 @@ def test_bad_input_is_one_line_and_a_failure(tmp_path, arguments, line):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert err.strip().splitlines()[-1].startswith(line) and "Traceback" not in err
+
+
+def test_where_nothing_can_be_written_the_variable_is_named(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    for out in (Path("/proc/none"), tmp_path / "file"):
+        monkeypatch.setattr(run, "RUNS", out / "runs")
+        with pytest.raises(ValueError, match=r"/runs can't be written \(.*\): set STS_OUT to a "):
+            run.reproduce("tiny", config.load("tiny"))
 
 
 @pytest.mark.parametrize("name", run.DOCUMENTED)
