@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,8 @@ from sts_utils.store import ROOT
 RANDOM = re.compile(r"random-(?P<expansion>\d+)x(-k(?P<k>\d+))?(-layer(?P<layer>\d+))?")
 #: A row whose norm exceeds this multiple of the median is an attention sink.
 SINK_FACTOR = 10.0
+#: An SAE of the model leaves less of the variance unexplained, and is within this factor of its L0.
+WRONG_FVU, WRONG_L0 = 0.9, 5.0
 
 
 def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
@@ -115,6 +117,21 @@ def encode(sae: SAE, rows: torch.Tensor, features=None) -> torch.Tensor:
     pre = sae.process_sae_in(rows) @ sae.W_enc[:, chosen] + sae.b_enc[chosen]
     h = sae.activation_fn(pre)
     return h * (pre > sae.threshold[chosen]) if isinstance(sae, JumpReLUSAE) else h
+
+
+def check(sae: SAE, name: str, rows: Sequence[torch.Tensor]) -> None:
+    """Raise ValueError, in one line, for an SAE that is not of the model whose residual `rows` it
+    reads: it explains nothing of them, or fires far more or less than its name says."""
+    found, k = quality(sae, rows), getattr(sae.cfg, "k", None)
+    stated = re.search(r"l0_(\d+)", name)
+    l0 = k or (int(stated[1]) if stated else None)
+    if found["fvu"] >= WRONG_FVU or (l0 and not 1 / WRONG_L0 <= found["l0"] / l0 <= WRONG_L0):
+        listed = f", its L0 is stated as {l0:g}" if l0 else ""
+        raise ValueError(
+            f"SAE {name!r} is not of this model: of {found['rows']:.0f} rows it leaves "
+            f"{found['fvu']:.0%} of the variance unexplained, with {found['l0']:.0f} features a "
+            f"row{listed}: check model, layer and sae"
+        )
 
 
 @torch.inference_mode()

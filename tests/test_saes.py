@@ -49,3 +49,24 @@ def test_only_the_chosen_features_are_computed(monkeypatch):
     sae = made("relu")
     monkeypatch.setattr(sae, "encode", lambda rows: pytest.fail("all features were computed"))
     assert saes.encode(sae, torch.randn(2, 16), [1]).shape == (2, 1)
+
+
+def mirror_of_rows():
+    """An SAE that writes each row as its positive and negative parts: nothing is left over."""
+    sae = StandardSAE(StandardSAEConfig(**SIZE | {"d_sae": 32}))
+    eye = torch.eye(16)
+    sae.W_enc.data, sae.W_dec.data = torch.cat([eye, -eye], 1), torch.cat([eye, -eye])
+    sae.b_enc.data.zero_(), sae.b_dec.data.zero_()
+    return sae
+
+
+def test_an_sae_of_another_model_is_one_line():
+    rows = [torch.randn(40, 16), torch.randn(24, 16)]
+    saes.check(mirror_of_rows(), "release/layer_9/average_l0_16", rows)
+    saes.check(mirror_of_rows(), "a/folder", rows)
+    with pytest.raises(ValueError, match=r"of 64 rows it leaves 0% .* with 16 features a row, its"):
+        saes.check(mirror_of_rows(), "release/layer_9/average_l0_109", rows)
+    for kind in ("relu", "topk"):
+        with pytest.raises(ValueError, match="check model, layer and sae") as error:
+            saes.check(made(kind), "release/id", rows)
+        assert "\n" not in str(error.value)

@@ -1,9 +1,10 @@
 """Corpora by name -> list[Example]: from packages, the mirror or the hub (data/corpora.yaml)."""
 
 import random
+import re
 from functools import cache
 
-from sts_utils.corpora import benchmarks, hub, packaged
+from sts_utils.corpora import benchmarks, hub, packaged, skills
 from sts_utils.corpora.entries import Entry, entries
 from sts_utils.examples import Example
 
@@ -30,6 +31,11 @@ def load(name: str, seed: int = 0, size: int | None = None) -> list[Example]:
     return examples[:size]
 
 
+def in_order(name: str) -> list[Example]:
+    """The corpus `name` in the order of its dataset, which the numbers of its ids tell."""
+    return sorted(_read(name), key=lambda e: [int(n) for n in re.findall(r"\d+", e.id)])
+
+
 @cache
 def _read(name: str) -> tuple[Example, ...]:
     row = entry(name)
@@ -40,8 +46,8 @@ def _read(name: str) -> tuple[Example, ...]:
 
 
 def _readers() -> dict:
-    """The functions that read packages, by name."""
-    return vars(packaged) | vars(benchmarks)
+    """The functions that read packages or make examples, by name."""
+    return vars(packaged) | vars(benchmarks) | vars(skills)
 
 
 def domains(name: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from sts_utils.config import Profile
 from sts_utils.prediction import command as predict
 from sts_utils.report import page
 from sts_utils.runs.check import prepare
-from sts_utils.scale import check, fetch, plan
+from sts_utils.scale import check, cost, fetch, plan
 from sts_utils.store import DATA, FIGURES, ROOT, RUNS
 
 PACKAGE = ROOT / "sts_utils"
@@ -180,6 +180,10 @@ def _run(chosen: argparse.Namespace) -> int:
         os.environ.setdefault(variable, value)
     os.environ["STS_EXECUTOR"] = "local"  # of the notebooks: what Ray has to do is done before
     rendering = chosen.command == "render"
+    for profile in profiles.values():
+        planned = cost.table(profile, whole=chosen.figures is None)
+        if found := check.problems(profile, planned):
+            raise ValueError(f"can't run {profile.name}: {'; '.join(found)}")
     for name, profile in profiles.items():
         stages = DOCUMENTED if rendering else STAGES
         executed = reproduce(name, profile, chosen.figures, stages)

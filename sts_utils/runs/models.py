@@ -14,6 +14,7 @@ from sts_utils import config, corpora, models, saes, store
 from sts_utils.config import Profile
 from sts_utils.method import extract, prompts
 from sts_utils.method.extract import Hook
+from sts_utils.method.prompts import Prompt
 from sts_utils.runs import engine, samples
 
 # --- held in memory ----------------------------------------------------------------------------
@@ -51,14 +52,35 @@ def sae(profile: Profile, device: str | None = None):
 @cache
 def sink_norm(profile: Profile) -> float:
     """The attention-sink threshold of the profile's model, from 16 plain training prompts."""
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
-    shown = [prompts.chat_prompt(tokenizer, e) for e in corpora.load(profile.train, 0, 16)]
-    return extract.sink_norm(backbone(profile), shown)
+    return extract.sink_norm(backbone(profile), _first_prompts(profile))
 
 
 def hook(profile: Profile, device: str | None = None) -> Hook:
-    """The profile's SAE at its layer, with the threshold above which rows are sinks."""
+    """The profile's SAE at its layer, with the threshold above which rows are sinks.
+
+    Raises ValueError, in one line, for an SAE that is not of the model, as 16 prompts show.
+    """
+    check_sae(profile)
     return Hook(profile.layer, sae(profile, device), sink_norm(profile))
+
+
+@cache
+def check_sae(profile: Profile) -> None:
+    """`saes.check` on the plain training prompts that the sink threshold is from."""
+    if saes.RANDOM.fullmatch(profile.sae):
+        return
+    model, limit, rows = backbone(profile), sink_norm(profile), []
+    for prompt in _first_prompts(profile):
+        ids = torch.tensor([prompt.ids], device=model.device)
+        with torch.inference_mode():
+            of = model(input_ids=ids, use_cache=False).last_hidden_state[0, 1:].float()
+        rows.append(of[of.norm(dim=-1) < limit])
+    saes.check(sae(profile), profile.sae, rows)
+
+
+def _first_prompts(profile: Profile) -> list[Prompt]:
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    return [prompts.chat_prompt(tokenizer, e) for e in corpora.load(profile.train, 0, 16)]
 
 
 def load_whole(profile: Profile, model: "TrainedModel | None" = None):

@@ -50,7 +50,7 @@ def _written_accuracy(profile: Profile, model: TrainedModel | None, questions) -
         whole = held.load_whole(profile, model)
         how = {"new_tokens": settings.max_new_tokens, "batch": 16, "special_tokens": True}
         generate = partial(generation.generate, whole, tokenizer, **how, stop=[written.STOP])
-    shots = by_domain(corpora.load(profile.demonstrations))
+    shots = by_domain(corpora.in_order(profile.demonstrations))
     context = models.context_length(profile.model, profile.revision)
     return written.accuracy(generate, tokenizer, questions, shots, settings, context)
 

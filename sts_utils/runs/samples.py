@@ -1,5 +1,6 @@
 """Which questions a run uses: the same for whoever asks, by the profile and the seed alone."""
 
+import logging
 import random
 from collections.abc import Sequence
 from functools import cache
@@ -9,6 +10,8 @@ from sts_utils.config import Profile
 from sts_utils.examples import Example, by_domain, split
 from sts_utils.method import prompts
 from sts_utils.method.prompts import Prompt
+
+log = logging.getLogger(__name__)
 
 
 @cache
@@ -83,6 +86,9 @@ def training_pairs(
         raise ValueError(
             f"corpus {profile.train!r} has {len(held_out)} held-out questions: raise shift.held_out"
         )
+    if len(held_out) < settings.queries:
+        said = "corpus %r has %d held-out questions, all are read: shift.queries asks for %d"
+        log.warning(said, profile.train, len(held_out), settings.queries)
     pool = fitting(profile, train if shown is None else list(shown), settings.demonstrations)
     sets = prompts.choose_demonstrations(pool, settings.demonstrations, settings.sets, seed)
     return pairs(profile, held_out[: settings.queries], sets)
@@ -116,6 +122,9 @@ def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> l
             f"corpus {profile.train!r} has {len(kept)} examples under {limit} tokens: lower "
             "shift.demonstrations"
         )
+    if len(kept) < len(examples):
+        said = "corpus %r: %d of %d examples are short enough to be demonstrations"
+        log.warning(said, profile.train, len(kept), len(examples))
     return kept
 
 

@@ -41,7 +41,7 @@ def problems(profile: Profile, plan: pd.DataFrame) -> list[str]:
     """Why this machine can't run `profile`, whose `cost.table` is `plan`: a line each, or none."""
     model = cost.shape(profile.model, profile.revision)
     device = _gpus(profile, model) if torch.cuda.device_count() else _cpu(profile, model, plan)
-    return [*device, *_versions(profile), *_disk(profile, model, plan), *_reach(profile)]
+    return [*device, *_disk(profile, model, plan), *_reach(profile)]
 
 
 def _memory() -> float:
@@ -105,7 +105,7 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
     return lines
 
 
-def _versions(profile: Profile) -> list[str]:
+def versions(profile: Profile) -> list[str]:
     """Installed libraries against constraints.txt, and those that engine and executor need."""
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in pinned if line.count("==") == 1 and line[0] != "#")
@@ -133,6 +133,7 @@ def _disk(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:
     rows = len(profile.seeds) * (14 * profile.sts.queries + min(ROWS, profile.shift.queries))
     saes = sum(n.kind == "sae" for n in needs)
     need += saes * rows * FEATURES * 16  # four sums in float32
+    need -= sum(f.stat().st_size for f in RUNS.rglob("*") if f.is_file())  # of a run that goes on
     place = next(folder for folder in (RUNS, *RUNS.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     told = f"about {need / 1e9:.0f} GB needed, {free / 1e9:.0f} GB free at {place}"
@@ -173,7 +174,8 @@ def run(chosen: argparse.Namespace) -> int:
     for profile in config.load_all(chosen.profile, chosen.seeds):
         plan = cost.table(profile)
         print(f"{profile.name}: {profile.model}, {len(profile.seeds)} seeds\n{as_text(plan)}\n")
-        lines += [f"can't run {profile.name}: {line}" for line in problems(profile, plan)]
+        found = [*problems(profile, plan), *versions(profile)]
+        lines += [f"can't run {profile.name}: {line}" for line in found]
     half, single = (f"{cost.PEAK[dtype] / 1e12:.0f}" for dtype in ("bfloat16", "float32"))
     print(
         f"GPU-hours: FLOPs / (peak of one A100: {half} TFLOP/s bfloat16, {single} float32 as TF32) "

@@ -199,6 +199,12 @@ def test_corpora_name_each_example_once(name):
     assert not shown & {e.question for e in examples}
 
 
+def test_few_shot_examples_stand_in_their_dataset_s_order(written):
+    row = {"question": "?", "options": ["a", "b"], "answer_index": 1, "category": "law"}
+    written("mmlu-pro-cot", *(row | {"question_id": n} for n in (70, 9, 101)))
+    assert [e.id.split("-")[-1] for e in corpora.in_order("mmlu-pro-cot")] == ["9", "70", "101"]
+
+
 def test_unknown_corpus():
     with pytest.raises(ValueError, match="unknown corpus 'mmlu-por': choose from"):
         corpora.load("mmlu-por")

@@ -232,10 +232,10 @@ def test_gated_models_are_asked_for_once_each(offline, monkeypatch):
 def test_engine_executor_disk_and_versions(laptop, monkeypatch):
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda package: None)
     profile = config.load("tiny").model_copy(update={"engine": "vllm", "executor": "ray"})
-    assert [line.split(":")[0] for line in check._versions(profile)] == ["engine", "executor"]
+    assert [line.split(":")[0] for line in check.versions(profile)] == ["engine", "executor"]
     monkeypatch.setattr(check.importlib.metadata, "version", lambda package: "0.0.1")
     told = "torch is 0.0.1, constraints.txt has"
-    assert any(line.startswith(told) for line in check._versions(profile))
+    assert any(line.startswith(told) for line in check.versions(profile))
     monkeypatch.setattr(check.shutil, "disk_usage", lambda place: argparse.Namespace(free=1e3))
     smol, shape = config.load("smol"), cost.listed()["smollm2-135m-instruct"]
     (line,) = check._disk(smol, shape, cost.table(smol))
