@@ -131,7 +131,16 @@ def arrays(name: str, recipe: Mapping, compute: Callable[[], Arrays]) -> Arrays:
 def _whole(path: Path) -> bool:
     """Whether every file of an artifact is there and matches its hash."""
     try:
-        files = json.loads((path / "made.json").read_text())["files"]
-        return all(file_hash(path / file) == expected for file, expected in files.items())
+        hashes = json.loads((path / "made.json").read_text())["files"]
+        stats = [(path / file).stat() for file in hashes]
+        touched = tuple((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
+        return _matches(path, tuple(hashes.items()), touched)
     except (OSError, ValueError, KeyError):
         return False
+
+
+@cache
+def _matches(path: Path, hashes: tuple[tuple[str, str], ...], touched: tuple) -> bool:
+    """Whether files have these hashes; a model of gigabytes is read once a process, and again only
+    when it was `touched`."""
+    return all(file_hash(path / file) == expected for file, expected in hashes)

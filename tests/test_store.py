@@ -54,3 +54,18 @@ def test_a_full_disk_is_one_line():
 
     with pytest.raises(ValueError, match="the disk is full: free some space below"):
         store.folder("full", {}, fill)
+
+
+def test_what_was_read_is_hashed_once_until_it_is_touched(monkeypatch):
+    made, real, read = store.folder("hashed", {}, _one_file), store.file_hash, []
+    monkeypatch.setattr(store, "file_hash", lambda path: read.append(path) or real(path))
+    for _ in range(3):
+        store.folder("hashed", {}, _one_file)
+    assert read == [made / "value"]
+    data = (made / "value").read_bytes()
+    (made / "value").write_bytes(bytes([data[0] ^ 1]) + data[1:])  # of the same size
+    assert (store.folder("hashed", {}, _one_file) / "value").read_bytes() == data
+
+
+def _one_file(out):
+    (out / "value").write_bytes(b"something")
