@@ -72,13 +72,6 @@ def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     return cumulative[np.asarray(k)] / cumulative[-1]
 
 
-def gini(moved: np.ndarray) -> float:
-    """Gini coefficient of the shift: 0 when every dim moves alike, near 1 when few hold it all."""
-    ordered, size = np.sort(moved), len(moved)
-    weighted = (np.arange(1, size + 1) * ordered).sum()
-    return float(2 * weighted / (size * ordered.sum()) - (size + 1) / size)
-
-
 def draws(
     features: Sequence[FeatureStats], raw: bool = False, n: int = 200, seed: int = 0
 ) -> np.ndarray:

@@ -38,7 +38,9 @@ def test_change_is_paired_by_question(run):
     theirs = theirs.set_index("domain").change_percent
     ours = table.set_index("domain")["paper: Gemma-2-9B-it"]
     np.testing.assert_array_equal(ours, theirs.reindex(ours.index))
-    sure, _ = tables2_4.reliability(numbers, run)
+    sure, caption = tables2_4.reliability(numbers, run)
+    best = sure.set_index("measure")["reliability, signed"].idxmax()
+    assert ("the most reliable" in caption) == (best == "gold_loglik")
     assert list(sure.measure) == list(options.MEASURES) and set(sure.questions) == {40}
     arrays = performance.change_arrays(run.changes, "accuracy", run.domain_names)
     expected = correlation.reliability(arrays, "signed")
