@@ -4,6 +4,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 from sts_utils import corpora
@@ -18,6 +19,20 @@ Columns = Mapping[str, str] | None
 LIMIT = 5000
 
 
+def one_line(function: Callable) -> Callable:
+    """The function with each ValueError in one line, whatever people's columns are called."""
+
+    @wraps(function)
+    def run(*args, **more):
+        try:
+            return function(*args, **more)
+        except ValueError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+
+    return run
+
+
+@one_line
 def read(
     source, *, domain: str, columns: Columns = None, answers=False, limit=LIMIT, seed=0, note=warn
 ) -> list[Example]:
