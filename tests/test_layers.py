@@ -47,8 +47,9 @@ FORBIDDEN = {
 DOOR = "sts_utils.runs.engine"
 #: The package's own two files: what `sts_utils.predict` and `python -m sts_utils` are.
 ENTRIES = {"sts_utils": "prediction", "sts_utils.__main__": "report"}
-#: The package was to have 8,000 lines (issue 12) and has not got there: it must not grow.
-MOST_LINES = {"package": 11_650, "method": 600, "module": 300}
+#: The package was to have 8,000 lines in all (issue 12) and has not got there; its code has,
+#: without blank lines, comments and docstrings. Neither must grow.
+MOST_LINES = {"package": 11_650, "code": 8_000, "method": 600, "module": 300}
 MOST_COLUMNS = 100
 NAMELESS = {"utils", "helpers", "misc", "common"}
 REFERENCE = re.compile(r"\bsts_utils((?:\.\w+)+)(?::(\w+))?|\b(sts_utils/[\w/.]+\.(?:py|jinja))\b")
@@ -245,6 +246,19 @@ def test_modules_are_short():
     method = sum(n for m, n in sizes.items() if room(m) == "method")
     assert method <= MOST_LINES["method"]
     assert sum(sizes.values()) <= MOST_LINES["package"]
+    assert sum(map(code_lines, MODULES.values())) <= MOST_LINES["code"]
+
+
+def code_lines(path: Path) -> int:
+    """Lines of a module that are neither blank nor comment nor docstring."""
+    text = lines(path)
+    code = {n for n, line in enumerate(text, 1) if line.strip() and line.strip()[0] != "#"}
+    for node in ast.walk(ast.parse("\n".join(text))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            code -= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
+    return len(code)
 
 
 def test_lines_are_short_and_left_to_the_formatter():
