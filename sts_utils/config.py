@@ -176,6 +176,7 @@ class Profile(Section):
     top_n: PositiveInt = 100  # N of D_N
     definition: Literal["paper", "released_code"] = "paper"
     alignment: Literal["query", "stream"] = "query"
+    place: Literal["query", "answer"] = "query"  # tokens read: the query's, or those behind it
     shift: ShiftSettings = ShiftSettings()
     sts: StsSettings = StsSettings()
     sft: SftSettings = SftSettings()
@@ -229,13 +230,10 @@ def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
         if chosen := os.environ.get(f"STS_{key.upper()}"):
             values[key] = chosen
     if seeds:
-        try:
-            given = seeds.split(",") if isinstance(seeds, str) else seeds
-            values["seeds"] = [int(seed) for seed in given]
-            if min(values["seeds"]) < 0:
-                raise ValueError
-        except ValueError:
-            raise ValueError(f"SEEDS={seeds!r}: give whole numbers, like SEEDS=0,1,2") from None
+        given = seeds.split(",") if isinstance(seeds, str) else seeds
+        if not all(re.fullmatch(r"\s*\d+\s*", str(seed)) for seed in given):
+            raise ValueError(f"SEEDS={seeds!r}: give whole numbers, like SEEDS=0,1,2")
+        values["seeds"] = [int(seed) for seed in given]
     try:
         return Profile(name=path.stem, **values)
     except (ValidationError, TypeError) as error:

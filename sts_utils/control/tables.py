@@ -8,15 +8,18 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from sts_utils import results
-from sts_utils.control import judgement, pictures, scores, sets
+from sts_utils.control import judgement, pictures, scores, sets, transfer
 from sts_utils.control.scores import FIXED, LIKELIHOOD, MEASURES, Score
 from sts_utils.control.values import Control
 from sts_utils.results import MEASURE_NAMES, SHORT_NAMES, Result
 
 
-def show(draw: Callable[[Control], tuple], control: Control) -> None:
+def show(draw: Callable[[Control], tuple | None], control: Control) -> None:
     """Draw a figure or table, save it and show it with its caption."""
-    thing, caption = draw(control)
+    drawn = draw(control)
+    if drawn is None:  # of skills, or not
+        return
+    thing, caption = drawn
     results.save(draw.__name__, thing, caption, control.setting, control.profile.name)
     display(thing.round(3) if isinstance(thing, pd.DataFrame) else thing)
     display(Markdown(f"**{caption}**"))
@@ -104,6 +107,35 @@ def control_goals(control: Control) -> tuple[pd.DataFrame, str]:
     )
 
 
+# --- skill or words? ---------------------------------------------------------------------------
+
+
+def control_gains(control: Control) -> tuple[pd.DataFrame, str] | None:
+    """What fine-tuning moved: its own cell, its skill, its words."""
+    if not control.skills:
+        return None
+    of, changes = transfer.kinds(control.matrix), control.matrix.changes(transfer.ODDS)
+    sure = transfer.reliability(changes, of)
+    return transfer.gains(changes, of), (
+        f"Skills × surfaces: change of {MEASURE_NAMES[transfer.ODDS]} in the cell trained on, the "
+        "same skill on other surfaces, other skills on the same surface, and neither; 95% over "
+        f"training sets and seeds. Split-half reliability over cells {sure:.2f} (asked for: "
+        f"{transfer.RELIABLE})."
+    )
+
+
+def control_transfer(control: Control) -> tuple[pd.DataFrame, str] | None:
+    """Which scores put the same skill above the same words."""
+    if not control.skills:
+        return None
+    return transfer.judge(control.places), (
+        "Skills × surfaces: `auc`, how often a score puts the trained skill's cells above the "
+        "trained surface's; `r` with the change off the own cells, less what overlap of words, "
+        "surface, length of answers and the training set's mean say; 95% over training sets, p by "
+        "permuting them. Read at the query, or between it and the answer."
+    )
+
+
 #: In the order of the report page.
 RESULTS = tuple(
     Result(draw, f"Positive control: {title}", kind, sets.NOTEBOOK)
@@ -114,5 +146,7 @@ RESULTS = tuple(
         (control_heat, "the contrastive score and the change", "figure"),
         (control_ranks, "rank of the training domain", "figure"),
         (control_change, "did training move its own domain?", "table"),
+        (control_gains, "what skills and surfaces gain", "table"),
+        (control_transfer, "skill or words?", "table"),
     )
 )

@@ -24,6 +24,17 @@ class Control:
         self.candidates = scores.candidates(profile)
 
     @property
+    def skills(self) -> bool:
+        """Whether training sets and domains are skills on surfaces (corpora/skills.py)."""
+        return all(", " in name for name in self.matrix.names)
+
+    @cached_property
+    def places(self) -> dict[str, Matrix]:
+        """Place ("query", "answer") -> the matrix with features read there."""
+        behind = self.profile.model_copy(update={"place": "answer"})
+        return {"query": self.matrix, "answer": matrix.load(behind)}
+
+    @property
     def setting(self) -> str:
         """What every caption of the control states."""
         p, c = self.profile, self.profile.control

@@ -13,8 +13,8 @@ import yaml
 from sts_utils.examples import Example
 from sts_utils.store import DATA
 
-#: Examples of each skill on each surface.
-SIZE = 320
+#: Examples of each skill on each surface, and how many of them are asked; the rest are shown.
+SIZE, ASKED = 320, 300
 #: Numbers and names that a list has.
 LENGTHS = (4, 5, 6)
 
@@ -51,12 +51,26 @@ SKILLS: dict[str, tuple[str, Callable]] = {
 
 def skills_design() -> list[Example]:
     """The first trial's skills and surfaces; domains are named "skill, surface"."""
-    return _half("design")
+    return [e for e in _half("design") if _number(e) < ASKED]
 
 
 def skills_judgement() -> list[Example]:
     """Other skills and other surfaces, to be judged once."""
-    return _half("judgement")
+    return [e for e in _half("judgement") if _number(e) < ASKED]
+
+
+def skills_design_shown() -> list[Example]:
+    """Worked examples of the first trial's cells, which are not asked."""
+    return [e for e in _half("design") if _number(e) >= ASKED]
+
+
+def skills_judgement_shown() -> list[Example]:
+    """Worked examples of the other cells, which are not asked."""
+    return [e for e in _half("judgement") if _number(e) >= ASKED]
+
+
+def _number(example: Example) -> int:
+    return int(example.id.rpartition("-")[2])
 
 
 @cache
@@ -65,6 +79,7 @@ def table() -> dict:
     return yaml.safe_load((DATA / "skills.yaml").read_text(encoding="utf-8"))
 
 
+@cache
 def _half(half: str) -> list[Example]:
     examples = []
     for surface, words in table()[half]["surfaces"].items():

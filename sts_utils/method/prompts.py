@@ -3,7 +3,7 @@
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sts_utils.examples import Example
 
@@ -56,6 +56,11 @@ def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = (
     starts, ends = zip(*encoded["offset_mapping"], strict=True)
     span = bisect_left(starts, len(before)), bisect_right(ends, len(before) + len(text))
     return Prompt(tuple(encoded["input_ids"]), span, query.id, "icl" if demonstrations else "plain")
+
+
+def behind(prompt: Prompt) -> Prompt:
+    """The same prompt read where its answer is about to be written: the tokens after the query."""
+    return replace(prompt, span=(prompt.span[1], len(prompt.ids)))
 
 
 def prompt_pairs(

@@ -118,6 +118,7 @@ def extract_domain_after(profile: Profile, domain: str, seed: int) -> FeatureSta
 def settings_of(profile: Profile, *sections: str, **more) -> dict:
     """The settings that an artifact depends on: model, SAE and the sections named."""
     keys = ("model", "revision", "layer", "sae", "dtype", *sections)
+    keys += ("place",) if profile.place != "query" else ()
     return {key: profile.model_dump()[key] for key in keys} | more
 
 

@@ -106,7 +106,11 @@ def pairs(
 ) -> list[tuple[Prompt, Prompt]]:
     """(plain, icl) prompts of `queries`, which take the `sets` of demonstrations in turn."""
     longest = models.context_length(profile.model, profile.revision)
-    return prompts.prompt_pairs(tokenizer(profile.model, profile.revision), queries, sets, longest)
+    read = tokenizer(profile.model, profile.revision)
+    made = prompts.prompt_pairs(read, queries, sets, longest)
+    if profile.place == "query":
+        return made
+    return [(prompts.behind(plain), prompts.behind(icl)) for plain, icl in made]
 
 
 def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> list[Example]:

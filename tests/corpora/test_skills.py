@@ -18,7 +18,11 @@ def test_every_skill_is_asked_on_every_surface(half):
     asked = [list(surface["ask"]) for surface in words["surfaces"].values()]
     assert len(asked) == 4 and all(names == asked[0] for names in asked)
     assert set(cells) == {f"{s}, {w}" for w in words["surfaces"] for s in asked[0]}
-    assert {len(cell) for cell in cells.values()} == {skills.SIZE}
+    shown = by_domain(corpora.load(f"skills-{half}-shown"))
+    assert {len(cell) for cell in cells.values()} == {skills.ASKED} and set(shown) == set(cells)
+    assert not {e.question for d in cells for e in cells[d]} & {
+        e.question for d in shown for e in shown[d]
+    }
     assert set(words["trained"]) < set(words["surfaces"]) and len(words["trained"]) == 2
     for cell in cells.values():
         assert len({e.question for e in cell}) == len(cell)
@@ -40,7 +44,7 @@ def test_the_halves_share_no_skill_no_surface_and_no_name():
 @pytest.mark.parametrize(("half", "surface"), [("design", "python"), ("judgement", "sizes")])
 def test_answers_are_what_python_prints(half, surface):
     chosen = [e for e in corpora.load(f"skills-{half}") if e.domain.endswith(f", {surface}")]
-    assert len(chosen) >= 6 * skills.SIZE
+    assert len(chosen) >= 6 * skills.ASKED
     for e in chosen:
         written = io.StringIO()
         with contextlib.redirect_stdout(written):
