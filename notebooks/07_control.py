@@ -113,12 +113,9 @@ show(tables.control_judgement, control)
 show(tables.control_ranks, control)
 
 # %% [markdown]
-# What `sts_utils.predict` reports about the scores that it offers. Its default, `sts_relative` on
-# the paper's D_N, is the one of them that did best here, so it was chosen **after** the judgement
-# half was seen; the score that was fixed before is `sts_relative_contrastive`.
-
-# %%
-tables.offered(control).round(2)
+# `sts_utils.predict` quotes this table. Its default, `sts_relative` on the paper's D_N, is the one of
+# the scores it offers that did best here, so it was chosen **after** the judgement half was seen;
+# the score that was fixed before is `sts_relative_contrastive`.
 
 # %% [markdown]
 # ## r within each training set

@@ -79,6 +79,7 @@ def test_a_dead_address_is_one_line_and_soon(monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
         monkeypatch.setenv("RAY_ADDRESS", address)
         start = time.monotonic()

@@ -139,14 +139,14 @@ def test_out_of_memory_halves_the_batch(pairs, backbone, sae, monkeypatch):
 
     def small_gpu(model, cache, queries, layers):
         sizes.append(len(queries))
-        if len(queries) > 2:
+        if len(queries) > 1:
             raise torch.cuda.OutOfMemoryError
         return real(model, cache, queries, layers)
 
     expected = one_hook(pairs, backbone, sae)
     monkeypatch.setattr(extract, "query_residuals", small_gpu)
     stats = one_hook(pairs, backbone, sae)
-    assert max(sizes) > 2
+    assert max(sizes) > 1  # with one thread batches are small
     np.testing.assert_allclose(stats.dh2.sum(0), expected.dh2.sum(0), rtol=1e-3, atol=1e-4)
 
 
