@@ -113,8 +113,8 @@ show(tables.control_judgement, control)
 show(tables.control_ranks, control)
 
 # %% [markdown]
-# `sts_utils.predict` quotes this table. Its default, `sts_relative` on the paper's D_N, is the one of
-# the scores it offers that did best here, so it was chosen **after** the judgement half was seen;
+# `sts_utils.predict` quotes this table. Its default, `sts_relative` on the paper's D_N, is the one
+# of its scores that did best here, so it was chosen **after** the judgement half was seen;
 # the score that was fixed before is `sts_relative_contrastive`.
 
 # %% [markdown]
