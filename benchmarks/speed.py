@@ -17,7 +17,7 @@ import psutil
 import torch
 from safetensors.torch import load_file, save_file
 
-from sts_utils import config, corpora, models, saes
+from sts_utils import batches, config, corpora, models, saes
 from sts_utils.config import Profile
 from sts_utils.evaluation import options
 from sts_utils.method import extract, prompts, shift
@@ -128,7 +128,7 @@ def time_to_dims(profile: Profile, queries: int, demonstrations: int, new_tokens
 
 def _peak(tokens: int, queue) -> None:
     """Peak memory (MB) of this process while it reads `tokens` query tokens through a wide SAE."""
-    torch.set_num_threads(config.cpu_threads())
+    torch.set_num_threads(batches.cpu_threads())
     model = models.load_truncated("tiny", 1)
     sae = saes.load("random-72x", 64)  # as many features as the shipped SAE
     examples = corpora.load("gsm-symbolic")
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=64)
     chosen = parser.parse_args()
     profile = config.load(chosen.profile)
-    torch.set_num_threads(config.cpu_threads())
+    torch.set_num_threads(batches.cpu_threads())
     rows = [cost_counted(p) for p in config.load_all("paper")]
     rows += [
         throughput(profile, chosen.queries),
@@ -224,7 +224,7 @@ def main() -> None:
         cost_measured(profile, 4, 150),
     ]
     table = pd.DataFrame(rows)
-    device = f"{config.cpu_threads()} CPU threads"
+    device = f"{batches.cpu_threads()} CPU threads"
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     machine = f"{device}, {psutil.virtual_memory().total / 2**30:.0f} GiB"

@@ -1,5 +1,6 @@
 """How much is computed at once: from the machine, and in runs of neighbours that fit together."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -19,6 +20,11 @@ def greedy(items: Iterable[T], fits: Callable[[list[T], T], bool]) -> Iterator[l
         batch.append(item)
     if batch:
         yield batch
+
+
+def cpu_threads() -> int:
+    """Threads for torch: the cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def batch_tokens() -> int:

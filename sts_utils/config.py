@@ -60,8 +60,7 @@ class EvaluationSettings(Section):
     held_out: PositiveInt = 48  # of the training set, to see that fine-tuning taught it
     dtype: Precision = "bfloat16"
     measure: Literal["gold_probability", "gold_loglik", "gold_log_odds", "accuracy"] = "gold_loglik"
-    # the likelihood of each option's text, or a written chain of thought (measure: accuracy)
-    mode: Literal["options", "generation"] = "options"
+    mode: Literal["options", "generation"] = "options"  # their likelihood, or a chain of thought
     shots: int = Field(5, ge=0)  # demonstrations before each question (from here on: generation)
     max_new_tokens: PositiveInt = 2048  # length at which an answer is cut off
     rule: Literal["official", "strict"] = "official"  # MMLU-Pro's, or lm-eval's pattern
@@ -137,21 +136,28 @@ class LabelSettings(Section):
     top: PositiveInt = 10  # highest-activating samples that vote
 
 
-class ControlSettings(Section):
-    """The positive control: training sets × domains."""
+class ControlPart(DomainSet):
+    """Training sets × domains, with settings of its own: `name` is design, judgement or topics."""
 
-    sets: tuple[str, ...] = ()  # a domain (its questions that are not evaluated) or a corpus
+    name: str
+    sets: tuple[str, ...] = ()  # domains (their questions that are not asked); or every trained one
+    seeds: tuple[int, ...] = (0,)
     examples: PositiveInt = 64  # of each training set: the same number, the same dose
     epochs: PositiveInt = 3
+    queries: PositiveInt = 32  # read of a set and of a domain
+    questions: PositiveInt = 36  # a domain, on which performance is measured
+
+
+class ControlSettings(Section):
+    """The positive control: does a score see what was trained on?"""
+
+    parts: tuple[ControlPart, ...] = ()
     batch: PositiveInt = 8
     lr: float = Field(1e-4, gt=0)
-    queries: PositiveInt = 32
     demonstrations: PositiveInt = 5
-    contexts: PositiveInt = 4  # different sets of demonstrations; queries take them in turn
-    seeds: tuple[int, ...] = (0,)
-    asked: PositiveInt | None = None  # as in evaluation
-    probe: float = Field(0.05, gt=0, lt=1)  # share of the steps of the probe run
+    contexts: PositiveInt = 4  # sets of demonstrations, in turn
     probe_questions: PositiveInt = 16  # a domain
+    part: ControlPart | None = None  # the one that is run (control/sets.py)
 
 
 class Profile(Section):
@@ -201,7 +207,7 @@ class Profile(Section):
     @property
     def runs_control(self) -> bool:
         """Whether the positive control is part of the run."""
-        return bool(self.control.sets) and (not self.stages or "07_control" in self.stages)
+        return bool(self.control.parts) and (not self.stages or "07_control" in self.stages)
 
 
 def names() -> list[str]:
@@ -262,8 +268,10 @@ def _values(name: str, above: tuple[str, ...] = ()) -> dict:
         raise ValueError(f"profile {path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise ValueError(f"profile {path} is not a list of `key: value` lines")
-    base = values.pop("base", None)
-    return _over(values, _values(str(base), (*above, name))) if base else values
+    bases = values.pop("base", None) or []
+    for base in reversed(bases if isinstance(bases, list) else [bases]):  # later ones lie above
+        values = _over(values, _values(str(base), (*above, name)))
+    return values
 
 
 def _over(values: dict, base: dict) -> dict:
@@ -291,8 +299,3 @@ def nearest(word: str, known: list[str]) -> str:
     """What was perhaps meant by a misspelt word: " (did you mean …?)", or nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.3)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def cpu_threads() -> int:
-    """Threads for torch: the cores this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from sts_utils import config, models, saes
+from sts_utils import batches, config, models, saes
 from sts_utils.method.extract import FeatureStats
 from sts_utils.runs import samples
 
-torch.set_num_threads(config.cpu_threads())
+torch.set_num_threads(batches.cpu_threads())
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
-"""What the positive control asks of a score, of arrays of training sets × seeds × domains.
+"""What the positive control asks of a score: does it follow the skill, the words, or the topic?
 
-Shapes: scores [T, S, D], changes [D] arrays [T, S, Q], ranks [T, S].
+Shapes: scores [T, S, D], changes [D] arrays [T, S, Q]; masks and what is known beforehand [T, D].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,30 +12,166 @@ from scipy import stats as scipy_stats
 from sts_utils import correlation, stats
 from sts_utils.control import scores
 from sts_utils.control.matrix import Matrix
-from sts_utils.control.scores import LIKELIHOOD, Score
+from sts_utils.control.scores import OVERLAP, Score
+from sts_utils.corpora import skills
+from sts_utils.runs import samples
 from sts_utils.stats import Estimate
 
-# --- the rank of the training set's own domain -------------------------------------------------
+#: What a domain shares with the training set; cells of another type of answer are not compared.
+KINDS = ("own", "skill", "words", "neither")
+#: What is measured: of skills, free of wording that all of a question's options share; of topics,
+#: the only measure that 64 examples move.
+ODDS, LIKELIHOOD = "gold_log_odds", "gold_loglik"
+#: What the change's split-half reliability must reach for any claim, and what a score has to: set
+#: before the judgement half was scored. The cost is of fine-tuning's.
+RELIABLE = 0.8
+GOALS = {"auc": 0.8, "r": 0.35, "cost": 0.1}
+#: Draws of a permutation test.
+DRAWS = 2000
 
 
-def centred(values: np.ndarray) -> np.ndarray:
-    """[..., T, D] with row and column means removed: what is particular to a set and a domain."""
-    rows, columns = values.mean(-1, keepdims=True), values.mean(-2, keepdims=True)
-    return values - rows - columns + values.mean((-2, -1), keepdims=True)
+# --- skills × surfaces -------------------------------------------------------------------------
 
 
-def own_ranks(values: np.ndarray, own: Mapping[int, int]) -> np.ndarray:
-    """[T', S] rank (1 is the highest score) of each set's own domain in values [T, S, D].
+def kinds(matrix: Matrix) -> np.ndarray:
+    """[T, D] of KINDS, or "" where the types of the answers differ."""
+    found = np.full((len(matrix.names), len(matrix.domains)), "", dtype=object)
+    for t, name in enumerate(matrix.names):
+        for d, domain in enumerate(matrix.domains):
+            if skills.comparable(name, domain):
+                (skill, surface), (other, words) = name.split(", "), domain.split(", ")
+                shared = (skill == other, surface == words)
+                found[t, d] = KINDS[[(1, 1), (1, 0), (0, 1), (0, 0)].index(shared)]
+    return found
 
-    `own`: row -> column, of the sets that are domains. Ties share their mean rank.
+
+def gains(matrix: Matrix) -> tuple[pd.DataFrame, float]:
+    """(mean change of each kind of cell with 95% over training sets and seeds, split-half
+    reliability of the change over all cells that are compared)."""
+    of, changes, rows = kinds(matrix), matrix.changes(ODDS), []
+    mean = np.stack([change.mean(-1) for change in changes], -1)
+    for kind in KINDS:
+        values = np.array([mean[t][:, of[t] == kind].mean(-1) for t in range(len(of))])
+        row = {"cells": kind} | interval("change", over_cells(values))
+        rows.append(row | {"cells above 0": float((mean.mean(1)[of == kind] > 0).mean())})
+    cells = [changes[d][t] for t, d in zip(*np.nonzero(of != ""), strict=True)]
+    return pd.DataFrame(rows), correlation.split_half(cells)
+
+
+def judge(matrix: Matrix, candidates: Sequence[Score]) -> pd.DataFrame:
+    """A row a score, after one of the change itself: `auc` of the same skill above the same words;
+    `r` with the change off the own cells, less what `given` and the training set say."""
+    of, changes, known = kinds(matrix), matrix.changes(ODDS), given(matrix)
+    change = np.stack([c.mean(-1) for c in changes], -1)
+    tried = [(score.label, scores.values(matrix, score)) for score in candidates]
+    rows = []
+    for label, values in [("the change itself", change), *tried]:
+        row = {"score": label} | interval("auc", over_cells(auc(values, of)))
+        r, p = partial(values, changes, known, (of != "") & (of != "own"))
+        rows.append(row | interval("r", r) | {"p": p})
+    return pd.DataFrame(rows)
+
+
+def auc(values: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """[T, S] how often a score puts a domain of the same skill above one of the same words."""
+    found = np.empty(values.shape[:2])
+    for t, s in np.ndindex(found.shape):
+        same_skill, same_words = (values[t, s, kinds[t] == kind] for kind in ("skill", "words"))
+        u = scipy_stats.mannwhitneyu(same_skill, same_words).statistic
+        found[t, s] = u / (len(same_skill) * len(same_words))
+    return found
+
+
+def given(matrix: Matrix) -> np.ndarray:
+    """[3, T, D] what a score must go beyond: overlap of words, same surface, length of answers."""
+    overlap = scores.values(matrix, OVERLAP).mean(1)
+    same = [[n.split(", ")[1] == d.split(", ")[1] for d in matrix.domains] for n in matrix.names]
+    asked = samples.evaluation_questions(matrix.profile)
+    length = [np.mean([len(e.answer) for e in asked[d]]) for d in matrix.domains]
+    return np.stack([overlap, np.array(same, float), np.broadcast_to(length, overlap.shape)])
+
+
+# --- topics ------------------------------------------------------------------------------------
+
+
+def topics(matrix: Matrix, candidates: Sequence[Score]) -> pd.DataFrame:
+    """A row a score: `first`, the share of training sets whose own domain it puts first (exact
+    binomial interval); off the diagonal and without mathematics, set and domain means removed, `r`
+    with the change, `above` that of the overlap of words (paired), and `beyond`: less the overlap.
     """
-    ranked = values.shape[-1] + 1 - scipy_stats.rankdata(values, axis=-1)
-    return np.stack([ranked[row, :, column] for row, column in own.items()])
+    changes, rows = matrix.changes(LIKELIHOOD), []
+    own = {t: matrix.domains.index(name) for t, name in enumerate(matrix.names)}
+    used = np.ones((len(matrix.names), len(matrix.domains)), dtype=bool)
+    used[list(own), list(own.values())] = False
+    used[:, [d for d, name in enumerate(matrix.domains) if name == "math"]] = False
+    overlap = scores.values(matrix, OVERLAP)
+    none, known = np.empty((0, *used.shape)), overlap.mean(1)[None]
+    of_overlap, _ = partial(overlap, changes, none, used, domains=True)
+    for score in candidates:
+        values = scores.values(matrix, score)
+        first = own_first(values, own)
+        row = {"score": score.label, "first": first.mean()}
+        ci = scipy_stats.binomtest(round(first.sum()), len(first)).proportion_ci()
+        row |= {"first_low": ci.low, "first_high": ci.high}
+        r, p = partial(values, changes, none, used, domains=True)
+        row |= interval("r", r) | {"p": p} | interval("above", r - of_overlap)
+        r, p = partial(values, changes, known, used, domains=True)
+        beyond = interval("beyond", r) | {"beyond_p": p}
+        rows.append(row | (beyond if score != OVERLAP else {}))
+    return pd.DataFrame(rows)
 
 
-def ranks(matrix: Matrix, score: Score) -> np.ndarray:
-    """[T', S] rank that a score gives each training set's own domain."""
-    return own_ranks(scores.values(matrix, score), matrix.own)
+def own_first(values: np.ndarray, own: dict[int, int]) -> np.ndarray:
+    """[T] whether the mean over seeds of a score is highest in the set's own domain (row ->
+    column)."""
+    return values.mean(1).argmax(-1)[list(own)] == list(own.values())
+
+
+# --- score and change --------------------------------------------------------------------------
+
+
+def partial(
+    values: np.ndarray,
+    changes: Sequence[np.ndarray],
+    given: np.ndarray,
+    used: np.ndarray,
+    domains: bool = False,
+) -> tuple[Estimate, float]:
+    """(r, p): correlation of score and change over the cells `used` [T, D], both less what `given`
+    [K, T, D], each training set's mean and, with `domains`, each domain's say of them.
+
+    The draws are of training sets with replacement, the same for every score; p permutes the
+    score's rows over training sets that ask the same domains (QAP), two-sided.
+    """
+    asked = np.stack([np.isfinite(of).any((1, 2)) for of in changes], -1)
+    alike = np.unique(asked, axis=0, return_inverse=True)[1].ravel()
+    change, score = np.stack([of.mean((1, 2)) for of in changes], -1), values.mean(1)
+
+    def r(rows: np.ndarray, order: np.ndarray) -> float:
+        """Of the training sets `rows`, with the scores of those that `order` names."""
+        t, d = np.nonzero(used[rows])
+        known = [(t[:, None] == np.unique(t)).astype(float), *(g[rows][t, d] for g in given)]
+        known += [(d[:, None] == np.unique(d)).astype(float)] if domains else []
+        known = np.column_stack(known)
+        both = np.column_stack([score[order][t, d], change[rows][t, d]])
+        left = both - known @ np.linalg.lstsq(known, both, rcond=None)[0]
+        return float(correlation.pearson(*left.T))
+
+    every = np.arange(len(used))
+    observed, rng = r(every, every), np.random.default_rng(8)
+    drawn = [rng.choice(every, len(every)) for _ in range(stats.DRAWS // 4)]
+    permuted = [abs(r(every, _within(alike, rng))) for _ in range(DRAWS)]
+    p = (1 + (np.array(permuted) >= abs(observed) - 1e-12).sum()) / (DRAWS + 1)
+    return Estimate(observed, np.array([r(rows, rows) for rows in drawn])), float(p)
+
+
+def _within(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[T] a permutation of what is in the same group."""
+    order = np.empty(len(groups), dtype=int)
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        order[members] = rng.permutation(members)
+    return order
 
 
 def over_cells(values: np.ndarray, draws: int = stats.DRAWS) -> Estimate:
@@ -47,117 +183,6 @@ def over_cells(values: np.ndarray, draws: int = stats.DRAWS) -> Estimate:
     return Estimate(float(values.mean()), picked.mean((1, 2)))
 
 
-def first_share(ranked: np.ndarray) -> Estimate:
-    """Share of [T, S] ranks that are 1, with draws over sets and seeds."""
-    return over_cells((ranked == 1).astype(float))
-
-
-def chance(ranked: np.ndarray, domains: int, draws: int = 20_000) -> tuple[float, float]:
-    """p of a mean rank as low, and of as many ranks of 1, where each set's order is random.
-
-    The seeds of one set are drawn together: they rank almost alike.
-    """
-    drawn = np.random.default_rng(5).integers(1, domains + 1, size=(draws, len(ranked)))
-    low = (drawn.mean(1) <= ranked.mean()).sum()
-    many = ((drawn == 1).mean(1) >= (ranked == 1).mean()).sum()
-    return float((1 + low) / (draws + 1)), float((1 + many) / (draws + 1))
-
-
-# --- score and change --------------------------------------------------------------------------
-
-
-def r_centred(
-    values: np.ndarray, changes: Sequence[np.ndarray], draws: int = 1000
-) -> tuple[Estimate, float]:
-    """(r, p): Pearson r of scores and changes over all cells, row and column means removed.
-
-    Means over seeds are compared. Draws are over training sets, seeds and questions; p is a
-    permutation of the score's rows over training sets (two-sided). NaN for a score that is the
-    same for every training set.
-    """
-    if same_for_all_sets(values):
-        return Estimate(np.nan, np.array([np.nan])), np.nan
-    changed = _centred_cells(np.stack([c.mean(-1) for c in changes], -1).mean(1))
-    mean = values.mean(1)
-    observed = float(correlation.pearson(_centred_cells(mean), changed))
-    rng = np.random.default_rng(6)
-    rows, seeds = values.shape[:2]
-    orders = np.stack([rng.permutation(rows) for _ in range(draws)])
-    permuted = correlation.pearson(_centred_cells(mean[orders]), changed[None])
-    p = (1 + (np.abs(permuted) >= abs(observed)).sum()) / (draws + 1)
-    drawn = []
-    for _ in range(draws):
-        t, s = rng.integers(rows, size=rows), rng.integers(seeds, size=seeds)
-        change = np.stack([_redrawn(c, rng).mean(-1) for c in changes], -1)
-        of_score, of_change = values[t][:, s].mean(1), change[t][:, s].mean(1)
-        drawn.append(correlation.pearson(_centred_cells(of_score), _centred_cells(of_change)))
-    return Estimate(observed, np.array(drawn)), float(p)
-
-
-def _redrawn(change: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[T, S, Q] with its questions drawn again."""
-    return change[:, :, rng.integers(change.shape[-1], size=change.shape[-1])]
-
-
-def _centred_cells(values: np.ndarray) -> np.ndarray:
-    """[..., T × D] cells of values [..., T, D], row and column means removed."""
-    return centred(values).reshape(*values.shape[:-2], -1)
-
-
-def same_for_all_sets(values: np.ndarray) -> bool:
-    """Whether scores do not depend on the training set: nothing is left of them when centred."""
-    return np.ptp(values, axis=0).max() == 0
-
-
-def r_within(values: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:
-    """[T] r over domains within each set of scores and changes, each less its column's mean."""
-    if same_for_all_sets(values):
-        return np.full(len(values), np.nan)
-    changed = np.stack([c.mean((1, 2)) for c in changes], -1)
-    mean = values.mean(1)
-    return correlation.pearson(mean - mean.mean(0), changed - changed.mean(0))
-
-
-# --- all of it, for several scores -------------------------------------------------------------
-
-
-def judge(
-    matrix: Matrix, candidates: Sequence[Score], measures: Sequence[str] = (), draws: int = 1000
-) -> pd.DataFrame:
-    """A row a score: what is asked of it, on the sets and seeds of a matrix."""
-    changes = {measure: matrix.changes(measure) for measure in measures}
-    rows = []
-    for score in candidates:
-        values = scores.values(matrix, score)
-        ranked = own_ranks(values, matrix.own)
-        p_mean, p_first = chance(ranked, len(matrix.domains))
-        row = {"score": score.label, "name": score.name, "dims": score.dims, "n": score.n}
-        row |= interval("first", first_share(ranked)) | {"first_p": p_first}
-        row |= interval("rank", over_cells(ranked)) | {"rank_p": p_mean}
-        row["ranks"] = " ".join(f"{rank:g}" for rank in ranked.ravel())
-        for measure, change in changes.items():
-            r, p = r_centred(values, change, draws)
-            row |= interval(f"r_{measure}", r) | {f"p_{measure}": p}
-            row[f"within_{measure}"] = float(r_within(values, change).mean())
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
 def interval(name: str, estimate: Estimate) -> dict[str, float]:
     """An estimate as three cells of a row."""
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-#: What the score fixed on the design half had to reach at least, set before the work began: column
-#: of `judge` -> goal.
-GOALS = {"first": 0.9, f"r_{LIKELIHOOD}": 0.7}
-
-
-def goals(judged: pd.Series) -> pd.DataFrame:
-    """GOALS beside what one score's row of `judge` reached, with intervals, and the verdict."""
-    rows = []
-    for what, goal in GOALS.items():
-        value, low, high = judged[[what, f"{what}_low", f"{what}_high"]]
-        row = {"what": what, "goal": goal, "reached": value, "low": low, "high": high}
-        rows.append(row | {"verdict": "reached" if value >= goal else "not reached"})
-    return pd.DataFrame(rows)

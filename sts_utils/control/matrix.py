@@ -1,14 +1,11 @@
 """A matrix of training sets × seeds × domains: its values, each read once and handed down."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from sts_utils import store
 from sts_utils.config import Profile
 from sts_utils.control import sets
 from sts_utils.method import shift
@@ -16,7 +13,6 @@ from sts_utils.method.extract import FeatureStats
 from sts_utils.method.shift import ShiftedDims
 from sts_utils.runs import features, samples
 
-SPLIT = store.DATA / "control_split.yaml"
 #: What is taken from the shift before features are ranked: nothing (the paper), or the shift under
 #: length-matched demonstrations of other sets and under prose.
 CONTRASTS = {"paper": (), "both": ("others", "generic")}
@@ -24,26 +20,22 @@ CONTRASTS = {"paper": (), "both": ("others", "generic")}
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A training set and seed."""
+    """A training set and seed, with features read at one place (sets.PLACES)."""
 
     profile: Profile
     name: str
     seed: int
+    place: str = "query"
 
     @cached_property
     def shifted(self) -> dict[str, FeatureStats]:
         """Context (of sets.CONTEXTS) -> features without and with demonstrations from there."""
-        return sets.extract_contexts(self.profile, self.name, self.seed)
+        return sets.extract_contexts(sets.at(self.profile, self.place), self.name, self.seed)
 
     @cached_property
     def change(self) -> pd.DataFrame:
         """Performance after SFT − before, a row a question."""
         return sets.change(self.profile, self.name, self.seed)
-
-    @cached_property
-    def probe(self) -> pd.DataFrame:
-        """The same by the probe run, on fewer questions."""
-        return sets.probe(self.profile, self.name, self.seed)
 
     @cached_property
     def ranked(self) -> dict[str, ShiftedDims]:
@@ -80,42 +72,32 @@ class Matrix:
     features: dict[int, list[FeatureStats]]
     domains: tuple[str, ...]
 
-    @property
-    def own(self) -> dict[int, int]:
-        """Row -> column of the domain that the training set is, for those that are one."""
-        names = enumerate(self.names)
-        return {t: self.domains.index(name) for t, name in names if name in self.domains}
-
-    def part(self, names: Sequence[str], seeds: Sequence[int]) -> "Matrix":
-        """The same for some of its training sets and seeds."""
-        rows = [self.cells[self.names.index(name)] for name in names]
-        cells = [[row[self.seeds.index(seed)] for seed in seeds] for row in rows]
-        return Matrix(self.profile, tuple(names), tuple(seeds), cells, self.features, self.domains)
-
-    def half(self, which: str) -> "Matrix | None":
-        """The part for "design" or "judgement"; None for a run that does not hold all of it."""
-        written = split()[which]
-        held = {*written["sets"]} <= {*self.names} and {*written["seeds"]} <= {*self.seeds}
-        return self.part(written["sets"], written["seeds"]) if held else None
+    @cached_property
+    def elsewhere(self) -> "Matrix":
+        """The same with features read where the answer is about to be written."""
+        cells = [[replace(cell, place="answer") for cell in row] for row in self.cells]
+        read = sets.at(self.profile, "answer")
+        scored = {seed: _features(read, self.domains, seed) for seed in self.seeds}
+        return replace(self, cells=cells, features=scored)
 
     def changes(self, measure: str) -> list[np.ndarray]:
-        """[D] arrays [T, S, Q]: the change of a measure by fine-tuning."""
-        frames = [[cell.change for cell in row] for row in self.cells]
-        return [
-            np.array([[of[of.domain == d][measure].to_numpy() for of in row] for row in frames])
-            for d in self.domains
-        ]
+        """[D] arrays [T, S, Q]: the change of a measure by fine-tuning; NaN where not asked."""
+        frames = [[dict(list(c.change.groupby("domain")[measure])) for c in r] for r in self.cells]
+        found = []
+        for domain in self.domains:
+            rows = [np.array([of.get(domain, [np.nan]) for of in row]) for row in frames]
+            shape = rows[0].shape[0], max(row.shape[1] for row in rows)
+            found.append(np.stack([np.broadcast_to(row, shape) for row in rows]))
+        return found
+
+
+def _features(profile: Profile, domains: tuple[str, ...], seed: int) -> list[FeatureStats]:
+    return [features.extract_domain(profile, domain, seed) for domain in domains]
 
 
 def load(profile: Profile) -> Matrix:
-    """The matrix of the profile's training sets and seeds."""
-    names, seeds, read = profile.control.sets, profile.control.seeds, features.extract_domain
-    domains = tuple(samples.evaluation_questions(profile))
-    cells = [[Cell(profile, name, seed) for seed in seeds] for name in names]
-    scored = {seed: [read(profile, domain, seed) for domain in domains] for seed in seeds}
-    return Matrix(profile, names, seeds, cells, scored, domains)
-
-
-def split() -> dict[str, dict[str, list]]:
-    """Which sets and seeds were for design and which for judgement, written before looking."""
-    return yaml.safe_load(SPLIT.read_text(encoding="utf-8"))
+    """The matrix of a part (sets.parts): its training sets and seeds."""
+    part, domains = profile.control.part, tuple(samples.evaluation_questions(profile))
+    cells = [[Cell(profile, name, seed) for seed in part.seeds] for name in part.sets]
+    scored = {seed: _features(profile, domains, seed) for seed in part.seeds}
+    return Matrix(profile, part.sets, part.seeds, cells, scored, domains)

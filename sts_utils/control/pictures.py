@@ -1,59 +1,61 @@
 """Pictures of the positive control: arrays and frames in, a figure out."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from sts_utils.results import CHANCE_COLOUR, SAE_COLOUR
 
-CHANCE = {"color": CHANCE_COLOUR, "ls": "--", "lw": 0.9}
+#: How the cells of a row are marked: the trained one, its skill, its words.
+MARKS = {
+    "own": {"marker": "s", "facecolor": "none", "edgecolor": "black", "s": 42, "lw": 1.2},
+    "skill": {"marker": "o", "color": "black", "s": 5},
+    "words": {"marker": "x", "color": "black", "s": 9, "lw": 0.7},
+}
 
 
-def heat(
-    score: pd.DataFrame, change: pd.DataFrame, own: Mapping[int, int], titles: Sequence[str]
-) -> Figure:
-    """Heat maps of score and change side by side, [T, D] frames; `own`: row -> column to mark.
-
-    A column is divided by its standard deviation over training sets, so that no domain that moves
-    much under any training takes all the colour; ±2 is the end of the scale, which both share.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(7.4, 2.3 + 0.24 * len(score)), sharey=True)
-    for axis, values, title in zip(axes, (score, change), titles, strict=True):
+def heat(frames: Mapping[str, pd.DataFrame], kinds: np.ndarray) -> Figure:
+    """Heat maps below each other, title -> [T, D]; a row in its own standard deviations over the
+    cells of `kinds` [T, D] that are not "", ±2 the end of the scale that all share."""
+    sets, domains = next(iter(frames.values())).shape
+    size = 1.8 + 0.21 * domains, 1.6 + len(frames) * (0.5 + 0.17 * sets)
+    figure, axes = plt.subplots(len(frames), 1, figsize=size, sharex=True, layout="constrained")
+    for axis, (title, values) in zip(axes, frames.items(), strict=True):
+        values = values.where(kinds != "")
+        values = values.sub(values.mean(axis=1), axis=0).div(values.std(axis=1), axis=0)
         style = {"cmap": "RdBu_r", "linewidths": 0.3, "linecolor": "white", "cbar": False}
-        sns.heatmap(values / values.std(), ax=axis, vmin=-2, vmax=2, **style)
-        for row, column in own.items():
-            axis.add_patch(Rectangle((column, row), 1, 1, fill=False, ec="black", lw=1.4))
+        sns.heatmap(values, ax=axis, vmin=-2, vmax=2, xticklabels=1, yticklabels=1, **style)
+        for kind, mark in MARKS.items():
+            rows, columns = np.nonzero(kinds == kind)
+            axis.scatter(columns + 0.5, rows + 0.5, **mark)
         axis.set_title(title, loc="left")
-        axis.set(xlabel="domain", ylabel="")
-    axes[0].set_ylabel("training set")
+        axis.set(xlabel="", ylabel="training set")
+    axes[-1].set_xlabel("domain")
     bar = {"location": "bottom", "shrink": 0.4, "aspect": 30, "extend": "both"}
-    label = "below or above what set and domain have in general, in sd of the domain"
+    label = "above or below the training set's mean, in its standard deviations"
     figure.colorbar(axes[0].collections[0], ax=axes, label=label, **bar)
     return figure
 
 
-def rank_strip(ranks: Mapping[str, np.ndarray], coloured: Collection[str], domains: int) -> Figure:
-    """Rank of the training domain by each score: a point a set and seed, the mean as a bar.
+def aucs(judged: Mapping[str, pd.DataFrame], coloured: Collection[str]) -> Figure:
+    """Half -> its table of judgement.judge: a point a score with its 95% interval, side by side.
 
-    `ranks`: label -> [T, S]; `coloured`: labels to set apart.
+    `coloured`: scores to set apart.
     """
-    figure, axis = plt.subplots(figsize=(7.0, 0.8 + 0.24 * len(ranks)))
-    rng = np.random.default_rng(0)
-    for row, (label, of) in enumerate(ranks.items()):
-        rank, colour = of.ravel(), SAE_COLOUR if label in coloured else "0.55"
-        height = row + rng.uniform(-0.22, 0.22, len(rank))
-        axis.plot(rank, height, "o", ms=3.5, alpha=0.6, color=colour, mew=0)
-        axis.plot([rank.mean()] * 2, [row - 0.36, row + 0.36], color="black", lw=1.4)
-    chance = (domains + 1) / 2
-    axis.axvline(chance, **CHANCE)
-    axis.text(chance, -0.75, "chance", ha="center", va="bottom", fontsize=8, color="0.4")
-    axis.set_yticks(range(len(ranks)), list(ranks))
-    axis.set_xlabel("rank of the training domain (1: highest score)")
-    axis.set_xlim(0.5, domains + 0.5)
-    axis.set_ylim(len(ranks) - 0.5, -0.6)
+    rows = len(next(iter(judged.values())))
+    size = (7.4, 1.0 + 0.22 * rows)
+    figure, axes = plt.subplots(1, len(judged), figsize=size, sharey=True, layout="constrained")
+    for axis, (half, table) in zip(axes, judged.items(), strict=True):
+        colours = [SAE_COLOUR if score in coloured else "0.35" for score in table.score]
+        for row, (of, colour) in enumerate(zip(table.itertuples(), colours, strict=True)):
+            axis.plot([of.auc_low, of.auc_high], [row, row], color=colour, lw=1.2)
+            axis.plot(of.auc, row, "o", ms=4, color=colour)
+        axis.axvline(0.5, color=CHANCE_COLOUR, ls="--", lw=0.9)
+        axis.set(xlim=(-0.03, 1.03), ylim=(rows - 0.5, -0.5), title=f"{half} half")
+        axis.set_xlabel("← follows words    follows skill →")
+        axis.set_yticks(range(rows), list(table.score))
     return figure

@@ -14,52 +14,57 @@ from sts_utils.runs.scores import SCORES, cosine, over_domains
 
 #: The scores that read D_N, and those that do not.
 FEATURE_SCORES = tuple(SCORES)
-OTHER_SCORES = ("residual similarity", "token overlap", "probe run")
-#: Changes are measured by both: free of style, and with far less noise.
-PROBABILITY, LIKELIHOOD = MEASURES = ("gold_probability", "gold_loglik")
+OTHER_SCORES = ("residual similarity", "token overlap")
+#: Cosines of gradients (evaluation/gradients.py), and what they are of.
+GRADIENTS = {
+    "gradient of answers": "loglik",
+    "gradient of log-odds": "odds",
+    "features × gradient of log-odds": "features",
+}
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score of domains: one of FEATURE_SCORES with its dims (of CONTRASTS) and N, or another."""
+    """A score of domains: one of FEATURE_SCORES with its dims (of CONTRASTS) and N, another, or a
+    probe run (of sets.PROBES); read at the query or where the answer is to be."""
 
     name: str
     dims: str = "paper"
     n: int = 100
+    place: str = "query"
 
     @property
     def label(self) -> str:
-        if self.name in OTHER_SCORES:
-            return self.name
-        return f"{self.name}, {'D_N' if self.dims == 'paper' else f'D_N {self.dims}'}"
+        where = "" if self.place == "query" else ", at the answer"
+        if self.name not in FEATURE_SCORES:
+            return self.name + where
+        return f"{self.name}, {'D_N' if self.dims == 'paper' else f'D_N {self.dims}'}{where}"
 
 
-#: The contrastive score, fixed on the design half (notebook 07_control says how) before the
-#: judgement half was scored.
-FIXED = Score("sts_relative", "both", 100)
-
-
-def paper_scores(profile: Profile) -> tuple[Score, Score]:
-    """STS_ICL and STS_act, as the paper has them."""
-    return Score("sts_icl", n=profile.top_n), Score("sts_act", n=profile.top_n)
+OVERLAP = Score("token overlap")
+#: Fixed on the design half before any score was computed on the judgement half.
+FIXED = Score("quick probe")
 
 
 def candidates(profile: Profile) -> list[Score]:
-    """What is judged: the paper's scores, the fixed one and variants, what a user would try."""
-    contrast, variants = FIXED.dims, [("sts_relative", "paper")]
-    variants += [("sts_act", contrast), ("sts_icl", contrast)]
-    variants += [("cosine", "paper"), ("cosine", contrast)]
-    tried = [Score(*variant, FIXED.n) for variant in variants]
-    return [*paper_scores(profile), FIXED, *tried, *(Score(name) for name in OTHER_SCORES)]
+    """What is judged: the paper's scores and ours at both places, what a user would try first, and
+    short runs of fine-tuning."""
+    read = [Score(name, n=profile.top_n) for name in FEATURE_SCORES]
+    read += [Score(name, "both", profile.top_n) for name in ("sts_icl", "sts_relative", "cosine")]
+    read += [Score("residual similarity")]
+    behind = [Score(s.name, s.dims, s.n, "answer") for s in read]
+    others = [OVERLAP, *map(Score, GRADIENTS), Score("probe run"), FIXED]
+    return [*read, *behind, *others]
 
 
 def values(matrix: Matrix, score: Score) -> np.ndarray:
     """[T, S, D] a score of each domain, for each training set and seed."""
+    matrix = matrix if score.place == "query" else matrix.elsewhere
     return np.array([[of_cell(matrix, cell, score) for cell in row] for row in matrix.cells])
 
 
 def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
-    """[D] a score of each domain, for one training set and seed."""
+    """[D] a score of each domain, for one training set and seed; NaN where a probe did not ask."""
     domains = matrix.features[cell.seed]
     if score.name in FEATURE_SCORES:
         dims = cell.dims(score.dims, score.n)
@@ -67,20 +72,25 @@ def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
         return over_domains(score.name, domains, dims, towards=towards)
     if score.name == "token overlap":
         return _overlaps(matrix.profile, cell.seed)[cell.name]
-    if score.name == "probe run":
-        mean = cell.probe.groupby("domain")[LIKELIHOOD].mean()
-        return mean.loc[list(matrix.domains)].to_numpy()
+    if score.name in sets.PROBES:
+        probed = sets.probe(matrix.profile, cell.name, cell.seed, score.name)
+        measure = matrix.profile.evaluation.measure
+        return probed.groupby("domain")[measure].mean().reindex(matrix.domains).to_numpy()
     if score.name == "residual similarity":
         residual = np.stack([domain.mean("r") for domain in domains])
         return cosine(cell.shifted["own"].mean("r"), residual)
-    known = ", ".join((*FEATURE_SCORES, *OTHER_SCORES))
+    if score.name in GRADIENTS:
+        key = GRADIENTS[score.name]
+        of_domains = np.stack([sets.gradients(matrix.profile, d)[key] for d in matrix.domains])
+        return cosine(sets.gradients(matrix.profile, cell.name, cell.seed)[key], of_domains)
+    known = ", ".join((*FEATURE_SCORES, *OTHER_SCORES, *GRADIENTS, *sets.PROBES))
     raise ValueError(f"score {score.name!r}: choose from {known}")
 
 
 @cache
 def _overlaps(profile: Profile, seed: int) -> dict[str, np.ndarray]:
     """Set -> [D] cosine of the tf-idf of its text and of each domain's scored questions."""
-    names, domains = profile.control.sets, samples.evaluation_questions(profile)
+    names, domains = profile.control.part.sets, samples.evaluation_questions(profile)
     chosen = [sets.examples(profile, name, seed) for name in names]
     texts = ["\n".join(f"{e.query}\n{e.solution}" for e in of) for of in chosen]
     asked = [samples.domain_queries(profile, domain, seed) for domain in domains]

@@ -8,131 +8,119 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from sts_utils import results
-from sts_utils.control import judgement, pictures, scores, sets, transfer
-from sts_utils.control.scores import FIXED, LIKELIHOOD, MEASURES, Score
+from sts_utils.control import judgement, pictures, scores, sets
+from sts_utils.control.judgement import GOALS, LIKELIHOOD, ODDS, RELIABLE
+from sts_utils.control.scores import FIXED
 from sts_utils.control.values import Control
-from sts_utils.results import MEASURE_NAMES, SHORT_NAMES, Result
+from sts_utils.results import MEASURE_NAMES, Result
 
 
-def show(draw: Callable[[Control], tuple | None], control: Control) -> None:
+def show(draw: Callable[[Control], tuple], control: Control) -> None:
     """Draw a figure or table, save it and show it with its caption."""
-    drawn = draw(control)
-    if drawn is None:  # of skills, or not
-        return
-    thing, caption = drawn
+    thing, caption = draw(control)
     results.save(draw.__name__, thing, caption, control.setting, control.profile.name)
     display(thing.round(3) if isinstance(thing, pd.DataFrame) else thing)
     display(Markdown(f"**{caption}**"))
 
 
-# --- the change, and score beside change -------------------------------------------------------
+# --- skill or words? ---------------------------------------------------------------------------
 
 
-def control_change(control: Control) -> tuple[pd.DataFrame, str]:
-    """Rank of the training domain by the actual change."""
-    whole, ranks = control.matrix, {}
-    for measure in MEASURES:
-        change = np.stack([c.mean(-1) for c in whole.changes(measure)], -1)
-        left = np.stack([judgement.centred(of) for of in change.swapaxes(0, 1)], 1)
-        ranks[measure] = judgement.own_ranks(left, whole.own)
-    table = {"training set": [whole.names[row] for row in whole.own]}
-    for measure, of in ranks.items():
-        table |= {f"rank by {measure}, seed {s}": of[:, j] for j, s in enumerate(whole.seeds)}
-    means = "; ".join(f"{m} {judgement.over_cells(of)}" for m, of in ranks.items())
-    return pd.DataFrame(table), (
-        "Positive control: rank of the training domain among the domains by the *actual* change "
-        f"after fine-tuning, row and column means removed. Mean rank: {means}."
+def control_gains(control: Control) -> tuple[pd.DataFrame, str]:
+    """What fine-tuning moved: its own cell, its skill, its words."""
+    tables, told = [], []
+    for half in ("design", "judgement"):
+        table, sure = judgement.gains(control.parts[half])
+        tables.append(table.assign(half=half))
+        skill = table.set_index("cells").change_low["skill"]
+        passed = "passed" if sure >= RELIABLE and skill > 0 else "not passed"
+        told.append(f"{half} {sure:.2f}, gates {passed}")
+    return pd.concat(tables, ignore_index=True), (
+        f"Skills × surfaces: change of {MEASURE_NAMES[ODDS]} in the cell trained on, the same "
+        "skill on other surfaces, other skills on the same surface, and neither; 95% over "
+        f"training sets and seeds. Gates, set before: split-half reliability of {RELIABLE} over "
+        f"cells, and a gain of the same skill above zero. Reliability: {'; '.join(told)}."
     )
-
-
-def control_heat_paper(control: Control) -> tuple[Figure, str]:
-    """STS_act and the change of the likelihood."""
-    return _heat(control, control.paper[1], LIKELIHOOD)
 
 
 def control_heat(control: Control) -> tuple[Figure, str]:
-    """The contrastive score and the change of the likelihood."""
-    return _heat(control, FIXED, LIKELIHOOD)
-
-
-def _heat(control: Control, score: Score, measure: str) -> tuple[Figure, str]:
-    whole = control.matrix
-    change = np.stack([c.mean((1, 2)) for c in whole.changes(measure)], -1)
-    both = [
-        pd.DataFrame(judgement.centred(values), whole.names, whole.domains)
-        for values in (scores.values(whole, score).mean(1), change)
-    ]
-    titles = score.label, f"change of {SHORT_NAMES[measure].replace(' × 100', '')}"
-    return pictures.heat(*both, whole.own, titles), (
-        f"{score.label} (N = {score.n}) before training, left, and change of "
-        f"{MEASURE_NAMES[measure]} by fine-tuning, right; a row a training set, mean over seeds, "
-        "row and column means removed, each column in its own standard deviations. Boxes mark the "
-        "training set's own domain."
+    """The change, and two scores of it."""
+    whole = control.parts["judgement"]
+    of = judgement.kinds(whole)
+    change = np.stack([c.mean((1, 2)) for c in whole.changes(ODDS)], -1)
+    shown = {"STS_act before training": scores.values(whole, control.candidates[0]).mean(1)}
+    shown |= {FIXED.label: scores.values(whole, FIXED).mean(1), "the change": change}
+    frames = {k: pd.DataFrame(v, whole.names, whole.domains) for k, v in shown.items()}
+    return pictures.heat(frames, of), (
+        f"A score of the paper, the {FIXED.label} and the change of {MEASURE_NAMES[ODDS]}: a row a "
+        "training set, a column a domain with the same type of answer, each row in its own "
+        "standard deviations; mean over seeds. Boxes mark the cell trained on; the dots, the same "
+        "skill in other words; the crosses, another skill in the same words."
     )
 
 
-# --- judgement --------------------------------------------------------------------------------
+def control_aucs(control: Control) -> tuple[Figure, str]:
+    """How often each score puts the same skill above the same words."""
+    return pictures.aucs(control.judged, [FIXED.label]), (
+        "Skills × surfaces: how often each score puts the trained skill in other words above "
+        "another skill in the trained words; 0 follows words, 1 follows skill; 95% over training "
+        "sets and seeds. Coloured: the score fixed on the design half before the judgement half "
+        "was scored."
+    )
 
 
 def control_judgement(control: Control) -> tuple[pd.DataFrame, str]:
-    """What each score finds."""
-    half, where = control.half("judgement")
-    seeds = ", ".join(map(str, half.seeds))
-    return control.judged.drop(columns=["name", "dims"]), (
-        f"Positive control, {where} ({', '.join(half.names)}; seeds {seeds}): `first`: share of "
-        "training sets and seeds whose own domain has rank 1; `rank`: its mean rank; `r_…`: "
-        "correlation with the change over all cells, row and column means removed, with a "
-        "permutation test over rows; `within_…`: mean over sets of the correlation over domains."
-    )
+    """Which scores follow the skill, judged once."""
+    return _judged(control, "judgement")
 
 
-def control_ranks(control: Control) -> tuple[Figure, str]:
-    """Rank of the training domain by each score."""
-    half, where = control.half("judgement")
-    ranks = {score.label: judgement.ranks(half, score) for score in control.candidates}
-    coloured, domains = [score.label for score in control.main], len(half.domains)
-    return pictures.rank_strip(ranks, coloured, domains), (
-        f"Rank that each score gives the training set's own domain among {domains}, {where}: a "
-        "point a training set and seed, the black bar their mean. Coloured: the paper's two scores "
-        "and the contrastive one."
+def control_design(control: Control) -> tuple[pd.DataFrame, str]:
+    """The same on the half that the score was chosen on."""
+    return _judged(control, "design")
+
+
+def _judged(control: Control, half: str) -> tuple[pd.DataFrame, str]:
+    names = sorted({name.split(", ")[0] for name in control.parts[half].names})
+    return control.judged[half], (
+        f"Skills × surfaces, {half} half ({', '.join(names)}): `auc`, how often a score puts the "
+        "trained skill's cells above the trained surface's; `r` with the change off the own cells, "
+        "less what overlap of words, surface, length of answers and the training set's mean say; "
+        "95% over training sets (and seeds, for `auc`), p by permuting training sets."
     )
 
 
 def control_goals(control: Control) -> tuple[pd.DataFrame, str]:
     """The goals, and what was reached."""
-    row = control.judged.set_index("score").loc[FIXED.label]
-    return judgement.goals(row), (
-        f"Positive control, {control.half('judgement')[1]}: goals and what {FIXED.label} (N = "
-        f"{FIXED.n}) reached, with 95% intervals."
+    row = control.judged["judgement"].set_index("score").loc[FIXED.label]
+    part = control.parts["judgement"].profile.control.part
+    seen = max(1, part.examples // 10) / (part.examples * part.epochs)
+    rows = []
+    for what, goal in GOALS.items():
+        reached = {what: seen} if what == "cost" else row[[what, f"{what}_low", f"{what}_high"]]
+        met = reached[what] <= goal if what == "cost" else reached[what] >= goal
+        found = {"what": what, "goal": goal, "reached": reached[what]}
+        found |= {k: reached.get(f"{what}_{k}", np.nan) for k in ("low", "high")}
+        rows.append(found | {"verdict": "reached" if met else "not reached"})
+    return pd.DataFrame(rows), (
+        f"Positive control, judgement half: goals set before, and what the {FIXED.label} reached. "
+        "`cost` is the share of the examples that are learned from; both read the domains before "
+        "and after."
     )
 
 
-# --- skill or words? ---------------------------------------------------------------------------
+# --- topics ------------------------------------------------------------------------------------
 
 
-def control_gains(control: Control) -> tuple[pd.DataFrame, str] | None:
-    """What fine-tuning moved: its own cell, its skill, its words."""
-    if not control.skills:
-        return None
-    of, changes = transfer.kinds(control.matrix), control.matrix.changes(transfer.ODDS)
-    sure = transfer.reliability(changes, of)
-    return transfer.gains(changes, of), (
-        f"Skills × surfaces: change of {MEASURE_NAMES[transfer.ODDS]} in the cell trained on, the "
-        "same skill on other surfaces, other skills on the same surface, and neither; 95% over "
-        f"training sets and seeds. Split-half reliability over cells {sure:.2f} (asked for: "
-        f"{transfer.RELIABLE})."
-    )
-
-
-def control_transfer(control: Control) -> tuple[pd.DataFrame, str] | None:
-    """Which scores put the same skill above the same words."""
-    if not control.skills:
-        return None
-    return transfer.judge(control.places), (
-        "Skills × surfaces: `auc`, how often a score puts the trained skill's cells above the "
-        "trained surface's; `r` with the change off the own cells, less what overlap of words, "
-        "surface, length of answers and the training set's mean say; 95% over training sets, p by "
-        "permuting them. Read at the query, or between it and the answer."
+def control_topics(control: Control) -> tuple[pd.DataFrame, str]:
+    """Do score and change agree beyond overlap of words?"""
+    matrix = control.parts["topics"]
+    tried = [s for s in control.candidates if s.place == "query"]
+    return judgement.topics(matrix, tried), (
+        "Training sets that are MMLU categories: `first`, how often a score puts the set's own "
+        f"category first (exact binomial interval of {len(matrix.names)} sets). Off the diagonal "
+        "and without mathematics, set and domain means removed: `r` of score and change of "
+        f"{MEASURE_NAMES[LIKELIHOOD]}; `above`, r less that of the overlap of words (paired draws "
+        "of training sets); `beyond`, r less what the overlap says, p by permuting training sets."
     )
 
 
@@ -140,13 +128,12 @@ def control_transfer(control: Control) -> tuple[pd.DataFrame, str] | None:
 RESULTS = tuple(
     Result(draw, f"Positive control: {title}", kind, sets.NOTEBOOK)
     for draw, title, kind in (
-        (control_judgement, "what each score finds", "table"),
+        (control_gains, "what skills and words gain", "table"),
+        (control_aucs, "skill or words?", "figure"),
+        (control_judgement, "skill or words, judged once", "table"),
         (control_goals, "goals, and what was reached", "table"),
-        (control_heat_paper, "the paper's score and the change", "figure"),
-        (control_heat, "the contrastive score and the change", "figure"),
-        (control_ranks, "rank of the training domain", "figure"),
-        (control_change, "did training move its own domain?", "table"),
-        (control_gains, "what skills and surfaces gain", "table"),
-        (control_transfer, "skill or words?", "table"),
+        (control_heat, "two scores and the change", "figure"),
+        (control_design, "skill or words, design half", "table"),
+        (control_topics, "topics beyond overlap of words", "table"),
     )
 )

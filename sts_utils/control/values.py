@@ -1,4 +1,4 @@
-"""The positive control of a profile: its matrix, the halves, and what its results share."""
+"""The positive control of a profile: its parts' matrices, and what its results share."""
 
 from functools import cached_property
 
@@ -7,52 +7,34 @@ import pandas as pd
 from sts_utils.config import Profile
 from sts_utils.control import judgement, matrix, scores, sets
 from sts_utils.control.matrix import Matrix
-from sts_utils.control.scores import FIXED, MEASURES
-
-#: Where a run that does not hold a half of the sets is judged.
-SMALL = "on all sets of this small run (none of them is a fresh judgement)"
+from sts_utils.control.scores import Score
 
 
 class Control:
-    """The positive control of a profile: its matrix, the halves, and what results share."""
+    """The positive control of a profile: its parts, and what results share."""
 
     def __init__(self, profile: Profile):
         self.profile = profile
-        self.matrix = matrix.load(profile)
-        self.paper = icl, act = scores.paper_scores(profile)
-        self.main = [icl, act, FIXED]
-        self.candidates = scores.candidates(profile)
-
-    @property
-    def skills(self) -> bool:
-        """Whether training sets and domains are skills on surfaces (corpora/skills.py)."""
-        return all(", " in name for name in self.matrix.names)
-
-    @cached_property
-    def places(self) -> dict[str, Matrix]:
-        """Place ("query", "answer") -> the matrix with features read there."""
-        behind = self.profile.model_copy(update={"place": "answer"})
-        return {"query": self.matrix, "answer": matrix.load(behind)}
+        self.parts: dict[str, Matrix] = {k: matrix.load(p) for k, p in sets.parts(profile).items()}
+        self.candidates: list[Score] = scores.candidates(profile)
 
     @property
     def setting(self) -> str:
         """What every caption of the control states."""
         p, c = self.profile, self.profile.control
+        told = "; ".join(
+            f"{name}: {len(m.names)} sets of {m.profile.control.part.examples} examples, "
+            f"{sets.full_steps(m.profile.control)} steps, {len(m.seeds)} seed(s), "
+            f"{m.profile.control.part.questions} questions a domain at most"
+            for name, m in self.parts.items()
+        )
         return (
-            f"Model {p.model}, SAE {p.sae}; {len(c.sets)} training sets of {c.examples} examples "
-            f"each, {sets.full_steps(c)} steps of {c.batch} at learning rate {c.lr:g}, "
-            f"{len(c.seeds)} seed(s); at most {p.evaluation.questions} questions a domain, none of "
-            f"them trained on; STS from {p.sts.queries} questions a domain, D_N from "
-            f"{min(c.queries, c.examples // 2)} questions under {c.demonstrations} demonstrations. "
-            "This experiment is ours, not the paper's."
+            f"Model {p.model}, SAE {p.sae}. {told}; batches of {c.batch} at learning rate "
+            f"{c.lr:g}, no question both trained on and asked. This experiment is ours, not the "
+            "paper's."
         )
 
-    def half(self, which: str) -> tuple[Matrix, str]:
-        """(matrix, where) of the "design" or "judgement" half; everything in a small run."""
-        half = self.matrix.half(which)
-        return (half, f"on the {which} half") if half else (self.matrix, SMALL)
-
     @cached_property
-    def judged(self) -> pd.DataFrame:
-        """The candidates on the judgement half."""
-        return judgement.judge(self.half("judgement")[0], self.candidates, MEASURES)
+    def judged(self) -> dict[str, pd.DataFrame]:
+        """Half of the skills ("design", "judgement") -> every candidate on it."""
+        return {h: judgement.judge(self.parts[h], self.candidates) for h in ("design", "judgement")}

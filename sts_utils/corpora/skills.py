@@ -69,6 +69,19 @@ def skills_judgement_shown() -> list[Example]:
     return [e for e in _half("judgement") if _number(e) >= ASKED]
 
 
+def trained(corpus: str) -> tuple[str, ...]:
+    """The cells of a half that are fine-tuned on: every skill on the trained surfaces."""
+    half = table()[corpus.removeprefix("skills-")]
+    asked = half["surfaces"][half["trained"][0]]["ask"]
+    return tuple(f"{skill}, {surface}" for surface in half["trained"] for skill in asked)
+
+
+def comparable(one: str, other: str) -> bool:
+    """Whether two domains have the same type of answer, as far as they are cells of the table."""
+    kinds = [SKILLS.get(name.split(", ")[0], ("",))[0] for name in (one, other)]
+    return kinds[0] == kinds[1]
+
+
 def _number(example: Example) -> int:
     return int(example.id.rpartition("-")[2])
 

@@ -123,15 +123,15 @@ class OptionsLM(LM):
         order = sorted(range(len(rows)), key=lengths.__getitem__)
         with tqdm(total=len(rows), **self.bar) as bar:
             for batch in batches.greedy(order, fits):
-                scored = self._score([rows[i] for i in batch])
+                with torch.inference_mode():
+                    scored = self.score([rows[i] for i in batch])
                 for i, values in zip(batch, scored, strict=True):
-                    scores[i] = values
+                    scores[i] = values.tolist()
                 bar.update(len(batch))
         return [(value, False) for values in scores for value in values]
 
-    @torch.inference_mode()
-    def _score(self, rows: list[list[list[int]]]) -> list[list[float]]:
-        """Log-likelihood of each option of each row of pieces."""
+    def score(self, rows: list[list[list[int]]]) -> list[torch.Tensor]:
+        """[options] log-likelihood of each option of each row of pieces, with a gradient."""
         shape = len(rows), max(sum(map(len, row)) for row in rows)
         ids, positions = torch.zeros(2, *shape, dtype=torch.long)
         part = torch.full(shape, -1)  # 0: context, 1…: option, -1: padding
@@ -156,7 +156,7 @@ class OptionsLM(LM):
         mask = torch.zeros(hidden.shape, dtype=self.model.dtype)
         return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[:, None]
 
-    def _sums(self, states: torch.Tensor, context: list[int], *options: list[int]) -> list[float]:
+    def _sums(self, states: torch.Tensor, context: list[int], *options: list[int]) -> torch.Tensor:
         """Log-likelihood of each option, from the final hidden states of its row."""
         # the token before an option is the context's last, wherever the option lies in the row
         start, before, targets = len(context), [], []
@@ -166,7 +166,7 @@ class OptionsLM(LM):
             start += len(option)
         logits = models.vocabulary_logits(self.model, states[before])
         picked = logits.log_softmax(-1)[torch.arange(len(targets)), targets].double()
-        return [part.sum().item() for part in picked.split([len(option) for option in options])]
+        return torch.stack([part.sum() for part in picked.split(list(map(len, options)))])
 
     def loglikelihood_rolling(self, requests):
         raise ValueError("OptionsLM scores options only; use lm-eval's own models for whole texts")

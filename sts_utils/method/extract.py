@@ -102,12 +102,14 @@ def feature_stats(
             caches = [context_cache(model, contexts[0])]
             same = models[0] is models[1] and contexts[0] == contexts[1]  # one condition: Δ is zero
             caches.append(caches[0] if same else context_cache(models[1], contexts[1]))
-            queries = {i: pairs[i][0].query for i in members}
-            for batch in _batches(queries, max(map(len, contexts)), model, tokens):
-                for part, residuals in _halving(queries, models, caches, batch, layers):
-                    lengths = [len(queries[i]) for i in part]
+            tails = {i: pairs[i][0].tail for i in members}
+            for batch in _batches(tails, max(map(len, contexts)), model, tokens):
+                for part, residuals in _halving(tails, models, caches, batch, layers):
+                    lengths = [len(pairs[i][0].query) for i in part]
+                    last = zip((len(tails[i]) for i in part), lengths, strict=True)
+                    own = torch.cat([torch.arange(size) >= size - n for size, n in last])
                     for hook, pooled in zip(hooks, sums, strict=True):
-                        sides = [side[hook.layer] for side in residuals]
+                        sides = [side[hook.layer][own] for side in residuals]
                         pool(pooled, paired_sums(part, lengths, sides, hook, features, ids))
                 bar.update(len(batch))
     return [stacked(of, ids, hook.sae, features) for hook, of in zip(hooks, sums, strict=True)]
@@ -117,7 +119,7 @@ def by_context(pairs: Sequence[tuple[Prompt, Prompt]]) -> dict[tuple, list[int]]
     """(context a, context b) -> indices of the pairs behind them."""
     groups = defaultdict(list)
     for index, (a, b) in enumerate(pairs):
-        if a.query != b.query:
+        if (a.query, a.tail) != (b.query, b.tail):
             raise ValueError(f"question {a.example_id}: query tokens differ between the conditions")
         groups[a.context, b.context].append(index)
     return groups

@@ -16,12 +16,14 @@ class Prompt:
 
     `ids[:span[0]]` is the context: the chat header and, in condition "icl", the demonstrations.
     After the span comes the assistant's header, from which a model would go on to generate.
+    `shared` tokens of it are the same for other queries, where that is not all of it (`behind`).
     """
 
     ids: tuple[int, ...]
     span: tuple[int, int]
     example_id: str
     condition: str
+    shared: int | None = None
 
     @property
     def query(self) -> tuple[int, ...]:
@@ -30,8 +32,13 @@ class Prompt:
 
     @property
     def context(self) -> tuple[int, ...]:
-        """Ids of everything before the query."""
-        return self.ids[: self.span[0]]
+        """Ids of everything before the query, as far as other queries share it."""
+        return self.ids[: self.span[0] if self.shared is None else self.shared]
+
+    @property
+    def tail(self) -> tuple[int, ...]:
+        """Ids behind the context, up to the query's end."""
+        return self.ids[len(self.context) : self.span[1]]
 
 
 def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = ()) -> Prompt:
@@ -60,7 +67,7 @@ def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = (
 
 def behind(prompt: Prompt) -> Prompt:
     """The same prompt read where its answer is about to be written: the tokens after the query."""
-    return replace(prompt, span=(prompt.span[1], len(prompt.ids)))
+    return replace(prompt, span=(prompt.span[1], len(prompt.ids)), shared=prompt.span[0])
 
 
 def prompt_pairs(

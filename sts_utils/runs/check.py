@@ -2,7 +2,7 @@
 
 import torch
 
-from sts_utils import config, corpora, models
+from sts_utils import batches, corpora, models
 from sts_utils.config import Profile
 from sts_utils.examples import by_domain
 from sts_utils.runs import models as held
@@ -11,7 +11,7 @@ from sts_utils.runs import samples
 
 def prepare(profile: Profile) -> None:
     """Raise a one-line ValueError for a profile whose parts are missing or do not fit."""
-    torch.set_num_threads(config.cpu_threads())
+    torch.set_num_threads(batches.cpu_threads())
     features = held.sae(profile, "cpu").cfg.d_sae
     if profile.top_n > features:
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from sts_utils import config, corpora, models, saes, store
+from sts_utils import batches, corpora, models, saes, store
 from sts_utils.config import Profile
 from sts_utils.method import extract, prompts
 from sts_utils.method.extract import Hook
@@ -22,7 +22,7 @@ from sts_utils.runs import engine, samples
 
 @lru_cache(maxsize=2)  # the untouched model and one fine-tuned one
 def _truncated(name: str, layer: int, dtype: str, revision: str | None):
-    torch.set_num_threads(config.cpu_threads())
+    torch.set_num_threads(batches.cpu_threads())
     return models.load_truncated(name, layer, dtype, revision)
 
 
@@ -85,7 +85,7 @@ def _first_prompts(profile: Profile) -> list[Prompt]:
 
 def load_whole(profile: Profile, model: "TrainedModel | None" = None):
     """The whole model to evaluate: untouched (None) or fine-tuned."""
-    torch.set_num_threads(config.cpu_threads())
+    torch.set_num_threads(batches.cpu_threads())
     where = str(model.folder()) if model else profile.model
     release()
     revision = None if model else profile.revision

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
-from sts_utils import config
+from sts_utils import batches, config
 from sts_utils.config import Profile
 from sts_utils.method.extract import ROWS
 from sts_utils.scale import cost, fetch
@@ -57,7 +57,7 @@ def _training(profile: Profile, model: Shape) -> tuple[float, str]:
 
 def _cpu(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:
     """Memory and time without a GPU."""
-    (need, told), memory, cores = _training(profile, model), _memory(), config.cpu_threads()
+    (need, told), memory, cores = _training(profile, model), _memory(), batches.cpu_threads()
     hours, lines = plan.flops.sum() / (CORE * cores) / 3600, []
     if need > memory:
         lines.append(f"{told}, this machine has {memory:.0f} GB of memory")

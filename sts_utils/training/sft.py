@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 MASTER_BYTES = 16
 #: The paper's optimizer (the paper's protocol).
 BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
+#: Batch of a probe: many small steps show sooner where training leads than few large ones
+#: (notebook 07_control).
+QUICK_BATCH = 4
 #: Logits held at once, in float32.
 LOGITS = 2**28
 #: A log's names for the Trainer's columns.
@@ -62,16 +65,20 @@ def train_answers(
     seed: int,
     desc: str,
     steps: int | None = None,
+    warmup: float = WARMUP,
 ) -> pd.DataFrame:
     """Train what is trainable in `model` on the answers of `examples` (in place), at the learning
-    rate `lr` instead of the settings'; a log as `sft`'s."""
+    rate `lr` instead of the settings', after a `warmup` of so much of the run; a log as `sft`'s."""
     rows = tokenize(tokenizer, examples, settings.max_length)
     models.train_on_rows_of(model, max(len(row["input_ids"]) for row in rows))
     precision = torch.backends.fp32_precision  # TF32, which SFT sets, is for SFT alone
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            told = on_one_gpu(TrainingArguments(**arguments(settings, seed, steps, scratch)))
+            told = on_one_gpu(
+                TrainingArguments(**arguments(settings, seed, steps, scratch, warmup))
+            )
             optimizers = master_adamw(model, lr), None
+            told = on_one_gpu(told)
             return run(AnswerTrainer(model, told, collate, rows, optimizers=optimizers), desc)
     finally:
         torch.backends.fp32_precision = precision
@@ -87,7 +94,9 @@ def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) 
     return log[list(columns)].rename(columns=NAMES).assign(seed=trainer.args.seed)
 
 
-def arguments(settings: SftSettings, seed: int, steps: int | None, scratch: str) -> dict:
+def arguments(
+    settings: SftSettings, seed: int, steps: int | None, scratch: str, warmup: float = WARMUP
+) -> dict:
     """TrainingArguments of one process: the paper's schedule, nothing saved or reported."""
     return plain_arguments(seed, scratch) | dict(
         num_train_epochs=settings.epochs,
@@ -99,7 +108,7 @@ def arguments(settings: SftSettings, seed: int, steps: int | None, scratch: str)
         remove_unused_columns=False,
         tf32=is_torch_tf32_available() or None,  # of float32 weights: 8 times as fast
         lr_scheduler_type="cosine",
-        warmup_steps=WARMUP,
+        warmup_steps=warmup,
     )
 
 

@@ -1,41 +1,63 @@
 import numpy as np
 import pytest
 
-from sts_utils.control import judgement, matrix, scores, sets
-from sts_utils.control.scores import Score
+from sts_utils.control import judgement, scores, sets, tables
+from sts_utils.control.scores import FIXED, Score
 from sts_utils.method import score
-from sts_utils.runs import features, plan, samples
-
-
-@pytest.fixture(scope="module")
-def whole(small):
-    plan.compute(small, sets.steps(small))
-    return matrix.load(small)
+from sts_utils.results import Result
+from sts_utils.runs import features, samples
 
 
 @pytest.mark.slow
-def test_the_matrix_runs_on_the_tiny_model(whole):
-    changes = whole.changes("gold_probability")
-    assert len(changes) == 14 and changes[0].shape[:2] == (4, 2)
-    judged = judgement.judge(whole, scores.candidates(whole.profile), ("gold_loglik",), draws=20)
-    assert judged["rank"].between(1, 14).all()
-    assert whole.own == {0: 1, 1: 6, 2: 8}  # gsm-symbolic is no domain
+@pytest.mark.parametrize("result", tables.RESULTS, ids=lambda of: of.name)
+def test_every_table_and_figure_is_drawn_on_the_tiny_model(control, result: Result):
+    thing, caption = result.draw(control)
+    assert len(caption) > 80
+    if result.kind == "table":
+        assert len(thing) and not thing.dropna(axis=1, how="all").empty
 
 
 @pytest.mark.slow
-def test_matrix_scores_are_the_paper_s_equations(whole, small):
+def test_both_halves_judge_every_candidate(control):
+    for table in control.judged.values():
+        assert len(table) == 1 + len(control.candidates) and table.auc.between(0, 1).all()
+        assert FIXED.label in set(table.score) and table.r.between(-1, 1).all()
+    topics = judgement.topics(control.parts["topics"], [FIXED, scores.OVERLAP])
+    assert topics.r.between(-1, 1).all()
+
+
+@pytest.mark.slow
+def test_features_are_read_at_the_query_or_where_the_answer_is_to_be(control):
+    part = control.parts["judgement"]
+    query, answer = part.features[0][0], part.elsewhere.features[0][0]
+    assert query.ids == answer.ids and (answer.n == answer.n[0]).all() and answer.n[0] < 12
+
+
+@pytest.mark.slow
+def test_matrix_scores_are_the_paper_s_equations(control):
+    whole = control.parts["topics"]
     d = whole.cells[2][0].dims("both", 20)
-    names = samples.evaluation_questions(small)
+    names = samples.evaluation_questions(whole.profile)
     for metric in score.PAPER_SCORES:
         ours = scores.values(whole, Score(metric, "both", 20))[2, 0]
         equation = getattr(score, metric)
-        theirs = [equation(features.extract_domain(small, name, 0), d) for name in names]
+        theirs = [equation(features.extract_domain(whole.profile, name, 0), d) for name in names]
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
 @pytest.mark.slow
-def test_unknown_scores_and_sizes_are_one_line(whole):
+def test_unknown_scores_and_sizes_are_one_line(control):
+    whole = control.parts["topics"]
     with pytest.raises(ValueError, match="score 'sts': choose from sts_act, sts_icl"):
         scores.values(whole, Score("sts"))
     with pytest.raises(ValueError, match="N is 513, but the SAE has 512 features: choose fewer"):
         whole.cells[0][0].dims("paper", 513)
+
+
+@pytest.mark.slow
+def test_a_quick_probe_learns_from_a_tenth_and_saves_no_model(control, monkeypatch):
+    part = control.parts["topics"].profile
+    probed = sets.probe(part, "law", 0, "quick probe")
+    assert set(probed.domain) == set(control.parts["topics"].domains)
+    assert probed.groupby("domain").size().eq(part.control.probe_questions).all()
+    assert probed[judgement.ODDS].abs().max() > 0

@@ -2,30 +2,24 @@ import numpy as np
 import pytest
 
 from sts_utils import config, corpora
-from sts_utils.control import matrix, sets
+from sts_utils.control import sets
+from sts_utils.corpora import skills
 from sts_utils.runs import samples
 
 
 def test_training_and_evaluation_questions_are_disjoint(small):
     asked = {e.question for g in samples.evaluation_questions(small).values() for e in g}
     shown = {e.question for e in corpora.load(small.demonstrations)}
-    for name in small.control.sets:
+    for name in small.control.part.sets:
         chosen = sets.examples(small, name, 0)
-        assert len(chosen) == 12
+        assert len(chosen) == 8
         assert not {e.question for e in chosen} & (asked | shown)
 
 
-def test_the_split_covers_the_control_profile_without_overlap():
-    profile, split = config.load("control"), matrix.split()
-    design, judgement = split["design"], split["judgement"]
-    assert {*design["sets"], *judgement["sets"]} == set(profile.control.sets)
-    assert not set(design["sets"]) & set(judgement["sets"])
-    assert not set(design["seeds"]) & set(judgement["seeds"])
-
-
 def test_a_set_with_too_few_examples_says_what_to_lower(small):
-    settings = small.control.model_copy(update={"sets": ("engineering",), "examples": 64})
-    with pytest.raises(ValueError, match=r"'engineering' has .* lower it"):
+    part = small.control.part.model_copy(update={"sets": ("engineering",), "examples": 64})
+    settings = small.control.model_copy(update={"part": part})
+    with pytest.raises(ValueError, match=r"'engineering' has .* lower examples or questions there"):
         sets.pairs(small.model_copy(update={"control": settings}), "engineering", 0)
 
 
@@ -38,8 +32,32 @@ def test_contrasting_contexts_ask_the_same_questions_at_like_length(small, conte
     assert lengths[1] == pytest.approx(lengths[0], rel=0.15)
 
 
-def test_each_step_is_of_a_set_and_seed_that_the_profile_names(small):
-    steps = sets.steps(small)
+def test_each_step_is_of_a_set_and_seed_that_the_profile_names(tiny):
+    steps, parts = sets.steps(tiny), sets.parts(tiny)
     cells = [step.args[1:] for step in steps if step.compute is sets.cell]
-    assert cells == [(name, seed) for seed in (0, 1) for name in small.control.sets]
+    of = (p.control.part for p in parts.values())
+    assert cells == [(name, seed) for part in of for seed in part.seeds for name in part.sets]
     assert len({step.name for step in steps}) == len(steps)
+
+
+def test_every_skill_on_the_trained_surfaces_is_a_set_of_the_full_control():
+    parts = sets.parts(config.load("control"))
+    design, judgement, topics = (parts[k].control.part.sets for k in parts)
+    assert len(design) == 12 and len(judgement) == 16 and "third, python" in design
+    assert not {s.split(", ")[0] for s in design} & {s.split(", ")[0] for s in judgement}
+    assert "math" not in topics
+
+
+def test_skills_of_another_type_of_answer_are_not_asked(tiny):
+    part = sets.parts(tiny)["judgement"]
+    asked = sets._questions(part, "last, parcels", 2)
+    assert {skills.SKILLS[e.domain.split(", ")[0]][0] for e in asked} == {"number"}
+    assert len(asked) == 2 * 12
+
+
+@pytest.mark.parametrize("base", ["llama3-8b", "qwen2.5-7b", "gemma2-9b"])
+def test_the_paper_s_profiles_carry_the_design(base):
+    small, large = config.load("control"), config.load(f"control-{base}")
+    assert large.control.parts == small.control.parts and large.runs_control
+    assert large.model == config.load(base).model and not large.runs_paper
+    assert {p.evaluation.mode for p in sets.parts(large).values()} == {"options"}

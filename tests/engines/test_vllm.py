@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sts_utils import config, corpora, generation, models, saes
+from sts_utils import batches, corpora, generation, models, saes
 from sts_utils.engines import vllm
 from sts_utils.method import extract, prompts
 from sts_utils.runs import samples
@@ -103,7 +103,7 @@ def test_features_that_are_not_finite_are_one_line(pairs, hooks, folder):
 
 
 def test_generation_is_that_of_transformers():
-    torch.set_num_threads(config.cpu_threads())
+    torch.set_num_threads(batches.cpu_threads())
     tokenizer = samples.tokenizer(MODEL)
     questions = ["What is the capital of France?", "What is 7 plus 5?"]
     expected = generation.completions(models.load_model(MODEL), tokenizer, questions, 24)
