@@ -29,8 +29,11 @@ class Cell:
 
     @cached_property
     def shifted(self) -> dict[str, FeatureStats]:
-        """Context (of sets.CONTEXTS) -> features without and with demonstrations from there."""
-        return sets.extract_contexts(sets.at(self.profile, self.place), self.name, self.seed)
+        """Context (of sets.CONTEXTS; behind the query "own" alone) -> features without and with
+        demonstrations from there."""
+        if self.place == "query":
+            return sets.extract_contexts(self.profile, self.name, self.seed)
+        return {"own": sets.extract_shift(sets.at(self.profile, self.place), self.name, self.seed)}
 
     @cached_property
     def change(self) -> pd.DataFrame:
@@ -40,7 +43,8 @@ class Cell:
     @cached_property
     def ranked(self) -> dict[str, ShiftedDims]:
         """Every feature in the order of its shift, by what is taken from it (of CONTRASTS)."""
-        contrasts = {which: [self.shifted[c] for c in of] for which, of in CONTRASTS.items()}
+        at_hand = {which: of for which, of in CONTRASTS.items() if {*of} <= {*self.shifted}}
+        contrasts = {which: [self.shifted[c] for c in of] for which, of in at_hand.items()}
         own = self.shifted["own"]
         return {k: shift.shifted_dims(own, None, contrast=of) for k, of in contrasts.items()}
 

@@ -14,7 +14,7 @@ from sts_utils.runs.scores import SCORES, cosine, over_domains
 
 #: The scores that read D_N, and those that do not.
 FEATURE_SCORES = tuple(SCORES)
-OTHER_SCORES = ("residual similarity", "token overlap")
+OTHER_SCORES = ("residual similarity", "token overlap", "right − wrong answers")
 #: Cosines of gradients (evaluation/gradients.py), and what they are of.
 GRADIENTS = {
     "gradient of answers": "loglik",
@@ -42,6 +42,7 @@ class Score:
 
 
 OVERLAP = Score("token overlap")
+ANSWERS = Score("right − wrong answers", place="answer")
 #: Fixed on the design half before any score was computed on the judgement half.
 FIXED = Score("quick probe")
 
@@ -50,11 +51,11 @@ def candidates(profile: Profile) -> list[Score]:
     """What is judged: the paper's scores and ours at both places, what a user would try first, and
     short runs of fine-tuning."""
     read = [Score(name, n=profile.top_n) for name in FEATURE_SCORES]
-    read += [Score(name, "both", profile.top_n) for name in ("sts_icl", "sts_relative", "cosine")]
     read += [Score("residual similarity")]
     behind = [Score(s.name, s.dims, s.n, "answer") for s in read]
-    others = [OVERLAP, *map(Score, GRADIENTS), Score("probe run"), FIXED]
-    return [*read, *behind, *others]
+    both = [Score(name, "both", profile.top_n) for name in ("sts_icl", "sts_relative", "cosine")]
+    others = [OVERLAP, ANSWERS, *map(Score, GRADIENTS), Score("probe run"), FIXED]
+    return [*read, *both, *behind, *others]
 
 
 def values(matrix: Matrix, score: Score) -> np.ndarray:
@@ -79,6 +80,11 @@ def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
     if score.name == "residual similarity":
         residual = np.stack([domain.mean("r") for domain in domains])
         return cosine(cell.shifted["own"].mean("r"), residual)
+    if score.name == "right − wrong answers":
+        place = sets.at(matrix.profile, score.place)
+        of_domains = [sets.extract_answers(place, d).mean("dh") for d in matrix.domains]
+        own = sets.extract_answers(place, cell.name, cell.seed).mean("dh")
+        return cosine(own, np.stack(of_domains))
     if score.name in GRADIENTS:
         key = GRADIENTS[score.name]
         of_domains = np.stack([sets.gradients(matrix.profile, d)[key] for d in matrix.domains])

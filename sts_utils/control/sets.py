@@ -6,7 +6,6 @@ or its words otherwise than the rest. What is computed is here, each thing once 
 
 import math
 import random
-from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -68,7 +67,7 @@ def pools(profile: Profile) -> dict[str, tuple[Example, ...]]:
     for name in part.sets:
         if name in domains:
             free = [e for e in domains[name] if e.question not in asked]
-            free = [replace(e, options=(), instruction="", solution=e.answer) for e in free]
+            free = [contrast.right(e) for e in free]
         else:
             free = corpora.load(name)
         at_hand[name] = tuple(free)
@@ -228,7 +227,45 @@ def extract_contexts(profile: Profile, name: str, seed: int) -> dict[str, Featur
     return {context: extract_shift(profile, name, seed, context) for context in CONTEXTS}
 
 
-# --- gradients ---------------------------------------------------------------------------------
+# --- right and wrong answers -------------------------------------------------------------------
+
+
+def extract_answers(profile: Profile, name: str, seed: int | None = None) -> FeatureStats:
+    """Features of questions after demonstrations with wrong answers, then with the right ones: what
+    is left of the shift is neither wording nor form. Of a training set and seed, or of a domain.
+
+    Raises ValueError for demonstrations without options.
+    """
+    settings, part = profile.control, profile.control.part
+    if seed is None:
+        shown = by_domain(corpora.load(profile.demonstrations))[name]
+        asked = samples.domain_queries(profile, name, 0)
+    else:
+        chosen = _with_options(profile, examples(profile, name, seed))
+        asked, shown = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
+    told = settings.demonstrations, settings.contexts, seed or 0
+    chosen, rng = prompts.choose_demonstrations(shown, *told), random.Random(f"wrong {name} {seed}")
+    wrong = [[contrast.wrong(rng, e) for e in group] for group in chosen]
+    right = [[contrast.right(e) for e in group] for group in chosen]
+    asked = [contrast.right(e) for e in asked[: part.queries]]
+    both = [samples.pairs(profile, asked, of) for of in (wrong, right)]
+    pairs = [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]
+    recipe = {"answers": name, "seed": seed, "prompts": store.digest([b.ids for _, b in pairs])}
+    recipe["wrong"] = store.digest([a.ids for a, _ in pairs])
+    desc = f"{name}, right and wrong"
+    return features.extract(
+        "features-control",
+        [profile],
+        lambda p: features.settings_of(p, **recipe),
+        lambda: pairs,
+        desc,
+    )
+
+
+def _with_options(profile: Profile, chosen: list[Example]) -> list[Example]:
+    """Examples as their corpus has them: training leaves the options out."""
+    whole = {e.id: e for e in corpora.load(profile.domains)}
+    return [whole[e.id] for e in chosen]
 
 
 def gradients(profile: Profile, name: str, seed: int | None = None) -> dict[str, np.ndarray]:
@@ -261,8 +298,10 @@ def cell(profile: Profile, name: str, seed: int) -> None:
     for kind in PROBES:
         probe(profile, name, seed, kind)
     gradients(profile, name, seed)
-    for place in PLACES:
-        extract_contexts(at(profile, place), name, seed)
+    extract_contexts(profile, name, seed)
+    behind = at(profile, "answer")
+    extract_shift(behind, name, seed)
+    extract_answers(behind, name, seed)
 
 
 def at(profile: Profile, place: str) -> Profile:
@@ -280,7 +319,8 @@ def steps(profile: Profile) -> list[Step]:
             of = plan.domains_of(at(part, place), seeds)
             steps += [step._replace(stage=NOTEBOOK) for step in of]
         for domain in corpora.domains(part.domains):
-            of = (part, domain)
+            read, of = (at(part, "answer"), domain), (part, domain)
+            steps.append(Step("right and wrong answers", extract_answers, read, NOTEBOOK))
             steps.append(Step("gradients of the domains", gradients, of, NOTEBOOK))
         for seed in seeds:
             for name in sets:

@@ -1,10 +1,11 @@
 """Demonstrations from elsewhere, as long as a given one: what any context moves, to be taken off.
 
-`nearest` gives a worked example, `prose` plain text.
+`nearest` gives a worked example, `prose` plain text, `wrong` the same question with a wrong answer.
 """
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -27,6 +28,19 @@ def nearest(
     """One of `others`, whose `lengths` are `sizes`, about as long as `like`."""
     (length,) = lengths(tokenizer, [like])
     return others[rng.choice(np.argsort(np.abs(sizes - length), kind="stable")[:NEAREST].tolist())]
+
+
+def wrong(rng: random.Random, like: Example) -> Example:
+    """The example with one of its wrong options for an answer. Raises ValueError without any."""
+    others = [option for option in like.options if option != like.answer]
+    if not others:
+        raise ValueError(f"question {like.id} has no options, so no wrong answer")
+    return right(replace(like, answer=rng.choice(others)))
+
+
+def right(example: Example) -> Example:
+    """The example with the text of its answer for a solution, and its options not shown."""
+    return replace(example, options=(), instruction="", solution=example.answer)
 
 
 def prose(tokenizer, rng: random.Random, like: Example) -> Example:
