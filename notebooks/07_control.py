@@ -12,148 +12,135 @@
 # ---
 
 # %% [markdown]
-# # 07 · A positive control
+# # 07 · A positive control: skill, words or topic?
 #
-# The paper correlates over domains after training on mathematics. Nothing in it shows that the
-# score can tell one training set from another. Here most training sets **are** domains: fine-tuning
-# on law should move law, and a score worth having must say so beforehand. A matrix of training sets
-# × domains asks it, with training and evaluation questions disjoint and the same number of examples
-# and steps for every set.
+# The paper correlates over domains after training on mathematics. Nothing in it shows what the
+# score follows: a domain can resemble the training set in what must be **done**, or only in the
+# **words**. Here the two are crossed. A *skill* is a question about a list of numbers and names
+# ("which is the largest?"); a *surface* is what the list is written as (apples sold by weekday, a
+# Python list, parcels, race times). A model is fine-tuned on one skill on one surface. What happens
+# to the same skill on other surfaces, and to other skills on the same surface?
 #
-# Beside the paper's scores stand a **contrastive** one of ours, what a user would try first
-# (overlap of words, similarity of the residual stream), and what costs more: a short fine-tuning
-# run, extrapolated.
+# - **Design half**: six skills and four surfaces, to look for a score on.
+# - **Judgement half**: eight new skills and four new surfaces, written and committed before any
+#   score was computed on them (`data/skills.yaml`), judged once.
+# - **Topics**: training sets that are categories of MMLU, in one section at the end.
 #
-# *The full control takes up to two hours and was not run again: cells without an execution number
-# show, word for word, the outputs of the run behind `figures/control` (commit 0de4d57). The code
-# has since moved into `sts_utils/control`, and its side questions are gone: other doses of SFT,
-# numbers of demonstrations and sizes of D_N, what is generic in a shift, the sign, the cost, the
-# search for a score on the design half. They were measured once; commit 4ad543f holds them with
-# their outputs. So some outputs here have rows that are no longer computed: the scores `mean
-# activation` and `embedding similarity`, and the goal on cost. `make control` runs what is left.*
+# No question is both trained on and asked. Only cells with the same type of answer (a number, a
+# name, yes or no) are compared.
 
 # %% tags=["parameters"]
 PROFILE = "control"
-SEEDS = None  # kept for papermill: the control has seeds of its own (control.seeds)
+SEEDS = None  # kept for papermill: the control's parts have seeds of their own (control.parts)
 
 # %%
-import pandas as pd
-
 from sts_utils import config
-from sts_utils.control import judgement, scores, sets, tables
+from sts_utils.control import judgement, sets, tables
 from sts_utils.control.tables import Control, show
 from sts_utils.runs import plan
 
 profile = config.load(PROFILE, SEEDS)
 plan.compute(profile, sets.steps(profile))
 control = Control(profile)
-names, seeds = control.matrix.names, control.matrix.seeds
-print(f"{len(names)} training sets, {len(control.matrix.domains)} domains, seeds {seeds}")
+for name, part in control.parts.items():
+    print(f"{name}: {len(part.names)} training sets x {len(part.domains)} domains, {part.seeds}")
 
 # %% [markdown]
-# ## Two examples, as they are trained on
+# ## Four training sets, as they are trained on
 
 # %%
-for name in names[:2]:
-    example = sets.examples(profile, name, seeds[0])[0]
-    print(f"[{name}] {example.query[:300]}\n  -> {example.solution[:200]}\n")
+for half in ("design", "judgement"):
+    part = control.parts[half]
+    for name in (part.names[0], part.names[-1]):
+        example = sets.examples(part.profile, name, part.seeds[0])[0]
+        print(f"[{half}: {name}] {example.query}\n  -> {example.solution}\n")
 
 # %% [markdown]
-# ## Did fine-tuning move its own domain?
+# ## What does fine-tuning move?
 #
-# The change of each question's performance, paired with the untouched model's. Any training moves
-# every domain (it teaches the form of an answer) and some domains move under any training, so row
-# and column means are removed. What is left is particular to a set and a domain. Rank 1: the
-# training set's own domain gained most of all. The probability of the gold option is free of style;
-# the likelihood a token of the gold option's text has far less noise, but moves with the domain's
-# wording too.
+# The change of the log-odds of the right answer against the other options, which is free of form
+# that all options share. If the skill carries over, *same skill, other words* gains. Two gates were
+# set beforehand: the changes must be reliable, and the same skill must gain; else nothing below
+# counts.
 
 # %%
-show(tables.control_change, control)
+show(tables.control_gains, control)
 
 # %% [markdown]
-# ## Score and change, side by side
+# ## Does a score follow the skill or the words?
 #
-# The paper's STS_act, then the contrastive score. (The pictures were drawn before a column was
-# divided by its standard deviation over training sets: here `math` takes the colour.)
+# For each training set, how often does a score put the same skill in other words above another
+# skill in the same words? A score that follows words has 0, one that follows skill has 1. Scores
+# read the features of the query's tokens, as the paper does, or of the tokens between the query and
+# its answer ("at the answer"), where what is to be done must be known.
 
 # %%
-show(tables.control_heat_paper, control)
-
-# %%
-show(tables.control_heat, control)
+show(tables.control_aucs, control)
 
 # %% [markdown]
-# ## Design: which contrastive score?
+# ## Design: what was tried
 #
-# Half of the sets and one seed (`data/control_split.yaml`, written before any score was computed on
-# them) served to choose one of 145 scores: every score, every way to contrast, N from 20 to 1000.
-# The rule: highest share of rank 1, then lowest mean rank, then highest r with the change of the
-# likelihood.
+# **Which scores read the skill on the design half?** The paper's two scores, ours and the residual
+# stream follow the words at either place. Three changes make a difference:
 #
-# A contrastive D_N alone did not suffice: STS_act adds up activations, so a few features that are
-# strong everywhere outweigh those that are particular to a domain. `sts_relative` takes the
-# logarithm of each feature's activation in a domain over its mean over the domains, and averages it
-# over D_N. Besides those 145, about a dozen forms of it were tried on the design half (ratio or
-# standardised instead of logarithm, weighted by shift or its root, centred cosines). By the rule,
-# overlap of words and residual similarity came first; of the scores that read D_N, this one did.
-# The search was done once and is in commit 4ad543f (`control_design`).
+# - **Wrong answers as a contrast.** Demonstrations shift features mostly by their wording and form.
+#   The same demonstrations with wrong answers shift them by the same wording and form. The
+#   difference (*right − wrong answers*, the cosine of two domains' signed shifts) follows the
+#   skill. No gradient, no training: the paper's idea with a better baseline.
+# - **The gradient of the log-odds** instead of the answer's likelihood. What pulls the right answer
+#   above the wrong ones, in the residual stream or carried by SAE features, follows the skill; what
+#   raises the answer's likelihood is mostly form.
+# - **A quick probe**: a tenth of the examples in batches of four at ten times the learning rate,
+#   with no warm-up. It has a sign and a unit. The same cost in the ordinary schedule (*probe run*,
+#   a twentieth of the steps) says little.
+#
+# Also tried once on the design half, outside this notebook, one seed each (AUC; r with the change
+# within training sets): quick probes of three steps of eight (0.77; 0.35) and six of four (0.89;
+# 0.58); gradients of the log-odds of twelve questions in all weights (0.76; 0.62), in the MLPs
+# (0.77; 0.63), in attention (0.77; 0.60), after sign (0.72; 0.57), of the answers' likelihood
+# (0.59; 0.40); in the residual stream with 24 questions after blocks 5, 10, 15, 20, 25, 28: 0.84,
+# 0.87, 0.91, 0.87, 0.87, 0.92 (0.63, 0.64, 0.60, 0.54, 0.47, 0.47); at the answer's position alone
+# 0.66 to 0.82; as an outer product with the residual stream 0.81 to 0.89; features × gradient at
+# blocks 15, 20, 25: 0.68, 0.83, 0.79; its absolute value 0.21 to 0.38; with answers of other
+# questions for options 0.59 to 0.67; ICL shift in the residual stream of the answer's position,
+# right − wrong, 0.79 to 0.86 from block 14 on, 0.69 to 0.74 before, but 0.00 to 0.38 without the
+# contrast, and 0.00 to 0.21 with the mean over training sets taken off instead.
+#
+# **The rule**: the highest AUC on the design half among what costs at most a tenth of fine-tuning
+# and reads the profile's layer. That is the quick probe (`scores.FIXED`). *Right − wrong answers*
+# and the two gradients were fixed with it, to be judged beside it.
+
+# %%
+show(tables.control_design, control)
 
 # %% [markdown]
 # ## Judgement
 #
-# One definition was fixed on the design half (`scores.FIXED`), and is judged on sets and seeds that
-# were not used to find it. The paper's scores, the baselines and the probe run stand beside it.
-# `first_p` and `rank_p`: how often a random order of the domains does as well.
+# New skills, new surfaces, two more types of answers.
 
 # %%
 show(tables.control_judgement, control)
 
 # %%
-show(tables.control_ranks, control)
-
-# %% [markdown]
-# `sts_utils.predict` quotes this table. Its default, `sts_relative` on the paper's D_N, is the one
-# of its scores that did best here, so it was chosen **after** the judgement half was seen;
-# the score that was fixed before is `sts_relative_contrastive`.
-
-# %% [markdown]
-# ## r within each training set
-#
-# Over the domains, the score and the change each less its mean over training sets. For description
-# alone: the design half is in it.
-
-# %%
-changes = control.matrix.changes(scores.LIKELIHOOD)
-within = {
-    s.label: judgement.r_within(scores.values(control.matrix, s), changes) for s in control.main
-}
-pd.DataFrame(within, index=pd.Index(names, name="training set")).round(2)
-
-# %% [markdown]
-# ## Skill or words?
-#
-# Topics and their words come together, so a score that reads words alone passes the test above. In
-# the profile `skills-design` a training set is a skill on a surface, like "maximum, apples":
-# fine-tuning moves the same skill in other words and not another skill in the same words. These two
-# tables are of such a profile alone (`make reproduce PROFILE=skills-design`; not run at full size
-# yet).
-
-# %%
-show(tables.control_gains, control)
-show(tables.control_transfer, control)
-
-# %% [markdown]
-# ## Were the goals reached?
-#
-# Set before the work began, for the score that was fixed on the design half: its own domain first
-# in at least 90% of the judged sets and seeds, r of at least 0.7, at no more than a tenth of the
-# probe run's cost. All three were missed. The cost is in the outputs below and no longer computed.
-
-# %%
 show(tables.control_goals, control)
 
 # %%
+show(tables.control_heat, control)
+
+# %% [markdown]
+# ## Topics
+#
+# Training sets that are categories of MMLU reward knowing the topic, and the overlap of words knows
+# it best: "own domain first" is no success. What counts is whether a score and the change agree off
+# the diagonal, without mathematics, and **beyond** the overlap of words.
+
+# %%
+show(tables.control_topics, control)
+
+# %%
+gains, sure = judgement.gains(control.parts["judgement"])
+mean = gains.set_index("cells").change
+print(f"judgement half: reliability {sure:.2f}; same skill {mean.skill:+.2f}, own {mean.own:+.2f}")
 goals, _ = tables.control_goals(control)
 for g in goals.itertuples():
     print(f"{g.what}: {g.reached:.2f} (goal: {g.goal:g}, {g.verdict})")

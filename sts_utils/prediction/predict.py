@@ -91,7 +91,7 @@ def predict(
         sizes = f"seeds {list(seeds)}, shots {shots}, queries {queries}"
         raise ValueError(f"{sizes}: give one or more of each")
     if probe is not None and (not isinstance(probe, int) or probe < 2):
-        raise ValueError(f"probe is {probe!r}: give 2 or more steps, for the first is warm-up")
+        raise ValueError(f"probe is {probe!r}: give 2 or more steps")
     scores.check(score, n, has_icl=demonstrations != "none")
     profile, notes = _profile(model, sae, dtype), []
     tokenizer = samples.tokenizer(model, profile.revision)
@@ -211,7 +211,7 @@ def _probe(profile, steps: int, learned, asked, pairs, seed: int, progress: bool
     log.warning(cost)
     with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
         answers = probes.run(profile, _files(profile.model), steps, train, questions, seed)
-    return Probe(steps, answers, cost)
+    return Probe(steps, answers, cost, probes.measure(questions))
 
 
 def _files(*names: str) -> list[tuple]:

@@ -16,20 +16,35 @@ from sts_utils.runs import models as held
 from sts_utils.runs import samples
 from sts_utils.training import sft
 
-#: As the default run's fine-tuning, whose learning rate had the least held-out loss there.
-SETTINGS = SftSettings(batch=8, micro_batch=8, lr=1e-4)
+#: The quick probe of the positive control: small batches at ten times fine-tuning's learning rate
+#: (control/sets.py), which is lower where a model is wider than the one it was found on.
+SETTINGS = SftSettings(batch=sft.QUICK_BATCH, micro_batch=sft.QUICK_BATCH, lr=1e-3)
+WIDTH = 576
 #: Of a domain, at most.
 QUESTIONS = 64
 
 
+#: What a measure is called.
+NAMES = {
+    "gold_log_odds": "log-odds of the right option against the others",
+    "solution_loglik": "log-likelihood a token of the answer",
+}
+
+
 @dataclass(frozen=True)
 class Probe:
-    """What `steps` of fine-tuning changed: `answers` has a row a domain and question, with the
-    log-likelihood a token of its answer `before` and `after`; `cost` is said in words."""
+    """What `steps` of fine-tuning changed: `answers` has a row a domain and question, with
+    `measure` of its answer `before` and `after`; `cost` is said in words."""
 
     steps: int
     answers: pd.DataFrame
     cost: str
+    measure: str
+
+    @property
+    def name(self) -> str:
+        """What is measured, in words."""
+        return NAMES[self.measure]
 
     @property
     def changes(self) -> dict[str, np.ndarray]:
@@ -58,15 +73,23 @@ class Probe:
 
 
 def questions(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Example]:
-    """At most QUESTIONS of each domain that have an answer, which is their solution: the gold
-    option's text of multiple choice, whose options are not shown."""
+    """At most QUESTIONS of each domain that have an answer. All are multiple choice, or else an
+    answer is its solution: of multiple choice the gold option's text, without the options."""
     chosen = []
     for examples in asked.values():
         answered = [e for e in examples if e.solution or e.answer]
-        for e in drawn(answered, QUESTIONS, seed):
-            plain = replace(e, options=(), instruction="", solution=e.answer)
-            chosen.append(plain if e.options else replace(e, solution=e.solution or e.answer))
-    return chosen
+        chosen += drawn(answered, QUESTIONS, seed)
+    if measure(chosen) == "gold_log_odds":
+        return chosen
+    plain = [replace(e, solution=e.solution or e.answer) for e in chosen]
+    bare = {"options": (), "instruction": ""}
+    return [replace(e, **bare, solution=e.answer) if e.options else e for e in plain]
+
+
+def measure(asked: Sequence[Example]) -> str:
+    """What is measured: free of form where there are options, and only there."""
+    free = all(e.answer in e.options for e in asked)
+    return "gold_log_odds" if free else "solution_loglik"
 
 
 def training(train: Sequence[Example], steps: int, seed: int) -> list[Example]:
@@ -113,27 +136,32 @@ def run(
     asked: Sequence[Example],
     seed: int,
 ) -> pd.DataFrame:
-    """Fine-tune the model for `steps` and read `asked` before and after; nothing but the answers'
-    likelihoods is stored. `files`: what tells the model from another of its name."""
+    """Fine-tune the model for `steps` and measure `asked` before and after; nothing but that is
+    stored. `files`: what tells the model from another of its name."""
 
     def compute() -> pd.DataFrame:
         held.release()
         tokenizer = samples.tokenizer(profile.model, profile.revision)
         whole = models.load_model(profile.model, profile.dtype, profile.revision)
 
-        def likelihoods() -> np.ndarray:
-            length = SETTINGS.max_length
-            of = options.solution_loglik(whole.eval(), tokenizer, asked, length)
-            return of.set_index("id").solution_loglik.loc[[e.id for e in asked]].to_numpy()
+        def measured() -> np.ndarray:
+            if chosen == "gold_log_odds":
+                of = options.option_likelihoods(whole.eval(), tokenizer, asked, desc="probe")
+            else:
+                length = SETTINGS.max_length
+                of = options.solution_loglik(whole.eval(), tokenizer, asked, length)
+            return of.set_index("id")[chosen].loc[[e.id for e in asked]].to_numpy()
 
-        before = likelihoods()
-        told = SETTINGS, train, SETTINGS.lr, seed, "probe", steps
-        sft.train_answers(whole.train(), tokenizer, *told)
+        before = measured()
+        told = SETTINGS, train, lr, seed, "probe", steps
+        sft.train_answers(whole.train(), tokenizer, *told, warmup=0)
         rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked]}
-        return pd.DataFrame(rows | {"before": before, "after": likelihoods()})
+        return pd.DataFrame(rows | {"before": before, "after": measured()})
 
+    chosen = measure(asked)
+    lr = SETTINGS.lr * min(1, WIDTH / models.width(profile.model, profile.revision))
     recipe = {"model": profile.model, "dtype": profile.dtype, "files": files, "steps": steps}
-    recipe |= {"sft": SETTINGS.model_dump(), "seed": seed}
+    recipe |= {"sft": SETTINGS.model_dump() | {"lr": lr}, "seed": seed, "measure": chosen}
     recipe |= {"train": store.digest([(e.query, e.solution) for e in train])}
     recipe |= {"asked": store.digest([(e.domain, e.query, e.solution) for e in asked])}
     return store.frame("probe", recipe, compute)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sts_utils import corpora, models
 from sts_utils.config import Profile
-from sts_utils.control.sets import CONTEXTS, full_steps, probe_steps
+from sts_utils.control.sets import CONTEXTS
 from sts_utils.experiments.fig5 import MIXTURES
 from sts_utils.runs.features import ROLLOUTS
 from sts_utils.runs.plan import Step
@@ -225,27 +225,33 @@ def cost(step: Step) -> Cost:
         case "GRPO accuracy" | "rollouts":
             answers = ROLLOUTS if step.kind == "rollouts" else 2 * e.held_out
             return write(p, answers, lengths(g.train)[0], g.completion_tokens)
+        case "right and wrong answers":
+            return control_contexts(p, kinds=2)
+        case "gradients of the domains":
+            return control_gradients(p)
         case "control, training sets":
-            probe = control_change(p, rest[0], probe_steps(p.control), p.control.probe_questions)
-            return control_change(p, rest[0]) + probe + control_contexts(p, rest[0])
+            asked_ = p.control.probe_questions
+            short = control_change(p, 1 / 20, asked_) + control_change(p, 1 / 10, asked_)
+            read_ = control_contexts(p, kinds=len(CONTEXTS) + 3)  # behind the query, right, wrong
+            return control_change(p) + short + read_ + control_gradients(p)
     raise ValueError(f"scale/cost.py has no cost of {step.kind!r}, like {step.name!r}")
 
 
-def control_lengths(p: Profile, name: str) -> tuple[int, int]:
-    """Lengths of a training set of the control: a corpus, or a domain's questions and options."""
-    return lengths(name) if name in corpora.names() else (lengths(p.domains)[0], OPTIONS)
+def control_change(p: Profile, share: float = 1, questions: int | None = None) -> Cost:
+    """Fine-tuning on a share of a training set of the control, and its evaluation."""
+    part = p.control.part
+    tuned = train(p, share * part.examples * part.epochs, (lengths(p.domains)[0], OPTIONS))
+    return tuned + evaluate(p, asked(p, questions))
 
 
-def control_change(p: Profile, name: str, steps: int = 0, questions: int | None = None) -> Cost:
-    """Fine-tuning on a set, with fewer or more `steps` than all of them, and its evaluation."""
-    c = p.control
-    share = steps / full_steps(c) if steps else 1
-    tuned = train(p, share * c.examples * c.epochs, control_lengths(p, name))
-    return tuned + evaluate(p, asked(p, questions or c.asked))
+def control_contexts(p: Profile, kinds: int) -> Cost:
+    """A set's or a domain's questions under so many kinds of context."""
+    c, query = p.control, lengths(p.domains)[0]
+    shown = c.demonstrations * (query + OPTIONS)
+    return pairs(p, kinds * c.contexts, shown, kinds * c.part.queries, query)
 
 
-def control_contexts(p: Profile, name: str) -> Cost:
-    """A set's questions under each kind of context."""
-    c, (query, solution), kinds = p.control, control_lengths(p, name), len(CONTEXTS)
-    shown = c.demonstrations * (query + solution)
-    return pairs(p, kinds * c.contexts, shown, kinds * c.queries, query)
+def control_gradients(p: Profile) -> Cost:
+    """Questions with their options, forward and, twice, back to the SAE's layer."""
+    asked_ = p.control.part.queries
+    return sum((judge(p, asked_, lengths(p.domains)[0], OPTIONS) for _ in range(3)), Cost())

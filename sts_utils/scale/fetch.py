@@ -46,7 +46,7 @@ def needs(profile: Profile) -> list[Need]:
     p, sweep = profile, profile.sweep
     names = [p.train, p.domains, p.demonstrations, *p.others, p.grpo.train]
     names += [p.labels.code, p.labels.dialogue]
-    names += [name for name in p.control.sets if name in corpora.names()]
+    names += [name for part in p.control.parts for name in (part.domains, part.demonstrations)]
     listed = {}
     for hub in (entry.hub for entry in map(corpora.entry, names) if entry.hub):
         need = Need("dataset", *(hub.get(key) for key in ("path", "revision", "split", "name")))

@@ -67,11 +67,11 @@ def test_positive_control_is_quoted_when_it_exists(found, tmp_path, monkeypatch)
     own = scores.in_control()["sts_relative"]
     said = f"{own['first']:.0%}; {own['r']:.2f} [{own['r_low']:.2f}, {own['r_high']:.2f}]"
     assert f"sts_relative {said}" in " ".join(found.sureness())
-    assert f"sts_relative in {own['first']:.0%}" in found.reads()[0]
+    assert f"in the trained words in {own['auc']:.0%}" in found.reads()[0]
     assert "Its contrast there" in " ".join(
         found.rescored(score="sts_relative_contrastive").sureness()
     )
-    monkeypatch.setattr(scores, "CONTROL", tmp_path / "control_judgement.csv")
+    monkeypatch.setattr(scores, "CONTROL", tmp_path)
     assert "not backed by it yet" in " ".join(found.sureness())
     assert "In the positive control" not in " ".join(found.reads())
 

@@ -63,7 +63,7 @@ def test_what_it_costs_is_said_before(caplog, monkeypatch):
     monkeypatch.setattr(probe, "run", stop)
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
         sts_utils.predict(questions("pears"), domains=DOMAINS, seeds=(0,), probe=4, **SMALL)
-    assert "A probe of 4 steps learns from 32 examples and reads 80 questions" in caplog.text
+    assert "A probe of 4 steps learns from 16 examples and reads 80 questions" in caplog.text
 
 
 @pytest.mark.parametrize("steps", [1, 0, -3, 2.5, "8"])

@@ -23,10 +23,7 @@ from sts_utils.scale import plan
 
 slow = pytest.mark.slow
 KINDS = {"figure": ("pdf", "png", "txt"), "table": ("csv", "md", "tex", "txt")}
-#: Drawn by a profile whose training sets are skills; tests/control/test_transfer.py draws them.
-OF_SKILLS = ("control_gains", "control_transfer")
-DRAWN = [result for result in page.RESULTS if result.name not in OF_SKILLS]
-PRODUCTS = [f"{result.name}.{kind}" for result in DRAWN for kind in KINDS[result.kind]]
+PRODUCTS = [f"{result.name}.{kind}" for result in page.RESULTS for kind in KINDS[result.kind]]
 PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md"]
 
 
