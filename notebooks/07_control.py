@@ -35,12 +35,12 @@ SEEDS = None  # kept for papermill: the control's parts have seeds of their own 
 
 # %%
 from sts_utils import config
-from sts_utils.control import judgement, sets, tables
+from sts_utils.control import judgement, sets, steps, tables
 from sts_utils.control.tables import Control, show
 from sts_utils.runs import plan
 
 profile = config.load(PROFILE, SEEDS)
-plan.compute(profile, sets.steps(profile))
+plan.compute(profile, steps.steps(profile))
 control = Control(profile)
 for name, part in control.parts.items():
     print(f"{name}: {len(part.names)} training sets x {len(part.domains)} domains, {part.seeds}")

@@ -7,20 +7,16 @@ import numpy as np
 import pandas as pd
 
 from sts_utils.config import Profile
-from sts_utils.control import sets
+from sts_utils.control import readings, sets
 from sts_utils.method import shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.shift import ShiftedDims
 from sts_utils.runs import features, samples
 
-#: What is taken from the shift before features are ranked: nothing (the paper), or the shift under
-#: length-matched demonstrations of other sets and under prose.
-CONTRASTS = {"paper": (), "both": ("others", "generic")}
-
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A training set and seed, with features read at one place (sets.PLACES)."""
+    """A training set and seed, with features read at one place (readings.PLACES)."""
 
     profile: Profile
     name: str
@@ -28,38 +24,18 @@ class Cell:
     place: str = "query"
 
     @cached_property
-    def shifted(self) -> dict[str, FeatureStats]:
-        """Context (of sets.CONTEXTS; behind the query "own" alone) -> features without and with
-        demonstrations from there."""
-        if self.place == "query":
-            return sets.extract_contexts(self.profile, self.name, self.seed)
-        return {"own": sets.extract_shift(sets.at(self.profile, self.place), self.name, self.seed)}
+    def shifted(self) -> FeatureStats:
+        """Features of its questions without and with demonstrations."""
+        return readings.extract_shift(readings.at(self.profile, self.place), self.name, self.seed)
 
     @cached_property
     def change(self) -> pd.DataFrame:
         """Performance after SFT − before, a row a question."""
         return sets.change(self.profile, self.name, self.seed)
 
-    @cached_property
-    def ranked(self) -> dict[str, ShiftedDims]:
-        """Every feature in the order of its shift, by what is taken from it (of CONTRASTS)."""
-        at_hand = {which: of for which, of in CONTRASTS.items() if {*of} <= {*self.shifted}}
-        contrasts = {which: [self.shifted[c] for c in of] for which, of in at_hand.items()}
-        own = self.shifted["own"]
-        return {k: shift.shifted_dims(own, None, contrast=of) for k, of in contrasts.items()}
-
-    def dims(self, which: str, n: int) -> ShiftedDims:
-        """D_N under one of CONTRASTS. Raises ValueError for n larger than the SAE."""
-        if n > (size := len(self.shifted["own"].features)):
-            raise ValueError(f"N is {n}, but the SAE has {size} features: choose fewer")
-        return self.ranked[which][:n]
-
-    def signed(self, which: str) -> np.ndarray:
-        """[F] mean signed shift, less the contrast's."""
-        moved, contrast = self.shifted["own"].mean("dh"), CONTRASTS[which]
-        for context in contrast:
-            moved = moved - self.shifted[context].mean("dh") / len(contrast)
-        return moved
+    def dims(self, n: int) -> ShiftedDims:
+        """D_N of the training set. Raises ValueError for n larger than the SAE."""
+        return shift.shifted_dims(self.shifted, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +56,7 @@ class Matrix:
     def elsewhere(self) -> "Matrix":
         """The same with features read where the answer is about to be written."""
         cells = [[replace(cell, place="answer") for cell in row] for row in self.cells]
-        read = sets.at(self.profile, "answer")
+        read = readings.at(self.profile, "answer")
         scored = {seed: _features(read, self.domains, seed) for seed in self.seeds}
         return replace(self, cells=cells, features=scored)
 

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils.config import Profile
-from sts_utils.control import sets
+from sts_utils.control import readings, sets
 from sts_utils.control.matrix import Cell, Matrix
 from sts_utils.runs import samples
 from sts_utils.runs.scores import SCORES, cosine, over_domains
@@ -25,37 +25,30 @@ GRADIENTS = {
 
 @dataclass(frozen=True)
 class Score:
-    """A score of domains: one of FEATURE_SCORES with its dims (of CONTRASTS) and N, another, or a
-    probe run (of sets.PROBES); read at the query or where the answer is to be."""
+    """A score of domains: one of FEATURE_SCORES with its N, another, or a probe run (sets.PROBES);
+    read at the query or where the answer is to be."""
 
     name: str
-    dims: str = "paper"
     n: int = 100
     place: str = "query"
 
     @property
     def label(self) -> str:
-        where = "" if self.place == "query" else ", at the answer"
-        if self.name not in FEATURE_SCORES:
-            return self.name + where
-        return f"{self.name}, {'D_N' if self.dims == 'paper' else f'D_N {self.dims}'}{where}"
+        return self.name + ("" if self.place == "query" else ", at the answer")
 
 
 OVERLAP = Score("token overlap")
-ANSWERS = Score("right − wrong answers", place="answer")
-#: Fixed on the design half before any score was computed on the judgement half.
-FIXED = Score("quick probe")
+#: Fixed on the design half before any score was computed on the judgement half (07_control).
+FIXED = Score("right − wrong answers", place="answer")
 
 
 def candidates(profile: Profile) -> list[Score]:
-    """What is judged: the paper's scores and ours at both places, what a user would try first, and
-    short runs of fine-tuning."""
-    read = [Score(name, n=profile.top_n) for name in FEATURE_SCORES]
+    """What is judged: the paper's scores and ours at both places, what a user would try first, what
+    the design half found, and short runs of fine-tuning."""
+    read = [Score(name, profile.top_n) for name in FEATURE_SCORES]
     read += [Score("residual similarity")]
-    behind = [Score(s.name, s.dims, s.n, "answer") for s in read]
-    both = [Score(name, "both", profile.top_n) for name in ("sts_icl", "sts_relative", "cosine")]
-    others = [OVERLAP, ANSWERS, *map(Score, GRADIENTS), Score("probe run"), FIXED]
-    return [*read, *both, *behind, *others]
+    behind = [Score(s.name, s.n, "answer") for s in read]
+    return [*read, *behind, OVERLAP, *map(Score, GRADIENTS), *map(Score, sets.PROBES), FIXED]
 
 
 def values(matrix: Matrix, score: Score) -> np.ndarray:
@@ -68,8 +61,8 @@ def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
     """[D] a score of each domain, for one training set and seed; NaN where a probe did not ask."""
     domains = matrix.features[cell.seed]
     if score.name in FEATURE_SCORES:
-        dims = cell.dims(score.dims, score.n)
-        towards = cell.signed(score.dims) if score.name == "cosine" else None
+        dims = cell.dims(score.n)
+        towards = cell.shifted.mean("dh") if score.name == "cosine" else None
         return over_domains(score.name, domains, dims, towards=towards)
     if score.name == "token overlap":
         return _overlaps(matrix.profile, cell.seed)[cell.name]
@@ -79,16 +72,16 @@ def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
         return probed.groupby("domain")[measure].mean().reindex(matrix.domains).to_numpy()
     if score.name == "residual similarity":
         residual = np.stack([domain.mean("r") for domain in domains])
-        return cosine(cell.shifted["own"].mean("r"), residual)
+        return cosine(cell.shifted.mean("r"), residual)
     if score.name == "right − wrong answers":
-        place = sets.at(matrix.profile, score.place)
-        of_domains = [sets.extract_answers(place, d).mean("dh") for d in matrix.domains]
-        own = sets.extract_answers(place, cell.name, cell.seed).mean("dh")
+        place = readings.at(matrix.profile, score.place)
+        of_domains = [readings.extract_answers(place, d).mean("dh") for d in matrix.domains]
+        own = readings.extract_answers(place, cell.name, cell.seed).mean("dh")
         return cosine(own, np.stack(of_domains))
     if score.name in GRADIENTS:
         key = GRADIENTS[score.name]
-        of_domains = np.stack([sets.gradients(matrix.profile, d)[key] for d in matrix.domains])
-        return cosine(sets.gradients(matrix.profile, cell.name, cell.seed)[key], of_domains)
+        of_domains = np.stack([readings.gradients(matrix.profile, d)[key] for d in matrix.domains])
+        return cosine(readings.gradients(matrix.profile, cell.name, cell.seed)[key], of_domains)
     known = ", ".join((*FEATURE_SCORES, *OTHER_SCORES, *GRADIENTS, *sets.PROBES))
     raise ValueError(f"score {score.name!r}: choose from {known}")
 

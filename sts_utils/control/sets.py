@@ -1,40 +1,28 @@
-"""The positive control's training sets: their examples, fine-tuning on them, their features.
+"""The positive control's training sets: their examples, and what fine-tuning on them moves.
 
 Most sets are domains, so fine-tuning on one should move that domain most, and what shares its skill
-or its words otherwise than the rest. What is computed is here, each thing once (`steps`).
+or its words otherwise than the rest.
 """
 
 import math
 import random
 from functools import cache, partial
 
-import numpy as np
 import pandas as pd
 
 from sts_utils import corpora, models, store
 from sts_utils.config import ControlSettings, Profile
 from sts_utils.corpora import contrast, skills
 from sts_utils.evaluation import options
-from sts_utils.evaluation.gradients import answer_gradients
 from sts_utils.examples import Example, by_domain
-from sts_utils.method import prompts
-from sts_utils.method.extract import FeatureStats
-from sts_utils.method.prompts import Prompt
-from sts_utils.runs import engine, features, performance, plan, samples
+from sts_utils.runs import engine, performance, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.models import TrainedModel
-from sts_utils.runs.plan import Step
 from sts_utils.training import sft
 
-#: Where the demonstrations before a training set's questions come from.
-CONTEXTS = ("own", "others", "generic")
-NOTEBOOK = "07_control"
 #: Short runs of fine-tuning, whose change stands in for a score: a twentieth of the steps, and a
-#: tenth of the examples at a higher learning rate (fixed on the design half).
+#: tenth of the examples at a higher learning rate.
 PROBES = ("probe run", "quick probe")
-#: Which tokens are read: the query's, or those between it and its answer.
-PLACES = ("query", "answer")
-
 
 # --- training sets -----------------------------------------------------------------------------
 
@@ -171,159 +159,3 @@ def quick_probe(profile: Profile, name: str, seed: int) -> pd.DataFrame:
     recipe |= {"seed": seed, "examples": store.digest([e.id for e in chosen])}
     recipe |= {"questions": store.digest([e.id for e in questions])}
     return _since(profile, store.frame("probe", recipe, compute))
-
-
-# --- features under demonstrations -------------------------------------------------------------
-
-
-def pairs(
-    profile: Profile, name: str, seed: int, context: str = "own"
-) -> list[tuple[Prompt, Prompt]]:
-    """(plain, icl) prompts: half of a set's examples are asked, half are demonstrations.
-
-    `context` "others" and "generic" replace each demonstration by one of the same length, from the
-    other training sets or from packaged prose cut into a question and an answer.
-    """
-    settings, chosen = profile.control, examples(profile, name, seed)
-    asked, pool = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
-    shown = prompts.choose_demonstrations(pool, settings.demonstrations, settings.contexts, seed)
-    if context != "own":
-        match = partial(contrast.prose, tokenizer)
-        if context == "others":
-            others = [other for other in settings.part.sets if other != name]
-            free = [e for other in others for e in pools(profile)[other]]
-            sizes = np.concatenate([_lengths(profile)[other] for other in others])
-            match = partial(contrast.nearest, tokenizer, others=free, sizes=sizes)
-        rng = random.Random(f"{context} {name} {seed}")
-        shown = [[match(rng, e) for e in group] for group in shown]
-    return samples.pairs(profile, asked[: settings.part.queries], shown)
-
-
-@cache
-def _lengths(profile: Profile) -> dict[str, np.ndarray]:
-    """Set -> tokens of each of its examples."""
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
-    return {name: contrast.lengths(tokenizer, pool) for name, pool in pools(profile).items()}
-
-
-def extract_shift(profile: Profile, name: str, seed: int, context: str = "own") -> FeatureStats:
-    """Features of a set's questions without and with demonstrations (for D_N, its contrast)."""
-    asked = pairs(profile, name, seed, context)
-    told = profile.control.model_dump(include={"contexts", "demonstrations"})
-    told |= profile.control.part.model_dump(include={"examples", "queries"})
-    told |= {"control": name, "seed": seed, "context": context}
-    told["prompts"] = store.digest([icl.ids for _, icl in asked])
-
-    def recipe(p):
-        return features.settings_of(p, **told)
-
-    desc = f"{name} {context} seed {seed}"
-    return features.extract("features-control", [profile], recipe, lambda: asked, desc)
-
-
-def extract_contexts(profile: Profile, name: str, seed: int) -> dict[str, FeatureStats]:
-    """Context -> features of a set's questions under demonstrations from there."""
-    return {context: extract_shift(profile, name, seed, context) for context in CONTEXTS}
-
-
-# --- right and wrong answers -------------------------------------------------------------------
-
-
-def extract_answers(profile: Profile, name: str, seed: int | None = None) -> FeatureStats:
-    """Features of questions after demonstrations with wrong answers, then with the right ones: what
-    is left of the shift is neither wording nor form. Of a training set and seed, or of a domain.
-
-    Raises ValueError for demonstrations without options.
-    """
-    settings, part = profile.control, profile.control.part
-    if seed is None:
-        shown = by_domain(corpora.load(profile.demonstrations))[name]
-        asked = samples.domain_queries(profile, name, 0)
-    else:
-        chosen = _with_options(profile, examples(profile, name, seed))
-        asked, shown = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
-    told = settings.demonstrations, settings.contexts, seed or 0
-    chosen, rng = prompts.choose_demonstrations(shown, *told), random.Random(f"wrong {name} {seed}")
-    wrong = [[contrast.wrong(rng, e) for e in group] for group in chosen]
-    right = [[contrast.right(e) for e in group] for group in chosen]
-    asked = [contrast.right(e) for e in asked[: part.queries]]
-    both = [samples.pairs(profile, asked, of) for of in (wrong, right)]
-    pairs = [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]
-    recipe = {"answers": name, "seed": seed, "prompts": store.digest([b.ids for _, b in pairs])}
-    recipe["wrong"] = store.digest([a.ids for a, _ in pairs])
-    desc = f"{name}, right and wrong"
-    return features.extract(
-        "features-control",
-        [profile],
-        lambda p: features.settings_of(p, **recipe),
-        lambda: pairs,
-        desc,
-    )
-
-
-def _with_options(profile: Profile, chosen: list[Example]) -> list[Example]:
-    """Examples as their corpus has them: training leaves the options out."""
-    whole = {e.id: e for e in corpora.load(profile.domains)}
-    return [whole[e.id] for e in chosen]
-
-
-def gradients(profile: Profile, name: str, seed: int | None = None) -> dict[str, np.ndarray]:
-    """Which way the answers pull the residual stream (evaluation/gradients.py): of a training set
-    and seed, or of a domain's scored questions."""
-    if seed is None:
-        chosen = samples.domain_queries(profile, name, 0)
-    else:
-        whole = {e.id: e for e in corpora.load(profile.domains)}  # training leaves options out
-        chosen = [
-            whole[e.id] for e in examples(profile, name, seed)[: profile.control.part.queries]
-        ]
-
-    def compute() -> dict[str, np.ndarray]:
-        hook, model = held.hook(profile), held.load_whole(profile)
-        tokenizer = samples.tokenizer(profile.model, profile.revision)
-        told = chosen, profile.layer, hook.sae, hook.sink_norm
-        return answer_gradients(model, tokenizer, *told, desc=f"gradients {name}")
-
-    recipe = features.settings_of(profile, examples=store.digest([e.id for e in chosen]))
-    return store.arrays("gradients", recipe, compute)
-
-
-# --- all of it ---------------------------------------------------------------------------------
-
-
-def cell(profile: Profile, name: str, seed: int) -> None:
-    """Fine-tune on a training set, evaluate, extract: what one row of the matrix needs."""
-    change(profile, name, seed)
-    for kind in PROBES:
-        probe(profile, name, seed, kind)
-    gradients(profile, name, seed)
-    extract_contexts(profile, name, seed)
-    behind = at(profile, "answer")
-    extract_shift(behind, name, seed)
-    extract_answers(behind, name, seed)
-
-
-def at(profile: Profile, place: str) -> Profile:
-    """The run that reads features at a place: the "query", or where its "answer" is to be."""
-    return profile.model_copy(update={"place": place})
-
-
-def steps(profile: Profile) -> list[Step]:
-    """What the control computes: each part's domains, and a cell a training set and seed."""
-    steps, gpus = [], engine.training_gpus(profile)
-    for part in parts(profile).values():
-        seeds, sets = part.control.part.seeds, part.control.part.sets
-        steps.append(Step("evaluation", performance.measure, (part,), NOTEBOOK))
-        for place in PLACES:
-            of = plan.domains_of(at(part, place), seeds)
-            steps += [step._replace(stage=NOTEBOOK) for step in of]
-        for domain in corpora.domains(part.domains):
-            read, of = (at(part, "answer"), domain), (part, domain)
-            steps.append(Step("right and wrong answers", extract_answers, read, NOTEBOOK))
-            steps.append(Step("gradients of the domains", gradients, of, NOTEBOOK))
-        for seed in seeds:
-            for name in sets:
-                args = (part, name, seed)
-                steps.append(Step("control, training sets", cell, args, NOTEBOOK, 1, gpus))
-    return steps

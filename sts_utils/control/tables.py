@@ -8,7 +8,7 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from sts_utils import results
-from sts_utils.control import judgement, pictures, scores, sets
+from sts_utils.control import judgement, pictures, readings, scores, steps
 from sts_utils.control.judgement import GOALS, LIKELIHOOD, ODDS, RELIABLE
 from sts_utils.control.scores import FIXED
 from sts_utils.control.values import Control
@@ -48,11 +48,12 @@ def control_heat(control: Control) -> tuple[Figure, str]:
     whole = control.parts["judgement"]
     of = judgement.kinds(whole)
     change = np.stack([c.mean((1, 2)) for c in whole.changes(ODDS)], -1)
-    shown = {"STS_act before training": scores.values(whole, control.candidates[0]).mean(1)}
-    shown |= {FIXED.label: scores.values(whole, FIXED).mean(1), "the change": change}
+    act = control.candidates[0]
+    shown = {s.label: scores.values(whole, s).mean(1) for s in (act, FIXED)}
+    shown["change by fine-tuning"] = change
     frames = {k: pd.DataFrame(v, whole.names, whole.domains) for k, v in shown.items()}
     return pictures.heat(frames, of), (
-        f"A score of the paper, the {FIXED.label} and the change of {MEASURE_NAMES[ODDS]}: a row a "
+        f"{act.label}, *{FIXED.label}* and the change of {MEASURE_NAMES[ODDS]}: a row a "
         "training set, a column a domain with the same type of answer, each row in its own "
         "standard deviations; mean over seeds. Boxes mark the cell trained on; the dots, the same "
         "skill in other words; the crosses, another skill in the same words."
@@ -91,20 +92,21 @@ def _judged(control: Control, half: str) -> tuple[pd.DataFrame, str]:
 
 def control_goals(control: Control) -> tuple[pd.DataFrame, str]:
     """The goals, and what was reached."""
-    row = control.judged["judgement"].set_index("score").loc[FIXED.label]
-    part = control.parts["judgement"].profile.control.part
-    seen = max(1, part.examples // 10) / (part.examples * part.epochs)
+    part = control.parts["judgement"]
+    row, profile = control.judged["judgement"].set_index("score").loc[FIXED.label], part.profile
+    cost = np.mean([readings.cost(profile, name, part.seeds[0]) for name in part.names])
     rows = []
     for what, goal in GOALS.items():
-        reached = {what: seen} if what == "cost" else row[[what, f"{what}_low", f"{what}_high"]]
-        met = reached[what] <= goal if what == "cost" else reached[what] >= goal
-        found = {"what": what, "goal": goal, "reached": reached[what]}
-        found |= {k: reached.get(f"{what}_{k}", np.nan) for k in ("low", "high")}
+        reached = cost if what == "cost" else row[what]
+        met = reached <= goal if what == "cost" else reached >= goal
+        found = {"what": what, "goal": goal, "reached": reached}
+        found |= {k: row.get(f"{what}_{k}", np.nan) for k in ("low", "high")}
         rows.append(found | {"verdict": "reached" if met else "not reached"})
     return pd.DataFrame(rows), (
-        f"Positive control, judgement half: goals set before, and what the {FIXED.label} reached. "
-        "`cost` is the share of the examples that are learned from; both read the domains before "
-        "and after."
+        f"Positive control, judgement half: goals set before, and what *{FIXED.label}* reached. "
+        "`cost`: what it reads of a training set, of what fine-tuning on that computes (tokens × "
+        "blocks); the domains are read once for all training sets, and not in it, nor is the "
+        "evaluation in fine-tuning's."
     )
 
 
@@ -126,7 +128,7 @@ def control_topics(control: Control) -> tuple[pd.DataFrame, str]:
 
 #: In the order of the report page.
 RESULTS = tuple(
-    Result(draw, f"Positive control: {title}", kind, sets.NOTEBOOK)
+    Result(draw, f"Positive control: {title}", kind, steps.NOTEBOOK)
     for draw, title, kind in (
         (control_gains, "what skills and words gain", "table"),
         (control_aucs, "skill or words?", "figure"),

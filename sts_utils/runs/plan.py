@@ -38,6 +38,7 @@ class Step(NamedTuple):
         """The call in words: what, trained on what, of which domains, and its other arguments."""
         profile, *rest = self.args
         told = [a.name if isinstance(a, Step) else a for a in rest]
+        told += [profile.place] if profile.place != "query" else []
         return " ".join(map(str, [self.compute.__name__, profile.train, profile.domains, *told]))
 
 

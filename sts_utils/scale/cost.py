@@ -10,7 +10,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sts_utils import corpora, models
 from sts_utils.config import Profile
-from sts_utils.control.sets import CONTEXTS
 from sts_utils.experiments.fig5 import MIXTURES
 from sts_utils.runs.features import ROLLOUTS
 from sts_utils.runs.plan import Step
@@ -232,7 +231,7 @@ def cost(step: Step) -> Cost:
         case "control, training sets":
             asked_ = p.control.probe_questions
             short = control_change(p, 1 / 20, asked_) + control_change(p, 1 / 10, asked_)
-            read_ = control_contexts(p, kinds=len(CONTEXTS) + 3)  # behind the query, right, wrong
+            read_ = control_contexts(p, kinds=4)  # at both places, with right and wrong answers
             return control_change(p) + short + read_ + control_gradients(p)
     raise ValueError(f"scale/cost.py has no cost of {step.kind!r}, like {step.name!r}")
 

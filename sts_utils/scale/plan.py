@@ -1,7 +1,7 @@
 """Everything that a run computes, in one list: the notebooks, Ray and `make check` read it."""
 
 from sts_utils.config import Profile
-from sts_utils.control import sets as control
+from sts_utils.control import steps as control
 from sts_utils.experiments import EXPERIMENTS
 from sts_utils.runs import plan
 from sts_utils.runs.plan import Step, compute

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from sts_utils import config
-from sts_utils.control import sets
+from sts_utils.control import sets, steps
 from sts_utils.control.values import Control
 from sts_utils.runs import plan
 
@@ -30,5 +30,5 @@ def small(tiny):
 @pytest.fixture(scope="session")
 def control(tiny):
     """The whole control, run on the tiny model."""
-    plan.compute(tiny, sets.steps(tiny))
+    plan.compute(tiny, steps.steps(tiny))
     return Control(tiny)

@@ -7,7 +7,6 @@ import pytest
 
 from sts_utils.control import judgement, scores
 from sts_utils.control.judgement import KINDS
-from sts_utils.method import shift
 
 SKILLS, SURFACES = ("maximum", "minimum", "third", "holder"), ("a", "b", "c", "d")
 DOMAINS = tuple(f"{skill}, {surface}" for skill in SKILLS for surface in SURFACES)
@@ -113,14 +112,3 @@ def test_topics_beyond_the_overlap_of_words(monkeypatch):
     assert found.above["token overlap"] == 0 and np.isnan(found.beyond["token overlap"])
     assert found.beyond["sts_act"] > 0.9 and found.beyond_p["sts_act"] < 0.05
     assert found.above_low["sts_act"] > 0 and abs(found.r["sts_icl"]) < 0.5
-
-
-def test_contrast_takes_away_what_any_context_moves(random_stats):
-    own, other = random_stats(0), random_stats(1)
-    plain = shift.shifted_dims(own, None)
-    contrast = shift.shifted_dims(own, None, contrast=[other])
-    expected = shift.shift(own) - shift.shift(other)
-    np.testing.assert_allclose(contrast.shift, expected[contrast.ids])
-    assert (np.diff(contrast.shift) <= 0).all()
-    assert not np.array_equal(plain.ids, contrast.ids)
-    assert np.allclose(shift.shifted_dims(own, None, contrast=[own]).shift, 0)

@@ -36,10 +36,10 @@ def test_features_are_read_at_the_query_or_where_the_answer_is_to_be(control):
 @pytest.mark.slow
 def test_matrix_scores_are_the_paper_s_equations(control):
     whole = control.parts["topics"]
-    d = whole.cells[2][0].dims("both", 20)
+    d = whole.cells[2][0].dims(20)
     names = samples.evaluation_questions(whole.profile)
     for metric in score.PAPER_SCORES:
-        ours = scores.values(whole, Score(metric, "both", 20))[2, 0]
+        ours = scores.values(whole, Score(metric, 20))[2, 0]
         equation = getattr(score, metric)
         theirs = [equation(features.extract_domain(whole.profile, name, 0), d) for name in names]
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
@@ -51,7 +51,7 @@ def test_unknown_scores_and_sizes_are_one_line(control):
     with pytest.raises(ValueError, match="score 'sts': choose from sts_act, sts_icl"):
         scores.values(whole, Score("sts"))
     with pytest.raises(ValueError, match="N is 513, but the SAE has 512 features: choose fewer"):
-        whole.cells[0][0].dims("paper", 513)
+        whole.cells[0][0].dims(513)
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
-import numpy as np
+import random
+
 import pytest
 
 from sts_utils import config, corpora
-from sts_utils.control import sets
-from sts_utils.corpora import skills
+from sts_utils.control import readings, sets, steps
+from sts_utils.corpora import contrast, skills
+from sts_utils.examples import Example
 from sts_utils.runs import samples
 
 
@@ -23,21 +25,26 @@ def test_a_set_with_too_few_examples_says_what_to_lower(small):
         sets.pairs(small.model_copy(update={"control": settings}), "engineering", 0)
 
 
-@pytest.mark.parametrize("context", ["others", "generic"])
-def test_contrasting_contexts_ask_the_same_questions_at_like_length(small, context):
-    own, other = sets.pairs(small, "law", 0), sets.pairs(small, "law", 0, context)
-    assert [a.query for a, _ in own] == [a.query for a, _ in other]
-    assert [b.context for _, b in own] != [b.context for _, b in other]
-    lengths = [np.mean([len(icl.context) for _, icl in pairs]) for pairs in (own, other)]
-    assert lengths[1] == pytest.approx(lengths[0], rel=0.15)
+def test_wrong_answers_stand_in_the_same_demonstrations(tiny):
+    part = readings.at(sets.parts(tiny)["judgement"], "answer")
+    tokenizer = samples.tokenizer(part.model)
+    for told in (("last, parcels", 0), ("last, runners", None)):
+        for wrong, right in readings.answer_pairs(part, *told):
+            assert wrong.tail == right.tail and wrong.query == right.query
+            a, b = (tokenizer.decode(side.context) for side in (wrong, right))
+            a, b = (text.splitlines() for text in (a, b))
+            differ = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
+            assert len(differ) == part.control.demonstrations  # the answers, and nothing else
+    with pytest.raises(ValueError, match="has no options, so no wrong answer"):
+        contrast.wrong(random.Random(0), Example("q", "a", "a", "d", "id"))
 
 
 def test_each_step_is_of_a_set_and_seed_that_the_profile_names(tiny):
-    steps, parts = sets.steps(tiny), sets.parts(tiny)
-    cells = [step.args[1:] for step in steps if step.compute is sets.cell]
+    listed, parts = steps.steps(tiny), sets.parts(tiny)
+    cells = [step.args[1:] for step in listed if step.compute is steps.cell]
     of = (p.control.part for p in parts.values())
     assert cells == [(name, seed) for part in of for seed in part.seeds for name in part.sets]
-    assert len({step.name for step in steps}) == len(steps)
+    assert len({step.name for step in listed}) == len(listed)
 
 
 def test_every_skill_on_the_trained_surfaces_is_a_set_of_the_full_control():

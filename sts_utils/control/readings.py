@@ -1,0 +1,132 @@
+"""What is read of the positive control's training sets and domains before any training."""
+
+import random
+
+import numpy as np
+
+from sts_utils import corpora, generation, models, store
+from sts_utils.config import Profile
+from sts_utils.control import sets
+from sts_utils.corpora import contrast
+from sts_utils.evaluation.gradients import answer_gradients
+from sts_utils.examples import Example, by_domain
+from sts_utils.method import prompts
+from sts_utils.method.extract import FeatureStats
+from sts_utils.method.prompts import Prompt
+from sts_utils.runs import features, samples
+from sts_utils.runs import models as held
+
+#: Which tokens are read: the query's, or those between it and its answer.
+PLACES = ("query", "answer")
+
+
+def at(profile: Profile, place: str) -> Profile:
+    """The run that reads features at one of PLACES."""
+    return profile.model_copy(update={"place": place})
+
+
+# --- features under demonstrations -------------------------------------------------------------
+
+
+def pairs(profile: Profile, name: str, seed: int) -> list[tuple[Prompt, Prompt]]:
+    """(plain, icl) prompts: half of a set's examples are asked, half are demonstrations."""
+    settings, chosen = profile.control, sets.examples(profile, name, seed)
+    asked, pool = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
+    shown = prompts.choose_demonstrations(pool, settings.demonstrations, settings.contexts, seed)
+    return samples.pairs(profile, asked[: settings.part.queries], shown)
+
+
+def extract_shift(profile: Profile, name: str, seed: int) -> FeatureStats:
+    """Features of a set's questions without and with demonstrations (for D_N)."""
+    asked = pairs(profile, name, seed)
+    told = profile.control.model_dump(include={"contexts", "demonstrations"})
+    told |= profile.control.part.model_dump(include={"examples", "queries"})
+    told |= {"control": name, "seed": seed, "context": "own"}
+    told["prompts"] = store.digest([icl.ids for _, icl in asked])
+
+    def recipe(p):
+        return features.settings_of(p, **told)
+
+    desc = f"{name} seed {seed}"
+    return features.extract("features-control", [profile], recipe, lambda: asked, desc)
+
+
+# --- right and wrong answers -------------------------------------------------------------------
+
+
+def extract_answers(profile: Profile, name: str, seed: int | None = None) -> FeatureStats:
+    """Features of questions after demonstrations with wrong answers, then with the right ones: what
+    is left of the shift is neither wording nor form. Of a training set and seed, or of a domain."""
+    pairs = answer_pairs(profile, name, seed)
+    recipe = {"answers": name, "seed": seed, "prompts": store.digest([b.ids for _, b in pairs])}
+    recipe["wrong"] = store.digest([a.ids for a, _ in pairs])
+
+    def settings(p):
+        return features.settings_of(p, **recipe)
+
+    desc = f"{name}, right and wrong"
+    return features.extract("features-control", [profile], settings, lambda: pairs, desc)
+
+
+def answer_pairs(
+    profile: Profile, name: str, seed: int | None = None
+) -> list[tuple[Prompt, Prompt]]:
+    """(wrong, right) prompts: demonstrations with wrong and with right answers before a question.
+
+    Raises ValueError for demonstrations without options.
+    """
+    settings, part = profile.control, profile.control.part
+    if seed is None:
+        shown = by_domain(corpora.load(profile.demonstrations))[name]
+        asked = samples.domain_queries(profile, name, 0)
+    else:
+        chosen = _with_options(profile, sets.examples(profile, name, seed))
+        asked, shown = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
+    told = settings.demonstrations, settings.contexts, seed or 0
+    chosen, rng = prompts.choose_demonstrations(shown, *told), random.Random(f"wrong {name} {seed}")
+    wrong = [[contrast.wrong(rng, e) for e in group] for group in chosen]
+    right = [[contrast.right(e) for e in group] for group in chosen]
+    asked = [contrast.right(e) for e in asked[: part.queries]]
+    both = [samples.pairs(profile, asked, of) for of in (wrong, right)]
+    return [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]
+
+
+def cost(profile: Profile, name: str, seed: int) -> float:
+    """What `extract_answers` reads of a training set, of what fine-tuning on it computes: tokens ×
+    blocks, a backward pass as two forward ones."""
+    read = answer_pairs(profile, name, seed)
+    tokens = sum(map(len, {side.context for pair in read for side in pair}))
+    tokens += sum(len(side.tail) for pair in read for side in pair)
+    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    length = profile.sft.max_length
+    rows = generation.tokenize(tokenizer, sets.examples(profile, name, seed), length)
+    trained = profile.control.part.epochs * sum(len(row["input_ids"]) for row in rows)
+    depth = models.depth(profile.model, profile.revision)
+    return tokens * (profile.layer + 1) / (3 * trained * depth)
+
+
+def _with_options(profile: Profile, chosen: list[Example]) -> list[Example]:
+    """Examples as their corpus has them: training leaves the options out."""
+    whole = {e.id: e for e in corpora.load(profile.domains)}
+    return [whole[e.id] for e in chosen]
+
+
+def gradients(profile: Profile, name: str, seed: int | None = None) -> dict[str, np.ndarray]:
+    """Which way the answers pull the residual stream (evaluation/gradients.py): of a training set
+    and seed, or of a domain's scored questions."""
+    if seed is None:
+        chosen = samples.domain_queries(profile, name, 0)
+    else:
+        whole = {e.id: e for e in corpora.load(profile.domains)}  # training leaves options out
+        chosen = [
+            whole[e.id] for e in sets.examples(profile, name, seed)[: profile.control.part.queries]
+        ]
+
+    def compute() -> dict[str, np.ndarray]:
+        hook, model = held.hook(profile), held.load_whole(profile)
+        tokenizer = samples.tokenizer(profile.model, profile.revision)
+        told = chosen, profile.layer, hook.sae, hook.sink_norm
+        return answer_gradients(model, tokenizer, *told, desc=f"gradients {name}")
+
+    recipe = features.settings_of(profile, examples=store.digest([e.id for e in chosen]))
+    return store.arrays("gradients", recipe, compute)

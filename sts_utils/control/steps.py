@@ -1,0 +1,41 @@
+"""What the positive control computes, each thing once."""
+
+from sts_utils import corpora
+from sts_utils.config import Profile
+from sts_utils.control import readings, sets
+from sts_utils.runs import engine, performance, plan
+from sts_utils.runs.plan import Step
+
+NOTEBOOK = "07_control"
+
+
+def cell(profile: Profile, name: str, seed: int) -> None:
+    """Fine-tune on a training set, evaluate, extract: what one row of the matrix needs."""
+    sets.change(profile, name, seed)
+    for kind in sets.PROBES:
+        sets.probe(profile, name, seed, kind)
+    readings.gradients(profile, name, seed)
+    behind = readings.at(profile, "answer")
+    for read in (profile, behind):
+        readings.extract_shift(read, name, seed)
+    readings.extract_answers(behind, name, seed)
+
+
+def steps(profile: Profile) -> list[Step]:
+    """What the control computes: each part's domains, and a cell a training set and seed."""
+    steps, gpus = [], engine.training_gpus(profile)
+    for part in sets.parts(profile).values():
+        seeds, names = part.control.part.seeds, part.control.part.sets
+        steps.append(Step("evaluation", performance.measure, (part,), NOTEBOOK))
+        for place in readings.PLACES:
+            of = plan.domains_of(readings.at(part, place), seeds)
+            steps += [step._replace(stage=NOTEBOOK) for step in of]
+        for domain in corpora.domains(part.domains):
+            read, of = (readings.at(part, "answer"), domain), (part, domain)
+            steps.append(Step("right and wrong answers", readings.extract_answers, read, NOTEBOOK))
+            steps.append(Step("gradients of the domains", readings.gradients, of, NOTEBOOK))
+        for seed in seeds:
+            for name in names:
+                args = (part, name, seed)
+                steps.append(Step("control, training sets", cell, args, NOTEBOOK, 1, gpus))
+    return steps
