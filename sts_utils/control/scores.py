@@ -9,12 +9,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sts_utils.config import Profile
 from sts_utils.control import readings, sets
 from sts_utils.control.matrix import Cell, Matrix
+from sts_utils.method import shift
 from sts_utils.runs import samples
 from sts_utils.runs.scores import SCORES, cosine, over_domains
 
 #: The scores that read D_N, and those that do not.
 FEATURE_SCORES = tuple(SCORES)
-OTHER_SCORES = ("residual similarity", "token overlap", "right − wrong answers")
+OTHER_SCORES = ("residual similarity", "token overlap")
+ANSWERS = ("right − wrong answers", "right − wrong answers, residual")
 #: Cosines of gradients (evaluation/gradients.py), and what they are of.
 GRADIENTS = {
     "gradient of answers": "loglik",
@@ -39,7 +41,7 @@ class Score:
 
 OVERLAP = Score("token overlap")
 #: Fixed on the design half before any score was computed on the judgement half (07_control).
-FIXED = Score("right − wrong answers", place="answer")
+FIXED = Score(ANSWERS[0], place="answer")
 
 
 def candidates(profile: Profile) -> list[Score]:
@@ -48,7 +50,8 @@ def candidates(profile: Profile) -> list[Score]:
     read = [Score(name, profile.top_n) for name in FEATURE_SCORES]
     read += [Score("residual similarity")]
     behind = [Score(s.name, s.n, "answer") for s in read]
-    return [*read, *behind, OVERLAP, *map(Score, GRADIENTS), *map(Score, sets.PROBES), FIXED]
+    found = [*map(Score, GRADIENTS), Score(ANSWERS[1], place="answer"), FIXED]
+    return [*read, *behind, OVERLAP, *map(Score, sets.PROBES), *found]
 
 
 def values(matrix: Matrix, score: Score) -> np.ndarray:
@@ -73,16 +76,19 @@ def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
     if score.name == "residual similarity":
         residual = np.stack([domain.mean("r") for domain in domains])
         return cosine(cell.shifted.mean("r"), residual)
-    if score.name == "right − wrong answers":
+    if score.name.startswith("right − wrong answers"):
         place = readings.at(matrix.profile, score.place)
-        of_domains = [readings.extract_answers(place, d).mean("dh") for d in matrix.domains]
-        own = readings.extract_answers(place, cell.name, cell.seed).mean("dh")
-        return cosine(own, np.stack(of_domains))
+        own = readings.extract_answers(place, cell.name, cell.seed)
+        domains = [readings.extract_answers(place, d) for d in matrix.domains]
+        if score.name.endswith("residual"):
+            return cosine(own.mean("dr"), np.stack([of.mean("dr") for of in domains]))
+        towards, dims = own.mean("dh"), shift.shifted_dims(own, score.n)
+        return over_domains("cosine", domains, dims, towards=towards)
     if score.name in GRADIENTS:
         key = GRADIENTS[score.name]
         of_domains = np.stack([readings.gradients(matrix.profile, d)[key] for d in matrix.domains])
         return cosine(readings.gradients(matrix.profile, cell.name, cell.seed)[key], of_domains)
-    known = ", ".join((*FEATURE_SCORES, *OTHER_SCORES, *GRADIENTS, *sets.PROBES))
+    known = ", ".join((*FEATURE_SCORES, *OTHER_SCORES, *ANSWERS, *GRADIENTS, *sets.PROBES))
     raise ValueError(f"score {score.name!r}: choose from {known}")
 
 
