@@ -140,7 +140,7 @@ class ControlPart(DomainSet):
     """Training sets × domains, with settings of its own: `name` is design, judgement or topics."""
 
     name: str
-    sets: tuple[str, ...] = ()  # domains (their questions that are not asked); or every trained one
+    sets: tuple[str, ...] = ()  # domains (their questions that are not asked)
     seeds: tuple[int, ...] = (0,)
     examples: PositiveInt = 64  # of each training set: the same number, the same dose
     epochs: PositiveInt = 3
@@ -156,7 +156,6 @@ class ControlSettings(Section):
     lr: float = Field(1e-4, gt=0)
     demonstrations: PositiveInt = 5
     contexts: PositiveInt = 4  # sets of demonstrations, in turn
-    probe_questions: PositiveInt = 16  # a domain
     part: ControlPart | None = None  # the one that is run (control/sets.py)
 
 

@@ -143,26 +143,27 @@ def partial(
     The draws are of training sets with replacement, the same for every score; p permutes the
     score's rows over training sets that ask the same domains (QAP), two-sided.
     """
-    asked = np.stack([np.isfinite(of).any((1, 2)) for of in changes], -1)
-    alike = np.unique(asked, axis=0, return_inverse=True)[1].ravel()
     change, score = np.stack([of.mean((1, 2)) for of in changes], -1), values.mean(1)
+    every, rng = np.arange(len(used)), np.random.default_rng(8)
 
-    def r(rows: np.ndarray, order: np.ndarray) -> float:
-        """Of the training sets `rows`, with the scores of those that `order` names."""
+    def r(rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """[K] of the training sets `rows`, with scores [K, T, D] of theirs."""
         t, d = np.nonzero(used[rows])
         known = [(t[:, None] == np.unique(t)).astype(float), *(g[rows][t, d] for g in given)]
         known += [(d[:, None] == np.unique(d)).astype(float)] if domains else []
         known = np.column_stack(known)
-        both = np.column_stack([score[order][t, d], change[rows][t, d]])
-        left = both - known @ np.linalg.lstsq(known, both, rcond=None)[0]
-        return float(correlation.pearson(*left.T))
+        both = np.column_stack([change[rows][t, d], *scores[:, t, d]])
+        left = (both - known @ np.linalg.lstsq(known, both, rcond=None)[0]).T
+        return correlation.pearson(left[1:], left[:1])
 
-    every = np.arange(len(used))
-    observed, rng = r(every, every), np.random.default_rng(8)
     drawn = [rng.choice(every, len(every)) for _ in range(stats.DRAWS // 4)]
-    permuted = [abs(r(every, _within(alike, rng))) for _ in range(DRAWS)]
-    p = (1 + (np.array(permuted) >= abs(observed) - 1e-12).sum()) / (DRAWS + 1)
-    return Estimate(observed, np.array([r(rows, rows) for rows in drawn])), float(p)
+    asked = np.stack([np.isfinite(of).any((1, 2)) for of in changes], -1)
+    alike = np.unique(asked, axis=0, return_inverse=True)[1].ravel()
+    permuted = np.stack([score[_within(alike, rng)] for _ in range(DRAWS)])
+    observed, *others = r(every, np.concatenate([score[None], permuted]))
+    p = (1 + (np.abs(others) >= abs(observed) - 1e-12).sum()) / (DRAWS + 1)
+    draws = np.array([r(rows, score[rows][None])[0] for rows in drawn])
+    return Estimate(float(observed), draws), float(p)
 
 
 def _within(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,7 @@ from sts_utils.control import readings, sets
 from sts_utils.method import shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.shift import ShiftedDims
-from sts_utils.runs import features, samples
+from sts_utils.runs import features
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Cell:
         return sets.change(self.profile, self.name, self.seed)
 
     def dims(self, n: int) -> ShiftedDims:
-        """D_N of the training set. Raises ValueError for n larger than the SAE."""
+        """D_N of the training set."""
         return shift.shifted_dims(self.shifted, n)
 
 
@@ -77,7 +77,7 @@ def _features(profile: Profile, domains: tuple[str, ...], seed: int) -> list[Fea
 
 def load(profile: Profile) -> Matrix:
     """The matrix of a part (sets.parts): its training sets and seeds."""
-    part, domains = profile.control.part, tuple(samples.evaluation_questions(profile))
+    part, domains = profile.control.part, sets.domains(profile)
     cells = [[Cell(profile, name, seed) for seed in part.seeds] for name in part.sets]
     scored = {seed: _features(profile, domains, seed) for seed in part.seeds}
     return Matrix(profile, part.sets, part.seeds, cells, scored, domains)

@@ -7,7 +7,6 @@ import numpy as np
 from sts_utils import corpora, generation, models, store
 from sts_utils.config import Profile
 from sts_utils.control import sets
-from sts_utils.corpora import contrast
 from sts_utils.evaluation.gradients import answer_gradients
 from sts_utils.examples import Example, by_domain
 from sts_utils.method import prompts
@@ -71,10 +70,7 @@ def extract_answers(profile: Profile, name: str, seed: int | None = None) -> Fea
 def answer_pairs(
     profile: Profile, name: str, seed: int | None = None
 ) -> list[tuple[Prompt, Prompt]]:
-    """(wrong, right) prompts: demonstrations with wrong and with right answers before a question.
-
-    Raises ValueError for demonstrations without options.
-    """
+    """(wrong, right) prompts of a training set and seed, or of a domain."""
     settings, part = profile.control, profile.control.part
     if seed is None:
         shown = by_domain(corpora.load(profile.demonstrations))[name]
@@ -83,12 +79,8 @@ def answer_pairs(
         chosen = _with_options(profile, sets.examples(profile, name, seed))
         asked, shown = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
     told = settings.demonstrations, settings.contexts, seed or 0
-    chosen, rng = prompts.choose_demonstrations(shown, *told), random.Random(f"wrong {name} {seed}")
-    wrong = [[contrast.wrong(rng, e) for e in group] for group in chosen]
-    right = [[contrast.right(e) for e in group] for group in chosen]
-    asked = [contrast.right(e) for e in asked[: part.queries]]
-    both = [samples.pairs(profile, asked, of) for of in (wrong, right)]
-    return [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]
+    shown, rng = prompts.choose_demonstrations(shown, *told), random.Random(f"wrong {name} {seed}")
+    return samples.answer_pairs(profile, asked[: part.queries], shown, rng)
 
 
 def cost(profile: Profile, name: str, seed: int) -> float:

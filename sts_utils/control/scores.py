@@ -95,7 +95,7 @@ def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
 @cache
 def _overlaps(profile: Profile, seed: int) -> dict[str, np.ndarray]:
     """Set -> [D] cosine of the tf-idf of its text and of each domain's scored questions."""
-    names, domains = profile.control.part.sets, samples.evaluation_questions(profile)
+    names, domains = profile.control.part.sets, sets.domains(profile)
     chosen = [sets.examples(profile, name, seed) for name in names]
     texts = ["\n".join(f"{e.query}\n{e.solution}" for e in of) for of in chosen]
     asked = [samples.domain_queries(profile, domain, seed) for domain in domains]

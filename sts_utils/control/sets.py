@@ -23,6 +23,8 @@ from sts_utils.training import sft
 #: Short runs of fine-tuning, whose change stands in for a score: a twentieth of the steps, and a
 #: tenth of the examples at a higher learning rate.
 PROBES = ("probe run", "quick probe")
+#: Of a domain, that they are asked.
+PROBE_QUESTIONS = 16
 
 # --- training sets -----------------------------------------------------------------------------
 
@@ -39,6 +41,12 @@ def parts(profile: Profile) -> dict[str, Profile]:
         changed["evaluation"] = profile.evaluation.model_copy(update=asked)
         made[part.name] = profile.model_copy(update=changed)
     return made
+
+
+def domains(profile: Profile) -> tuple[str, ...]:
+    """The domains of a part that some training set of it is compared with."""
+    names, part = corpora.domains(profile.domains), profile.control.part
+    return tuple(d for d in names if any(skills.comparable(name, d) for name in part.sets))
 
 
 @cache
@@ -132,17 +140,14 @@ def probe(profile: Profile, name: str, seed: int, kind: str) -> pd.DataFrame:
     """The change by a short run (of PROBES), on fewer questions."""
     settings = profile.control
     if kind == "probe run":
-        return change(profile, name, seed, probe_steps(settings), settings.probe_questions)
+        return change(profile, name, seed, probe_steps(settings), PROBE_QUESTIONS)
     return quick_probe(profile, name, seed)
 
 
 def quick_probe(profile: Profile, name: str, seed: int) -> pd.DataFrame:
     """The change by a tenth of the examples, in small batches at ten times the learning rate, with
     no warm-up: a step of AdamW is as long as its learning rate, whatever the batch."""
-    settings, questions = (
-        profile.control,
-        _questions(profile, name, profile.control.probe_questions),
-    )
+    settings, questions = (profile.control, _questions(profile, name, PROBE_QUESTIONS))
     size = {"batch": sft.QUICK_BATCH, "micro_batch": sft.QUICK_BATCH, "epochs": 1}
     size |= {"lr": 10 * settings.lr, "examples": max(1, settings.part.examples // 10)}
     told = profile.sft.model_copy(update=size)

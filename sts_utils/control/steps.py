@@ -1,6 +1,5 @@
 """What the positive control computes, each thing once."""
 
-from sts_utils import corpora
 from sts_utils.config import Profile
 from sts_utils.control import readings, sets
 from sts_utils.runs import engine, performance, plan
@@ -29,8 +28,8 @@ def steps(profile: Profile) -> list[Step]:
         steps.append(Step("evaluation", performance.measure, (part,), NOTEBOOK))
         for place in readings.PLACES:
             of = plan.domains_of(readings.at(part, place), seeds)
-            steps += [step._replace(stage=NOTEBOOK) for step in of]
-        for domain in corpora.domains(part.domains):
+            steps += [s._replace(stage=NOTEBOOK) for s in of if s.args[1] in sets.domains(part)]
+        for domain in sets.domains(part):
             read, of = (readings.at(part, "answer"), domain), (part, domain)
             steps.append(Step("right and wrong answers", readings.extract_answers, read, NOTEBOOK))
             steps.append(Step("gradients of the domains", readings.gradients, of, NOTEBOOK))

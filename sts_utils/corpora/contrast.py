@@ -1,33 +1,11 @@
-"""Demonstrations from elsewhere, as long as a given one: what any context moves, to be taken off.
-
-`nearest` gives a worked example, `prose` plain text, `wrong` the same question with a wrong answer.
-"""
+"""Demonstrations to compare with: the same question with a wrong answer, or prose as long."""
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
-import numpy as np
-
 from sts_utils.corpora import texts
 from sts_utils.examples import Example
-
-#: An example is replaced by one of so many that are nearest in length.
-NEAREST = 8
-
-
-def lengths(tokenizer, examples: Sequence[Example]) -> np.ndarray:
-    """Tokens of each example, question and solution."""
-    return np.array([len(_ids(tokenizer, e.query + e.solution)) for e in examples])
-
-
-def nearest(
-    tokenizer, rng: random.Random, like: Example, others: Sequence[Example], sizes: np.ndarray
-) -> Example:
-    """One of `others`, whose `lengths` are `sizes`, about as long as `like`."""
-    (length,) = lengths(tokenizer, [like])
-    return others[rng.choice(np.argsort(np.abs(sizes - length), kind="stable")[:NEAREST].tolist())]
 
 
 def wrong(rng: random.Random, like: Example) -> Example:

@@ -36,22 +36,13 @@ def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> 
 
 
 def shifted_dims(
-    stats: FeatureStats,
-    n: int | None = 100,
-    definition: str = "paper",
-    raw: bool = False,
-    contrast: Sequence[FeatureStats] = (),
+    stats: FeatureStats, n: int | None = 100, definition: str = "paper", raw: bool = False
 ) -> ShiftedDims:
     """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))². Ties go to the lower id.
 
-    `contrast` (ours): statistics of the same queries under demonstrations from elsewhere, of the
-    same length; the mean of their shifts is taken from each feature's shift before it is ranked,
-    so that what any context moves drops out. `n=None` ranks every feature. Raises ValueError for n
-    larger than the SAE.
+    `n=None` ranks every feature. Raises ValueError for n larger than the SAE.
     """
     moved = shift(stats, definition, raw)
-    if contrast:
-        moved = moved - np.mean([shift(other, definition, raw) for other in contrast], axis=0)
     ids = np.arange(len(moved)) if raw else stats.features
     if n is not None and not 1 <= n <= len(moved):
         raise ValueError(

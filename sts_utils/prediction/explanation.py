@@ -39,7 +39,7 @@ class Feature:
     """One shifted feature."""
 
     id: int
-    shift: float  # E_x (Δh)², less the contrast if the score is contrastive
+    shift: float  # E_x (Δh)²
     domains: tuple[tuple[str, float], ...]  # that use it most, and its mean activation a token
     train: tuple[Span, ...]  # where it fires hardest
     elsewhere: tuple[Span, ...]

@@ -5,9 +5,8 @@ import io
 import logging
 import operator
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,13 @@ from tqdm import tqdm
 
 from sts_utils import models, saes, store
 from sts_utils.config import Profile
-from sts_utils.corpora import contrast
 from sts_utils.examples import Example, split
 from sts_utils.method import prompts
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.prompts import Prompt
 from sts_utils.prediction import probe as probes
 from sts_utils.prediction import scores, sources
-from sts_utils.prediction.prediction import Prediction
+from sts_utils.prediction.prediction import TRAIN, Prediction
 from sts_utils.prediction.probe import Probe
 from sts_utils.runs import features, samples
 from sts_utils.runs import models as held
@@ -57,8 +55,8 @@ def predict(
 
     The paper's two steps: the shifted dims D_N with training examples in context (shift.shift),
     then the transferability score of each domain's questions on them (score.sts_act, sts_icl).
-    Ours: sts_relative, which compares domains feature by feature; contrastive D_N, where the shift
-    under other text of the same length is taken from each feature's first; and a probe.
+    Ours: sts_relative, which compares domains feature by feature; of multiple choice, sts_answers,
+    how the same features move from demonstrations with wrong answers to right ones; and a probe.
 
     | argument | is |
     |---|---|
@@ -118,16 +116,18 @@ def predict(
     asked = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
     worked = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
 
-    contexts, pairs = _contexts(tokenizer, asked, worked), {}
+    shown = [e for examples in (learned, *worked.values()) for e in examples]
+    choice = bool(worked) and all(len(e.options) > 1 and e.answer in e.options for e in shown)
+    scores.check(score, n, has_icl=bool(worked), has_wrong=choice)
+    behind, pairs = profile.model_copy(update={"place": "answer"}), {}
     for seed in seeds:
-        questions, sets = _training_draw(learned, shots, 2 * queries, seed)
-        for context, like in contexts.items():
-            rng = random.Random(f"{context} {seed}")
-            shown = [[like(rng, e) for e in chosen] for chosen in sets]
-            pairs["train", context, seed] = samples.pairs(profile, questions, shown)
-        for d in asked:
-            drawn = _domain_draw(d, asked[d], worked, shots, queries, seed)
-            pairs["domain", d, seed] = samples.pairs(profile, *drawn)
+        drawn = {TRAIN: _training_draw(learned, shots, 2 * queries, seed)}
+        drawn |= {d: _domain_draw(d, asked[d], worked, shots, queries, seed) for d in asked}
+        for name, of in drawn.items():
+            pairs[name, seed, "shift"] = samples.pairs(profile, *of)
+            if choice:
+                rng = random.Random(f"{name} {seed}")
+                pairs[name, seed, "answers"] = samples.answer_pairs(behind, *of, rng)
     scores.check(score, n, held.sae(profile).cfg.d_sae)
     tried = None
     if probe is not None:
@@ -135,13 +135,13 @@ def predict(
 
     stats = {}
     for at in tqdm(pairs, desc="features", unit="set", disable=not progress):
-        desc = f"{at[1]} seed {at[2]}" if progress else None
+        desc = f"{at[0] or 'training set'} seed {at[1]}" if progress else None
         stats[at] = _features(profile, pairs[at], desc)
     data = sources.name_of(train), learned, asked, worked
-    own = [stats["train", "own", s] for s in seeds]
-    others = [[stats["train", c, s] for c in contexts if c != "own"] for s in seeds]
-    used = [{d: stats["domain", d, s] for d in asked} for s in seeds]
-    return Prediction(profile, *data, own, others, used, seeds, n, score, tried, tuple(notes))
+    own = [stats[TRAIN, s, "shift"] for s in seeds]
+    used = [{d: stats[d, s, "shift"] for d in asked} for s in seeds]
+    answers = [{d: stats[d, s, "answers"] for d in (TRAIN, *asked)} for s in seeds if choice]
+    return Prediction(profile, *data, own, used, answers, seeds, n, score, tried, tuple(notes))
 
 
 def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -167,16 +167,6 @@ def _profile(model: str, sae: str, dtype: str) -> Profile:
         lacks = "has no chat template: give its instruction-tuned version"
         raise ValueError(f"model {model!r} {lacks}")
     return profile
-
-
-def _contexts(tokenizer, asked: Mapping, worked: Mapping) -> dict[str, Callable]:
-    """Name -> (rng, demonstration) -> what stands in its place: itself, or text as long."""
-    contexts = {"own": lambda rng, e: e, "generic": partial(contrast.prose, tokenizer)}
-    of_domains = [e for d in asked for e in (*worked.get(d, ()), *asked[d]) if e.solution]
-    if of_domains:
-        others = {"others": of_domains, "sizes": contrast.lengths(tokenizer, of_domains)}
-        contexts["other domains"] = partial(contrast.nearest, tokenizer, **others)
-    return contexts
 
 
 def _training_draw(examples: list[Example], shots: int, queries: int, seed: int) -> tuple:

@@ -13,6 +13,7 @@ from sts_utils.config import Profile
 from sts_utils.examples import Example
 from sts_utils.method import extract, shift
 from sts_utils.method.extract import FeatureStats
+from sts_utils.method.score import PAPER_SCORES
 from sts_utils.method.shift import ShiftedDims
 from sts_utils.prediction import explanation, page, scores
 from sts_utils.prediction.probe import Probe
@@ -20,6 +21,8 @@ from sts_utils.prediction.scores import DEFAULT_SCORE, SCORES
 from sts_utils.prediction.sources import drawn, key
 from sts_utils.runs.scores import over_domains
 
+#: The training set's key beside the domains'.
+TRAIN = ""
 #: Bootstrap draws of a score that compares domains feature by feature.
 RELATIVE_DRAWS = 500
 #: Two neighbours in rank can't be told apart when the bootstrap swaps them more often than this.
@@ -31,8 +34,8 @@ class Prediction:
     """Scores of domains, and the statistics they come from: N, score and domains can be changed.
 
     The statistics are of questions without and with examples in context, [S seeds]: training
-    questions and training examples; [S][C] the same questions behind other text as long; and
-    {domain: its questions and its own worked examples}.
+    questions and training examples; {domain: its questions and its own worked examples}; and of
+    multiple choice, [S] or none, {domain or TRAIN: with wrong and with right answers in context}.
     """
 
     profile: Profile
@@ -41,8 +44,8 @@ class Prediction:
     questions: Mapping[str, Sequence[Example]]
     demonstrations: Mapping[str, Sequence[Example]]  # the domains' worked examples, if any
     train_stats: Sequence[FeatureStats]
-    contrast_stats: Sequence[Sequence[FeatureStats]]
     domain_stats: Sequence[Mapping[str, FeatureStats]]
+    answer_stats: Sequence[Mapping[str, FeatureStats]]
     seeds: Sequence[int]
     n: int
     score: str
@@ -69,20 +72,21 @@ class Prediction:
             unknown = next((d for d in kept if d not in self.domains), "(none)")
             raise ValueError(f"unknown domain {unknown!r}: choose from {', '.join(self.domains)}")
         features = len(self.train_stats[0].features)
-        scores.check(score, n, features, bool(self.demonstrations), kept)
+        told = bool(self.demonstrations), kept, bool(self.answer_stats)
+        scores.check(score, n, features, *told)
         chosen = [{d: of[d] for d in of if d in kept} for of in self.domain_stats]
         return replace(self, n=n, score=score, domain_stats=chosen)
 
-    def _dims(self, contrastive: bool, n: int | None) -> list[ShiftedDims]:
-        """[S] D_N (eq. 1), less the contrast if `contrastive`; every feature if n is None."""
-        contrasts = self.contrast_stats if contrastive else [()] * len(self.seeds)
-        pairs = zip(self.train_stats, contrasts, strict=True)
-        return [shift.shifted_dims(of, n, contrast=contrast) for of, contrast in pairs]
+    def _dims(self, name: str, n: int | None) -> list[ShiftedDims]:
+        """[S] D_N (eq. 1) that a score reads; every feature if n is None."""
+        answers = [of[TRAIN] for of in self.answer_stats]
+        stats = answers if name == "sts_answers" else self.train_stats
+        return [shift.shifted_dims(of, n) for of in stats]
 
     @cached_property
     def shifts(self) -> np.ndarray:
         """[F] each feature's shift, mean over seeds, as the chosen score ranks it."""
-        every = self._dims(SCORES[self.score][1], None)
+        every = self._dims(self.score, None)
         return np.mean([d.shift[np.argsort(d.ids)] for d in every], axis=0)
 
     @cached_property
@@ -91,16 +95,22 @@ class Prediction:
 
         Questions and seeds are drawn again; NaN where a score needs examples that are not there.
         """
-        return {name: self._estimate(*of) for name, of in SCORES.items()}
+        return {name: self._estimate(name) for name in SCORES}
 
-    def _estimate(self, name: str, contrastive: bool) -> tuple[np.ndarray, np.ndarray]:
-        if name == "sts_icl" and not self.demonstrations:
+    def _estimate(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        lacks = {"sts_icl": self.demonstrations, "sts_answers": self.answer_stats}
+        if not lacks.get(name, True):
             nothing = np.full((1, len(self.domains)), np.nan)
             return nothing[0], nothing
-        weights = self._weights(RELATIVE_DRAWS if name == "sts_relative" else stats.DRAWS)
-        values, drawn = [], []
-        for s, dims in enumerate(self._dims(contrastive, self.n)):
-            score_of = partial(over_domains, name, list(self.domain_stats[s].values()), dims)
+        weights = self._weights(stats.DRAWS if name in PAPER_SCORES else RELATIVE_DRAWS)
+        read, values, drawn = self.domain_stats, [], []
+        how, equation = [{}] * len(self.seeds), name
+        if name == "sts_answers":
+            read, equation = self.answer_stats, "cosine"
+            how = [{"towards": of[TRAIN].mean("dh")} for of in read]
+        for s, dims in enumerate(self._dims(name, self.n)):
+            of = [read[s][d] for d in self.domains]
+            score_of = partial(over_domains, equation, of, dims, **how[s])
             values.append(score_of())
             drawn.append(score_of(weights=weights[s]))
         return np.mean(values, axis=0), stats.over_seeds(np.stack(drawn, 1))
@@ -148,7 +158,7 @@ class Prediction:
         asked = [len(of.n) for row in self.domain_stats for of in row.values()]
         trained = len(self.train_stats[0].n)
         values = {"asked": asked, "trained": trained, "most": extract.ROWS, "flip": FLIP}
-        values |= {"default": DEFAULT_SCORE, "contrastive": SCORES[self.score][1]}
+        values |= {"default": DEFAULT_SCORE}
         said = page.told("sureness", p=self, **values, control=scores.in_control())
         return [*said, *self.notes]
 
@@ -171,8 +181,9 @@ class Prediction:
         """
         check_budget(budget)
         table = self.table[["domain"]].assign(weight=self.table[self.score])
-        if SCORES[self.score][0] == "sts_relative":
+        if self.score == "sts_relative":
             table["weight"] = np.exp(table.weight)  # times as active as in the mean domain
+        table["weight"] = table.weight.clip(lower=0)  # of a cosine, what moves the other way
         if not table.weight.sum() > 0:
             raise ValueError(f"every domain's {self.score} is 0: there is no ratio to split by")
         table["share"] = table.weight / table.weight.sum()

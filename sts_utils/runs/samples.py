@@ -7,6 +7,7 @@ from functools import cache
 
 from sts_utils import corpora, models
 from sts_utils.config import Profile
+from sts_utils.corpora import contrast
 from sts_utils.examples import Example, by_domain, split
 from sts_utils.method import prompts
 from sts_utils.method.prompts import Prompt
@@ -111,6 +112,21 @@ def pairs(
     if profile.place == "query":
         return made
     return [(prompts.behind(plain), prompts.behind(icl)) for plain, icl in made]
+
+
+def answer_pairs(
+    profile: Profile,
+    queries: Sequence[Example],
+    sets: Sequence[Sequence[Example]],
+    rng: random.Random,
+) -> list[tuple[Prompt, Prompt]]:
+    """(wrong, right) prompts of `queries`: behind demonstrations with a wrong option for an answer,
+    and behind the same with the right one (ours). Raises ValueError for one without options."""
+    queries = [contrast.right(e) for e in queries]
+    wrong = [[contrast.wrong(rng, e) for e in group] for group in sets]
+    right = [[contrast.right(e) for e in group] for group in sets]
+    both = [pairs(profile, queries, shown) for shown in (wrong, right)]
+    return [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]
 
 
 def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> list[Example]:

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sts_utils import corpora, models
 from sts_utils.config import Profile
+from sts_utils.control.sets import PROBE_QUESTIONS
 from sts_utils.experiments.fig5 import MIXTURES
 from sts_utils.runs.features import ROLLOUTS
 from sts_utils.runs.plan import Step
@@ -229,8 +230,8 @@ def cost(step: Step) -> Cost:
         case "gradients of the domains":
             return control_gradients(p)
         case "control, training sets":
-            asked_ = p.control.probe_questions
-            short = control_change(p, 1 / 20, asked_) + control_change(p, 1 / 10, asked_)
+            short = control_change(p, 1 / 20, PROBE_QUESTIONS)
+            short += control_change(p, 1 / 10, PROBE_QUESTIONS)
             read_ = control_contexts(p, kinds=4)  # at both places, with right and wrong answers
             return control_change(p) + short + read_ + control_gradients(p)
     raise ValueError(f"scale/cost.py has no cost of {step.kind!r}, like {step.name!r}")

@@ -26,7 +26,6 @@ TOPICS, OWNED, GENERIC, WORDS = len(AFFINITY) + 2, 6, 10, 20
 FEATURES = TOPICS * OWNED + GENERIC
 #: How far a context moves the features of its topic, and a long one the generic ones.
 TOPICAL_SHIFT, GENERIC_SHIFT = 1.0, 1.5
-OTHER_TOPIC = TOPICS - 1
 
 
 def _moves() -> torch.Tensor:
@@ -118,16 +117,11 @@ def scores(seed: int = 0, n: int = 16, shuffle: int | None = None) -> dict[str, 
     """
     domains = [_stats(d + 1, share, (d + 1, share), seed) for d, share in enumerate(AFFINITY)]
     train = _stats(0, 1.0, (0, 1.0), seed)
-    elsewhere = _stats(0, 1.0, (OTHER_TOPIC, 0.0), seed)
     order = np.arange(FEATURES)
     if shuffle is not None:
         order = np.random.default_rng(shuffle).permutation(FEATURES)
-    values = {}
-    for label, contrast in (("D_N", ()), ("D_N contrastive", (elsewhere,))):
-        ranked = shift.shifted_dims(train, n if label == "D_N" else OWNED, contrast=contrast)
-        dims = ShiftedDims(order[ranked.ids], ranked.shift)
-        towards = np.empty(FEATURES)
-        towards[order] = train.mean("dh")
-        for name in SCORES:
-            values[f"{name}, {label}"] = over_domains(name, domains, dims, towards=towards)
-    return values
+    ranked = shift.shifted_dims(train, n)
+    dims = ShiftedDims(order[ranked.ids], ranked.shift)
+    towards = np.empty(FEATURES)
+    towards[order] = train.mean("dh")
+    return {name: over_domains(name, domains, dims, towards=towards) for name in SCORES}

@@ -50,7 +50,7 @@ def test_unknown_scores_and_sizes_are_one_line(control):
     whole = control.parts["topics"]
     with pytest.raises(ValueError, match="score 'sts': choose from sts_act, sts_icl"):
         scores.values(whole, Score("sts"))
-    with pytest.raises(ValueError, match="N is 513, but the SAE has 512 features: choose fewer"):
+    with pytest.raises(ValueError, match="top_n is 513, but there are only 512 features"):
         whole.cells[0][0].dims(513)
 
 
@@ -59,5 +59,5 @@ def test_a_quick_probe_learns_from_a_tenth_and_saves_no_model(control, monkeypat
     part = control.parts["topics"].profile
     probed = sets.probe(part, "law", 0, "quick probe")
     assert set(probed.domain) == set(control.parts["topics"].domains)
-    assert probed.groupby("domain").size().eq(part.control.probe_questions).all()
+    assert probed.groupby("domain").size().eq(part.evaluation.questions).all()
     assert probed[judgement.ODDS].abs().max() > 0

@@ -22,13 +22,13 @@ def test_a_set_with_too_few_examples_says_what_to_lower(small):
     part = small.control.part.model_copy(update={"sets": ("engineering",), "examples": 64})
     settings = small.control.model_copy(update={"part": part})
     with pytest.raises(ValueError, match=r"'engineering' has .* lower examples or questions there"):
-        sets.pairs(small.model_copy(update={"control": settings}), "engineering", 0)
+        readings.pairs(small.model_copy(update={"control": settings}), "engineering", 0)
 
 
 def test_wrong_answers_stand_in_the_same_demonstrations(tiny):
     part = readings.at(sets.parts(tiny)["judgement"], "answer")
     tokenizer = samples.tokenizer(part.model)
-    for told in (("last, parcels", 0), ("last, runners", None)):
+    for told in (("holder, parcels", 0), ("next, runners", None)):
         for wrong, right in readings.answer_pairs(part, *told):
             assert wrong.tail == right.tail and wrong.query == right.query
             a, b = (tokenizer.decode(side.context) for side in (wrong, right))
@@ -44,7 +44,8 @@ def test_each_step_is_of_a_set_and_seed_that_the_profile_names(tiny):
     cells = [step.args[1:] for step in listed if step.compute is steps.cell]
     of = (p.control.part for p in parts.values())
     assert cells == [(name, seed) for part in of for seed in part.seeds for name in part.sets]
-    assert len({step.name for step in listed}) == len(listed)
+    full = steps.steps(config.load("control"))
+    assert len({step.name for step in full}) == len(full)
 
 
 def test_every_skill_on_the_trained_surfaces_is_a_set_of_the_full_control():
@@ -57,9 +58,9 @@ def test_every_skill_on_the_trained_surfaces_is_a_set_of_the_full_control():
 
 def test_skills_of_another_type_of_answer_are_not_asked(tiny):
     part = sets.parts(tiny)["judgement"]
-    asked = sets._questions(part, "last, parcels", 2)
-    assert {skills.SKILLS[e.domain.split(", ")[0]][0] for e in asked} == {"number"}
-    assert len(asked) == 2 * 12
+    asked = sets._questions(part, "holder, parcels", 2)
+    assert {skills.SKILLS[e.domain.split(", ")[0]][0] for e in asked} == {"name"}
+    assert len(asked) == 2 * 12 == 2 * len(sets.domains(part))
 
 
 @pytest.mark.parametrize("base", ["llama3-8b", "qwen2.5-7b", "gemma2-9b"])

@@ -4,7 +4,6 @@ import copy
 import doctest
 import importlib
 import json
-import random
 import re
 
 import numpy as np
@@ -14,7 +13,6 @@ from tiny_sets import ALONE, SMALL, questions
 
 import sts_utils
 from sts_utils import corpora, saes, store
-from sts_utils.corpora import contrast
 from sts_utils.method import extract
 from sts_utils.prediction import sources
 from sts_utils.runs import samples
@@ -56,28 +54,11 @@ def test_domains_are_computed_once_for_all_training_sets(found, monkeypatch):
     domains = {"apples": questions("apples"), "pears": questions("pears"), "code": "code-io"}
     shown = SMALL | {"progress": True}
     sts_utils.predict(questions("another"), domains=domains, seeds=(0,), **shown)
-    assert read == ["own seed 0", "generic seed 0", "other domains seed 0"]
+    assert read == ["training set seed 0"]
     read.clear()
     domains["apples"] = questions("riper apples")
     sts_utils.predict(questions("another"), domains=domains, seeds=(0,), **shown)
     assert "apples seed 0" in read and "pears seed 0" not in read
-
-
-def test_contrast_is_as_long_as_the_demonstrations(found):
-    tokenizer, rng, like = samples.tokenizer("tiny"), random.Random(0), found.train[0]
-    prose = contrast.prose(tokenizer, rng, like)
-    for side in ("query", "solution"):
-        wanted, made = (
-            len(tokenizer(getattr(e, side), add_special_tokens=False).input_ids)
-            for e in (like, prose)
-        )
-        assert abs(made - wanted) <= 1 + wanted // 20
-    worked = found.questions["code"]
-    sizes = contrast.lengths(tokenizer, worked)
-    (near,) = contrast.lengths(
-        tokenizer, [contrast.nearest(tokenizer, rng, worked[3], worked, sizes)]
-    )
-    assert abs(near - sizes[3]) <= np.sort(np.abs(sizes - sizes[3]))[contrast.NEAREST - 1]
 
 
 def test_questions_of_the_training_set_are_dropped_from_the_domains(caplog):

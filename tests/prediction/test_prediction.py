@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from tiny_sets import SMALL
 
+import sts_utils
 from sts_utils.method import score, shift
 from sts_utils.prediction import prediction, scores
 from sts_utils.runs import scores as ours
@@ -16,7 +18,8 @@ def test_table_holds_every_score_with_its_interval(found):
     assert sorted(table.domain) == ["apples", "code", "pears"]
     assert list(table["rank"]) == [1, 2, 3]
     assert table[found.score].is_monotonic_decreasing
-    for name in scores.SCORES:
+    assert table.sts_answers.isna().all()  # no multiple choice
+    for name in scores.SCORES[:-1]:
         assert (table[f"{name}_low"] <= table[name]).all() and (
             table[name] <= table[f"{name}_high"]
         ).all()
@@ -25,18 +28,13 @@ def test_table_holds_every_score_with_its_interval(found):
 
 def test_scores_are_the_paper_s_on_the_same_statistics(found):
     row = found.table.set_index("domain").loc["pears"]
-    expected = {"sts_act": [], "sts_icl": [], "sts_act_contrastive": [], "sts_relative": []}
+    expected = {"sts_act": [], "sts_icl": [], "sts_relative": []}
     for s in range(2):
         plain = shift.shifted_dims(found.train_stats[s], 20)
-        contrastive = shift.shifted_dims(found.train_stats[s], 20, contrast=found.contrast_stats[s])
         expected["sts_act"].append(score.sts_act(found.domain_stats[s]["pears"], plain))
         expected["sts_icl"].append(score.sts_icl(found.domain_stats[s]["pears"], plain))
-        expected["sts_act_contrastive"].append(
-            score.sts_act(found.domain_stats[s]["pears"], contrastive)
-        )
         relative = ours.sts_relative(list(found.domain_stats[s].values()), plain)
         expected["sts_relative"].append(relative[found.domains.index("pears")])
-    assert len(found.contrast_stats[0]) == 2  # prose, and the other domains' examples
     for name, values in expected.items():
         assert row[name] == pytest.approx(np.mean(values))
 
@@ -68,16 +66,13 @@ def test_positive_control_is_quoted_when_it_exists(found, tmp_path, monkeypatch)
     said = f"{own['first']:.0%}; {own['r']:.2f} [{own['r_low']:.2f}, {own['r_high']:.2f}]"
     assert f"sts_relative {said}" in " ".join(found.sureness())
     assert f"in the trained words in {own['auc']:.0%}" in found.reads()[0]
-    assert "Its contrast there" in " ".join(
-        found.rescored(score="sts_relative_contrastive").sureness()
-    )
     monkeypatch.setattr(scores, "CONTROL", tmp_path)
     assert "not backed by it yet" in " ".join(found.sureness())
     assert "In the positive control" not in " ".join(found.reads())
 
 
 def test_a_question_that_every_seed_asks_is_drawn_once(found):
-    kinds = ("train_stats", "contrast_stats", "domain_stats")
+    kinds = ("train_stats", "domain_stats", "answer_stats")
     one = replace(found, seeds=(0,), **{name: getattr(found, name)[:1] for name in kinds})
     same = replace(one, seeds=(0, 1), **{name: getattr(one, name) * 2 for name in kinds})
     for name in ("sts_act", "sts_relative"):
@@ -113,3 +108,30 @@ def test_unknown_domain_or_score_of_a_rescored_prediction(found):
         found.rescored(domains=[])
     with pytest.raises(ValueError, match=r"n is 1000: choose 1..512"):
         found.rescored(n=1000)
+
+
+def test_multiple_choice_is_read_with_wrong_and_right_answers():
+    def choices(word):
+        rows = []
+        for i in range(16):
+            options = [f"{word} {i}", f"{word} {i + 1}", f"{word} {i + 2}"]
+            rows.append({"question": f"{word} {i}?", "choices": options, "answer": i % 3})
+        return rows
+
+    domains = {"apples": choices("apples"), "pears": choices("pears")}
+    how = SMALL | {"seeds": (0, 1), "score": "sts_answers", "n": 20}
+    made = sts_utils.predict(choices("fruit"), domains=domains, **how)
+    table = made.table.set_index("domain")
+    assert table.sts_answers.between(-1, 1).all() and made.score == "sts_answers"
+    towards = [of[""] for of in made.answer_stats]
+    expected = []
+    for s, own in enumerate(towards):
+        ids = shift.shifted_dims(own, 20).ids
+        of = made.answer_stats[s]["pears"].mean("dh")[ids]
+        expected.append(ours.cosine(own.mean("dh")[ids], of))
+    assert table.sts_answers["pears"] == pytest.approx(np.mean(expected))
+    assert (table.sts_answers_low <= table.sts_answers).all()
+    assert made.advice(4).examples.sum() == 4 or table.sts_answers.max() <= 0
+    assert made.answer_stats[0][""].n[0] < made.train_stats[0].n[0]  # behind the question
+    with pytest.raises(ValueError, match="'sts_answers' needs multiple choice with answers in"):
+        sts_utils.predict([{"question": "q", "answer": "a"}] * 20, domains=domains, **how)
