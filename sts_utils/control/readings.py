@@ -7,13 +7,13 @@ import numpy as np
 from sts_utils import corpora, generation, models, store
 from sts_utils.config import Profile
 from sts_utils.control import sets
-from sts_utils.evaluation.gradients import answer_gradients
 from sts_utils.examples import Example, by_domain
 from sts_utils.method import prompts
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.prompts import Prompt
 from sts_utils.runs import features, samples
 from sts_utils.runs import models as held
+from sts_utils.runs.gradients import answer_gradients
 
 #: Which tokens are read: the query's, or those between it and its answer.
 PLACES = ("query", "answer")
@@ -104,7 +104,7 @@ def _with_options(profile: Profile, chosen: list[Example]) -> list[Example]:
 
 
 def gradients(profile: Profile, name: str, seed: int | None = None) -> dict[str, np.ndarray]:
-    """Which way the answers pull the residual stream (evaluation/gradients.py): of a training set
+    """Which way the answers pull the residual stream (runs/gradients.py): of a training set
     and seed, or of a domain's scored questions."""
     if seed is None:
         chosen = samples.domain_queries(profile, name, 0)

@@ -1,21 +1,19 @@
 """Scores of every domain for every training set of the positive control."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils.config import Profile
 from sts_utils.control import readings, sets
-from sts_utils.control.matrix import Cell, Matrix
+from sts_utils.control.matrix import Matrix
 from sts_utils.method import shift
-from sts_utils.runs import samples
+from sts_utils.runs import features, samples
 from sts_utils.runs.scores import SCORES, cosine, over_domains
 
-#: The scores that read D_N, and those that do not.
-FEATURE_SCORES = tuple(SCORES)
-OTHER_SCORES = ("residual similarity", "token overlap")
+#: From demonstrations with wrong answers to the same with right ones: cosine of two shifts.
 ANSWERS = ("right − wrong answers", "right − wrong answers, residual")
 #: Cosines of gradients (evaluation/gradients.py), and what they are of.
 GRADIENTS = {
@@ -27,8 +25,8 @@ GRADIENTS = {
 
 @dataclass(frozen=True)
 class Score:
-    """A score of domains: one of FEATURE_SCORES with its N, another, or a probe run (sets.PROBES);
-    read at the query or where the answer is to be."""
+    """A score of domains: one of runs/scores.py with its N, or another; read at the query
+    or where the answer is to be."""
 
     name: str
     n: int = 100
@@ -47,7 +45,7 @@ FIXED = Score(ANSWERS[0], place="answer")
 def candidates(profile: Profile) -> list[Score]:
     """What is judged: the paper's scores and ours at both places, what a user would try first, what
     the design half found, and short runs of fine-tuning."""
-    read = [Score(name, profile.top_n) for name in FEATURE_SCORES]
+    read = [Score(name, profile.top_n) for name in SCORES]
     read += [Score("residual similarity")]
     behind = [Score(s.name, s.n, "answer") for s in read]
     found = [*map(Score, GRADIENTS), Score(ANSWERS[1], place="answer"), FIXED]
@@ -55,41 +53,43 @@ def candidates(profile: Profile) -> list[Score]:
 
 
 def values(matrix: Matrix, score: Score) -> np.ndarray:
-    """[T, S, D] a score of each domain, for each training set and seed."""
-    matrix = matrix if score.place == "query" else matrix.elsewhere
-    return np.array([[of_cell(matrix, cell, score) for cell in row] for row in matrix.cells])
+    """[T, S, D] a score of each domain, for each training set and seed; NaN where a probe did not
+    ask."""
+    told = matrix.profile, score, matrix.domains
+    return np.array([[of_cell(*told, n, seed) for seed in matrix.seeds] for n in matrix.names])
 
 
-def of_cell(matrix: Matrix, cell: Cell, score: Score) -> np.ndarray:
-    """[D] a score of each domain, for one training set and seed; NaN where a probe did not ask."""
-    domains = matrix.features[cell.seed]
-    if score.name in FEATURE_SCORES:
-        dims = cell.dims(score.n)
-        towards = cell.shifted.mean("dh") if score.name == "cosine" else None
-        return over_domains(score.name, domains, dims, towards=towards)
+def of_cell(
+    profile: Profile, score: Score, domains: tuple[str, ...], name: str, seed: int
+) -> np.ndarray:
+    """[D] a score of each domain, for one training set and seed."""
+    read = readings.at(profile, score.place)
     if score.name == "token overlap":
-        return _overlaps(matrix.profile, cell.seed)[cell.name]
+        return _overlaps(profile, seed)[name]
     if score.name in sets.PROBES:
-        probed = sets.probe(matrix.profile, cell.name, cell.seed, score.name)
-        measure = matrix.profile.evaluation.measure
-        return probed.groupby("domain")[measure].mean().reindex(matrix.domains).to_numpy()
-    if score.name == "residual similarity":
-        residual = np.stack([domain.mean("r") for domain in domains])
-        return cosine(cell.shifted.mean("r"), residual)
-    if score.name.startswith("right − wrong answers"):
-        place = readings.at(matrix.profile, score.place)
-        own = readings.extract_answers(place, cell.name, cell.seed)
-        domains = [readings.extract_answers(place, d) for d in matrix.domains]
-        if score.name.endswith("residual"):
-            return cosine(own.mean("dr"), np.stack([of.mean("dr") for of in domains]))
-        towards, dims = own.mean("dh"), shift.shifted_dims(own, score.n)
-        return over_domains("cosine", domains, dims, towards=towards)
+        probed = sets.probe(profile, name, seed, score.name).groupby("domain")
+        return probed[profile.evaluation.measure].mean().reindex(domains).to_numpy()
     if score.name in GRADIENTS:
         key = GRADIENTS[score.name]
-        of_domains = np.stack([readings.gradients(matrix.profile, d)[key] for d in matrix.domains])
-        return cosine(readings.gradients(matrix.profile, cell.name, cell.seed)[key], of_domains)
-    known = ", ".join((*FEATURE_SCORES, *OTHER_SCORES, *ANSWERS, *GRADIENTS, *sets.PROBES))
-    raise ValueError(f"score {score.name!r}: choose from {known}")
+        of_domains = np.stack([readings.gradients(profile, d)[key] for d in domains])
+        return cosine(readings.gradients(profile, name, seed)[key], of_domains)
+    if score.name in ANSWERS:
+        own, found = readings.extract_answers(read, name, seed), _domains(read, domains)
+        equation, residual = "cosine", "dr"
+    else:
+        own, found = readings.extract_shift(read, name, seed), _domains(read, domains, seed)
+        equation, residual = score.name, "r"
+    if score.name.endswith(("residual", "residual similarity")):
+        return cosine(own.mean(residual), np.stack([of.mean(residual) for of in found]))
+    return over_domains(equation, found, shift.shifted_dims(own, score.n), towards=own.mean("dh"))
+
+
+@lru_cache(8)
+def _domains(read: Profile, domains: tuple[str, ...], seed: int | None = None) -> list:
+    """Features of the domains without and with demonstrations, or with wrong and right answers."""
+    if seed is None:
+        return [readings.extract_answers(read, domain) for domain in domains]
+    return [features.extract_domain(read, domain, seed) for domain in domains]
 
 
 @cache

@@ -116,7 +116,7 @@ def control_goals(control: Control) -> tuple[pd.DataFrame, str]:
 def control_topics(control: Control) -> tuple[pd.DataFrame, str]:
     """Do score and change agree beyond overlap of words?"""
     matrix = control.parts["topics"]
-    tried = [s for s in control.candidates if s.place == "query"]
+    tried = [s for s in control.candidates if s.place == "query" or s == FIXED]
     return judgement.topics(matrix, tried), (
         "Training sets that are MMLU categories: `first`, how often a score puts the set's own "
         f"category first (exact binomial interval of {len(matrix.names)} sets). Off the diagonal "

@@ -5,7 +5,7 @@ from functools import cached_property
 import pandas as pd
 
 from sts_utils.config import Profile
-from sts_utils.control import judgement, matrix, scores, sets
+from sts_utils.control import judgement, scores, sets
 from sts_utils.control.matrix import Matrix
 from sts_utils.control.scores import Score
 
@@ -15,7 +15,7 @@ class Control:
 
     def __init__(self, profile: Profile):
         self.profile = profile
-        self.parts: dict[str, Matrix] = {k: matrix.load(p) for k, p in sets.parts(profile).items()}
+        self.parts: dict[str, Matrix] = {k: Matrix(p) for k, p in sets.parts(profile).items()}
         self.candidates: list[Score] = scores.candidates(profile)
 
     @property

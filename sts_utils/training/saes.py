@@ -18,6 +18,7 @@ from tqdm import tqdm
 from sts_utils import batches, saes
 from sts_utils.saes import SINK_FACTOR
 from sts_utils.store import atomic_folder
+from sts_utils.training import interventions
 
 #: Sequences that are sorted by length together.
 POOL = 256
@@ -177,20 +178,18 @@ def loss_recovered(model, sae: SAE, layer: int, sequences: Iterable[list[int]]) 
     texts, means = [torch.tensor([s], device=model.device) for s in sequences], []
 
     def total(replace) -> float:
-        def hook(_module, _inputs, output):
-            hidden = output[0] if isinstance(output, tuple) else output
+        def edit(hidden: torch.Tensor) -> torch.Tensor:
             norms = hidden.float().norm(dim=-1)
             keep = norms < SINK_FACTOR * norms.median()
             hidden[keep] = replace(hidden[keep].float()).to(hidden.dtype)
+            return hidden
 
-        handle, losses = model.model.layers[layer].register_forward_hook(hook), []
-        try:
+        losses = []
+        with interventions.edited(model, {layer: edit}):
             for ids in texts:
                 logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
                 loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
                 losses.append(loss.item())
-        finally:
-            handle.remove()
         return sum(losses) / sum(ids.shape[1] - 1 for ids in texts)
 
     loss = total(lambda rows: means.append(rows.mean(0)) or rows)

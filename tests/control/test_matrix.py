@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from sts_utils.control import judgement, scores, sets, tables
+from sts_utils.control import judgement, readings, scores, sets, tables
 from sts_utils.control.scores import FIXED, Score
-from sts_utils.method import score
+from sts_utils.method import score, shift
 from sts_utils.results import Result
-from sts_utils.runs import features, samples
+from sts_utils.runs import features
 
 
 @pytest.mark.slow
@@ -29,15 +29,16 @@ def test_both_halves_judge_every_candidate(control):
 @pytest.mark.slow
 def test_features_are_read_at_the_query_or_where_the_answer_is_to_be(control):
     part = control.parts["judgement"]
-    query, answer = part.features[0][0], part.elsewhere.features[0][0]
+    places = (readings.at(part.profile, place) for place in readings.PLACES)
+    query, answer = (features.extract_domain(of, part.domains[0], 0) for of in places)
     assert query.ids == answer.ids and (answer.n == answer.n[0]).all() and answer.n[0] < 12
 
 
 @pytest.mark.slow
 def test_matrix_scores_are_the_paper_s_equations(control):
     whole = control.parts["topics"]
-    d = whole.cells[2][0].dims(20)
-    names = samples.evaluation_questions(whole.profile)
+    d = shift.shifted_dims(readings.extract_shift(whole.profile, "law", 0), 20)
+    names = whole.domains
     for metric in score.PAPER_SCORES:
         ours = scores.values(whole, Score(metric, 20))[2, 0]
         equation = getattr(score, metric)
@@ -51,7 +52,7 @@ def test_unknown_scores_and_sizes_are_one_line(control):
     with pytest.raises(ValueError, match="score 'sts': choose from sts_act, sts_icl"):
         scores.values(whole, Score("sts"))
     with pytest.raises(ValueError, match="top_n is 513, but there are only 512 features"):
-        whole.cells[0][0].dims(513)
+        scores.values(whole, Score("sts_act", 513))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from sts_utils import generation, saes
 from sts_utils.evaluation.options import OptionsLM
 from sts_utils.examples import Example
+from sts_utils.training import interventions
 
 #: Questions of one backward pass.
 QUESTIONS = 8
@@ -48,11 +49,13 @@ def answer_gradients(
     for start in tqdm(range(0, len(examples), QUESTIONS), desc=desc, leave=False, disable=not desc):
         rows = [_pieces(tokenizer, e) for e in examples[start : start + QUESTIONS]]
         read: list[torch.Tensor] = []
-        handle = model.model.layers[layer].register_forward_hook(_leaf(read))
-        try:
+
+        def leaf(residual: torch.Tensor, read=read) -> torch.Tensor:
+            read.append(residual.detach().requires_grad_())
+            return read[0]
+
+        with interventions.edited(model, {layer: leaf}):
             options = lm.score(rows)
-        finally:
-            handle.remove()
         odds = sum(of[0] - of[1:].logsumexp(0) for of in options)
         loglik = sum(of[0] for of in options)
         residual = read[0].detach().flatten(0, 1).float()
@@ -74,14 +77,3 @@ def _pieces(tokenizer, example: Example) -> list[list[int]]:
     others = [option for option in example.options if option != example.answer]
     texts = [generation.chat_text(tokenizer, example.question), example.answer, *others]
     return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-
-
-def _leaf(read: list[torch.Tensor]):
-    """A hook that makes a block's output a leaf of the graph, where the gradient ends."""
-
-    def hook(_module, _inputs, output):
-        whole = isinstance(output, torch.Tensor)
-        read.append((output if whole else output[0]).detach().requires_grad_())
-        return read[0] if whole else (read[0], *output[1:])
-
-    return hook
