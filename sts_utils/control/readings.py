@@ -109,10 +109,8 @@ def gradients(profile: Profile, name: str, seed: int | None = None) -> dict[str,
     if seed is None:
         chosen = samples.domain_queries(profile, name, 0)
     else:
-        whole = {e.id: e for e in corpora.load(profile.domains)}  # training leaves options out
-        chosen = [
-            whole[e.id] for e in sets.examples(profile, name, seed)[: profile.control.part.queries]
-        ]
+        wanted = profile.control.part.queries
+        chosen = _with_options(profile, sets.examples(profile, name, seed)[:wanted])
 
     def compute() -> dict[str, np.ndarray]:
         hook, model = held.hook(profile), held.load_whole(profile)

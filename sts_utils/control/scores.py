@@ -15,7 +15,7 @@ from sts_utils.runs.scores import SCORES, cosine, over_domains
 
 #: From demonstrations with wrong answers to the same with right ones: cosine of two shifts.
 ANSWERS = ("right − wrong answers", "right − wrong answers, residual")
-#: Cosines of gradients (evaluation/gradients.py), and what they are of.
+#: Cosines of gradients (runs/gradients.py), and what they are of.
 GRADIENTS = {
     "gradient of answers": "loglik",
     "gradient of log-odds": "odds",

@@ -78,9 +78,8 @@ def pools(profile: Profile) -> dict[str, tuple[Example, ...]]:
 
 def examples(profile: Profile, name: str, seed: int) -> list[Example]:
     """The examples that one training set and seed are: the same number for each."""
-    return random.Random(f"{name} {seed}").sample(
-        pools(profile)[name], profile.control.part.examples
-    )
+    wanted = profile.control.part.examples
+    return random.Random(f"{name} {seed}").sample(pools(profile)[name], wanted)
 
 
 # --- fine-tuning and its effect ----------------------------------------------------------------
@@ -147,7 +146,7 @@ def probe(profile: Profile, name: str, seed: int, kind: str) -> pd.DataFrame:
 def quick_probe(profile: Profile, name: str, seed: int) -> pd.DataFrame:
     """The change by a tenth of the examples, in small batches at ten times the learning rate, with
     no warm-up: a step of AdamW is as long as its learning rate, whatever the batch."""
-    settings, questions = (profile.control, _questions(profile, name, PROBE_QUESTIONS))
+    settings, questions = profile.control, _questions(profile, name, PROBE_QUESTIONS)
     size = {"batch": sft.QUICK_BATCH, "micro_batch": sft.QUICK_BATCH, "epochs": 1}
     size |= {"lr": 10 * settings.lr, "examples": max(1, settings.part.examples // 10)}
     told = profile.sft.model_copy(update=size)
