@@ -53,6 +53,14 @@ def test_sums_equal_brute_force(pairs, backbone, sae):
     np.testing.assert_array_equal(stats.n, [len(p.query) for p, _ in pairs])
 
 
+def test_behind_the_query_the_context_is_shared_and_the_query_is_not_counted(pairs, backbone, sae):
+    behind = [(prompts.behind(plain), prompts.behind(icl)) for plain, icl in pairs]
+    assert len(extract.by_context(behind)) == len(extract.by_context(pairs)) == 2
+    stats = one_hook(behind, backbone, sae)
+    close(stats, brute_force(behind, backbone, backbone, sae, np.inf))
+    assert (stats.n == stats.n[0]).all() and stats.n[0] < min(len(p.query) for p, _ in pairs)
+
+
 def test_two_models_are_compared_on_the_same_prompts(pairs, backbone, sae):
     other = models.load_truncated("tiny", 1)
     with torch.no_grad():
