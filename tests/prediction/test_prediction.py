@@ -66,6 +66,7 @@ def test_positive_control_is_quoted_when_it_exists(found, tmp_path, monkeypatch)
     said = f"{own['first']:.0%}; {own['r']:.2f} [{own['r_low']:.2f}, {own['r_high']:.2f}]"
     assert f"sts_relative {said}" in " ".join(found.sureness())
     assert f"in the trained words in {own['auc']:.0%}" in found.reads()[0]
+    assert "not the skill" in found.reads()[0] and "needs multiple choice" in found.reads()[0]
     monkeypatch.setattr(scores, "CONTROL", tmp_path)
     assert "not backed by it yet" in " ".join(found.sureness())
     assert "In the positive control" not in " ".join(found.reads())
@@ -123,6 +124,8 @@ def test_multiple_choice_is_read_with_wrong_and_right_answers():
     made = sts_utils.predict(choices("fruit"), domains=domains, **how)
     table = made.table.set_index("domain")
     assert table.sts_answers.between(-1, 1).all() and made.score == "sts_answers"
+    assert "from wrong answers to right ones" in made.reads()[0]
+    assert 'score="sts_answers" ranks' in made.rescored(score="sts_act").reads()[0]
     towards = [of[""] for of in made.answer_stats]
     expected = []
     for s, own in enumerate(towards):
