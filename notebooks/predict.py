@@ -122,12 +122,13 @@ import matplotlib.pyplot as plt
 
 from sts_utils.prediction.scores import SCORES
 
-domains = prediction.domains
+domains, table = prediction.domains, prediction.table
+at_hand = [score for score in SCORES if table[score].notna().any()]
 controls = {
     "n": widgets.IntSlider(
         N, 1, len(prediction.shifts) // 2, description="N", continuous_update=False
     ),
-    "score": widgets.Dropdown(options=list(SCORES), value=prediction.score),
+    "score": widgets.Dropdown(options=at_hand, value=prediction.score),
     "domains": widgets.SelectMultiple(options=domains, value=domains, rows=min(14, len(domains))),
 }
 
