@@ -88,27 +88,27 @@ show(tables.control_aucs, control)
 #   features that move most from wrong to right answers, and *right − wrong answers* is the cosine,
 #   on D_N, of two domains' movements: the paper's idea with a better baseline. No gradient, no
 #   training.
-# - **The gradient of the log-odds** in place of the answer's likelihood: what pulls the right answer
-#   above the wrong ones, in the residual stream or carried by SAE features. What raises the answer's
-#   likelihood is mostly form.
+# - **The gradient of the log-odds** in place of the answer's likelihood: what pulls the right
+#   answer above the wrong ones, in the residual stream or carried by SAE features. What raises
+#   the answer's likelihood is mostly form.
 # - **A quick probe**: fine-tuning on a tenth of the examples in batches of four at ten times the
 #   learning rate, with no warm-up. It has a sign and a unit. A twentieth of the ordinary schedule
 #   (*probe run*) says little.
 #
-# Also tried once on the design half, outside this notebook (AUC; r with the change within training
-# sets): *right − wrong answers* with N of 30, 100, 300, 1000 and all 4,608: 0.94, 0.94, 0.93, 0.93,
-# 0.93; with answers to other questions for wrong ones 0.66; in the residual stream of the last token
-# before the answer, by block: 0.69 to 0.74 up to the 12th, 0.79 to 0.86 from the 15th on; without
-# the wrong answers there 0.00 to 0.38, with the mean over training sets taken off instead 0.08 to
-# 0.21. Quick probes of three steps of eight (0.77; 0.35) and six of four (0.89; 0.58). Gradients of
-# the log-odds of twelve questions in all weights (0.76; 0.62), in the MLPs (0.77; 0.63), in
-# attention (0.77; 0.60), by their sign (0.72; 0.57); of the likelihood of the training answers
-# (0.59; 0.40); in the residual stream, 24 questions, after blocks 5, 10, 15, 20, 25, 28: 0.84, 0.87,
-# 0.91, 0.87, 0.87, 0.92 (0.63, 0.64, 0.60, 0.54, 0.47, 0.47), at the answer's position alone 0.66 to
-# 0.82, as an outer product with the residual stream 0.81 to 0.89, with answers to other questions
-# for options 0.59 to 0.67; features × gradient after blocks 15, 20, 25: 0.68, 0.83, 0.79, its
-# absolute value 0.21 to 0.38. Contrasts with prose or with other training sets' demonstrations
-# changed nothing (0.00 to 0.32).
+# Also tried once on the design half, outside this notebook (AUC; r with the change within
+# training sets): *right − wrong answers* with N of 30, 100, 300, 1000 and all 4,608: 0.94, 0.94,
+# 0.93, 0.93, 0.93; with answers to other questions for wrong ones 0.66; in the residual stream of
+# the last token before the answer, by block: 0.69 to 0.74 up to the 12th, 0.79 to 0.86 from the
+# 15th on; without the wrong answers there 0.00 to 0.38, with the mean over training sets taken
+# off instead 0.08 to 0.21. Quick probes of three steps of eight (0.77; 0.35) and six of four
+# (0.89; 0.58). Gradients of the log-odds of twelve questions in all weights (0.76; 0.62), in the
+# MLPs (0.77; 0.63), in attention (0.77; 0.60), by their sign (0.72; 0.57); of the likelihood of
+# the training answers (0.59; 0.40); in the residual stream, 24 questions, after blocks 5, 10, 15,
+# 20, 25, 28: 0.84, 0.87, 0.91, 0.87, 0.87, 0.92 (0.63, 0.64, 0.60, 0.54, 0.47, 0.47), at the
+# answer's position alone 0.66 to 0.82, as an outer product with the residual stream 0.81 to 0.89,
+# with answers to other questions for options 0.59 to 0.67; features × gradient after blocks 15,
+# 20, 25: 0.68, 0.83, 0.79, its absolute value 0.21 to 0.38. Contrasts with prose or with other
+# training sets' demonstrations changed nothing (0.00 to 0.32).
 #
 # **The rule**: the highest AUC on the design half at the profile's layer and N, among what costs at
 # most a tenth of fine-tuning. That is *right − wrong answers* (`scores.FIXED`). The gradients and

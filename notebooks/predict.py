@@ -24,10 +24,10 @@
 #    h_j(\tilde x)$.
 #
 # By default domains are compared feature by feature (`sts_relative`: the mean over $D_N$ of the
-# logarithm of a feature's activation in a domain over its mean over the domains). What moves in step
-# 1 is mostly wording and form, and so is what these scores read (notebook 07). Where your data and
-# the domains' worked examples are multiple choice, `sts_answers` puts the same demonstrations in the
-# context with wrong answers and with right ones: wording and form drop out.
+# logarithm of a feature's activation in a domain over its mean over the domains). What moves in
+# step 1 is mostly wording and form, and so is what these scores read (notebook 07). Where your
+# data and the domains' worked examples are multiple choice, `sts_answers` puts the same
+# demonstrations in the context with wrong answers and with right ones: wording and form drop out.
 #
 # 3. A **probe** (ours): a few steps of fine-tuning, every domain measured before and after. It
 #    costs more, and measures what the scores can only suggest, with a sign.

@@ -21,8 +21,10 @@ def cell(profile: Profile, name: str, seed: int) -> None:
 
 
 def steps(profile: Profile) -> list[Step]:
-    """What the control computes: each part's domains, and a cell a training set and seed."""
+    """What the control computes beside the paper's run: each part's domains, and a cell a training
+    set and seed."""
     steps, gpus = [], engine.training_gpus(profile)
+    done = {step.name for step in plan.base(profile)} if profile.runs_paper else set()
     for part in sets.parts(profile).values():
         seeds, names = part.control.part.seeds, part.control.part.sets
         steps.append(Step("evaluation", performance.measure, (part,), NOTEBOOK))
@@ -37,4 +39,4 @@ def steps(profile: Profile) -> list[Step]:
             for name in names:
                 args = (part, name, seed)
                 steps.append(Step("control, training sets", cell, args, NOTEBOOK, 1, gpus))
-    return steps
+    return list({step.name: step for step in steps if step.name not in done}.values())

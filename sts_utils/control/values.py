@@ -23,9 +23,8 @@ class Control:
         """What every caption of the control states."""
         p, c = self.profile, self.profile.control
         told = "; ".join(
-            f"{name}: {len(m.names)} sets of {m.profile.control.part.examples} examples, "
-            f"{sets.full_steps(m.profile.control)} steps, {len(m.seeds)} seed(s), "
-            f"{m.profile.control.part.questions} questions a domain at most"
+            f"{name}: {len(m.names)} sets, {sets.full_steps(m.profile.control)} steps, "
+            f"{len(m.seeds)} seed(s), {m.profile.control.part.questions} questions a domain at most"
             for name, m in self.parts.items()
         )
         return (

@@ -6,7 +6,7 @@ the same words; a score that reads skill must order them so.
 
 import random
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import yaml
 
@@ -49,24 +49,21 @@ SKILLS: dict[str, tuple[str, Callable]] = {
 }
 
 
-def skills_design() -> list[Example]:
-    """The first trial's skills and surfaces; domains are named "skill, surface"."""
-    return [e for e in _half("design") if _number(e) < ASKED]
+def _asked(half: str) -> list[Example]:
+    """Questions of a half; domains are named "skill, surface"."""
+    return [e for e in _half(half) if _number(e) < ASKED]
 
 
-def skills_judgement() -> list[Example]:
-    """Other skills and other surfaces, to be judged once."""
-    return [e for e in _half("judgement") if _number(e) < ASKED]
+def _shown(half: str) -> list[Example]:
+    """Worked examples of a half's cells, which are not asked."""
+    return [e for e in _half(half) if _number(e) >= ASKED]
 
 
-def skills_design_shown() -> list[Example]:
-    """Worked examples of the first trial's cells, which are not asked."""
-    return [e for e in _half("design") if _number(e) >= ASKED]
-
-
-def skills_judgement_shown() -> list[Example]:
-    """Worked examples of the other cells, which are not asked."""
-    return [e for e in _half("judgement") if _number(e) >= ASKED]
+#: The first trial's skills and surfaces, and others, to be judged once.
+skills_design, skills_judgement = (partial(_asked, half) for half in ("design", "judgement"))
+skills_design_shown, skills_judgement_shown = (
+    partial(_shown, half) for half in ("design", "judgement")
+)
 
 
 def trained(corpus: str) -> tuple[str, ...]:

@@ -64,9 +64,8 @@ def answer_gradients(
             torch.autograd.grad(value, read, retain_graph=value is odds)[0].flatten(0, 1)[kept]
             for value in (odds, loglik)
         )
-        h = saes.encode(sae, residual[kept])
-        carried = h * (of_odds.float() @ sae.W_dec.float().T)
-        found = {"odds": of_odds.float(), "features": carried, "loglik": of_loglik.float()}
+        carried = saes.encode(sae, residual[kept]) * (of_odds.float() @ sae.W_dec.float().T)
+        found = {"odds": of_odds, "features": carried, "loglik": of_loglik}
         for key, of in found.items():
             sums[key] = sums.get(key, 0) + of.sum(0).double().cpu()
     return {key: (of / len(examples)).float().numpy() for key, of in sums.items()}

@@ -253,5 +253,4 @@ def control_contexts(p: Profile, kinds: int) -> Cost:
 
 def control_gradients(p: Profile) -> Cost:
     """Questions with their options, forward and, twice, back to the SAE's layer."""
-    asked_ = p.control.part.queries
-    return sum((judge(p, asked_, lengths(p.domains)[0], OPTIONS) for _ in range(3)), Cost())
+    return judge(p, 3 * p.control.part.queries, lengths(p.domains)[0], OPTIONS)
