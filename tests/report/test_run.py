@@ -176,8 +176,10 @@ def scores_of(runs: Path, seed: int, field: str, n: int = 20) -> pd.Series:
 
 
 def sums_of(runs: Path, pattern: str, kept: dict) -> dict[str, dict[str, np.ndarray]]:
-    """Domain (None for a training set) -> its stored arrays, of the recipes that hold `kept`."""
-    made = {path: recipe(path) for path in runs.glob(pattern)}
+    """Domain (None for a training set) -> its stored arrays, of the recipes that hold `kept` and
+    read the query."""
+    made = {path: {"place": "query"} | recipe(path) for path in runs.glob(pattern)}
+    kept = kept | {"place": "query"}
     chosen = {p: r.get("domain") for p, r in made.items() if r.items() >= kept.items()}
     return {domain: load_file(p / "arrays.safetensors") for p, domain in chosen.items()}
 
