@@ -8,6 +8,7 @@ import pandas as pd
 
 from sts_utils import correlation, models, stats, store
 from sts_utils.config import Profile, SftSettings
+from sts_utils.corpora import contrast
 from sts_utils.evaluation import options
 from sts_utils.examples import Example
 from sts_utils.method.prompts import Prompt
@@ -82,8 +83,7 @@ def questions(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Example
     if measure(chosen) == "gold_log_odds":
         return chosen
     plain = [replace(e, solution=e.solution or e.answer) for e in chosen]
-    bare = {"options": (), "instruction": ""}
-    return [replace(e, **bare, solution=e.answer) if e.options else e for e in plain]
+    return [contrast.right(e) if e.options else e for e in plain]
 
 
 def measure(asked: Sequence[Example]) -> str:
