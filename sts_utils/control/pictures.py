@@ -47,7 +47,7 @@ def aucs(judged: Mapping[str, pd.DataFrame], coloured: Collection[str]) -> Figur
     `coloured`: scores to set apart.
     """
     rows = len(next(iter(judged.values())))
-    size = (7.4, 1.0 + 0.22 * rows)
+    size = (8.4, 1.0 + 0.22 * rows)
     figure, axes = plt.subplots(1, len(judged), figsize=size, sharey=True, layout="constrained")
     for axis, (half, table) in zip(axes, judged.items(), strict=True):
         colours = [SAE_COLOUR if score in coloured else "0.35" for score in table.score]

@@ -53,7 +53,7 @@ def control_heat(control: Control) -> tuple[Figure, str]:
     shown["change by fine-tuning"] = change
     frames = {k: pd.DataFrame(v, whole.names, whole.domains) for k, v in shown.items()}
     return pictures.heat(frames, of), (
-        f"{act.label}, *{FIXED.label}* and the change of {MEASURE_NAMES[ODDS]}: a row a "
+        f"{act.label}, {FIXED.label} and the change of {MEASURE_NAMES[ODDS]}: a row a "
         "training set, a column a domain with the same type of answer, each row in its own "
         "standard deviations; mean over seeds. Boxes mark the cell trained on; the dots, the same "
         "skill in other words; the crosses, another skill in the same words."
@@ -103,7 +103,7 @@ def control_goals(control: Control) -> tuple[pd.DataFrame, str]:
         found |= {k: row.get(f"{what}_{k}", np.nan) for k in ("low", "high")}
         rows.append(found | {"verdict": "reached" if met else "not reached"})
     return pd.DataFrame(rows), (
-        f"Positive control, judgement half: goals set before, and what *{FIXED.label}* reached. "
+        f"Positive control, judgement half: goals set before, and what {FIXED.label} reached. "
         "`cost`: what it reads of a training set, of what fine-tuning on that computes (tokens × "
         "blocks); the domains are read once for all training sets, and not in it, nor is the "
         "evaluation in fine-tuning's."
