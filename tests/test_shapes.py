@@ -4,8 +4,6 @@ From configs with the true public dims, on the meta device, and as three-layer r
 through the whole extraction path.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,124 +11,14 @@ from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
-from tokenizers.models import BPE
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-)
+from rehearsal import families
+from rehearsal.families import CHATS, NAMES, PUBLIC
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 from sts_utils import config, corpora, models, saes
 from sts_utils.method import extract, prompts
 from sts_utils.method.extract import Hook
 from sts_utils.scale import cost
-
-#: The public config.json of each paper profile's model: profile -> (class, dims).
-PUBLIC = {
-    "llama3-8b": (
-        LlamaConfig,
-        dict(
-            vocab_size=128_256,
-            hidden_size=4096,
-            intermediate_size=14_336,
-            num_hidden_layers=32,
-            num_attention_heads=32,
-            num_key_value_heads=8,
-            max_position_embeddings=8192,
-            rms_norm_eps=1e-5,
-            rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-            tie_word_embeddings=False,
-        ),
-    ),
-    "qwen2.5-7b": (
-        Qwen2Config,
-        dict(
-            vocab_size=152_064,
-            hidden_size=3584,
-            intermediate_size=18_944,
-            num_hidden_layers=28,
-            num_attention_heads=28,
-            num_key_value_heads=4,
-            max_position_embeddings=32_768,
-            rms_norm_eps=1e-6,
-            rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
-            tie_word_embeddings=False,
-        ),
-    ),
-    "gemma2-9b": (
-        Gemma2Config,
-        dict(
-            vocab_size=256_000,
-            hidden_size=3584,
-            intermediate_size=14_336,
-            num_hidden_layers=42,
-            num_attention_heads=16,
-            num_key_value_heads=8,
-            head_dim=256,
-            max_position_embeddings=8192,
-            query_pre_attn_scalar=256,
-            sliding_window=4096,
-            attn_logit_softcapping=50.0,
-            final_logit_softcapping=30.0,
-        ),
-    ),
-}
-#: The chat templates that these models' tokenizers carry (Qwen's without its tools).
-FOLDER = Path(__file__).parent / "chats"
-LLAMA3, QWEN, GEMMA2 = (
-    (FOLDER / f"{name}.jinja").read_text(encoding="utf-8") for name in ("llama3", "qwen", "gemma2")
-)
-#: profile -> (template, marks, what stands just before the query, what follows it)
-CHATS = {
-    "llama3-8b": (
-        LLAMA3,
-        ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        "<|start_header_id|>user<|end_header_id|>\n\n",
-        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
-    ),
-    "qwen2.5-7b": (
-        QWEN,
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-        "<|im_start|>user\n",
-        "<|im_end|>\n<|im_start|>assistant\n",
-    ),
-    "gemma2-9b": (
-        GEMMA2,
-        ("<bos>", "<start_of_turn>", "<end_of_turn>"),
-        "<start_of_turn>user\n",
-        "<end_of_turn>\n<start_of_turn>model\n",
-    ),
-}
-NAMES = tuple(PUBLIC)
-
-
-def small_tokenizer(name):
-    """A BPE tokenizer of the family's kind (byte-level, or with ▁ for spaces), on few questions."""
-    template, marks, *_ = CHATS[name]
-    inner = Tokenizer(BPE(unk_token=None, byte_fallback=name == "gemma2-9b"))
-    if name == "gemma2-9b":
-        inner.normalizer = normalizers.Replace(" ", "▁")
-        inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse()])
-        alphabet = [chr(i) for i in range(10, 127)]
-    else:
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-    texts = [e.query for e in corpora.load("gsm-symbolic", 5, 60)]
-    inner.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(vocab_size=800, initial_alphabet=alphabet, special_tokens=list(marks)),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        bos_token=marks[0],
-        eos_token=marks[-1],
-        pad_token=marks[0],
-        chat_template=template,
-    )
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -142,7 +30,7 @@ def name(request):
 def copy(name, tmp_path_factory):
     """(folder, tokenizer) of a random model of the family, three narrow blocks."""
     made, dims = PUBLIC[name]
-    tokenizer = small_tokenizer(name)
+    tokenizer = families.tokenizer(name)
     small = dict(
         vocab_size=len(tokenizer),
         hidden_size=64,

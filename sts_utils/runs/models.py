@@ -16,6 +16,7 @@ from sts_utils.method import extract, prompts
 from sts_utils.method.extract import Hook
 from sts_utils.method.prompts import Prompt
 from sts_utils.runs import engine, samples
+from sts_utils.training.saes import activations
 
 # --- held in memory ----------------------------------------------------------------------------
 
@@ -69,13 +70,8 @@ def check_sae(profile: Profile) -> None:
     """`saes.check` on the plain training prompts that the sink threshold is from."""
     if saes.RANDOM.fullmatch(profile.sae):
         return
-    model, limit, rows = backbone(profile), sink_norm(profile), []
-    for prompt in _first_prompts(profile):
-        ids = torch.tensor([prompt.ids], device=model.device)
-        with torch.inference_mode():
-            of = model(input_ids=ids, use_cache=False).last_hidden_state[0, 1:].float()
-        rows.append(of[of.norm(dim=-1) < limit])
-    saes.check(sae(profile), profile.sae, rows)
+    ids = [list(prompt.ids) for prompt in _first_prompts(profile)]
+    saes.check(sae(profile), profile.sae, list(activations(backbone(profile), ids, 4096)))
 
 
 def _first_prompts(profile: Profile) -> list[Prompt]:

@@ -1,6 +1,8 @@
 """What a run computes and would cost: tokens, FLOPs and GPU-hours of each kind of step."""
 
+import os
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -44,11 +46,11 @@ def listed() -> dict[str, Shape]:
 
 @cache
 def shape(name: str, revision: str | None = None) -> Shape:
-    """The shape of model `name`: of the table, or counted from its config, here or in the mirror.
-
-    Raises ValueError for a model that is in none of them.
+    """The shape of model `name`: counted from its config in the mirror, else of the table, else
+    from its config here. Raises ValueError for a model that is in none of them.
     """
-    if name in listed():
+    mirror = os.environ.get("STS_MIRROR")
+    if name in listed() and not (mirror and Path(mirror, name, "config.json").exists()):
         return listed()[name]
     try:
         where = models.resolve(name)

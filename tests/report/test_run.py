@@ -40,13 +40,18 @@ def finished(process) -> tuple[str, str]:
     return out, err
 
 
-def kill_when_there_is(pattern: str, runs: Path, process: subprocess.Popen) -> None:
-    """SIGKILL to the process and the notebooks' kernels as soon as `pattern` is in the store."""
+def wait_for(pattern: str, runs: Path, process: subprocess.Popen) -> None:
+    """Until `pattern` is in the store, which the process fills."""
     deadline = time.time() + 600
     while not list(runs.glob(pattern)):
         assert process.poll() is None, f"the run ended without {pattern}: {process.stderr.read()}"
         assert time.time() < deadline, f"no {pattern} in ten minutes"
         time.sleep(0.02)
+
+
+def kill_when_there_is(pattern: str, runs: Path, process: subprocess.Popen) -> None:
+    """SIGKILL to the process and the notebooks' kernels as soon as `pattern` is in the store."""
+    wait_for(pattern, runs, process)
     parent = psutil.Process(process.pid)
     for one in [parent, *parent.children(recursive=True)]:
         one.kill()
@@ -121,11 +126,22 @@ def same_numbers(one: Path, other: Path) -> None:
 
 @slow
 def test_every_step_by_ray_ends_in_the_local_run_s_tables(reproduced, tmp_path):
-    """`make reproduce EXECUTOR=ray`: the whole plan over a real local cluster."""
+    """`make reproduce EXECUTOR=ray`: the whole plan over two nodes, of which one is killed amid."""
     pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
-    listed = plan.everything(config.load("tiny"))
-    _, err = finished(command(tmp_path, "reproduce", "--profile", "tiny", STS_EXECUTOR="ray"))
-    assert f"{len(listed)}/{len(listed)}" in err
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        lost = cluster.add_node(num_cpus=1)
+        over = {"STS_EXECUTOR": "ray", "RAY_ADDRESS": cluster.address}
+        process = command(tmp_path, "reproduce", "--profile", "tiny", **over)
+        wait_for("trained-*", tmp_path / "runs", process)
+        cluster.remove_node(lost, allow_graceful=False)
+        _, err = finished(process)
+    finally:
+        cluster.shutdown()
+    listed = len(plan.everything(config.load("tiny")))
+    assert f"{listed}/{listed}" in err
     same_numbers(reproduced[0], tmp_path)
 
 

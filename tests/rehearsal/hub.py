@@ -1,0 +1,236 @@
+"""A small hub: what a paper profile reads, in the files that the real one has, but small.
+
+`build(folder, profile)` writes two places: `folder`/mirror, for STS_MIRROR, with the model and the
+datasets; and `folder`/hub, a cache of the hub's client (HF_HUB_CACHE), with the SAEs, which
+sae-lens's own loaders read there.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from rehearsal import families
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from sts_utils import corpora
+from sts_utils.config import Profile
+from sts_utils.examples import Example
+from sts_utils.models import quiet
+from sts_utils.scale import fetch
+
+WIDTH, WORDS = 64, 4096
+#: What is smaller than the public config; depth, RoPE, norms, caps and grouped queries stay.
+SMALL = dict(
+    hidden_size=WIDTH,
+    intermediate_size=128,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=32,
+    initializer_range=0.05,
+)
+COMMIT = "0" * 40
+
+
+def build(folder: Path, profile: Profile) -> None:
+    """Everything that `profile` reads from the hub, of its own family, into `folder`."""
+    for need in fetch.needs(profile):
+        if need.kind == "dataset":
+            dataset(need, fetch.place(need, folder / "mirror"))
+        elif need.kind == "model":
+            model(profile.name, folder / "mirror" / need.name)
+        else:
+            sae(profile, need, folder / "hub")
+
+
+# --- the model ---------------------------------------------------------------------------------
+
+
+def model(family: str, folder: Path) -> None:
+    """A random model of the family: its config class, its depth, few narrow heads."""
+    made, dims = families.PUBLIC[family]
+    tokenizer = families.tokenizer(family, WORDS)
+    ids = tokenizer.convert_tokens_to_ids(families.ENDS[family])
+    small = dims | SMALL | {"vocab_size": len(tokenizer), "eos_token_id": ids}
+    small |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    if family == "gemma2-9b":
+        small["sliding_window"] = 256  # shorter than the demonstrations, as 4,096 is than LIMO's
+    with torch.random.fork_rng(), quiet():
+        torch.manual_seed(0)
+        whole = AutoModelForCausalLM.from_config(made(**small)).to(torch.bfloat16)
+        whole.generation_config = GenerationConfig(
+            eos_token_id=ids, bos_token_id=small["bos_token_id"]
+        )
+        whole.save_pretrained(folder, max_shard_size="1MB")  # several files and an index
+    tokenizer.save_pretrained(folder)
+
+
+# --- SAEs --------------------------------------------------------------------------------------
+
+
+def sae(profile: Profile, need: fetch.Need, cache: Path) -> None:
+    """An SAE that leaves nothing of a row over, in the file format of its release.
+
+    Its features are a row's positive and negative parts in a random basis.
+    """
+    _, _, sae_id = need.name.partition("/")
+    release = cache / f"models--{fetch.repository(need).replace('/', '--')}"
+    (release / "refs").mkdir(parents=True, exist_ok=True)
+    (release / "refs/main").write_text(COMMIT)
+    files = release / "snapshots" / COMMIT
+    rng = np.random.default_rng(sum(map(ord, need.name)))
+    basis = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0].astype("float32")
+    decoder = np.concatenate([basis.T, -basis.T])  # [features, width]
+    FORMATS[profile.name](files, sae_id, decoder, profile)
+
+
+def sae_lens(files: Path, sae_id: str, decoder: np.ndarray, profile: Profile) -> None:
+    """cfg.json as sae-lens wrote it before version 6, and safetensors."""
+    features, width = decoder.shape
+    cfg = dict(
+        architecture="standard",
+        d_in=width,
+        d_sae=features,
+        dtype="torch.float32",
+        device="cuda",
+        model_name=profile.model,
+        hook_name=sae_id,
+        hook_layer=profile.layer,
+        hook_head_index=None,
+        activation_fn_str="relu",
+        activation_fn_kwargs={},
+        apply_b_dec_to_input=True,
+        finetuning_scaling_factor=False,
+        normalize_activations="none",
+        context_size=1024,
+        dataset_path="",
+        dataset_trust_remote_code=True,
+        prepend_bos=True,
+        sae_lens_training_version=None,
+    )
+    folder = files / sae_id
+    folder.mkdir(parents=True)
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    tensors = dict(W_enc=decoder.T, W_dec=decoder, b_enc=np.zeros(features), b_dec=np.zeros(width))
+    save_file(
+        {n: torch.tensor(np.ascontiguousarray(v, "float32")) for n, v in tensors.items()},
+        folder / "sae_weights.safetensors",
+    )
+    save_file({"sparsity": torch.zeros(features)}, folder / "sparsity.safetensors")
+
+
+def dictionary_learning(files: Path, sae_id: str, decoder: np.ndarray, profile: Profile) -> None:
+    """config.json and ae.pt of a BatchTopK SAE: torch.nn.Linear's layout, one threshold."""
+    features, width = decoder.shape
+    place, trainer = sae_id.split("_trainer_")
+    folder = files / place / f"trainer_{trainer}"
+    folder.mkdir(parents=True)
+    told = dict(
+        dict_class="BatchTopKSAE",
+        activation_dim=width,
+        dict_size=features,
+        layer=int(place.rpartition("_")[2]),
+        lm_name=profile.model,
+        k=width,
+    )
+    config = {"trainer": told, "buffer": {"ctx_len": 1024, "d_submodule": width}}
+    (folder / "config.json").write_text(json.dumps(config))
+    decoder = torch.tensor(decoder)
+    tensors = {"encoder.weight": decoder, "encoder.bias": torch.zeros(features)}
+    tensors |= {"decoder.weight": decoder.T, "b_dec": torch.zeros(width)}
+    torch.save(
+        tensors | {"k": torch.tensor(width), "threshold": torch.tensor(0.0)}, folder / "ae.pt"
+    )
+
+
+def gemma_scope(files: Path, sae_id: str, decoder: np.ndarray, profile: Profile) -> None:
+    """params.npz of a JumpReLU SAE."""
+    features, width = decoder.shape
+    (files / sae_id).mkdir(parents=True)
+    zeros = dict(b_enc=np.zeros(features, "f4"), threshold=np.zeros(features, "f4"))
+    zeros["b_dec"] = np.zeros(width, "f4")
+    np.savez(files / sae_id / "params.npz", w_enc=decoder.T, w_dec=decoder, **zeros)
+
+
+FORMATS = {"llama3-8b": sae_lens, "qwen2.5-7b": dictionary_learning, "gemma2-9b": gemma_scope}
+
+# --- datasets ----------------------------------------------------------------------------------
+
+
+def dataset(need: fetch.Need, file: Path) -> None:
+    """The dataset itself, where STS_MIRROR has it; else few rows with its columns."""
+    mirror = os.environ.get("STS_MIRROR")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if mirror and fetch.fetched(need, Path(mirror)):
+        shutil.copy(fetch.place(need, Path(mirror)), file)
+    else:
+        pd.DataFrame(DATASETS[need.name, need.split]()).to_parquet(file)
+
+
+def limo() -> list[dict]:
+    """A few solutions are too long to be demonstrations, as most of LIMO's are."""
+    rows = corpora.load("gsm-symbolic", 0, 120)
+    return [
+        {"question": e.question, "solution": e.solution * (60 if i % 20 == 0 else 1)}
+        | {"answer": e.answer}
+        for i, e in enumerate(rows)
+    ]
+
+
+def mmlu_pro(corpus: str, most: int) -> list[dict]:
+    rows, asked = [], {}
+    for e in corpora.in_order(corpus):
+        asked[e.domain] = asked.get(e.domain, 0) + 1
+        if asked[e.domain] <= most:
+            rows.append(mmlu_pro_row(e, len(rows)))
+    return rows
+
+
+def mmlu_pro_row(e: Example, number: int) -> dict:
+    gold = e.options.index(e.answer)
+    about = {"question_id": number, "question": e.question, "options": list(e.options)}
+    about |= {"answer": "ABCDEFGHIJ"[gold], "answer_index": gold, "category": e.domain, "src": ""}
+    return about | {
+        "cot_content": f"A: Let's think step by step. {e.solution}" if e.solution else ""
+    }
+
+
+def math_lighteval() -> list[dict]:
+    return [
+        {"problem": e.question, "level": "Level 1", "type": "Algebra", "solution": e.solution}
+        for e in corpora.load("gsm-symbolic", 1, 60)
+    ]
+
+
+def coding() -> list[dict]:
+    return [
+        {"problem": e.question, "gold_standard_solution": e.solution}
+        for e in corpora.load("code-io", 0, 60)
+    ]
+
+
+def mental_health() -> list[dict]:
+    return [
+        {"question": e.question, "answer": e.answer or e.solution}
+        | {"metadata": json.dumps({"reasoning": e.solution})}
+        for e in corpora.load("pubmedqa", 0, 60)
+    ]
+
+
+def dialogues() -> list[dict]:
+    return [{"chosen": e.question, "rejected": ""} for e in corpora.load("mts-dialog", 0, 60)]
+
+
+DATASETS = {
+    ("GAIR/LIMO", "train"): limo,
+    ("TIGER-Lab/MMLU-Pro", "test"): lambda: mmlu_pro("mmlu-test", 40),
+    ("TIGER-Lab/MMLU-Pro", "validation"): lambda: mmlu_pro("mmlu-cot", 5),
+    ("DigitalLearningGmbH/MATH-lighteval", "train"): math_lighteval,
+    ("open-r1/verifiable-coding-problems-python-10k", "train"): coding,
+    ("moremilk/CoT_Reasoning_Mens_Mental_Health", "train"): mental_health,
+    ("Anthropic/hh-rlhf", "test"): dialogues,
+}
