@@ -132,7 +132,7 @@ show(tables.control_goals, control)
 show(tables.control_heat, control)
 
 # %% [markdown]
-# The goals were missed, narrowly, and the score fell from 0.94 on the design half. Part of it was
+# The goals were missed, and the score fell from 0.94 on the design half. Part of it was
 # not there to be foreseen: the model learned some of the new skills hardly or not at all, even in
 # the words it was trained on, and the change itself does not reach 1. The residual stream does as
 # well as the SAE's features, which add names and not accuracy.

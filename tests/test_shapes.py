@@ -7,12 +7,12 @@ through the whole extraction path.
 import numpy as np
 import pytest
 import torch
+from rehearsal import families
+from rehearsal.families import CHATS, NAMES, PUBLIC
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
-from rehearsal import families
-from rehearsal.families import CHATS, NAMES, PUBLIC
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from sts_utils import config, corpora, models, saes

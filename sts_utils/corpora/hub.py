@@ -35,10 +35,11 @@ def examples(entry: Entry) -> list[Example]:
     for number, row in enumerate(rows(**entry.hub)):
         values = {field: _value(row, of, entry.name) for field, of in entry.columns.items()}
         options = tuple(o.strip() for o in values.get("options", ()) if o.strip() != "N/A")
-        # a question with two equal options has no single gold option
-        if None in values.values() or len(set(options)) < len(options):
+        if None in values.values():
             continue
         answer = options[int(values["answer_index"])] if options else values.get("answer", "")
+        if options.count(answer) > 1:  # no single gold option
+            continue
         example = Example(
             question=values["question"].strip(),
             solution=values.get("solution", ""),

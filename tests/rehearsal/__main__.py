@@ -47,6 +47,7 @@ def missing(folder: Path, name: str) -> list[str]:
     """Figures, tables and notebooks of a whole run that are not there."""
     kinds = {"figure": "png", "table": "csv"}
     stages = [stage for stage in run.STAGES if stage != run.CONTROL]
+    drawn = [result for result in page.RESULTS if result.notebook != run.CONTROL]
     files = [
         *(
             f"figures/{name}/{r.name}.{kinds[r.kind]}"

@@ -54,9 +54,10 @@ def model(family: str, folder: Path) -> None:
     """A random model of the family: its config class, its depth, few narrow heads."""
     made, dims = families.PUBLIC[family]
     tokenizer = families.tokenizer(family, WORDS)
-    ids = tokenizer.convert_tokens_to_ids(families.ENDS[family])
-    small = dims | SMALL | {"vocab_size": len(tokenizer), "eos_token_id": ids}
-    small |= {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ends = tokenizer.convert_tokens_to_ids(families.ENDS[family])
+    ids = {"eos_token_id": ends, "bos_token_id": tokenizer.bos_token_id}
+    small = dims | SMALL | ids | {"vocab_size": len(tokenizer)}
+    small["pad_token_id"] = tokenizer.pad_token_id
     if family == "gemma2-9b":
         small["sliding_window"] = 256  # shorter than the demonstrations, as 4,096 is than LIMO's
     with torch.random.fork_rng(), quiet():
