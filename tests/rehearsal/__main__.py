@@ -48,15 +48,9 @@ def missing(folder: Path, name: str) -> list[str]:
     kinds = {"figure": "png", "table": "csv"}
     stages = [stage for stage in run.STAGES if stage != run.CONTROL]
     drawn = [result for result in page.RESULTS if result.notebook != run.CONTROL]
-    files = [
-        *(
-            f"figures/{name}/{r.name}.{kinds[r.kind]}"
-            for r in page.RESULTS
-            if r.notebook != run.CONTROL
-        ),
-        *(f"runs/notebooks/{name}/{stage}.ipynb" for stage in stages),
-        f"figures/{name}/index.html",
-    ]
+    files = [f"figures/{name}/{r.name}.{kinds[r.kind]}" for r in drawn]
+    files += [f"runs/notebooks/{name}/{stage}.ipynb" for stage in stages]
+    files += [f"figures/{name}/index.html"]
     return [file for file in files if not (folder / file).is_file()]
 
 
@@ -69,9 +63,8 @@ def rehearse(name: str, folder: Path, sizes: dict | None = None, figures: str | 
     words += ["--figures", figures] if figures else []
     code = subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
     lost = [] if figures else missing(folder, name)
-    print(
-        f"{name}: {time.time() - start:.0f} s, exit code {code}, missing: {', '.join(lost) or 'nothing'}"
-    )
+    took, said = time.time() - start, ", ".join(lost) or "nothing"
+    print(f"{name}: {took:.0f} s, exit code {code}, missing: {said}")
     return code or bool(lost)
 
 

@@ -114,7 +114,7 @@ def sae_lens(files: Path, sae_id: str, decoder: np.ndarray, profile: Profile) ->
         sae_lens_training_version=None,
     )
     folder = files / sae_id
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "cfg.json").write_text(json.dumps(cfg))
     tensors = dict(W_enc=decoder.T, W_dec=decoder, b_enc=np.zeros(features), b_dec=np.zeros(width))
     save_file(
@@ -129,7 +129,7 @@ def dictionary_learning(files: Path, sae_id: str, decoder: np.ndarray, profile: 
     features, width = decoder.shape
     place, trainer = sae_id.split("_trainer_")
     folder = files / place / f"trainer_{trainer}"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     told = dict(
         dict_class="BatchTopKSAE",
         activation_dim=width,
@@ -151,7 +151,7 @@ def dictionary_learning(files: Path, sae_id: str, decoder: np.ndarray, profile: 
 def gemma_scope(files: Path, sae_id: str, decoder: np.ndarray, profile: Profile) -> None:
     """params.npz of a JumpReLU SAE."""
     features, width = decoder.shape
-    (files / sae_id).mkdir(parents=True)
+    (files / sae_id).mkdir(parents=True, exist_ok=True)
     zeros = dict(b_enc=np.zeros(features, "f4"), threshold=np.zeros(features, "f4"))
     zeros["b_dec"] = np.zeros(width, "f4")
     np.savez(files / sae_id / "params.npz", w_enc=decoder.T, w_dec=decoder, **zeros)
