@@ -63,9 +63,7 @@ def model(family: str, folder: Path) -> None:
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(0)
         whole = AutoModelForCausalLM.from_config(made(**small)).to(torch.bfloat16)
-        whole.generation_config = GenerationConfig(
-            eos_token_id=ids, bos_token_id=small["bos_token_id"]
-        )
+        whole.generation_config = GenerationConfig(**ids)
         whole.save_pretrained(folder, max_shard_size="1MB")  # several files and an index
     tokenizer.save_pretrained(folder)
 
