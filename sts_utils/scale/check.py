@@ -79,10 +79,11 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
     if profile.launcher:
         used = gpus[-sft.processes(profile.sft, 1, count) :]
         read = len(used) * billions * BYTES["float32"]
-        if sum(used) < need:
-            has = f"{' + '.join(f'{gpu:.0f}' for gpu in used)} GB"
+        each = billions * sft.MASTER_BYTES / len(used) + model.working
+        if used[0] < (each := each * HEADROOM):
+            has = f"{len(used)} that share a batch, the smallest has {used[0]:.0f}: use more GPUs"
             lines.append(
-                f"GPU memory: {told}, the GPUs that share a batch have {has}: use more GPUs"
+                f"GPU memory: fine-tuning {profile.model} takes {each:.0f} GB on each of {has}"
             )
         if memory < read:
             lines.append(

@@ -28,13 +28,15 @@ WRITTEN, OPTIONS = 300, 40
 
 
 class Shape(NamedTuple):
-    """What the formula needs of a model. `embeddings`: weights of the embedding and the head."""
+    """What is needed of a model. `embeddings`: weights of the embedding and the head; `working`:
+    GB of a GPU that shares its fine-tuning, beside weights, gradients and moments."""
 
     parameters: int
     layers: int
     width: int
     vocabulary: int
     embeddings: int
+    working: float = 0.0
 
 
 @cache

@@ -156,15 +156,19 @@ class AnswerTrainer(Trainer):
 
 
 def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sum of the loss over answer tokens, how many they are).
-
-    Long answers go through the head in parts of LOGITS numbers, each computed again in the backward
-    pass: logits of 8,192 tokens over 256,000 words and what is made of them would be 30 GB.
-    """
+    """(sum of the loss over answer tokens, how many they are)."""
     keep = torch.zeros_like(labels, dtype=torch.bool)
     keep[:, :-1] = labels[:, 1:] != -100
     states = models.final_states(model, input_ids, attention_mask, keep)
-    wanted = labels[:, 1:][labels[:, 1:] != -100]
+    return loss_in_parts(model, states, labels[:, 1:][labels[:, 1:] != -100]), keep.sum()
+
+
+def loss_in_parts(model, states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The summed loss of final `states` [tokens, d_model] on the tokens `wanted` after them.
+
+    Many go through the head in parts of LOGITS numbers, each computed again in the backward pass:
+    logits of 8,192 tokens over 256,000 words and what is made of them would be 30 GB.
+    """
 
     def loss(rows, targets):
         logits = models.vocabulary_logits(model, rows)
@@ -172,9 +176,9 @@ def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor
 
     most = max(1, LOGITS // model.config.get_text_config().vocab_size)
     if len(wanted) <= most:
-        return loss(states, wanted), keep.sum()
+        return loss(states, wanted)
     parts = zip(states.split(most), wanted.split(most), strict=True)
-    return sum(checkpoint(loss, *part, use_reentrant=False) for part in parts), keep.sum()
+    return sum(checkpoint(loss, *part, use_reentrant=False) for part in parts)
 
 
 def answer_logits(model, input_ids, attention_mask, keep) -> torch.Tensor:

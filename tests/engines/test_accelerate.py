@@ -11,27 +11,6 @@ from sts_utils.runs import engine
 from sts_utils.runs import models as held
 from sts_utils.training import sft
 
-#: accelerate shards over GPUs alone: with this, the processes of a test take two CPU processes for
-#: two GPUs.
-SHARD_ON_CPUS = """
-import os
-if os.environ.get("ACCELERATE_USE_FSDP"):
-    from accelerate import state
-    init = state.AcceleratorState.__init__
-
-    def sharded(self, *args, fsdp_plugin=None, **options):
-        init(self, *args, fsdp_plugin=fsdp_plugin, **options)
-        if fsdp_plugin is not None and self.distributed_type == state.DistributedType.MULTI_CPU:
-            self.distributed_type, self.fsdp_plugin = state.DistributedType.FSDP, fsdp_plugin
-            if self.mixed_precision != "no":
-                fsdp_plugin.set_mixed_precision(self.mixed_precision)
-            state.PartialState._shared_state["distributed_type"] = self.distributed_type
-            open(os.environ["SHARDED"], "a").write("sharded ")
-
-    state.AcceleratorState.__init__ = sharded
-"""
-
-
 CPU = "profiles/accelerate/cpu.yaml"
 
 
@@ -58,9 +37,8 @@ def alone(settings, examples, tmp_path_factory):
 @pytest.fixture
 def fsdp(tmp_path, monkeypatch):
     """The committed FSDP launcher, for two CPU processes."""
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(SHARD_ON_CPUS)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    # its sitecustomize shards over CPU processes as over GPUs
+    monkeypatch.setenv("PYTHONPATH", str(store.ROOT / "tests/rehearsal"))
     monkeypatch.setenv("SHARDED", str(tmp_path / "sharded.txt"))
     launcher = yaml.safe_load((store.ROOT / "profiles/accelerate/fsdp.yaml").read_text())
     (tmp_path / "fsdp.yaml").write_text(
