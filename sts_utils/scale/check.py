@@ -48,19 +48,19 @@ def _memory() -> float:
     return psutil.virtual_memory().total / 1e9
 
 
-def _training(profile: Profile, model: Shape) -> tuple[float, str]:
-    """GB that full fine-tuning takes, and the same in words."""
-    need = model.parameters * TRAINING_BYTES * HEADROOM / 1e9
-    size = f"about {need:.0f} GB ({TRAINING_BYTES} bytes a weight)"
-    return need, f"fine-tuning {profile.model} takes {size}"
+def _training(model: Shape) -> float:
+    """GB that full fine-tuning takes."""
+    return model.parameters * TRAINING_BYTES * HEADROOM / 1e9
 
 
 def _cpu(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:
     """Memory and time without a GPU."""
-    (need, told), memory, cores = _training(profile, model), _memory(), batches.cpu_threads()
+    need, memory, cores = _training(model), _memory(), batches.cpu_threads()
     hours, lines = plan.flops.sum() / (CORE * cores) / 3600, []
     if need > memory:
-        lines.append(f"{told}, this machine has {memory:.0f} GB of memory")
+        size = f"about {need:.0f} GB ({TRAINING_BYTES} bytes a weight)"
+        has = f"this machine has {memory:.0f} GB of memory"
+        lines.append(f"fine-tuning {profile.model} takes {size}, {has}")
     if hours > HOURS:
         lines.append(f"about {hours:,.0f} hours on {cores} cores (limit {HOURS:.0f})")
     return [f"no GPU: {line}: use a CUDA machine" for line in lines]
@@ -70,7 +70,7 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
     """The GPUs' memory, and main memory beside it."""
     count, memory, billions = torch.cuda.device_count(), _memory(), model.parameters / 1e9
     gpus = sorted(torch.cuda.get_device_properties(i).total_memory / 1e9 for i in range(count))
-    most, (need, told) = gpus[-1], _training(profile, model)
+    most, need = gpus[-1], _training(model)
     loaded = billions * HEADROOM * max(BYTES[profile.dtype], BYTES[profile.evaluation.dtype])
     if most < loaded:
         size = f"{loaded:.0f} GB on one GPU, the largest has {most:.0f} GB"

@@ -179,7 +179,7 @@ def test_gpu_memory_is_compared_with_the_need(gpus):
     (line,) = check._gpus(profile, model)
     assert line.startswith("GPU memory: fine-tuning")
     # 16 bytes of each of 8.03 billion weights over two, and what a pass holds
-    assert "takes 95 GB on each of 2 that share a batch, the smallest has 80: use more" in line
+    assert "takes 94 GB on each of 2 that share a batch, the smallest has 80: use more" in line
     assert check._gpus(alone, model) == []  # the optimizer is in main memory
     gpus(80, 80, 80)  # a batch of 256 is shared by two of them
     (line,) = check._gpus(profile, model)
