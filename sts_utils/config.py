@@ -64,6 +64,7 @@ class EvaluationSettings(Section):
     shots: int = Field(5, ge=0)  # demonstrations before each question (from here on: generation)
     max_new_tokens: PositiveInt = 2048  # length at which an answer is cut off
     rule: Literal["official", "strict"] = "official"  # MMLU-Pro's, or lm-eval's pattern
+    mathematics: str | None = None  # corpus of written, verified answers (Fig 1b, 5, 7); likelihood
 
     @model_validator(mode="after")
     def _measurable(self):
@@ -255,8 +256,7 @@ def _values(name: str, above: tuple[str, ...] = ()) -> dict:
     if name in above:
         raise ValueError(f"profile {name!r} is its own base: {' -> '.join([*above, name])}")
     if name in groups():
-        listed = ", ".join(groups()[name])
-        raise ValueError(f"profile {name!r} stands for several: choose one of {listed}")
+        raise ValueError(f"profile {name!r} stands for several: choose one of {groups()[name]}")
     if not path.exists():
         known = sorted([*names(), *groups()])
         what = f"profile {above[-1]!r} has an unknown base" if above else "unknown profile"

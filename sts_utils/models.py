@@ -70,11 +70,6 @@ def context_length(name: str, revision: str | None = None) -> int:
     return _config(name, revision).get_text_config().max_position_embeddings
 
 
-def width(name: str, revision: str | None = None) -> int:
-    """Width of the residual stream of model `name`."""
-    return _config(name, revision).get_text_config().hidden_size
-
-
 def depth(name: str, revision: str | None = None) -> int:
     """Blocks of model `name`."""
     return _config(name, revision).get_text_config().num_hidden_layers

@@ -7,7 +7,6 @@ agrees with `sft.sft` in one process up to rounding, and has the same key in the
 import inspect
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -44,11 +43,15 @@ def launch(launcher: str, *training) -> pd.DataFrame:
         )
     models.resolve(told["model"])  # converted once, not by every process
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as name:  # in the store, which all machines share
+    with tempfile.TemporaryDirectory(dir=out) as name:
         job = Path(name).absolute()
         told |= {"settings": settings.model_dump(), "examples": [asdict(e) for e in examples]}
         (job / "job.json").write_text(json.dumps(told | {"processes": processes}))
-        code = _run(chosen, job)
+        start = [sys.executable, "-m", "accelerate.commands.launch", "--dynamo_backend", "no"]
+        start += ["--config_file", chosen["path"], "--num_processes", str(processes)]
+        start += ["--mixed_precision", chosen["mixed_precision"]]
+        start += ["-m", "sts_utils.engines.accelerate", str(job)]
+        code = subprocess.run(start, check=False).returncode
         failed, log = f"SFT over {processes} processes", job / "log.parquet"
         if (error := job / "error.txt").exists():
             raise ValueError(f"{failed}: {error.read_text()}")
@@ -60,15 +63,14 @@ def launch(launcher: str, *training) -> pd.DataFrame:
 
 
 def gpus_here(launcher: str, settings: SftSettings) -> int:
-    """GPUs that the process that launches holds; none where Ray finds the machines, or on CPUs."""
+    """GPUs that the process that launches holds; none on CPUs."""
     chosen = _config(launcher, settings)
-    none = chosen["num_machines"] > 1 or chosen.get("use_cpu")
-    return 0 if none else chosen["num_processes"]
+    return 0 if chosen.get("use_cpu") else chosen["num_processes"]
 
 
 def _config(launcher: str, settings: SftSettings) -> dict:
     """The accelerate config (the project's folder is looked in too), with its path, its precision
-    and its processes: where it does not say, all GPUs of a machine that share a batch evenly."""
+    and its processes: where it does not say, all GPUs that share a batch evenly."""
     places = (Path(launcher), store.ROOT / launcher)
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -77,8 +79,7 @@ def _config(launcher: str, settings: SftSettings) -> dict:
             "profiles/accelerate/*"
         )
     config, gpus = yaml.safe_load(path.read_text(encoding="utf-8")), torch.cuda.device_count()
-    machines = config.get("num_machines", 1)
-    processes = config.get("num_processes") or sft.processes(settings, machines, gpus)
+    processes = config.get("num_processes") or sft.processes(settings, gpus)
     if not processes:
         raise ValueError(
             f"launcher {launcher!r}: {gpus} CUDA GPUs here and none for sft.batch "
@@ -86,55 +87,7 @@ def _config(launcher: str, settings: SftSettings) -> dict:
         )
     precision = "bf16" if settings.dtype == "bfloat16" else "no"
     config |= {"path": str(path), "mixed_precision": precision}
-    return config | {"num_machines": machines, "num_processes": processes}
-
-
-def _run(chosen: dict, job: Path) -> int:
-    """Exit code of the launch: here or, through Ray, on as many machines as the launcher says."""
-    machines, processes = chosen["num_machines"], chosen["num_processes"]
-
-    def command(*machine: str) -> list[str]:
-        start = [sys.executable, "-m", "accelerate.commands.launch"]
-        start += ["--config_file", chosen["path"], "--num_processes", str(processes)]
-        start += ["--mixed_precision", chosen["mixed_precision"], "--dynamo_backend", "no"]
-        return [*start, *machine, "-m", "sts_utils.engines.accelerate", str(job)]
-
-    if machines == 1:
-        return _call(command())
-    from sts_utils.engines.ray import cluster
-
-    with cluster() as ray:
-        gpus = 0 if chosen.get("use_cpu") else processes // machines
-        held = {"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}
-        group = ray.util.placement_group([held] * machines, strategy="STRICT_SPREAD")
-        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy
-
-        def on(machine: int, function, *args):
-            where = strategy(group, placement_group_bundle_index=machine)
-            options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": 0}
-            task = ray.remote(function).options(scheduling_strategy=where, **options)
-            return task.remote(*args)
-
-        try:
-            address, port = ray.get(on(0, _free_address))
-            join = ["--num_machines", str(machines), "--main_process_ip", address]
-            join += ["--main_process_port", str(port), "--machine_rank"]
-            codes = ray.get([on(m, _call, command(*join, str(m))) for m in range(machines)])
-            return max(map(abs, codes))
-        finally:
-            ray.util.remove_placement_group(group)
-
-
-def _free_address() -> tuple[str, int]:
-    import ray
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return ray.util.get_node_ip_address(), probe.getsockname()[1]
-
-
-def _call(command: list[str]) -> int:
-    return subprocess.run(command, check=False).returncode
+    return config | {"num_processes": processes}
 
 
 # --- in each process ---------------------------------------------------------------------------
@@ -159,6 +112,7 @@ def train(
     whole.forward = types.MethodType(answers_loss, whole)
     repeat_keys()
     rows = generation.tokenize(tokenizer, examples, settings.max_length)
+    models.train_on_rows_of(whole, max(len(row["input_ids"]) for row in rows))
     accumulated = settings.batch // settings.micro_batch // state.num_processes
     with tempfile.TemporaryDirectory() as scratch:
         arguments = sft.arguments(settings, seed, told.get("steps"), scratch) | dict(

@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 
 from sts_utils import stats, store
 from sts_utils.config import Profile
-from sts_utils.evaluation import options
 from sts_utils.method import shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.results import CHANCE_COLOUR, PALETTE, SAE_COLOUR, Claim, Result
-from sts_utils.runs import features, models, samples
+from sts_utils.runs import features, models, performance, samples
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
@@ -25,7 +24,7 @@ MATCHED = 0.8
 
 
 class Numbers(NamedTuple):
-    """`lost`: (which features, how many) -> change of the log-likelihood a token against none
+    """`lost`: (which features, how many) -> change of performance.mathematics against none
     zeroed, of the "active" ones only where MATCHED; `activity`: how many -> that of the "active"
     ones over that of the shifted."""
 
@@ -36,13 +35,14 @@ class Numbers(NamedTuple):
 def compute(run: Run) -> Numbers:
     """What zeroing costs, by kind and number of features (first seed)."""
     table, settings = zero_features(run.profile), run.profile.ablation
-    intact = table[table.features == "none"].set_index("id").solution_loglik
+    column = performance.mathematics(run.profile).column
+    intact = table[table.features == "none"].set_index("id")[column]
     chosen, activity = matched(run.actual[0], settings.counts, settings.draws)
     lost = {}
     for choice, group in table[table.features != "none"].groupby(["features", "count"]):
         if (*choice, 0) not in chosen:
             continue
-        after = group.pivot(index="draw", columns="id", values="solution_loglik")[intact.index]
+        after = group.pivot(index="draw", columns="id", values=column)[intact.index]
         values = (after - intact).to_numpy()
         lost[choice] = Estimate(float(values.mean()), stats.mean_draws(values))
     return Numbers(lost, activity)
@@ -54,27 +54,27 @@ def steps(profile: Profile) -> list[Step]:
 
 
 def zero_features(profile: Profile) -> pd.DataFrame:
-    """Log-likelihood of held-out mathematics solutions while features are zeroed in the fine-tuned
-    model: columns id, solution_loglik, features (as in `choices`), count, draw."""
-    seed, settings, length = profile.seeds[0], profile.ablation, profile.sft.max_length
+    """Mathematics while features are zeroed in the fine-tuned model: columns of performance.solve,
+    features (as in `choices`), count, draw."""
+    seed, settings = profile.seeds[0], profile.ablation
     model = models.finetune(profile, seed)
-    examples = samples.training_examples(profile, 0)[1][: settings.questions]
+    examples = samples.mathematics(profile, settings.questions)
 
     def make() -> pd.DataFrame:
         actual, frames = features.extract_actual(profile, seed), []
-        tokenizer = samples.tokenizer(profile.model, profile.revision)
         whole, hook = models.load_whole(profile, model), models.hook(profile)
         chosen, _ = matched(actual, settings.counts, settings.draws)
         for (which, count, draw), ids in chosen.items():
             edits = {hook.layer: zeroed(hook.sae, ids, hook.sink_norm)} if count else {}
             with edited(whole, edits):
-                frame = options.solution_loglik(whole, tokenizer, examples, length)
+                frame = performance.solve(profile, examples, whole=whole)
             frames.append(frame.assign(features=which, count=count, draw=draw))
         return pd.concat(frames, ignore_index=True)
 
     recipe = settings.model_dump() | {"sae": profile.sae, "layer": profile.layer}
     recipe |= {"trained": model.key, "shift": profile.shift.model_dump()}
     recipe |= {"dtypes": (profile.dtype, profile.evaluation.dtype)}
+    recipe |= performance.mathematics(profile).recipe
     return store.frame("ablation", recipe, make)
 
 
@@ -152,14 +152,15 @@ def fig1b(numbers: Numbers, run: Run) -> tuple[Figure, str]:
         axis.fill_between(list(of), low, high, color=colour, alpha=0.25, lw=0)
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
     axis.set(xscale="log", xlabel="features zeroed")
-    axis.set_ylabel("change of log-likelihood,\nnats a token")
+    how = performance.mathematics(run.profile)
+    axis.set_ylabel(f"change of {how.name},\n{how.unit}")
     axis.set_xticks(counts, counts)
     axis.minorticks_off()
     figure.legend(frameon=False, loc="outside upper center", ncols=3, fontsize=8)
     k = min(counts, key=lambda count: abs(count - run.profile.top_n))
     said = ", ".join(f"{name} {lost[name, k]}" for name in ("shifted", "random"))
     return figure, (
-        "Fig 1b. Log-likelihood of held-out mathematics solutions (fine-tuned model, first seed) "
+        f"Fig 1b. {how.name.capitalize()} of {how.of} (fine-tuned model, first seed) "
         "with SAE features taken out of the residual stream, reconstruction error kept; bands: "
         f"95% intervals. {_control(activity)} With {k} zeroed: {said}. The paper: accuracy falls "
         "for shifted, stays for random features."
@@ -176,10 +177,11 @@ def _control(activity: dict[int, float]) -> str:
 
 def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
     """Zeroing shifted features costs more than zeroing as many others."""
+    how = performance.mathematics(run.profile)
     for which, others in (("random", "random ones"), ("active", "others as active")):
         claim = f"zeroing shifted features hurts mathematics more than {others}"
         for k in sorted(k for name, k in numbers.lost if name == which):
-            statistic = f"log-likelihood lost, shifted minus {which}, {k} zeroed"
+            statistic = f"{how.name} lost, shifted minus {which}, {k} zeroed"
             gap = numbers.lost[which, k] - numbers.lost["shifted", k]
             yield Claim("fig1b", claim, statistic, gap)
 

@@ -137,7 +137,7 @@ def evaluate_mixtures(profile: Profile) -> pd.DataFrame:
     """Change against the untouched model, a row a mixture and question.
 
     Columns: mixture, domain, id, change: of the profile's measure on the test halves of the two
-    domains, and of the log-likelihood a token of held-out solutions (domain "mathematics").
+    domains, and of mathematics (performance.mathematics; domain "mathematics").
     """
     domains, _ = mixtures(profile)
     halves = (samples.halves(profile, domain)[1] for domain in domains)
@@ -145,8 +145,8 @@ def evaluate_mixtures(profile: Profile) -> pd.DataFrame:
 
     def measured(model: TrainedModel | None = None) -> pd.Series:
         asked = performance.measure(profile, model, tests).set_index(["domain", "id"])
-        solved = performance.measure_held_out(profile, model).assign(domain="mathematics")
-        solved = solved.set_index(["domain", "id"]).solution_loglik
+        solved = performance.measure_mathematics(profile, model).assign(domain="mathematics")
+        solved = solved.set_index(["domain", "id"])[performance.mathematics(profile).column]
         return pd.concat([asked[profile.evaluation.measure], solved])
 
     before = measured()
@@ -233,8 +233,9 @@ def table10(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
         for (name, cells), (their, accuracy) in zip(ours.items(), theirs.items(), strict=True)
     ]
     rows.append({"condition": "difference of the two", **results.numbers(mixed - alone)})
+    how = performance.mathematics(run.profile)
     return pd.DataFrame(rows), (
-        "Table 10. Change of the log-likelihood a token (nats) of held-out training-set solutions "
+        f"Table 10. Change of the {how.name} of {how.of} ({how.unit}) "
         "against the untouched model, after SFT on the training set alone and with extra data in "
         "the ratio of STS; one seed, 95% intervals over questions, the difference paired."
     )
@@ -252,7 +253,8 @@ def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
     words = "squared distance between their changes: one-sided mixtures minus STS split"
     balanced = Estimate(float(value), draws) - apart(of["STS"][high] - of["STS"][low])
     yield Claim("fig5", "the STS split balances the two domains", words, balanced)
-    words = "log-likelihood a token after it minus before any training"
+    how = performance.mathematics(run.profile)
+    words = f"{how.name} after it minus before any training"
     kept = of["STS"]["mathematics"]
     yield Claim("table10", "mathematics is kept with STS-guided data", words, kept)
 

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from sts_utils import models, results, stats, store
 from sts_utils.config import Profile
-from sts_utils.evaluation import options
 from sts_utils.method import shift
 from sts_utils.results import CHANCE_COLOUR, SAE_COLOUR, Claim, Result
 from sts_utils.runs import features, performance, samples
@@ -27,17 +26,17 @@ Changes = dict[tuple[str, int], Estimate]
 
 
 def compute(run: Run) -> Changes:
-    """(which dims, how many) -> change of the log-likelihood a token of held-out mathematics."""
+    """(which dims, how many) -> change of performance.mathematics."""
     profile, tables = run.profile, {}
     for which, n, draw in choices(profile):
         tables.setdefault((which, n), []).append(tune(profile, which, n, draw))
-    before = performance.measure_held_out(profile)
-    return {choice: change(before, after) for choice, after in tables.items()}
+    before, how = performance.measure_mathematics(profile), performance.mathematics(profile)
+    return {choice: change(before, after, how.column) for choice, after in tables.items()}
 
 
-def change(before: pd.DataFrame, after: Sequence[pd.DataFrame]) -> Estimate:
-    """Mean change over questions and draws of the dims; columns id, solution_loglik."""
-    start, *ends = (table.set_index("id").solution_loglik for table in (before, *after))
+def change(before: pd.DataFrame, after: Sequence[pd.DataFrame], column: str) -> Estimate:
+    """Mean change of `column` over questions and draws of the dims; a row an id."""
+    start, *ends = (table.set_index("id")[column] for table in (before, *after))
     values = np.stack([(end - start).sort_index().to_numpy() for end in ends])
     return Estimate(float(values.mean()), stats.mean_draws(values))
 
@@ -68,7 +67,7 @@ def chosen(
 
 
 def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
-    """Train the maps, evaluate with them in place; columns id, solution_loglik."""
+    """Train the maps, evaluate with them in place; columns of performance.solve."""
     settings, seed, revision = profile.selective, profile.seeds[0], profile.revision
 
     def dims(p: Profile) -> np.ndarray:
@@ -85,12 +84,11 @@ def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
         hooked = {p.layer: (held.sae(p), ids[p.layer]) for p in read}
         model.selective = maps = SelectiveMaps(hooked).to(model.device)
         examples = samples.training_examples(profile, seed)[0][: settings.examples]
-        held_out = samples.training_examples(profile, 0)[1][: profile.evaluation.held_out]
+        asked = samples.mathematics(profile, profile.evaluation.held_out)
         with edited(model, maps.edits(sinks)):
             how = examples, settings.lr, seed, f"{n} {which} dims"
             log = sft.train_answers(model.train(), tokenizer, profile.sft, *how)
-            length = profile.sft.max_length
-            table = options.solution_loglik(model.eval(), tokenizer, held_out, length)
+            table = performance.solve(profile, asked, whole=model.eval())
         save_file(maps.state_dict(), out / "maps.safetensors")
         log.to_parquet(out / "log.parquet", index=False)
         table.to_parquet(out / "table.parquet", index=False)
@@ -99,6 +97,7 @@ def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
     recipe = {key: profile.model_dump()[key] for key in (*keys, "alignment")}
     recipe |= {"saes": profile.sweep.layers, "questions": profile.evaluation.held_out}
     recipe |= {"seed": seed, "which": which, "n": n, "draw": draw}
+    recipe |= performance.mathematics(profile).recipe
     return pd.read_parquet(store.folder("selective", recipe, make) / "table.parquet")
 
 
@@ -114,15 +113,16 @@ def fig7(numbers: Changes, run: Run) -> tuple[Figure, str] | None:
         x = np.arange(len(sizes)) + 0.3 * (i - 0.5)
         axis.bar(x, [e.value for e in of], 0.28, yerr=results.bars(of), **look)
     axis.set_xticks(range(len(sizes)), sizes)
-    axis.set(xlabel="dims chosen a layer", ylabel="change of log-likelihood,\nnats a token")
+    how = performance.mathematics(run.profile)
+    axis.set(xlabel="dims chosen a layer", ylabel=f"change of {how.name},\n{how.unit}")
     figure.legend(frameon=False, loc="outside upper center", ncols=2)
     p = run.profile
     return figure, (
-        "Fig 7. Held-out training-set solutions after selective fine-tuning, against the untouched "
-        "model: only linear maps from the chosen features into the residual stream train, at "
-        f"{len(p.sweep.layers)} layers (the paper: five), on {p.selective.examples} examples; one "
-        f"seed, {p.selective.draws} random draws, of features that may seldom fire; 95% over "
-        "questions and draws. The paper: estimated dims are better."
+        f"Fig 7. {how.name.capitalize()} of {how.of} after selective fine-tuning, against the "
+        "untouched model: only linear maps from the chosen features into the residual stream "
+        f"train, at {len(p.sweep.layers)} layers (the paper: five), on {p.selective.examples} "
+        f"examples; one seed, {p.selective.draws} random draws, of features that may seldom fire; "
+        "95% over questions and draws. The paper: estimated dims are better."
     )
 
 
@@ -138,20 +138,22 @@ def table11(numbers: Changes, run: Run) -> tuple[pd.DataFrame, str] | None:
         common = {"source": "paper (points)", "dims": r.selected_dims}
         for which, after in (("random", r.random_dims), ("estimated", r.estimated_dims)):
             rows.append({**common, "which": which, "value": after - r.before_sft})
+    how = performance.mathematics(run.profile)
     return pd.DataFrame(rows), (
-        "Table 11. Selective fine-tuning: change against the untouched model; ours in nats a token "
-        "of held-out training-set solutions, the paper's in points of mathematics accuracy. Dims "
-        "are of one layer; the paper's SAE has 28,672."
+        "Table 11. Selective fine-tuning: change against the untouched model; ours of the "
+        f"{how.name} of {how.of} ({how.unit}), the paper's in points of accuracy. Dims are of one "
+        "layer; the paper's SAE has 28,672."
     )
 
 
 def claims(numbers: Changes, run: Run) -> Iterator[Claim]:
     """At each size, training the estimated dims helps more than training random ones."""
     theirs = results.paper("table11_selective_finetuning").itertuples()
+    how = performance.mathematics(run.profile)
     sizes = sorted({n for _, n in numbers})
     for n, paper in zip(sizes, theirs, strict=False):
         gap = numbers["estimated", n] - numbers["random", n]
-        statistic = f"log-likelihood, estimated minus random, {n} dims a layer"
+        statistic = f"{how.name}, estimated minus random, {n} dims a layer"
         words = f"{paper.estimated_dims} against {paper.random_dims}, {paper.selected_dims} dims"
         yield Claim("fig7", "tuning estimated dims beats random dims", statistic, gap, words)
 

@@ -159,7 +159,7 @@ def run(
         return pd.DataFrame(rows | {"before": before, "after": measured()})
 
     chosen = measure(asked)
-    lr = SETTINGS.lr * min(1, WIDTH / models.width(profile.model, profile.revision))
+    lr = SETTINGS.lr * min(1, WIDTH / models.check(profile.model, profile.layer, profile.revision))
     recipe = {"model": profile.model, "dtype": profile.dtype, "files": files, "steps": steps}
     recipe |= {"sft": SETTINGS.model_dump() | {"lr": lr}, "seed": seed, "measure": chosen}
     recipe |= {"train": store.digest([(e.query, e.solution) for e in train])}

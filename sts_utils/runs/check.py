@@ -21,7 +21,8 @@ def prepare(profile: Profile) -> None:
         models.check(profile.model, other.layer, profile.revision)
     p = profile
     labels = (p.labels.code, p.labels.dialogue)
-    for corpus in (p.train, p.domains, p.demonstrations, p.grpo.train, *p.others, *labels):
+    read = (p.train, p.domains, p.demonstrations, p.grpo.train, p.evaluation.mathematics)
+    for corpus in filter(None, (*read, *p.others, *labels)):
         corpora.load(corpus)
     for run in filter(None, (p, samples.second_domains(p))):
         shown = by_domain(corpora.load(run.demonstrations))

@@ -29,7 +29,7 @@ def sft(
 
 
 def training_gpus(profile: Profile) -> int:
-    """GPUs that a step of Ray which starts SFT must hold; none where it finds the machines."""
+    """GPUs that a step of Ray which starts SFT must hold."""
     if not profile.launcher or profile.executor != "ray":
         return 1
     from sts_utils.engines import accelerate

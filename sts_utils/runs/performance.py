@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,50 @@ def measure_held_out(profile: Profile, model: TrainedModel | None = None) -> pd.
 
     recipe = _recipe(profile, model, examples) | {"max_length": length}
     return store.frame("held-out", recipe, compute)
+
+
+def measure_mathematics(profile: Profile, model: TrainedModel | None = None) -> pd.DataFrame:
+    """`solve` before (None) or after fine-tuning."""
+    examples = samples.mathematics(profile, profile.evaluation.held_out)
+    if not profile.evaluation.mathematics:
+        return measure_held_out(profile, model)
+    recipe = _recipe(profile, model, examples) | {"max_length": profile.sft.max_length}
+    compute = partial(solve, profile, examples, model)
+    return store.frame("mathematics", recipe, compute)
+
+
+def solve(profile: Profile, examples: Sequence[Example], model=None, whole=None) -> pd.DataFrame:
+    """Mathematics: columns id, solution_loglik and, where answers are verified, accuracy.
+
+    By the `whole` model given, or else by the untouched (None) or fine-tuned one.
+    """
+    tokenizer, whole = _tokenizer(profile), whole or held.load_whole(profile, model)
+    frame = options.solution_loglik(whole, tokenizer, examples, profile.sft.max_length)
+    if profile.evaluation.mathematics:
+        from sts_utils.training import grpo  # TRL takes seconds to import
+
+        tokens = profile.evaluation.max_new_tokens
+        frame = frame.merge(grpo.accuracy(whole, tokenizer, examples, tokens), on="id")
+    return frame
+
+
+class Mathematics(NamedTuple):
+    """How figures show mathematics: a column of `solve`, its name, unit, and what it is of."""
+
+    column: str
+    name: str
+    unit: str
+    of: str
+    recipe: dict  # in the keys of what is computed
+
+
+def mathematics(profile: Profile) -> Mathematics:
+    """Verified answers to a corpus (the paper), or the likelihood of held-out solutions."""
+    if not (corpus := profile.evaluation.mathematics):
+        of = "held-out training-set solutions"
+        return Mathematics("solution_loglik", "log-likelihood", "nats a token", of, {})
+    recipe = {"mathematics": [corpus, profile.evaluation.max_new_tokens]}
+    return Mathematics("accuracy", "accuracy", "share", f"verified answers to {corpus}", recipe)
 
 
 def _tokenizer(profile: Profile):

@@ -32,6 +32,13 @@ def training_examples(profile: Profile, seed: int) -> tuple[list[Example], list[
     return train, held_out
 
 
+def mathematics(profile: Profile, most: int) -> list[Example]:
+    """Mathematics questions that are never trained on: the profile's corpus, or held-out ones."""
+    if corpus := profile.evaluation.mathematics:
+        return corpora.load(corpus, 0, most)
+    return training_examples(profile, 0)[1][:most]
+
+
 def domain_questions(profile: Profile) -> dict[str, list[Example]]:
     """Every question of each domain that is not among the demonstrations, compared by its text."""
     shown = {e.question for e in corpora.load(profile.demonstrations)}

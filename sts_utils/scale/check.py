@@ -77,7 +77,7 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
         return [f"GPU memory: {profile.model} needs {size}"]
     lines, alone = [], {"GRPO": profile.grpo.dtype}  # alone: in one process
     if profile.launcher:
-        used = gpus[-sft.processes(profile.sft, 1, count) :]
+        used = gpus[-sft.processes(profile.sft, count) :]
         read = len(used) * billions * BYTES["float32"]
         each = billions * sft.MASTER_BYTES / len(used) + model.working
         if used[0] < (each := each * HEADROOM):

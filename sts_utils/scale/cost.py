@@ -163,6 +163,15 @@ def evaluate(p: Profile, questions: float) -> Cost:
     return asked + write(p, questions, prompt, min(WRITTEN, e.max_new_tokens))
 
 
+def solve(p: Profile, answers: float) -> Cost:
+    """The likelihood of mathematics solutions and, where answers are verified, those written."""
+    query, solution = lengths(p.evaluation.mathematics or p.train)
+    judged = judge(p, answers, query, min(solution, p.sft.max_length - query))
+    if not p.evaluation.mathematics:
+        return judged
+    return judged + write(p, answers, query, min(WRITTEN, p.evaluation.max_new_tokens))
+
+
 # --- how much of it ------------------------------------------------------------------------------
 
 
@@ -208,7 +217,7 @@ def cost(step: Step) -> Cost:
             return judge(p, e.held_out, query, solved)
         case "zeroing features":  # none; shifted, random and active ones
             choices = 1 + len(p.ablation.counts) * (1 + 2 * p.ablation.draws)
-            return judge(p, choices * p.ablation.questions, query, solved)
+            return solve(p, choices * p.ablation.questions)
         case "mixture answers":
             return write(p, 2 * p.mixture.extra, domain, p.mixture.answer_tokens)
         case "fine-tuning (SFT)" | "fine-tuning":
@@ -216,11 +225,12 @@ def cost(step: Step) -> Cost:
             examples = mixed if step.kind == "fine-tuning on mixtures" else own
             return train(p, epochs * examples, lengths(p.train))
         case "evaluation of mixtures":
-            mathematics = judge(p, e.held_out * len(MIXTURES), query, solved)
-            return mathematics + evaluate(p, 2 * p.mixture.questions * (1 + len(MIXTURES)))
+            return solve(p, e.held_out * len(MIXTURES)) + evaluate(
+                p, 2 * p.mixture.questions * (1 + len(MIXTURES))
+            )
         case "selective fine-tuning":
             maps = train(p, epochs * pool(p, p.selective.examples), lengths(p.train))
-            return maps._replace(models=0) + judge(p, e.held_out, query, solved)
+            return maps._replace(models=0) + solve(p, e.held_out)
         case "GRPO":
             samples, prompt = g.steps * g.prompts * g.generations, lengths(g.train)[0]
             seen, context = samples * g.completion_tokens, prompt + g.completion_tokens / 2

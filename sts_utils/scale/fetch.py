@@ -45,7 +45,7 @@ def needs(profile: Profile) -> list[Need]:
     """What `profile` reads from the hub or the mirror, each once, datasets first."""
     p, sweep = profile, profile.sweep
     names = [p.train, p.domains, p.demonstrations, *p.others, p.grpo.train]
-    names += [p.labels.code, p.labels.dialogue]
+    names += [p.labels.code, p.labels.dialogue, *filter(None, [p.evaluation.mathematics])]
     names += [name for part in p.control.parts for name in (part.domains, part.demonstrations)]
     listed = {}
     for hub in (entry.hub for entry in map(corpora.entry, names) if entry.hub):

@@ -137,11 +137,10 @@ def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
     return arguments
 
 
-def processes(settings: SftSettings, machines: int, gpus: int) -> int:
-    """Processes that share a batch evenly: on each of `machines` as many `gpus` as do, or 0."""
-    share = machines * settings.micro_batch
-    even = [n for n in range(1, gpus + 1) if settings.batch % (n * share) == 0]
-    return machines * max(even, default=0)
+def processes(settings: SftSettings, gpus: int) -> int:
+    """Processes that share a batch evenly: as many `gpus` as do, or 0."""
+    even = [n for n in range(1, gpus + 1) if settings.batch % (n * settings.micro_batch) == 0]
+    return max(even, default=0)
 
 
 # --- the loss is on answers alone --------------------------------------------------------------

@@ -73,24 +73,6 @@ def test_two_sharded_processes_train_in_bfloat16(settings, examples, alone, fsdp
     assert {weight.dtype for weight in weights} == {torch.bfloat16}
 
 
-@pytest.mark.slow
-def test_two_machines_train_as_one(settings, examples, alone, tmp_path, monkeypatch):
-    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster()
-    try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
-        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-        launcher = yaml.safe_load((store.ROOT / "profiles/accelerate/cpu.yaml").read_text())
-        (tmp_path / "machines.yaml").write_text(yaml.safe_dump(launcher | {"num_machines": 2}))
-        log = launched(tmp_path / "machines.yaml", settings[1], examples, tmp_path / "b")
-        same_training(alone, log, tmp_path / "b")
-    finally:
-        cluster.shutdown()
-
-
 def same_training(alone, log, folder):
     """Losses and weights of `folder` are those that one process left, and training moved them."""
     assert sorted(f.name for f in alone[1].iterdir()) == sorted(f.name for f in folder.iterdir())

@@ -216,7 +216,7 @@ def test_each_model_is_compared_with_the_untouched_one_question_by_question(prof
     monkeypatch.setattr(fig5, "mixtures", lambda _: (domains, {}))
     monkeypatch.setattr(fig5, "train_mixture", lambda _, name: name)
     monkeypatch.setattr(fig5.performance, "measure", measure)
-    monkeypatch.setattr(fig5.performance, "measure_held_out", held_out)
+    monkeypatch.setattr(fig5.performance, "measure_mathematics", held_out)
     table = fig5.evaluate_mixtures(profile)
     tests = [e.id for d in domains for e in samples.halves(profile, d)[1][:6]]
     for name, rows in table.groupby("mixture"):

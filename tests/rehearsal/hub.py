@@ -205,6 +205,13 @@ def math_lighteval() -> list[dict]:
     ]
 
 
+def math_500() -> list[dict]:
+    return [
+        {"problem": e.question, "solution": e.solution, "answer": e.answer}
+        for e in corpora.load("gsm-symbolic", 2, 60)
+    ]
+
+
 def coding() -> list[dict]:
     return [
         {"problem": e.question, "gold_standard_solution": e.solution}
@@ -229,6 +236,7 @@ DATASETS = {
     ("TIGER-Lab/MMLU-Pro", "test"): lambda: mmlu_pro("mmlu-test", 40),
     ("TIGER-Lab/MMLU-Pro", "validation"): lambda: mmlu_pro("mmlu-cot", 5),
     ("DigitalLearningGmbH/MATH-lighteval", "train"): math_lighteval,
+    ("HuggingFaceH4/MATH-500", "test"): math_500,
     ("open-r1/verifiable-coding-problems-python-10k", "train"): coding,
     ("moremilk/CoT_Reasoning_Mens_Mental_Health", "train"): mental_health,
     ("Anthropic/hh-rlhf", "test"): dialogues,
