@@ -105,7 +105,7 @@ def test_of_two_bases_the_later_lies_above(tmp_path):
     ("base", "line"),
     [
         ("smoll", r"has an unknown base 'smoll' \(did you mean 'smol'\?\): choose from control, "),
-        ("paper", "profile 'paper' stands for several: choose one of llama3-8b, "),
+        ("paper", r"profile 'paper' stands for several: choose one of \('llama3-8b', "),
         ("{0}/mine.yaml", "mine.yaml' is its own base: .*mine.yaml -> .*mine.yaml"),
         ("{0}/other.yaml", "is its own base: .*mine.yaml -> .*other.yaml -> .*mine.yaml"),
     ],
