@@ -170,7 +170,7 @@ class Profile(Section):
     layer: int = Field(ge=0)  # the residual stream after this block is what the SAE reads
     sae: str  # a folder of the project, or "release/sae_id" of sae-lens
     dtype: Precision = "float32"  # of the forward pass; features are float32, sums float64
-    engine: Literal["transformers", "vllm"] = "transformers"  # of extraction and generation
+    engine: Literal["transformers", "vllm", "auto"] = "transformers"  # extraction and generation
     shown: Literal["ground_truth", "rollouts"] = "ground_truth"  # or own verified answers, in D_N
     executor: Literal["local", "ray"] = "local"  # where steps run: this process, or a Ray cluster
     launcher: str | None = None  # an accelerate config: SFT runs over its processes

@@ -1,6 +1,7 @@
 """The one door to the engines: each is loaded only when a profile asks for it."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -35,6 +36,12 @@ def training_gpus(profile: Profile) -> int:
     from sts_utils.engines import accelerate
 
     return accelerate.gpus_here(profile.launcher, profile.sft)
+
+
+def uses_vllm(profile: Profile) -> bool:
+    """Whether vLLM extracts and generates: asked for, or `auto` where it is, beside a GPU."""
+    at_hand = torch.cuda.is_available() and find_spec("vllm") is not None
+    return profile.engine == "vllm" or (profile.engine == "auto" and at_hand)
 
 
 def feature_stats(profile: Profile, pairs, hooks, desc: str | None) -> list:

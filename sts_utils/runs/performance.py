@@ -43,7 +43,7 @@ def measure(
 def _written_accuracy(profile: Profile, model: TrainedModel | None, questions) -> pd.DataFrame:
     """Accuracy of written chains of thought, by vLLM or transformers."""
     settings, tokenizer = profile.evaluation, _tokenizer(profile)
-    if profile.engine == "vllm":
+    if engine.uses_vllm(profile):
         held.release()
         folder = model.folder() if model else None
         generate = engine.generate(profile, folder, [written.STOP])

@@ -117,7 +117,8 @@ class AnswerGRPO(GRPOTrainer):
         scored = mask[:, -logits_to_keep:].bool()
         keep = torch.zeros_like(mask, dtype=torch.bool)
         keep[:, -logits_to_keep - 1 : -1] = scored
-        logits = sft.answer_logits(model, ids, mask, keep) / self.temperature
+        states = models.final_states(model, ids, mask, keep)
+        logits = models.vocabulary_logits(model, states) / self.temperature
         targets = ids[:, -logits_to_keep:][scored]
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         logps = torch.zeros(scored.shape).masked_scatter(scored, -losses)

@@ -180,15 +180,6 @@ def loss_in_parts(model, states: torch.Tensor, wanted: torch.Tensor) -> torch.Te
     return sum(checkpoint(loss, *part, use_reentrant=False) for part in parts)
 
 
-def answer_logits(model, input_ids, attention_mask, keep) -> torch.Tensor:
-    """Logits [kept tokens, vocabulary], float32, only where `keep` [batch, tokens] is true.
-
-    The head over the vocabulary is half the cost of a small model; answers are half the tokens.
-    """
-    states = models.final_states(model, input_ids, attention_mask, keep)
-    return models.vocabulary_logits(model, states)
-
-
 class Bar(TrainerCallback):
     """A progress bar with the loss; the Trainer's own prints a table a step."""
 
