@@ -99,7 +99,8 @@ def _beside_paper(ours: pd.DataFrame, theirs: pd.DataFrame, columns: list[str], 
     theirs = theirs.assign(source="paper", domains="mmlu-pro", selection="paper", n=8)
     theirs = theirs.assign(change="absolute")
     keep = ["source", "model", "domains", "metric", "selection", "change", "n", *columns]
-    return pd.concat([ours, theirs])[keep].reset_index(drop=True)
+    table = pd.concat([ours, theirs], ignore_index=True)
+    return table.reindex(columns=keep)  # r_true: none where no change is reliable
 
 
 def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:

@@ -55,3 +55,13 @@ def test_the_score_s_spread_over_seeds_is_a_claim(numbers, run):
 def test_the_set_that_can_decide_stands_first(run):
     run.profile = run.profile.model_copy(update={"also": None})
     assert list(run.sets) == [run.profile.domains]
+
+
+def test_without_any_reliable_change_the_table_is_drawn_all_the_same(run, random_stats):
+    noise = np.random.default_rng(0)
+    run.change_arrays = [noise.normal(size=of.shape) for of in run.change_arrays]
+    run.sets = {"mmlu-test": run}
+    found = fig3.compute(run)
+    found = found._replace(table=found.table.drop(columns=["r_true"], errors="ignore"))
+    six, _ = fig3.table6(found, run)
+    assert six.r_true.isna().all() and six[six.source == "ours"].r.notna().all()
