@@ -1,4 +1,4 @@
-"""A paper profile's way on the small hub, another family each day: `make rehearse` runs all of it."""
+"""A paper profile on the small hub, another family each day; `make rehearse` runs all of it."""
 
 import datetime
 
