@@ -47,7 +47,9 @@ def missing(folder: Path, name: str) -> list[str]:
     """Figures, tables and notebooks of a whole run that are not there."""
     kinds = {"figure": "png", "table": "csv"}
     stages = [stage for stage in run.STAGES if stage != run.CONTROL]
-    drawn = [result for result in page.RESULTS if result.notebook != run.CONTROL]
+    sweep = config.load(name).sweep  # a model with one public SAE has nothing to sweep
+    swept = {"fig4a": sweep.widths, "fig4b": sweep.layers, "fig4c": sweep.sparsities}
+    drawn = [r for r in page.RESULTS if r.notebook != run.CONTROL and swept.get(r.name, True)]
     files = [f"figures/{name}/{r.name}.{kinds[r.kind]}" for r in drawn]
     files += [f"runs/notebooks/{name}/{stage}.ipynb" for stage in stages]
     files += [f"figures/{name}/index.html"]
