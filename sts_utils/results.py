@@ -33,7 +33,7 @@ MEASURE_NAMES = {
     "gold_probability": "the probability of the gold option among the options",
     "gold_loglik": "the log-likelihood a token of the gold option",
     "gold_log_odds": "the log-odds of the gold option against the others",
-    "accuracy": "accuracy by length-normalised likelihood",
+    "accuracy": "accuracy",
 }
 #: On an axis, with × 100 for what are no points.
 SHORT_NAMES = {
@@ -75,13 +75,14 @@ class Result(NamedTuple):
 def setting(profile: Profile) -> str:
     """What every caption states of the run: model, SAE, the corpora read, seeds, the paper's."""
     p, e, s = profile, profile.evaluation, profile.sft
+    written = f", of answers written behind {e.shots} examples," if e.mode == "generation" else ""
     return (
         f"Model {p.model}, SAE {p.sae} on the residual stream after block {p.layer}; training set "
         f"{p.train} (SFT on {s.examples} examples, {s.epochs} epoch(s), batch {s.batch}); domains "
         f"from {p.domains}, demonstrations from {p.demonstrations}; {len(p.seeds)} seed(s); N = "
         f"{p.top_n}; definition {p.definition}, alignment {p.alignment}. Performance is "
-        f"{MEASURE_NAMES[e.measure]} on at most {e.questions} questions a domain. The paper: 7–9B "
-        "models, LIMO, MMLU-Pro 5-shot chain-of-thought accuracy."
+        f"{MEASURE_NAMES[e.measure]}{written} on at most {e.questions} questions a domain. The "
+        "paper: 7–9B models, LIMO, MMLU-Pro 5-shot chain-of-thought accuracy."
     )
 
 

@@ -107,3 +107,9 @@ def test_saved_tables_read_back(tmp_path, monkeypatch):
     assert md.read_text().startswith("100% of r_low. The setting.\n\n| source")
     assert r"100\% of r\_low. The setting." in tex.read_text() and r"r\_low &" in tex.read_text()
     assert txt.read_text() == "100% of r_low.\nThe setting.\n"
+
+
+def test_the_setting_says_how_accuracy_is_measured():
+    written = results.setting(config.load("llama3-8b"))
+    assert "Performance is accuracy, of answers written behind 5 examples, on at most" in written
+    assert "written" not in results.setting(config.load("smol"))
