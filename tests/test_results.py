@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sts_utils import results
+from sts_utils import config, results
 from sts_utils.correlation import Correlation
 from sts_utils.examples import DOMAINS
 from sts_utils.results import Claim
