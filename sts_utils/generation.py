@@ -31,9 +31,10 @@ def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[di
         turns = [{"role": role, "content": content} for role, content in turns]
         whole = tokenizer.apply_chat_template(turns, tokenize=False)
         answer = whole.removeprefix(prompt).rstrip("\n")
-        if len(answer) == len(whole):  # a template that writes prompts otherwise than dialogues
-            name = tokenizer.name_or_path
-            raise ValueError(f"the chat template of {name} does not extend its own prompt")
+        # a template may write prompts otherwise than dialogues, or leave thoughts out
+        if not whole.startswith(prompt) or example.solution.strip() not in answer:
+            name = f"the chat template of {tokenizer.name_or_path}"
+            raise ValueError(f"{name} does not extend its own prompt by the answer of {example.id}")
         head, tail = (
             tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, answer)
         )

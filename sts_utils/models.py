@@ -105,6 +105,8 @@ def load_tokenizer(name: str, revision: str | None = None):
     """The tokenizer of model `name`, with a padding token."""
     load = partial(AutoTokenizer.from_pretrained, revision=revision)
     tokenizer = _reachable(name, load)
+    if not tokenizer.is_fast:
+        raise ValueError(f"the tokenizer of {name!r} tells no offsets: it needs a tokenizer.json")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

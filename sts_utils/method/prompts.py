@@ -56,6 +56,8 @@ def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = (
     before, mark, after = rendered.partition(_MARK)
     if not mark:
         raise ValueError(f"the chat template of {tokenizer.name_or_path} drops the user's text")
+    if lost := [e.id for e in demonstrations if e.solution.strip() not in before]:
+        raise ValueError(f"the chat template drops the worked example {lost[0]}")
     text = query.query.strip()
     encoded = tokenizer(
         before + text + after, add_special_tokens=False, return_offsets_mapping=True
