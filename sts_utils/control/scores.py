@@ -1,6 +1,6 @@
 """Scores of every domain for every training set of the positive control."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 import numpy as np
@@ -38,6 +38,8 @@ class Score:
 
 
 OVERLAP = Score("token overlap")
+#: STS_act on the features that are most active on the training set, in the place of D_N.
+ACTIVE = "sts_act of the most active"
 #: Fixed on the design half before any score was computed on the judgement half (07_control).
 FIXED = Score(ANSWERS[0], place="answer")
 
@@ -46,7 +48,7 @@ def candidates(profile: Profile) -> list[Score]:
     """What is judged: the paper's scores and ours at both places, what a user would try first, what
     the design half found, and short runs of fine-tuning."""
     read = [Score(name, profile.top_n) for name in SCORES]
-    read += [Score("residual similarity")]
+    read += [Score(ACTIVE, profile.top_n), Score("residual similarity")]
     behind = [Score(s.name, s.n, "answer") for s in read]
     found = [*map(Score, GRADIENTS), Score(ANSWERS[1], place="answer"), FIXED]
     return [*read, *behind, OVERLAP, *map(Score, sets.PROBES), *found]
@@ -79,6 +81,8 @@ def of_cell(
     else:
         own, found = readings.extract_shift(read, name, seed), _domains(read, domains, seed)
         equation, residual = score.name, "r"
+    if score.name == ACTIVE:
+        own, equation = replace(own, dh2=own.h), "sts_act"
     if score.name.endswith(("residual", "residual similarity")):
         return cosine(own.mean(residual), np.stack([of.mean(residual) for of in found]))
     return over_domains(equation, found, shift.shifted_dims(own, score.n), towards=own.mean("dh"))
