@@ -34,6 +34,8 @@ class Numbers(NamedTuple):
 def compute(run: Run) -> Numbers:
     """Each feature's shift between the untouched and the fine-tuned model, by seed."""
     moved, n = run.shifts("actual"), run.profile.top_n
+    if not moved[0].any():  # one step is all warm-up
+        raise ValueError("SFT moved no feature: raise sft.lr, sft.examples or sft.epochs")
     activity, squares = (run.shifts("train", field=field) for field in ("h", "h2"))
     shares = [held(*of, n) for of in ((moved, moved), (moved, activity), (squares, squares))]
     return Numbers(moved[0], activity[0], *shares)

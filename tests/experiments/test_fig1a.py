@@ -1,5 +1,7 @@
 """How the change is spread over features, on random statistics."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -41,3 +43,9 @@ def test_histograms_and_caption(run):
     counted = np.histogram(active, edges)[0]
     assert counted.sum() == 8 and set(heights) >= set(counted)
     plt.close(figure)
+
+
+def test_a_fine_tuning_that_moved_nothing_is_one_line(run):
+    run.actual = [replace(of, dh=0 * of.dh, dh2=0 * of.dh2) for of in run.actual]
+    with pytest.raises(ValueError, match=r"SFT moved no feature: raise sft\.lr"):
+        fig1a.compute(run)
