@@ -27,7 +27,7 @@ DIGESTS = {
     # of the mirror
     "gsm8k": "73f371ea1db44599",
     "mmlu-pro": "93e53eaaa56adb82",
-    "mmlu": "9dc34907f5990ee2",
+    "mmlu": "244d566eff9e1030",
     "math-500": "c3dfa81081a23019",
 }
 
@@ -203,6 +203,12 @@ def test_few_shot_examples_stand_in_their_dataset_s_order(written):
     row = {"question": "?", "options": ["a", "b"], "answer_index": 1, "category": "law"}
     written("mmlu-pro-cot", *(row | {"question_id": n} for n in (70, 9, 101)))
     assert [e.id.split("-")[-1] for e in corpora.in_order("mmlu-pro-cot")] == ["9", "70", "101"]
+
+
+def test_a_question_counts_unless_its_gold_option_stands_twice(written):
+    row = {"question": "?", "options": ["a", "b", "b"], "category": "law"}
+    written("mmlu-pro", *(row | {"question_id": n, "answer_index": n} for n in (0, 1, 2)))
+    assert [e.answer for e in corpora.load("mmlu-pro")] == ["a"]
 
 
 def test_unknown_corpus():
