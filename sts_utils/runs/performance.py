@@ -74,9 +74,9 @@ def measure_mathematics(profile: Profile, model: TrainedModel | None = None) -> 
     examples = samples.mathematics(profile, profile.evaluation.held_out)
     if not profile.evaluation.mathematics:
         return measure_held_out(profile, model)
-    recipe = _recipe(profile, model, examples) | {"max_length": profile.sft.max_length}
-    compute = partial(solve, profile, examples, model)
-    return store.frame("mathematics", recipe, compute)
+    recipe = _recipe(profile, model, examples) | mathematics(profile).recipe
+    recipe |= {"max_length": profile.sft.max_length}
+    return store.frame("mathematics", recipe, partial(solve, profile, examples, model))
 
 
 def solve(profile: Profile, examples: Sequence[Example], model=None, whole=None) -> pd.DataFrame:

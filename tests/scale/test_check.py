@@ -3,6 +3,7 @@ import time
 
 import pytest
 import torch
+from rehearsal.families import PUBLIC
 
 from sts_utils import config, corpora, models
 from sts_utils.runs.plan import Step
@@ -249,3 +250,15 @@ def test_offline_by_setting_is_said(monkeypatch):
     monkeypatch.delenv("STS_MIRROR", raising=False)
     (line,) = check._reach(config.load("gemma3-270m"))
     assert "offline mode is enabled" in line and "set STS_MIRROR=F" in line
+
+
+def test_a_model_in_the_mirror_is_counted_and_keeps_what_the_table_knows(tmp_path, monkeypatch):
+    name, (made, dims) = "meta-llama/Meta-Llama-3-8B-Instruct", PUBLIC["llama3-8b"]
+    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
+    config_of = made(**dims)
+    config_of.save_pretrained(tmp_path / name)
+    assert cost.shape.__wrapped__(name) == cost.listed()[name]
+    config_of.num_hidden_layers = 2
+    config_of.save_pretrained(tmp_path / name)
+    small = cost.shape.__wrapped__(name)
+    assert small.layers == 2 and small.parameters < 2e9 and not small.working
