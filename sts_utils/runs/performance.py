@@ -71,9 +71,9 @@ def measure_held_out(profile: Profile, model: TrainedModel | None = None) -> pd.
 
 def measure_mathematics(profile: Profile, model: TrainedModel | None = None) -> pd.DataFrame:
     """`solve` before (None) or after fine-tuning."""
-    examples = samples.mathematics(profile, profile.evaluation.held_out)
     if not profile.evaluation.mathematics:
         return measure_held_out(profile, model)
+    examples = samples.mathematics(profile, profile.evaluation.held_out)
     recipe = _recipe(profile, model, examples) | mathematics(profile).recipe
     recipe |= {"max_length": profile.sft.max_length}
     return store.frame("mathematics", recipe, partial(solve, profile, examples, model))
