@@ -1,7 +1,8 @@
 """How much is computed at once: from the machine, and in runs of neighbours that fit together."""
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import psutil
@@ -20,6 +21,15 @@ def greedy(items: Iterable[T], fits: Callable[[list[T], T], bool]) -> Iterator[l
         batch.append(item)
     if batch:
         yield batch
+
+
+def by_length(lengths: Sequence[int], tokens: int, most: float = math.inf) -> Iterator[list[int]]:
+    """Indices, shortest first: `most`, of so many padded `tokens`, at once; or a longer one alone."""
+
+    def fits(batch, i):
+        return len(batch) < most and (len(batch) + 1) * lengths[i] <= tokens
+
+    return greedy(sorted(range(len(lengths)), key=lengths.__getitem__), fits)
 
 
 def cpu_threads() -> int:

@@ -1,9 +1,10 @@
 """A causal language model, whole or cut after the SAE's layer."""
 
 import contextlib
+import copy
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -24,6 +25,8 @@ HEADS = dict(num_attention_heads=4, num_key_value_heads=4, head_dim=16)
 #: 200 tokens as well as behind contexts of 1,200. A backward pass keeps tokens² numbers of each
 #: head and block, so longer rows than these are trained with the flash kernel.
 EAGER_TOKENS = 512
+#: Tokens of a context that are read at once.
+CONTEXT_TOKENS = 1024
 #: Files of a model repository that are read: no pickles, no code, no copy in another format.
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
@@ -146,6 +149,27 @@ def save(model, tokenizer, folder: Path, **weights) -> None:
     with quiet():
         model.save_pretrained(folder, **weights)
         tokenizer.save_pretrained(folder)
+
+
+def context_cache(model, context: Sequence[int]):
+    """The key-value cache of a backbone after `context`; None for an empty one."""
+    cache, ids = None, torch.tensor([context], dtype=torch.long, device=model.device)
+    for some in ids.split(CONTEXT_TOKENS, 1) if context else ():  # a whole one may not fit
+        cache = model(input_ids=some, past_key_values=cache, use_cache=True).past_key_values
+    return cache
+
+
+def behind(cache, rows: int) -> dict:
+    """What a backbone is told to read so many rows behind one cached context (or None). The context
+    is not copied for each row: it is a view until a block adds the row's own tokens to it."""
+    if cache is None:
+        return {"use_cache": False}
+    cache = copy.copy(cache)
+    cache.layers = [copy.copy(layer) for layer in cache.layers if layer.keys is not None]
+    for layer in cache.layers:
+        layer.keys = layer.keys.expand(rows, -1, -1, -1)
+        layer.values = layer.values.expand(rows, -1, -1, -1)
+    return {"past_key_values": cache, "use_cache": True}
 
 
 def final_states(model, input_ids, attention_mask, keep) -> torch.Tensor:

@@ -5,7 +5,7 @@ import io
 import itertools
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import datasets
 import lm_eval
@@ -25,9 +25,9 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 MEASURES = ("gold_probability", "gold_loglik", "gold_log_odds", "accuracy")
 #: Of one forward pass over options: rows are short and share no cache, so larger ones are faster.
 OPTION_TOKENS = 2048
-#: Of written solutions read at once: sequences, padded tokens, and rows of logits, which long
-#: solutions have most of.
-SEQUENCES, TOKENS, ROWS = 8, 16384, 4096
+#: Of written solutions read at once: sequences and padded tokens; and rows of logits, of which long
+#: solutions have many.
+SEQUENCES, TOKENS, ROWS = 8, 16384, 1024
 
 
 # --- options -----------------------------------------------------------------------------------
@@ -99,7 +99,8 @@ class OptionsLM(LM):
 
     One row is [context, option 1, option 2, …] under an attention mask in which every option sees
     the context and itself, so the context is computed once and not once an option (about 3× faster
-    than one row an option; equal up to rounding). Only the likelihood of given text is offered.
+    than one row an option; equal up to rounding), and what all contexts begin with (the template's
+    system turn) once for all of them. Only the likelihood of given text is offered.
     """
 
     def __init__(self, model, tokenizer, tokens: int | None = None, desc: str = "evaluate"):
@@ -114,24 +115,25 @@ class OptionsLM(LM):
         for context, group in itertools.groupby(requests, key=lambda r: r.args[0]):
             texts = [context, *(request.args[1] for request in group)]
             rows.append([self.tokenizer(t, add_special_tokens=False).input_ids for t in texts])
-        lengths = [sum(map(len, row)) for row in rows]
-
-        def fits(batch, i):
-            return lengths[i] * (len(batch) + 1) <= self.tokens
-
-        scores = [None] * len(rows)
-        order = sorted(range(len(rows)), key=lengths.__getitem__)
+        columns = zip(*(row[0][:-1] for row in rows), strict=False)  # options follow a last token
+        shared = [ids[0] for ids in itertools.takewhile(lambda ids: len(set(ids)) == 1, columns)]
+        rows = [[row[0][len(shared) :], *row[1:]] for row in rows]
+        with torch.inference_mode():
+            cache = models.context_cache(self.model.model, shared)
+        lengths, scores = [sum(map(len, row)) for row in rows], [None] * len(rows)
         with tqdm(total=len(rows), **self.bar) as bar:
-            for batch in batches.greedy(order, fits):
+            for batch in batches.by_length(lengths, self.tokens):
                 with torch.inference_mode():
-                    scored = self.score([rows[i] for i in batch])
+                    scored = self.score([rows[i] for i in batch], cache)
                 for i, values in zip(batch, scored, strict=True):
                     scores[i] = values.tolist()
                 bar.update(len(batch))
         return [(value, False) for values in scores for value in values]
 
-    def score(self, rows: list[list[list[int]]]) -> list[torch.Tensor]:
-        """[options] log-likelihood of each option of each row of pieces, with a gradient."""
+    def score(self, rows: list[list[list[int]]], cache=None) -> list[torch.Tensor]:
+        """[options] log-likelihood of each option of each row of pieces, with a gradient; `cache`
+        is of what comes before all rows (models.context_cache)."""
+        past = cache.get_seq_length() if cache else 0
         shape = len(rows), max(sum(map(len, row)) for row in rows)
         ids, positions = torch.zeros(2, *shape, dtype=torch.long)
         part = torch.full(shape, -1)  # 0: context, 1…: option, -1: padding
@@ -140,33 +142,33 @@ class OptionsLM(LM):
             for number, piece in enumerate(pieces):
                 stop, offset = start + len(piece), len(pieces[0]) if number else 0
                 ids[row, start:stop] = torch.tensor(piece)
-                positions[row, start:stop] = torch.arange(offset, offset + len(piece))
+                positions[row, start:stop] = torch.arange(offset, offset + len(piece)) + past
                 part[row, start:stop] = number
                 start = stop
-        inputs = {"input_ids": ids, "position_ids": positions, "attention_mask": self._mask(part)}
+        inputs = {"input_ids": ids, "position_ids": positions}
+        inputs["attention_mask"] = self._mask(part, past)
         inputs = {name: values.to(self.model.device) for name, values in inputs.items()}
-        hidden = self.model.model(**inputs, use_cache=False).last_hidden_state
-        return [self._sums(states, *pieces) for states, pieces in zip(hidden, rows, strict=True)]
+        hidden = self.model.model(**inputs, **models.behind(cache, len(rows))).last_hidden_state
+        states, targets, lengths = [], [], []
+        for row, (context, *options) in zip(hidden, rows, strict=True):
+            # the token before an option is the context's last, wherever the option lies in the row
+            last, start = len(context) - 1, len(context)
+            for option in options:
+                states += [row[last : last + 1], row[start : start + len(option) - 1]]
+                targets, start = targets + option, start + len(option)
+            lengths += map(len, options)
+        picked = _picked(self.model, torch.cat(states), torch.tensor(targets, device=hidden.device))
+        sums = torch.stack([part.sum() for part in picked.split(lengths)])
+        return list(sums.split([len(row) - 1 for row in rows]))
 
-    def _mask(self, part: torch.Tensor) -> torch.Tensor:
-        """[batch, 1, tokens, tokens], to add to attention: 0 where a token sees another."""
+    def _mask(self, part: torch.Tensor, past: int) -> torch.Tensor:
+        """[batch, 1, tokens, past + tokens], to add to attention: 0 where a token sees another."""
         causal = torch.ones(2 * part.shape[1:], dtype=torch.bool).tril()
         same = part[:, :, None] == part[:, None, :]
         hidden = ~(causal & (same | (part == 0)[:, None, :]))
         mask = torch.zeros(hidden.shape, dtype=self.model.dtype)
-        return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[:, None]
-
-    def _sums(self, states: torch.Tensor, context: list[int], *options: list[int]) -> torch.Tensor:
-        """Log-likelihood of each option, from the final hidden states of its row."""
-        # the token before an option is the context's last, wherever the option lies in the row
-        start, before, targets = len(context), [], []
-        for option in options:
-            before += [len(context) - 1, *range(start, start + len(option) - 1)]
-            targets += option
-            start += len(option)
-        logits = models.vocabulary_logits(self.model, states[before])
-        picked = logits.log_softmax(-1)[torch.arange(len(targets)), targets].double()
-        return torch.stack([part.sum() for part in picked.split(list(map(len, options)))])
+        mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[:, None]
+        return torch.nn.functional.pad(mask, (past, 0))
 
     def loglikelihood_rolling(self, requests):
         raise ValueError("OptionsLM scores options only; use lm-eval's own models for whole texts")
@@ -182,32 +184,26 @@ class OptionsLM(LM):
 def solution_loglik(model, tokenizer, examples: Sequence[Example], max_length: int) -> pd.DataFrame:
     """Mean log-likelihood a token (nats) of each gold solution: columns id, solution_loglik."""
     rows, values = generation.tokenize(tokenizer, examples, max_length), {}
-    cut = list(_batches([len(row["input_ids"]) for row in rows]))
+    lengths = [len(row["input_ids"]) for row in rows]
+    cut = list(batches.by_length(lengths, TOKENS, SEQUENCES))
     for chosen in tqdm(cut, desc="held-out solutions", leave=False):
         batch = generation.collate([rows[i] for i in chosen])
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         targets = batch.pop("labels")[:, 1:]
         keep = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
         keep[:, :-1] = targets != -100
-        hidden = models.final_states(model, **batch, keep=keep).split(ROWS)
-        wanted = targets[targets != -100].split(ROWS)
-        picked = [_picked(model, *part) for part in zip(hidden, wanted, strict=True)]
+        hidden = models.final_states(model, **batch, keep=keep)
+        picked = _picked(model, hidden, targets[targets != -100])
         lengths = (targets != -100).sum(1).tolist()
-        for i, logliks in zip(chosen, torch.cat(picked).split(lengths), strict=True):
+        for i, logliks in zip(chosen, picked.split(lengths), strict=True):
             values[examples[i].id] = logliks.mean().item()
     return pd.DataFrame({"id": list(values), "solution_loglik": list(values.values())})
 
 
 def _picked(model, hidden: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """[tokens] log-likelihood of the tokens `wanted` after these final hidden states."""
-    logliks = models.vocabulary_logits(model, hidden).log_softmax(-1)
-    return logliks.gather(1, wanted[:, None])[:, 0].double()
-
-
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices by length, SEQUENCES or fewer at once, TOKENS padded tokens at most."""
-
-    def fits(batch, i):
-        return len(batch) < SEQUENCES and (len(batch) + 1) * lengths[i] <= TOKENS
-
-    return batches.greedy(sorted(range(len(lengths)), key=lengths.__getitem__), fits)
+    parts = []
+    for states, tokens in zip(hidden.split(ROWS), wanted.split(ROWS), strict=True):
+        logliks = models.vocabulary_logits(model, states).log_softmax(-1)
+        parts.append(logliks.gather(1, tokens[:, None])[:, 0].double())
+    return torch.cat(parts)

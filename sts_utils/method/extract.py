@@ -1,6 +1,5 @@
 """Pairs of prompts -> rows of SAE features -> sums. Nothing dense is kept: O(features) memory."""
 
-import copy
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,13 +13,14 @@ from tqdm import tqdm
 
 from sts_utils import batches, saes
 from sts_utils.method.prompts import Prompt
+from sts_utils.models import behind, context_cache
 
 log = logging.getLogger(__name__)
 
 #: Rows of sums that are kept, so that memory does not grow with the corpus. Where there are more
 #: queries, each row is the sum of every ROWS-th one (named by the first); a bootstrap draws these.
 ROWS = 512
-#: Tokens encoded, or read of a context, at once: what is held is about this × features × 40 bytes.
+#: Tokens encoded at once: what is held is about this × features × 40 bytes.
 ENCODED_ROWS = 1024
 
 
@@ -187,14 +187,6 @@ def stacked(sums: dict[int, dict], ids: Sequence[str], sae, features=None) -> Fe
 # --- forward passes ----------------------------------------------------------------------------
 
 
-def context_cache(model, context: Sequence[int]):
-    """The key-value cache of `context` (None for an empty one), to be copied by every batch."""
-    cache, ids = None, torch.tensor([context], dtype=torch.long, device=model.device)
-    for some in ids.split(ENCODED_ROWS, 1) if context else ():  # a whole one may not fit
-        cache = model(input_ids=some, past_key_values=cache, use_cache=True).past_key_values
-    return cache
-
-
 def query_residuals(model, cache, queries: Sequence, layers: Sequence[int]) -> dict:
     """Block -> residual rows [sum of query lengths, d_model], float32, behind one cached context
     (without any, the first token is position 0, an attention sink: `sink_norm` drops it)."""
@@ -206,12 +198,8 @@ def query_residuals(model, cache, queries: Sequence, layers: Sequence[int]) -> d
     for row, query in enumerate(queries):
         ids[row, : len(query)] = torch.tensor(query)
         mask[row, past : past + len(query)] = 1
-    if cache is not None:
-        cache = copy.deepcopy(cache)
-        cache.batch_repeat_interleave(len(queries))
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    cached = {"past_key_values": cache, "use_cache": cache is not None}
-    read = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, **cached)
+    told = {"attention_mask": mask.to(model.device), "output_hidden_states": True}
+    read = model(input_ids=ids.to(model.device), **told, **behind(cache, len(queries)))
     hidden, own = read.hidden_states, mask[:, past:].bool()
     return {layer: hidden[layer + 1][own].float() for layer in layers}
 

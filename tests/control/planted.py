@@ -42,13 +42,15 @@ class _Counts:
     """Stands in for a key-value cache: words of each topic in the context, [batch, topics]."""
 
     def __init__(self, counts: torch.Tensor):
-        self.counts = counts
+        self.layers, self.keys = [self], counts[:, :, None, None]
+        self.values = self.keys
+
+    @property
+    def counts(self) -> torch.Tensor:
+        return self.layers[0].keys[:, :, 0, 0]
 
     def get_seq_length(self) -> int:
         return int(self.counts[0].sum())
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.counts = self.counts.repeat_interleave(repeats, 0)
 
 
 class PlantedModel:

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sts_utils import corpora, generation
+from sts_utils import batches, corpora, generation
 from sts_utils.evaluation import options
 from sts_utils.examples import by_domain
 
@@ -60,12 +60,12 @@ def test_likelihoods_do_not_depend_on_the_batch(whole, tokenizer, questions):
 
 def test_long_solutions_are_read_few_at_once():
     lengths = [8192, 300, 8000, 40, *[100] * 9]
-    batches = list(options._batches(lengths))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
+    cut = list(batches.by_length(lengths, options.TOKENS, options.SEQUENCES))
+    assert sorted(i for batch in cut for i in batch) == list(range(len(lengths)))
+    for batch in cut:
         assert len(batch) <= options.SEQUENCES
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= options.TOKENS
-    assert batches[-1] == [2, 0]
+    assert cut[-1] == [2, 0]
 
 
 def test_rows_of_logits_in_parts_are_the_same(whole, tokenizer, examples, monkeypatch):
