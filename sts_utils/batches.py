@@ -24,7 +24,7 @@ def greedy(items: Iterable[T], fits: Callable[[list[T], T], bool]) -> Iterator[l
 
 
 def by_length(lengths: Sequence[int], tokens: int, most: float = math.inf) -> Iterator[list[int]]:
-    """Indices, shortest first: `most`, of so many padded `tokens`, at once; or a longer one alone."""
+    """Indices, shortest first: `most` of so many padded `tokens` at once, or a longer one alone."""
 
     def fits(batch, i):
         return len(batch) < most and (len(batch) + 1) * lengths[i] <= tokens
