@@ -1,6 +1,7 @@
 """The stages in order: papermill runs the notebooks, each once for a profile, seeds and code."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import config, store
@@ -102,7 +104,11 @@ def _execute(name: str, parameters: dict, figures: Path, folder: Path) -> None:
         nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)
         how = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
         how |= {"stderr_file": sys.stderr}  # the notebook's progress bars
-        papermill.execute_notebook(source, executed, parameters, **how)
+        try:
+            papermill.execute_notebook(source, executed, parameters, **how)
+        except DeadKernelError:
+            why = "its kernel was killed (too little memory?): start again, what is done is kept"
+            raise ValueError(f"{name}: {why}") from None
     tidy(executed)
     written = [f for f in figures.rglob("*") if f.is_file() and f.stat().st_mtime >= start]
     products = {f.relative_to(FIGURES).as_posix(): store.file_hash(f) for f in sorted(written)}
@@ -166,7 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except PapermillExecutionError as error:
         trace = RUNS / "last-error.txt"
-        trace.write_text("\n".join(error.traceback), encoding="utf-8")
+        with contextlib.suppress(OSError):  # of a full disk
+            trace.write_text("\n".join(error.traceback), encoding="utf-8")
         said = f"{error.ename}: {error.evalue.splitlines()[0]} (whole trace: {trace})"
         print(f"error: {said}", file=sys.stderr)
         return 1

@@ -137,7 +137,7 @@ def _disk(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:
     need -= sum(f.stat().st_size for f in RUNS.rglob("*") if f.is_file())  # of a run that goes on
     place = next(folder for folder in (RUNS, *RUNS.parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    told = f"about {need / 1e9:.0f} GB needed, {free / 1e9:.0f} GB free at {place}"
+    told = f"about {need / 1e9:.2g} GB needed, {free / 1e9:.2g} GB free at {place}"
     return [] if free > need else [f"disk: {told}: set STS_OUT to a larger disk"]
 
 

@@ -1,5 +1,6 @@
 """The whole sequence of notebooks on `tiny`, as a user runs it."""
 
+import contextlib
 import html
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jupytext
@@ -108,14 +110,92 @@ def test_a_deleted_figure_comes_back(reproduced):
 
 
 @slow
-def test_killed_anywhere_it_resumes_and_ends_in_the_same_tables(reproduced, tmp_path):
-    """Killed at the features, the trainings, the evaluations; then to the end, bit for bit."""
-    alone = without_control(tmp_path)
-    for pattern in ("features-domain-*", "trained-*", "performance-*"):
-        process = command(tmp_path, "reproduce", "--profile", alone)
-        kill_when_there_is(pattern, tmp_path / "runs", process)
-    finished(command(tmp_path, "reproduce", "--profile", alone))
-    same_numbers(reproduced[0], tmp_path, control=False)
+def test_whatever_goes_wrong_it_resumes_and_ends_in_the_same_tables(reproduced, small_disk):
+    """The disk full at three moments, a kill, every file of the store damaged, a kernel killed, and
+    two runs at once to the end: bit for bit the tables of a run that nothing befell.
+
+    `STS_FAULTS=all` kills at every kind of artifact that a run makes (by hand, half an hour).
+    """
+    runs, told = small_disk / "runs", (small_disk, "reproduce", "--profile")
+    told += (without_control(small_disk),)
+    end_without_room("features-domain-*", small_disk, command(*told))
+    kinds = ["trained-*"]
+    if os.environ.get("STS_FAULTS") == "all":
+        of = (p.name.rpartition("-")[0] for p in (reproduced[0] / "runs").glob("*-*"))
+        kinds = [f"{kind}-*" for kind in sorted({*of}) if kind not in CONTROL_KINDS]
+    for pattern in kinds:
+        if not list(runs.glob(pattern)):
+            kill_when_there_is(pattern, runs, command(*told))
+    assert harm(runs) > 100
+    end_without_room("performance-*", small_disk, command(*told))
+    process = command(*told)
+    kernel_of(process).kill()
+    assert "its kernel was killed" in failure(process)
+    end_without_room("stage-05*", small_disk, command(*told))
+    for process in [command(*told), command(*told)]:
+        finished(process)
+    same_numbers(reproduced[0], small_disk, control=False)
+    assert not list(runs.glob(".*"))  # nothing half-written
+
+
+#: Artifacts that the control alone makes, which is left out where faults are tried.
+CONTROL_KINDS = ("features-control", "gradients", "probe", "stage-07_control")
+
+
+def failure(process: subprocess.Popen) -> str:
+    """The one line that a run ends with that fails."""
+    _, said = process.communicate(timeout=800)
+    assert process.returncode and "Traceback" not in said, said[-3000:]
+    line = said.strip().splitlines()[-1]
+    assert line.startswith("error: "), said[-3000:]
+    return line
+
+
+def end_without_room(pattern: str, folder: Path, process: subprocess.Popen) -> None:
+    """The disk of `folder` is full once `pattern` is in the store: the run says so and ends."""
+    wait_for(pattern, folder / "runs", process)
+    if not os.path.ismount(folder):
+        warnings.warn("no disk may be mounted here: a full one is not tried", stacklevel=1)
+        return finished(process)
+    ballast = folder / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(2**20)):
+            pass
+    assert "the disk is full: free some space below" in failure(process)
+    ballast.unlink()
+
+
+def harm(runs: Path) -> int:
+    """Flip a byte of every other file of the store, cut one off the rest; how many files."""
+    files = [file for file in sorted(runs.glob("*-*/**/*")) if file.is_file()]
+    for number, file in enumerate(files):
+        data = file.read_bytes()
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        file.write_bytes(flipped if number % 2 else data[:-1])
+    return len(files)
+
+
+def kernel_of(process: subprocess.Popen) -> psutil.Process:
+    """The kernel of a run's notebook, some seconds after it was started."""
+    deadline = time.time() + 300
+    while time.time() < deadline:
+        for one in psutil.Process(process.pid).children(recursive=True):
+            if "ipykernel_launcher" in " ".join(one.cmdline()):
+                time.sleep(5)
+                return one
+        time.sleep(0.1)
+    raise AssertionError("no kernel in five minutes")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own that is soon full, where one may be mounted."""
+    words = ["mount", "-t", "tmpfs", "-o", "size=2g", "tmpfs", str(tmp_path)]
+    mounted = subprocess.run(words, capture_output=True, check=False).returncode == 0
+    yield tmp_path
+    if mounted:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=False)
 
 
 def without_control(folder: Path) -> str:
