@@ -129,8 +129,8 @@ def against(bare: Bare, pairs, model, hooks, rounds: int, name: str, goal: str) 
     ours, rows, chunks = map(np.array, (ours, rows, chunks))
     what = (
         f"{len(pairs)} queries, prompts of {length} tokens, {tokens} read: "
-        f"{tokens / min(ours):.0f} tokens/s; bare rows of {length}: {tokens / min(rows):.0f}; bare chunks of 512: "
-        f"{tokens / min(chunks):.0f} (ratio {np.median(chunks / ours):.2f})"
+        f"{tokens / min(ours):.0f} tokens/s; bare rows of {length}: {tokens / min(rows):.0f}; "
+        f"bare chunks of 512: {tokens / min(chunks):.0f} (ratio {np.median(chunks / ours):.2f})"
     )
     return row(name, np.median(rows / ours), goal, what)
 
