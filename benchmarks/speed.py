@@ -1,7 +1,7 @@
 """What the method costs: each figure a ratio of two things measured side by side in this run.
 
-`make bench` (or `python benchmarks/speed.py --profile smol`) prints the table and writes
-benchmarks/speed.csv.
+`make bench` (or `python benchmarks/speed.py --profile smol`) prints the table and writes it to
+benchmarks/speed.csv and docs/costs.md.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from sts_utils.report.run import ALLOCATOR
 from sts_utils.runs import models as held
 from sts_utils.runs import samples
 from sts_utils.scale import cost
+from sts_utils.store import ROOT
 from sts_utils.training import sft
 
 
@@ -255,6 +256,17 @@ def cost_counted(profile: Profile) -> dict:
     return row(name, predicted / replaced, "< 0.01", what)
 
 
+def document(machine: str, table: pd.DataFrame) -> None:
+    """Write the table into docs/costs.md, between its marks."""
+    page = ROOT / "docs/costs.md"
+    before, start, rest = page.read_text(encoding="utf-8").partition("<!-- speed.csv -->\n")
+    _, stop, after = rest.partition("<!-- end -->")
+    own = table[["measure", "value", "bar", "sizes"]].rename(columns={"bar": "goal"})
+    written = own.to_markdown(index=False, floatfmt=".3g")
+    text = f"{before}{start}{machine}.\n\n{written}\n{stop}{after}"
+    page.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     if os.environ.get("GLIBC_TUNABLES") != ALLOCATOR["GLIBC_TUNABLES"]:  # as notebooks run
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
@@ -278,9 +290,11 @@ def main() -> None:
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     machine = f"{device}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
-    print(f"{machine}, torch {torch.__version__}, {profile.dtype}, {profile.model}, {profile.sae}")
+    machine += f", torch {torch.__version__}, {profile.dtype}, {profile.model}, {profile.sae}"
+    print(machine)
     print(table.to_markdown(index=False, floatfmt=".3g"))
     table.to_csv(Path(__file__).with_suffix(".csv"), index=False, float_format="%.4g")
+    document(machine, table)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import platform
 import shutil
 import tempfile
 import uuid
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from safetensors.numpy import load_file, save_file
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,8 @@ def file_hash(path: Path) -> str:
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A scratch folder that becomes `folder` only when the block ends without an error."""
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    owner = f"{platform.node()}.{os.getpid()}"
+    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}@{owner}")
     try:
         scratch.mkdir(parents=True)
         yield scratch
@@ -75,6 +78,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def clear_abandoned() -> None:
+    """Delete what killed processes of this machine left half-written in the store."""
+    for scratch in RUNS.glob(f".*@{platform.node()}.*"):
+        if not psutil.pid_exists(int(scratch.name.rpartition(".")[2])):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_writable(folder: Path, mend: str) -> None:

@@ -17,6 +17,12 @@ from sts_utils.runs import samples
 torch.set_num_threads(batches.cpu_threads())
 
 
+def pytest_collection_modifyitems(items):
+    """The files that run the longest first, so that `-n` processes end together."""
+    longest = ("test_run.py", "test_ray.py", "test_rehearsal.py", "test_vllm.py")
+    items.sort(key=lambda item: (*longest, item.path.name).index(item.path.name))
+
+
 @pytest.fixture(scope="session")
 def profile():
     return config.load("tiny")

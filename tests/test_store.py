@@ -1,3 +1,8 @@
+import os
+import platform
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
@@ -37,6 +42,20 @@ def test_nothing_is_left_by_a_failure():
     with pytest.raises(RuntimeError):
         store.folder("failing", {}, fail)
     assert not list(store.RUNS.glob("*failing*"))
+
+
+def test_what_a_killed_process_left_is_cleared_and_what_another_writes_is_not():
+    words = [sys.executable, "-c", "pass"]
+    ended = subprocess.Popen(words)
+    ended.wait()
+    left, written = (
+        store.RUNS / f".trained-1.abc@{platform.node()}.{pid}" for pid in (ended.pid, os.getpid())
+    )
+    for scratch in (left, written):
+        scratch.mkdir(parents=True)
+    store.clear_abandoned()
+    assert written.exists() and not left.exists()
+    written.rmdir()
 
 
 def test_an_artifact_says_what_made_it():

@@ -58,6 +58,7 @@ def reproduce(
     page.chosen(figures)
     for folder in (RUNS, FIGURES):
         store.check_writable(folder, store.MEND)
+    store.clear_abandoned()
     prepare(profile)
     if profile.executor == "ray":  # else notebooks compute at need
         plan.compute(profile, plan.everything(profile, whole=figures is None))

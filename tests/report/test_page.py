@@ -149,12 +149,7 @@ def test_every_file_referenced_exists_and_nothing_is_remote(page, folder):
 
 def test_order_is_the_paper_s(page):
     names = {result.name for result in report.RESULTS}
-    assert [i for i in page.ids if i in names] == [
-        "fig1a",
-        "fig2a",
-        "table6",
-        "training",
-    ]
+    assert [i for i in page.ids if i in names] == ["fig1a", "fig2a", "table6", "training"]
     numbers = [re.match(r"(fig|table)s?(\d+)", result.name) for result in report.RESULTS]
     keys = [(m[1], int(m[2])) for m in numbers if m]  # the paper's; ours come after
     assert all(numbers[: len(keys)])

@@ -110,6 +110,7 @@ def test_a_deleted_figure_comes_back(reproduced):
 
 
 @slow
+@pytest.mark.timeout(2000)
 def test_whatever_goes_wrong_it_resumes_and_ends_in_the_same_tables(reproduced, small_disk):
     """The disk full at three moments, a kill, every file of the store damaged, a kernel killed, and
     two runs at once to the end: bit for bit the tables of a run that nothing befell.

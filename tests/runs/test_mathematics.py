@@ -1,6 +1,6 @@
 """Mathematics as figures show it: verified answers where a corpus is named, else likelihood."""
 
-from sts_utils import corpora, models
+from sts_utils import corpora
 from sts_utils.runs import performance, samples
 from sts_utils.training import grpo
 
@@ -41,4 +41,3 @@ def test_what_is_stored_is_not_mistaken_for_the_likelihood(profile):
     verified = performance.measure_mathematics(asked)
     assert "accuracy" in verified and len(verified) == profile.evaluation.held_out
     assert "accuracy" not in performance.measure_mathematics(profile)
-    assert models.context_length(profile.model) > 4
