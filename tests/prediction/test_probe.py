@@ -50,7 +50,7 @@ def test_nothing_is_trained_twice_and_the_untouched_model_stays(probed, monkeypa
 
 def test_the_report_leads_with_what_the_score_reads_and_shows_the_probe(probed, tmp_path):
     page = probed.write(tmp_path)[0].read_text(encoding="utf-8")
-    assert page.index("reads the wording") < page.index("Probe: 12 steps") < page.index("Ranking")
+    assert page.index("reads the wording") < page.index(">Ranking<") < page.index("Probe: 12 steps")
     assert "A probe of 12 steps" in page
     assert len(probed.plot().axes) == len(SCORES)  # a probe's, and no sts_answers
     assert "reliability" in probed.reads()[1] or "% of the variance" in probed.reads()[1]
