@@ -90,18 +90,12 @@ def long_pairs(profile: Profile, length: int, sets: int, queries: int) -> list:
     return prompts.prompt_pairs(tokenizer, asked, shown, most)
 
 
-def every_hook(profile: Profile) -> list[Hook]:
-    """All SAEs of the profile's sweep, with the norm of its own."""
-    names = {*profile.sweep.widths, *profile.sweep.layers, *profile.sweep.sparsities}
-    norm = held.hook(profile).sink_norm
-    return [Hook(saes.layer(name), saes.load(name), norm) for name in sorted(names)]
-
-
 def throughput(profile: Profile, rounds: int = 3) -> list[dict]:
     """Extraction over a bare model, by length of context and number of SAEs, and behind contexts of
     each query's own."""
     rows = []
-    for hooks in ([held.hook(profile)], every_hook(profile)):
+    every = [held.hook(one) for one in (profile, *held.sweep(profile))]
+    for hooks in (every[:1], every):
         deepest = max(hook.layer for hook in hooks)
         model = models.load_truncated(profile.model, deepest, profile.dtype)
         bare = Bare(models.resolve(profile.model), deepest, profile.dtype)
@@ -261,8 +255,7 @@ def document(machine: str, table: pd.DataFrame) -> None:
     page = ROOT / "docs/costs.md"
     before, start, rest = page.read_text(encoding="utf-8").partition("<!-- speed.csv -->\n")
     _, stop, after = rest.partition("<!-- end -->")
-    own = table[["measure", "value", "bar", "sizes"]].rename(columns={"bar": "goal"})
-    written = own.to_markdown(index=False, floatfmt=".3g")
+    written = table.rename(columns={"bar": "goal"}).to_markdown(index=False, floatfmt=".3g")
     text = f"{before}{start}{machine}.\n\n{written}\n{stop}{after}"
     page.write_text(text, encoding="utf-8")
 
