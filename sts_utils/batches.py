@@ -33,8 +33,8 @@ def by_length(lengths: Sequence[int], tokens: int, most: float = math.inf) -> It
 
 
 def cpu_threads() -> int:
-    """Threads for torch: the cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Threads for torch: OMP_NUM_THREADS (as Ray sets it), or the cores this process may use."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def batch_tokens() -> int:

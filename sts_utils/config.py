@@ -172,7 +172,7 @@ class Profile(Section):
     dtype: Precision = "float32"  # of the forward pass; features are float32, sums float64
     engine: Literal["transformers", "vllm", "auto"] = "transformers"  # extraction and generation
     shown: Literal["ground_truth", "rollouts"] = "ground_truth"  # or own verified answers, in D_N
-    executor: Literal["local", "ray"] = "local"  # where steps run: this process, or a Ray cluster
+    executor: Literal["local", "ray", "auto"] = "auto"  # steps: in this process, or over Ray
     launcher: str | None = None  # an accelerate config: SFT runs over its processes
     train: str  # training corpus (data/corpora.yaml)
     domains: str  # corpus of the downstream domains' questions

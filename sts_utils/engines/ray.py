@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
+from sts_utils import batches
+
 #: What a worker must see as this process does.
 PASSED = ("STS_OUT", "STS_MIRROR", "HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN", "PYTHONPATH")
 RETRIES = 3
@@ -22,8 +24,9 @@ PATIENCE = {
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator:
-    """Ray, connected to RAY_ADDRESS, to the cluster in use already, or to a new local one."""
+def cluster(workers: int | None) -> Iterator:
+    """Ray, connected to RAY_ADDRESS, to the cluster in use already, or to a new local one, of so
+    many processes (a core each, if none is said)."""
     try:
         import ray
     except ImportError:
@@ -37,7 +40,8 @@ def cluster() -> Iterator:
     address = os.environ.get("RAY_ADDRESS", "local")
     _check_answers(address)
     try:
-        ray.init(address, log_to_driver=False)
+        size = {"num_cpus": workers} if address == "local" else {}
+        ray.init(address, log_to_driver=False, **size)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"RAY_ADDRESS={address!r}: {str(error).splitlines()[0]}") from None
     try:
@@ -60,16 +64,20 @@ def _check_answers(address: str) -> None:
             ) from None
 
 
-def execute(rounds: Sequence[Sequence], call: Callable) -> None:
+def execute(rounds: Sequence[Sequence], call: Callable, workers: int | None = None) -> None:
     """`call(step)` on some machine for every step (with a name and gpus), round by round.
+
+    `workers`: processes of a local cluster, which share this machine's cores.
 
     A round with a failed step ends first, then raises one line.
     """
     bar = tqdm(total=sum(map(len, rounds)), desc="steps", unit="step")
-    with cluster() as ray, bar:
-        passed = {"env_vars": {name: os.environ[name] for name in PASSED if name in os.environ}}
+    with cluster(workers) as ray, bar:
+        passed = {name: os.environ[name] for name in PASSED if name in os.environ}
+        if workers:  # Ray's own is one thread each
+            passed["OMP_NUM_THREADS"] = str(max(1, batches.cpu_threads() // workers))
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-        options = {"max_retries": RETRIES, "retry_exceptions": [OSError], "runtime_env": passed}
+        options = {"max_retries": RETRIES, "retry_exceptions": [OSError], "runtime_env": {"env_vars": passed}}
         # a worker that has used a GPU can't be given another
         options |= {"max_calls": 1} if has_gpus else {}
         task = ray.remote(**options)(call)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import jupytext
@@ -60,29 +61,44 @@ def reproduce(
         store.check_writable(folder, store.MEND)
     store.clear_abandoned()
     prepare(profile)
-    if profile.executor == "ray":  # else notebooks compute at need
-        plan.compute(profile, plan.everything(profile, whole=figures is None))
     asked = [s for s in profile.stages or stages if s != CONTROL or profile.runs_control]
     parameters = {"PROFILE": name, "SEEDS": ",".join(map(str, profile.seeds))}
     if figures is not None:
         asked, parameters = ["06_plot"], parameters | {"FIGURES": figures}
+    given = {s: {} if s == "predict" else parameters for s in asked}  # it has settings of its own
+    recipes = {stage: _recipe(stage, profile, told) for stage, told in given.items()}
+    if not all(_products_intact(store.path(f"stage-{s}", of)) for s, of in recipes.items()):
+        _side_by_side(profile, whole=figures is None)
     executed = []
-    for number, stage in enumerate(asked, 1):
+    for number, (stage, recipe) in enumerate(recipes.items(), 1):
         print(f"[{number}/{len(asked)}] {stage}: ", end="", flush=True)
-        given = {} if stage == "predict" else parameters  # it has settings of its own
-        executed.append(_stage(stage, profile, given))
+        executed.append(_stage(stage, profile, given[stage], recipe))
     if figures is None:
         page.write(profile)
     return executed
 
 
-def _stage(name: str, profile: Profile, parameters: dict) -> Path:
-    """The executed notebook of a stage: as it was done before, or done now."""
+def _side_by_side(profile: Profile, whole: bool) -> None:
+    """Compute all that the notebooks will read over Ray, where there is room for several processes
+    (`executor: auto`) or it is asked for; otherwise they compute at need."""
+    workers = check.workers(profile)
+    several = workers > 1 and find_spec("ray") is not None
+    if profile.executor == "ray" or (profile.executor == "auto" and several):
+        over = profile.model_copy(update={"executor": "ray"})
+        print(f"computing, {workers} processes side by side", flush=True)
+        plan.compute(over, plan.everything(over, whole), workers=workers)
+
+
+def _recipe(name: str, profile: Profile, parameters: dict) -> dict:
+    """What an executed notebook depends on."""
     data = (path for kept in ("*.yaml", "paper/*.csv", "labels/*.csv") for path in DATA.glob(kept))
     files = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.jinja"), NOTEBOOKS / f"{name}.py", *data]
     code = {path.relative_to(ROOT).as_posix(): store.file_hash(path) for path in sorted(files)}
-    figures = parameters.get("FIGURES")
-    recipe = {"code": code, "profile": profile.model_dump(), "figures": figures}
+    return {"code": code, "profile": profile.model_dump(), "figures": parameters.get("FIGURES")}
+
+
+def _stage(name: str, profile: Profile, parameters: dict, recipe: dict) -> Path:
+    """The executed notebook of a stage: as it was done before, or done now."""
     folder, start = store.path(f"stage-{name}", recipe), time.time()
     if not _products_intact(folder):
         shutil.rmtree(folder, ignore_errors=True)

@@ -71,8 +71,8 @@ def close() -> None:
         vllm.close()
 
 
-def execute(rounds: Sequence[Sequence], call: Callable) -> None:
-    """Each round's steps over a Ray cluster, `call(step)` on one of its machines."""
+def execute(rounds: Sequence[Sequence], call: Callable, workers: int | None = None) -> None:
+    """Each round's steps over a Ray cluster, `call(step)` in one of its processes."""
     from sts_utils.engines import ray
 
-    ray.execute(rounds, call)
+    ray.execute(rounds, call, workers)

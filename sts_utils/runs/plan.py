@@ -132,16 +132,19 @@ def call_alone(step: Step) -> None:
         models.release()
 
 
-def compute(profile: Profile, steps: Iterable[Step], stage: str | None = None) -> int:
+def compute(
+    profile: Profile, steps: Iterable[Step], stage: str | None = None, workers: int | None = None
+) -> int:
     """Compute `steps`, of one `stage` alone if it is named; returns how many they are.
 
-    Here, one after the other, or by the profile's executor over a Ray cluster, round by round.
+    Here, one after the other, or with `executor: ray` over a cluster, round by round: of so many
+    `workers` of this machine if there is no other.
     """
     chosen = [step for step in steps if stage in (None, step.stage)]
     chosen.sort(key=lambda step: step.after)
     if profile.executor == "ray":
         rounds = [list(of) for _, of in groupby(chosen, key=lambda step: step.after)]
-        engine.execute(rounds, call_alone)
+        engine.execute(rounds, call_alone, workers)
     else:
         for step in tqdm(chosen, desc=stage or "steps", unit="step", leave=False):
             call(step)

@@ -28,6 +28,8 @@ TRAINING_BYTES = 20
 BYTES = {"bfloat16": 2, "float32": 4}
 #: Memory beside weights and optimizer: activations, caches, fragments.
 HEADROOM = 1.15
+#: GB of a process beside its model's fine-tuning: libraries, data, what its allocator keeps.
+PROCESS = 4
 #: Features of a public SAE, as wide as the profiles' widest.
 FEATURES = 131_072
 LAUNCHER = "set launcher: profiles/accelerate/fsdp.yaml"
@@ -42,6 +44,16 @@ def problems(profile: Profile, plan: pd.DataFrame) -> list[str]:
     model = cost.shape(profile.model, profile.revision)
     device = _gpus(profile, model) if torch.cuda.device_count() else _cpu(profile, model, plan)
     return [*device, *_disk(profile, model, plan), *_reach(profile)]
+
+
+def workers(profile: Profile) -> int:
+    """Processes that compute steps side by side: one a GPU; without any, as many as there are cores
+    and memory for (one thread each makes more of two cores than two threads: 68 s for what took 94
+    in the positive control)."""
+    if gpus := torch.cuda.device_count():
+        return gpus
+    each = _training(cost.shape(profile.model, profile.revision)) + PROCESS
+    return max(1, min(int(psutil.virtual_memory().available / 1e9 / each), batches.cpu_threads()))
 
 
 def _memory() -> float:
