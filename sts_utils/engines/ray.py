@@ -73,11 +73,12 @@ def execute(rounds: Sequence[Sequence], call: Callable, workers: int | None = No
     """
     bar = tqdm(total=sum(map(len, rounds)), desc="steps", unit="step")
     with cluster(workers) as ray, bar:
-        passed = {name: os.environ[name] for name in PASSED if name in os.environ}
+        seen = {name: os.environ[name] for name in PASSED if name in os.environ}
         if workers:  # Ray's own is one thread each
-            passed["OMP_NUM_THREADS"] = str(max(1, batches.cpu_threads() // workers))
+            seen["OMP_NUM_THREADS"] = str(max(1, batches.cpu_threads() // workers))
         has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-        options = {"max_retries": RETRIES, "retry_exceptions": [OSError], "runtime_env": {"env_vars": passed}}
+        options = {"max_retries": RETRIES, "retry_exceptions": [OSError]}
+        options |= {"runtime_env": {"env_vars": seen}}
         # a worker that has used a GPU can't be given another
         options |= {"max_calls": 1} if has_gpus else {}
         task = ray.remote(**options)(call)
