@@ -6,6 +6,7 @@ or its words otherwise than the rest.
 
 import math
 import random
+import shutil
 from functools import cache, partial
 
 import pandas as pd
@@ -118,7 +119,9 @@ def change(
     `asked`: only so many questions a domain. The untouched model is asked once, for all sets.
     """
     tuned = finetune(profile, name, seed, steps)
-    return _since(profile, performance.measure(profile, tuned, _questions(profile, name, asked)))
+    after = performance.measure(profile, tuned, _questions(profile, name, asked))
+    shutil.rmtree(store.RUNS / tuned.key, ignore_errors=True)  # two a cell are a disk full
+    return _since(profile, after)
 
 
 def _questions(profile: Profile, name: str, asked: int | None) -> list[Example]:

@@ -255,7 +255,7 @@ def control_change(p: Profile, share: float = 1, questions: int | None = None) -
     """Fine-tuning on a share of a training set of the control, and its evaluation."""
     part = p.control.part
     tuned = train(p, share * part.examples * part.epochs, (lengths(p.domains)[0], OPTIONS))
-    return tuned + evaluate(p, asked(p, questions))
+    return tuned._replace(models=0) + evaluate(p, asked(p, questions))
 
 
 def control_contexts(p: Profile, kinds: int) -> Cost:
