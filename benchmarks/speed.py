@@ -69,12 +69,6 @@ def released_way(pairs, model, sae, layer: int, folder: Path, new_tokens: int = 
     return (total / tokens).numpy()
 
 
-def tokens_read(pairs) -> int:
-    """Tokens of the contexts, each once, and of the queries behind both of theirs."""
-    contexts = {side.context for pair in pairs for side in pair}
-    return sum(map(len, contexts)) + 2 * sum(len(plain.tail) for plain, _ in pairs)
-
-
 def long_pairs(profile: Profile, length: int, sets: int, queries: int) -> list:
     """Prompts behind `sets` contexts of about so many tokens of worked examples."""
     tokenizer, examples = samples.tokenizer(profile.model), corpora.load("gsm-symbolic")
@@ -115,7 +109,7 @@ def throughput(profile: Profile, rounds: int = 3) -> list[dict]:
 def against(bare: Bare, pairs, model, hooks, rounds: int, name: str, goal: str) -> dict:
     """Tokens a second of extraction over those of a bare model that reads rows as long as the
     prompts; and over one that reads chunks of 512, whose attention is to few tokens."""
-    tokens, length = tokens_read(pairs), round(np.mean([icl.span[1] for _, icl in pairs]))
+    tokens, length = extract.tokens_read(pairs), round(np.mean([icl.span[1] for _, icl in pairs]))
     ours, rows, chunks = [], [], []
     for _ in range(rounds):  # in turn, so that a noisy machine troubles all
         rows.append(bare.seconds(tokens, length))
@@ -157,7 +151,7 @@ def time_to_dims(profile: Profile, queries: int, demonstrations: int, new_tokens
     context = np.mean([len(icl.context) for _, icl in pairs])
     depth = models.depth(profile.model)
     theirs_read = sum(len(side.ids) + new_tokens - 1 for pair in pairs for side in pair) * depth
-    bound = theirs_read / (tokens_read(pairs) * (profile.layer + 1))
+    bound = theirs_read / (extract.tokens_read(pairs) * (profile.layer + 1))
     what = (
         f"{len(pairs)} queries, {demonstrations} demonstrations ({context:.0f} tokens of context): "
         f"{ours:.1f} s and {theirs:.1f} s; {bound:.1f} times as many tokens × blocks: "

@@ -45,7 +45,7 @@ def backbone(profile):
 
 @pytest.fixture(scope="session")
 def sae():
-    return saes.load("random-8x", 64)
+    return saes.load("random-8x", 64).to(models.device())
 
 
 @pytest.fixture

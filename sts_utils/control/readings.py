@@ -9,7 +9,7 @@ from sts_utils.config import Profile
 from sts_utils.control import sets
 from sts_utils.examples import Example, by_domain
 from sts_utils.method import prompts
-from sts_utils.method.extract import FeatureStats
+from sts_utils.method.extract import FeatureStats, tokens_read
 from sts_utils.method.prompts import Prompt
 from sts_utils.runs import features, samples
 from sts_utils.runs import models as held
@@ -86,9 +86,7 @@ def answer_pairs(
 def cost(profile: Profile, name: str, seed: int) -> float:
     """What `extract_answers` reads of a training set, of what fine-tuning on it computes: tokens ×
     blocks, a backward pass as two forward ones."""
-    read = answer_pairs(profile, name, seed)
-    tokens = sum(map(len, {side.context for pair in read for side in pair}))
-    tokens += sum(len(side.tail) for pair in read for side in pair)
+    tokens = tokens_read(answer_pairs(profile, name, seed))
     tokenizer = samples.tokenizer(profile.model, profile.revision)
     length = profile.sft.max_length
     rows = generation.tokenize(tokenizer, sets.examples(profile, name, seed), length)

@@ -125,6 +125,12 @@ def by_context(pairs: Sequence[tuple[Prompt, Prompt]]) -> dict[tuple, list[int]]
     return groups
 
 
+def tokens_read(pairs: Sequence[tuple[Prompt, Prompt]]) -> int:
+    """Tokens that `feature_stats` reads: each context once, each query behind both of its own."""
+    contexts = {side.context for pair in pairs for side in pair}
+    return sum(map(len, contexts)) + 2 * sum(len(plain.tail) for plain, _ in pairs)
+
+
 def paired_sums(indices, lengths, sides, hook: Hook, features, ids) -> dict[int, dict]:
     """Index -> a query's sums, from the residual rows [tokens, d_model] of both `sides` of a batch.
 

@@ -11,6 +11,7 @@ from sts_utils.config import Profile, SftSettings
 from sts_utils.corpora import contrast
 from sts_utils.evaluation import options
 from sts_utils.examples import Example
+from sts_utils.method.extract import tokens_read
 from sts_utils.method.prompts import Prompt
 from sts_utils.prediction.sources import drawn
 from sts_utils.runs import models as held
@@ -118,9 +119,8 @@ def cost(
 
     seen = steps * SETTINGS.batch
     trained = seen * length(train) / len(train)
-    read = sum(map(len, {side.context for pair in pairs for side in pair}))
-    read += sum(2 * len(plain.query) for plain, _ in pairs)
-    times = depth * (3 * trained + 2 * length(asked)) / ((profile.layer + 1) * read)
+    read = (profile.layer + 1) * tokens_read(pairs)
+    times = depth * (3 * trained + 2 * length(asked)) / read
     return (
         f"A probe of {steps} steps learns from {seen} examples and reads {len(asked)} questions "
         f"before and after: {times:.1f} times what the scores compute; it holds a whole model, its "

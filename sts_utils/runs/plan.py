@@ -1,5 +1,7 @@
 """What a run computes: a list of steps, run here or over a Ray cluster."""
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -125,11 +127,14 @@ def call(step: Step) -> object:
 
 
 def call_alone(step: Step) -> None:
-    """A step in a process of a cluster: without its result, and its GPU given back."""
+    """A step in a process of a cluster: without its result, its GPU and memory given back (glibc
+    keeps what is freed, report/run.ALLOCATOR: a process came to hold twice what it needed)."""
     try:
         call(step)
     finally:
         models.release()
+        with contextlib.suppress(AttributeError, OSError):  # glibc's own
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def compute(

@@ -107,7 +107,7 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
         alone["fine-tuning"] = profile.sft.dtype
     beside = billions * sft.MASTER_BYTES  # the optimizer, in main memory if the GPU has no room
     for what, dtype in alone.items():
-        held = billions * HEADROOM * 2 * BYTES[dtype]
+        held = (billions * 2 * BYTES[dtype] + model.alone) * HEADROOM
         if most < min(need, held) or (most < need and memory < beside):
             mend = "take a larger machine" if what == "GRPO" else LAUNCHER
             lines.append(

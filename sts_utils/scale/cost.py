@@ -28,8 +28,9 @@ WRITTEN, OPTIONS = 300, 40
 
 
 class Shape(NamedTuple):
-    """What is needed of a model. `embeddings`: weights of the embedding and the head; `working`:
-    GB of a GPU that shares its fine-tuning, beside weights, gradients and moments."""
+    """What is needed of a model. `embeddings`: weights of the embedding and the head; `working`,
+    `alone`: GB of a GPU that shares its fine-tuning, or does it alone, beside weights, gradients
+    and moments."""
 
     parameters: int
     layers: int
@@ -37,6 +38,7 @@ class Shape(NamedTuple):
     vocabulary: int
     embeddings: int
     working: float = 0.0
+    alone: float = 0.0
 
 
 @cache

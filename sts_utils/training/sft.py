@@ -226,6 +226,7 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
     def give_weights(*_):
         for master, weight in zip(masters, weights, strict=True):
             weight.data.copy_(master)
+            master.grad = None  # a sixth of the memory, else held until the next step
 
     optimizer.register_step_pre_hook(take_gradients)
     optimizer.register_step_post_hook(give_weights)

@@ -53,10 +53,15 @@ class _Counts:
         return int(self.counts[0].sum())
 
 
+#: What a batch behind a cache is sized by, on a GPU.
+HEADS = SimpleNamespace(num_attention_heads=1, hidden_size=1)
+
+
 class PlantedModel:
     """Word w of topic k fires k's features, one more by w; residual row = feature values."""
 
-    device = torch.device("cpu")
+    device, dtype, layers = torch.device("cpu"), torch.float32, [None]
+    config = SimpleNamespace(get_text_config=lambda: HEADS)
 
     def __call__(self, input_ids, attention_mask=None, past_key_values=None, use_cache=False, **_):
         topics = input_ids // WORDS

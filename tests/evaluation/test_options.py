@@ -28,7 +28,12 @@ def option_logliks(whole, tokenizer, example):
     values, lengths = [], []
     for option in example.options:
         tail = tokenizer(option, add_special_tokens=False).input_ids
-        logits = whole(torch.tensor([head + tail])).logits[0].double().log_softmax(-1)
+        logits = (
+            whole(torch.tensor([head + tail], device=whole.device))
+            .logits[0]
+            .double()
+            .log_softmax(-1)
+        )
         values.append(sum(logits[len(head) - 1 + i, token].item() for i, token in enumerate(tail)))
         lengths.append(len(tail))
     return np.array(values), lengths

@@ -38,8 +38,9 @@ def test_peaks_are_the_highest_activations(backbone, sae):
     peaks = tables7_8.peaks(backbone, Hook(0, sae, np.inf), sequences)
     for row, sequence in zip(peaks, sequences, strict=True):
         with torch.inference_mode():
-            h = sae.encode(backbone(torch.tensor([sequence])).last_hidden_state[0])
-        np.testing.assert_allclose(row, h[1:].max(0).values, rtol=1e-5)
+            ids = torch.tensor([sequence], device=backbone.device)
+            h = sae.encode(backbone(ids).last_hidden_state[0])
+        np.testing.assert_allclose(row, h[1:].max(0).values.cpu(), rtol=1e-5)
 
 
 def test_shares_and_recall_of_planted_labels():

@@ -22,7 +22,8 @@ def one_hook(pairs, model, sae, limit=np.inf, **more):
 @torch.inference_mode()
 def rows(model, prompt):
     """Brute force: the whole prompt, alone, without a cache."""
-    hidden = model(torch.tensor([prompt.ids]), use_cache=False).last_hidden_state[0]
+    ids = torch.tensor([prompt.ids], device=model.device)
+    hidden = model(ids, use_cache=False).last_hidden_state[0]
     return hidden[slice(*prompt.span)].float()
 
 
@@ -37,7 +38,7 @@ def brute_force(pairs, a, b, sae, limit):
         x, y = x.double(), y.double()
         values = (keep, h, h**2, g - h, (g - h) ** 2, x, y - x, (y - x) ** 2)
         for key, value in zip(sums, values, strict=True):
-            sums[key].append(value.sum(0).numpy())
+            sums[key].append(value.sum(0).cpu().numpy())
     return {k: np.stack(v) for k, v in sums.items()}
 
 
@@ -93,7 +94,12 @@ def test_sink_norm_is_ten_medians_without_position_0(pairs, backbone):
     shown = [p for p, _ in pairs]
     with torch.inference_mode():
         norms = torch.cat(
-            [backbone(torch.tensor([p.ids])).last_hidden_state[0, 1:].norm(dim=-1) for p in shown]
+            [
+                backbone(torch.tensor([p.ids], device=backbone.device))
+                .last_hidden_state[0, 1:]
+                .norm(dim=-1)
+                for p in shown
+            ]
         )
     assert extract.sink_norm(backbone, shown) == pytest.approx(10 * norms.median().item(), rel=1e-5)
 

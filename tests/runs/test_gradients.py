@@ -29,7 +29,7 @@ def odds(model, tokenizer, examples, moved):
 def test_moving_the_residual_moves_the_log_odds_as_the_gradient_says(read):
     model, tokenizer, examples, _, found = read
     direction = torch.randn(model.config.hidden_size, generator=torch.Generator().manual_seed(0))
-    step = 1e-3 * direction
+    step = 1e-3 * direction.to(model.device)
     ends = (odds(model, tokenizer, examples, sign * step) for sign in (1, -1))
     slope = (next(ends) - next(ends)) / 2e-3
     assert slope == pytest.approx(float(direction @ torch.tensor(found["odds"])), rel=0.02)

@@ -195,7 +195,7 @@ def test_gpu_memory_is_compared_with_the_need(gpus):
     assert tuning.startswith("GPU memory: fine-tuning")
     assert tuning.endswith("set launcher: profiles/accelerate/fsdp.yaml")
     assert "GRPO of meta-llama" in grpo
-    assert "takes 37 GB on one GPU and 128 GB there or in main memory" in grpo
+    assert "takes 40 GB on one GPU and 128 GB there or in main memory" in grpo
     gpus(*[12] * 20)
     (line,) = check._gpus(profile, model)
     assert "needs 18 GB on one GPU, the largest has 12 GB" in line

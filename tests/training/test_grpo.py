@@ -86,6 +86,7 @@ def test_reward_works_off_the_main_thread():
 def test_log_probabilities_are_those_of_the_whole_pass(whole):
     torch.manual_seed(0)
     ids, mask = torch.randint(3, 1000, (3, 12)), torch.ones(3, 12, dtype=torch.long)
+    ids, mask = ids.to(models.device()), mask.to(models.device())
     mask[0, :3], mask[1, -2:] = 0, 0
     stub = SimpleNamespace(temperature=0.7)
     with torch.no_grad():

@@ -10,13 +10,13 @@ from sts_utils import corpora, models, saes
 from sts_utils.training import sft
 from sts_utils.training.interventions import SelectiveMaps, edited, zeroed
 
-IDS = torch.tensor([[5, 900, 17, 4000, 33, 2], [8, 12, 700, 61, 9, 1500]])
+IDS = torch.tensor([[5, 900, 17, 4000, 33, 2], [8, 12, 700, 61, 9, 1500]]).to(models.device())
 
 
 @pytest.fixture(scope="module")
 def biased():
     """A random SAE with a decoder bias, as a trained one has."""
-    sae = saes.load("random-8x", 64)
+    sae = saes.load("random-8x", 64).to(models.device())
     torch.manual_seed(1)
     sae.b_dec.data.normal_(std=0.01)
     return sae
@@ -25,7 +25,7 @@ def biased():
 @pytest.fixture
 def rows():
     torch.manual_seed(2)
-    return torch.randn(2, 6, 64)
+    return torch.randn(2, 6, 64).to(models.device())
 
 
 @torch.inference_mode()
@@ -76,7 +76,8 @@ def test_the_edit_reaches_what_follows_its_block_alone(whole, biased):
     with torch.inference_mode():
         hidden = whole(IDS, output_hidden_states=True).hidden_states
         n = IDS.shape[1]
-        positions, causal = torch.arange(n)[None], torch.full((1, 1, n, n), -np.inf).triu(1)
+        positions = torch.arange(n, device=IDS.device)[None]
+        causal = torch.full((1, 1, n, n), -np.inf, device=IDS.device).triu(1)
         rotary = whole.model.rotary_emb(hidden[1], positions)
         placed = {"position_embeddings": rotary, "position_ids": positions}
         after = whole.model.layers[1](edit(hidden[1]), attention_mask=causal, **placed)
@@ -105,9 +106,8 @@ def test_hooks_are_gone_after_an_error(whole, biased):
 
 @pytest.fixture
 def maps(biased):
-    return SelectiveMaps(
-        {0: (biased, [3, 77, 200]), 1: (saes.load("random-4x-layer1", 64), [1, 2])}
-    )
+    second = saes.load("random-4x-layer1", 64).to(models.device())
+    return SelectiveMaps({0: (biased, [3, 77, 200]), 1: (second, [1, 2])}).to(models.device())
 
 
 def test_maps_start_from_the_model_itself(whole, maps):
@@ -130,9 +130,9 @@ def test_a_map_adds_the_chosen_features_decoded_by_it(biased, maps, rows):
 def test_training_moves_the_maps_and_nothing_else(profile, tokenizer, biased):
     settings = profile.sft.model_copy(update={"epochs": 3})  # the first step warms up
     model = models.load_model("tiny").requires_grad_(False)
-    model.selective = maps = SelectiveMaps(
-        {0: (biased, range(512)), 1: (saes.load("random-4x-layer1", 64), range(256))}
-    )
+    second = saes.load("random-4x-layer1", 64).to(models.device())
+    maps = SelectiveMaps({0: (biased, range(512)), 1: (second, range(256))})
+    model.selective = maps.to(models.device())
     trainable = {"selective.maps.0", "selective.maps.1"}
     assert {n for n, p in model.named_parameters() if p.requires_grad} == trainable
     before, sae_before = copy.deepcopy(model.state_dict()), copy.deepcopy(biased.state_dict())

@@ -12,12 +12,12 @@ from sts_utils.training import saes
 def test_rows_for_saes_are_the_streams_after_each_block(backbone):
     sequences = [list(range(10, 10 + n)) for n in (5, 9, 14, 7)]
     chunks = saes.collected(backbone, sequences, (0, 1), 10_000, 30)
-    read = [torch.tensor([sequence]) for sequence in sequences]
+    read = [torch.tensor([sequence], device=backbone.device) for sequence in sequences]
     with torch.inference_mode():
         hidden = [backbone(ids, output_hidden_states=True).hidden_states for ids in read]
     for layer in (0, 1):
         expected = torch.cat([h[layer + 1][0, 1:] for h in hidden]).sort(0).values
-        rows = torch.cat(chunks[layer]).float().sort(0).values
+        rows = torch.cat(chunks[layer]).float().sort(0).values.to(backbone.device)
         torch.testing.assert_close(rows, expected, rtol=1e-2, atol=1e-2)
         assert {chunk.dtype for chunk in chunks[layer]} == {torch.bfloat16}
     few = saes.collected(backbone, sequences, (1,), 4, 14)
