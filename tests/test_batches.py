@@ -14,6 +14,7 @@ def test_copies_of_a_cache_take_a_quarter_of_a_gpu(backbone, monkeypatch):
     token = (
         2 * 2 * config.num_key_value_heads * config.head_dim * 4
     )  # two layers, keys and values, float32
+    monkeypatch.setattr(batches.torch.cuda, "is_available", lambda: False)
     assert batches.cached_tokens(backbone, 512) == 16 * 512
     monkeypatch.setattr(batches.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(batches, "free_memory", lambda: 4000 * token)

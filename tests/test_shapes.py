@@ -187,7 +187,8 @@ def test_extraction_reads_the_block_s_output_through_any_sae(copy, pairs, kind):
     backbone = models.load_truncated(str(folder), 1)
     assert len(backbone.layers) == 2
     sae = random_sae(kind)
-    (stats,) = extract.feature_stats(pairs, backbone, [Hook(1, sae, np.inf)])
+    hook = Hook(1, random_sae(kind).to(backbone.device), np.inf)
+    (stats,) = extract.feature_stats(pairs, backbone, [hook])
     for i, (plain, icl) in enumerate(pairs):
         r, r_icl = (after_block(whole, p.ids, 1)[slice(*p.span)] for p in (plain, icl))
         with torch.no_grad():

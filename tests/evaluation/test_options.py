@@ -84,7 +84,8 @@ def test_solution_loglik_is_minus_the_loss(whole, tokenizer, examples):
     table = options.solution_loglik(whole, tokenizer, examples, 1024).set_index("id")
     for row, example in zip(generation.tokenize(tokenizer, examples, 1024), examples, strict=True):
         with torch.no_grad():
-            loss = whole(**generation.collate([row])).loss.item()
+            batch = {k: v.to(whole.device) for k, v in generation.collate([row]).items()}
+            loss = whole(**batch).loss.item()
         assert table.solution_loglik[example.id] == pytest.approx(-loss, rel=1e-4)
 
 

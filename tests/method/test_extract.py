@@ -83,7 +83,7 @@ def test_batch_size_changes_nothing_beyond_rounding(pairs, backbone, sae, tokens
 
 def test_sinks_are_left_out(pairs, backbone, sae):
     limit = float(
-        np.median(np.concatenate([rows(backbone, p).norm(dim=-1).numpy() for p, _ in pairs]))
+        np.median(np.concatenate([rows(backbone, p).norm(dim=-1).cpu().numpy() for p, _ in pairs]))
     )
     stats = one_hook(pairs, backbone, sae, limit)
     assert 0 < stats.n.sum() < sum(len(p.query) for p, _ in pairs)
@@ -118,7 +118,7 @@ def test_differing_query_tokens_are_refused(pairs, backbone, sae):
 
 
 def test_nan_features_are_named(pairs, backbone, sae):
-    broken = saes.load("random-8x", 64)
+    broken = saes.load("random-8x", 64).to(models.device())
     broken.b_enc.data[3] = float("nan")
     with pytest.raises(
         ValueError, match=f"question {pairs[0][0].example_id}: features are not finite"
@@ -205,11 +205,9 @@ def test_several_hooks_equal_one_at_a_time(pairs, backbone):
     first = models.load_truncated("tiny", 0)
     norms = extract.sink_norm(first, [plain for plain, _ in pairs])
     median = norms / saes.SINK_FACTOR  # a limit that drops many rows
-    hooks = [
-        Hook(1, saes.load("random-4x-k16-layer1", 64), np.inf),
-        Hook(0, saes.load("random-8x", 64), np.inf),
-        Hook(0, saes.load("random-4x", 64), median),
-    ]
+    told = ("random-4x-k16-layer1", 1, np.inf), ("random-8x", 0, np.inf), ("random-4x", 0, median)
+    where = models.device()
+    hooks = [Hook(at, saes.load(name, 64).to(where), limit) for name, at, limit in told]
     together = feature_stats(pairs, backbone, hooks)
     assert [stats.h.shape[1] for stats in together] == [256, 512, 256]
     for hook, stats in zip(hooks, together, strict=True):

@@ -15,7 +15,7 @@ from sts_utils.training import interventions
 def read():
     model, tokenizer = models.load_model("tiny"), samples.tokenizer("tiny")
     examples = corpora.load("skills-judgement")[:3]
-    sae = saes.load("random-8x", model.config.hidden_size)
+    sae = saes.load("random-8x", model.config.hidden_size).to(model.device)
     found = gradients.answer_gradients(model, tokenizer, examples, 0, sae, float("inf"))
     return model, tokenizer, examples, sae, found
 

@@ -3,6 +3,7 @@ from sts_utils.runs import engine, models
 
 def test_a_released_gpu_holds_no_model(profile, monkeypatch):
     monkeypatch.setattr(models.torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(models.torch.cuda, "is_available", lambda: False)
     closed = []
     monkeypatch.setattr(engine, "close", lambda: closed.append(True))
     for load in (models.backbone, models.sae):

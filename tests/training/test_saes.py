@@ -38,9 +38,9 @@ def test_a_trained_sae_is_saved(backbone, whole, tokenizer, tmp_path):
     shape, metadata = {"d_in": 64, "d_sae": 128, "k": 4}, {"hook_name": shipped.hook_point(0)}
     trained = saes.train(saes.replayed(rows), shape, 40_000, metadata, 256)
     saes.save(trained, tmp_path / "sae")
-    sae = shipped.load(str(tmp_path / "sae"), 64, 0)
+    sae = shipped.load(str(tmp_path / "sae"), 64, 0).to(whole.device)
     assert shipped.layer(str(tmp_path / "sae")) == 0
-    held_out = [chunk.float() for chunk in rows]
+    held_out = [chunk.float().to(whole.device) for chunk in rows]
     assert shipped.quality(sae, held_out)["fvu"] < 0.9
     lost = saes.loss_recovered(whole, sae, 0, sequences[:2])
     assert set(lost) == {"loss", "loss_sae", "loss_mean", "loss_recovered"}

@@ -33,8 +33,14 @@ def test_long_sequences_lose_their_left(tokenizer, examples):
     assert cut["input_ids"] == full["input_ids"][-30:] and cut["labels"] == full["labels"][-30:]
 
 
+def collated(tokenizer, examples, model):
+    """The examples as one batch, where the model is."""
+    rows = sft.collate(sft.tokenize(tokenizer, examples, 1024))
+    return {key: of.to(model.device) for key, of in rows.items()}
+
+
 def test_the_loss_is_transformers_own(tokenizer, examples, whole):
-    batch = sft.collate(sft.tokenize(tokenizer, examples, 1024))
+    batch = collated(tokenizer, examples, whole)
     with torch.no_grad():
         expected = whole(**batch).loss
         loss = sft.AnswerTrainer.compute_loss(None, whole, batch)
@@ -43,7 +49,7 @@ def test_the_loss_is_transformers_own(tokenizer, examples, whole):
 
 def test_a_loss_in_parts_is_the_whole_one(tokenizer, examples, whole, monkeypatch):
     """Answers whose logits are too many go through the head in parts: the same loss, gradients."""
-    batch, found = sft.collate(sft.tokenize(tokenizer, examples, 1024)), []
+    batch, found = collated(tokenizer, examples, whole), []
     for most in (sft.LOGITS, 40 * 49152):
         monkeypatch.setattr(sft, "LOGITS", most)
         whole.zero_grad()
