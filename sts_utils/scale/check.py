@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 
 import pandas as pd
@@ -42,7 +43,8 @@ LIBRARIES = ("torch", "transformers", "sae-lens", "trl", "lm-eval", "datasets")
 def problems(profile: Profile, plan: pd.DataFrame) -> list[str]:
     """Why this machine can't run `profile`, whose `cost.table` is `plan`: a line each, or none."""
     model = cost.shape(profile.model, profile.revision)
-    device = _gpus(profile, model) if torch.cuda.device_count() else _cpu(profile, model, plan)
+    without = _unusable() or _cpu(profile, model, plan)
+    device = _gpus(profile, model) if torch.cuda.device_count() else without
     return [*device, *_disk(profile, model, plan), *_reach(profile)]
 
 
@@ -63,6 +65,17 @@ def _memory() -> float:
 def _training(model: Shape) -> float:
     """GB that full fine-tuning takes."""
     return model.parameters * TRAINING_BYTES * HEADROOM / 1e9
+
+
+def _unusable() -> list[str]:
+    """An NVIDIA GPU that torch can't use, unless it is hidden."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if hidden or torch.cuda.is_available() or shutil.which("nvidia-smi") is None:
+        return []
+    built = torch.version.cuda
+    wants = f"for CUDA {built}: CUDA 13 needs driver 580 or newer" if built else "without CUDA"
+    mend = "install what fits, or set CUDA_VISIBLE_DEVICES= to run on the CPU"
+    return [f"CUDA: torch {torch.__version__}, built {wants}, can't use this NVIDIA GPU: {mend}"]
 
 
 def _cpu(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:

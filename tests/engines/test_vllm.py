@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from sts_utils.engines import vllm
 from sts_utils.method import extract, prompts
 from sts_utils.runs import samples
 
-if not vllm.installed():
+if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed (make vllm)", allow_module_level=True)
 
 pytestmark = pytest.mark.slow

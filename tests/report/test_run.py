@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from sts_utils import config, store
 from sts_utils.report import page, run
-from sts_utils.scale import plan
+from sts_utils.scale import check, plan
 
 slow = pytest.mark.slow
 KINDS = {"figure": ("pdf", "png", "txt"), "table": ("csv", "md", "tex", "txt")}
@@ -246,6 +246,22 @@ def test_every_step_by_ray_ends_in_the_local_run_s_tables(reproduced, tmp_path):
     listed = len(plan.everything(config.load("tiny")))
     assert done.returncode == 0 and f"{listed}/{listed}" in done.stderr, done.stderr[-3000:]
     same_numbers(reproduced[0], tmp_path, control=False)
+
+
+@slow
+def test_where_there_is_room_steps_run_side_by_side(reproduced, tmp_path, monkeypatch):
+    """`executor: auto`, as every profile but `tiny` has it."""
+    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    profile = tmp_path / "tiny.yaml"
+    profile.write_text("{base: tiny, executor: auto}")
+    words = "reproduce", "--profile", str(profile), "--figures", "table6"
+    room = check.workers(config.load(str(profile))) > 1
+    for computed in (True, False):  # nothing is started where all is there
+        said, _ = finished(command(tmp_path, *words))
+        assert ("processes side by side" in said) == (room and computed)
+    made = [(out / "figures/tiny/table6.csv").read_bytes() for out in (tmp_path, reproduced[0])]
+    assert made[0] == made[1]
 
 
 @slow

@@ -156,6 +156,33 @@ def test_a_laptop_runs_the_small_profiles(name, laptop, monkeypatch, capsys):
     assert capsys.readouterr().out.rstrip().endswith("This machine can run it.")
 
 
+def test_a_gpu_that_torch_can_t_use_is_one_line(laptop, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(check.shutil, "which", lambda name: f"/usr/bin/{name}")
+    for built, why in (("13.0", "CUDA 13.0: CUDA 13 needs driver 580"), (None, "without CUDA")):
+        monkeypatch.setattr(torch.version, "cuda", built)
+        (line, *_) = check.problems(config.load("tiny"), cost.table(config.load("tiny")))
+        assert line.startswith("CUDA: torch ") and why in line and "\n" not in line
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden: the CPU is wanted
+    assert check._unusable() == []
+
+
+@pytest.mark.parametrize("available, cores, expected", [(4, 8, 1), (16, 8, 2), (64, 4, 4)])
+def test_as_many_processes_as_there_is_memory_and_cores(
+    available, cores, expected, laptop, monkeypatch
+):
+    free = argparse.Namespace(available=available * 1e9)
+    monkeypatch.setattr(check.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(check.batches, "cpu_threads", lambda: cores)
+    assert check.workers(config.load("smol")) == expected
+
+
+def test_a_process_a_gpu(gpus):
+    gpus(80, 80, 80)
+    assert check.workers(config.load("llama3-8b")) == 3
+
+
 def test_a_laptop_does_not_run_the_paper_and_says_why(laptop, capsys, monkeypatch):
     for loader in ("load_model", "load_truncated", "load_tokenizer", "_from_pretrained"):
         monkeypatch.setattr(models, loader, lambda *_, **__: pytest.fail("something was loaded"))
