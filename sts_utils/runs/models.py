@@ -90,14 +90,14 @@ def load_whole(profile: Profile, model: "TrainedModel | None" = None):
 
 def release(engines: bool = True) -> None:
     """Give the GPU back before another process or a whole model needs it: cached models and SAEs,
-    and vLLM's engine unless `engines` is False. On a CPU nothing is dropped: loading takes time."""
+    and vLLM's engine unless `engines` is False. On a CPU those stay: loading takes time."""
     if torch.cuda.is_available():
         if engines:
             engine.close()
         _truncated.cache_clear()
         _sae_on.cache_clear()
-        gc.collect()  # a Trainer lies in a reference cycle
-        torch.cuda.empty_cache()
+    gc.collect()  # a Trainer, with its model and optimizer, lies in a reference cycle
+    torch.cuda.empty_cache()
 
 
 # --- SAEs beside the profile's own -------------------------------------------------------------
