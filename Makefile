@@ -42,7 +42,7 @@ reproduce: $(READY)  ## run the paper's method end to end: figures, tables, exec
 quick: $(READY)  ## the central result alone, one seed: Fig 3, Tables 2-4, 6, 9
 	$(STS) reproduce --profile $(PROFILE) --seeds $(or $(SEEDS),$(QUICK_SEEDS)) --figures "fig3 tables2_4 table6 table9"
 
-control: $(READY)  ## does a score follow the skill, the words or the topic? The positive control (about 2 hours)
+control: $(READY)  ## does a score follow the skill, the words or the topic? The positive control (1 h 47 min on 2 cores)
 	$(STS) reproduce --profile control
 
 check: $(READY)  ## can this machine run PROFILE, and what would it cost? (before anything is downloaded)
