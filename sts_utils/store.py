@@ -36,6 +36,7 @@ OUT = os.environ.get("STS_OUT")
 RUNS = Path(OUT) / "runs" if OUT else DATA / "runs"
 FIGURES = Path(OUT) / "figures" if OUT else ROOT / "figures"
 MEND = "set STS_OUT to a folder that can"
+FULL = f"the disk is full: free some space below {RUNS} and start again"
 
 
 @cache
@@ -73,8 +74,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and _whole(folder):
             return  # it came in between
         if error.errno == errno.ENOSPC:
-            full = f"the disk is full: free some space below {RUNS} and start again"
-            raise ValueError(full) from None
+            raise ValueError(FULL) from None
         raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

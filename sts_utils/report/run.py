@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -185,7 +186,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return chosen.run(chosen)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        full = getattr(error, "errno", None) == errno.ENOSPC
+        print(f"error: {store.FULL if full else error}", file=sys.stderr)
         return 2
     except PapermillExecutionError as error:
         trace = RUNS / "last-error.txt"

@@ -290,7 +290,7 @@ def changes_of(runs: Path) -> dict[int, pd.Series]:
     gold = {}
     for path in runs.glob("performance-*"):
         frame, model = pd.read_parquet(path / "table.parquet"), recipe(path)["trained"]
-        if frame.domain.nunique() == 14:
+        if frame.domain.nunique() == 14 and (not model or (runs / model).exists()):  # no control's
             how = recipe(runs / model) if model else {}
             of = how.get("train", "rl") if model else "before", how.get("seed")
             gold[of] = frame.set_index(["id", "domain"]).gold_loglik
