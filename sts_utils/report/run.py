@@ -86,7 +86,7 @@ def _side_by_side(profile: Profile, whole: bool) -> None:
     several = workers > 1 and find_spec("ray") is not None
     if profile.executor == "ray" or (profile.executor == "auto" and several):
         over = profile.model_copy(update={"executor": "ray"})
-        print(f"computing, {workers} processes side by side", flush=True)
+        print(f"computing, {workers} processes of this machine side by side", flush=True)
         plan.compute(over, plan.everything(over, whole), workers=workers)
 
 

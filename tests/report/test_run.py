@@ -259,7 +259,7 @@ def test_where_there_is_room_steps_run_side_by_side(reproduced, tmp_path, monkey
     room = check.workers(config.load(str(profile))) > 1
     for computed in (True, False):  # nothing is started where all is there
         said, _ = finished(command(tmp_path, *words))
-        assert ("processes side by side" in said) == (room and computed)
+        assert ("side by side" in said) == (room and computed)
     made = [(out / "figures/tiny/table6.csv").read_bytes() for out in (tmp_path, reproduced[0])]
     assert made[0] == made[1]
 
