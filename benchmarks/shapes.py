@@ -51,7 +51,7 @@ def make(folder: Path, blocks: int | None = None) -> None:
     tokenizer = families.tokenizer(FAMILY, 4096)
     ends = tokenizer.convert_tokens_to_ids(families.ENDS[FAMILY])
     ids = {"eos_token_id": ends, "bos_token_id": tokenizer.bos_token_id}
-    dims |= ids | ({"num_hidden_layers": blocks} if blocks else {})
+    dims = dims | ids | ({"num_hidden_layers": blocks} if blocks else {})
     with torch.device(models.device()):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(made(**dims), dtype=torch.bfloat16)

@@ -76,9 +76,9 @@ def execute(rounds: Sequence[Sequence], call: Callable, workers: int | None = No
         seen = {name: os.environ[name] for name in PASSED if name in os.environ}
         has, here = ray.cluster_resources(), os.environ.get("RAY_ADDRESS", "local") == "local"
         cores = batches.cpu_threads() if here else has["CPU"]
-        at_once = has.get("GPU") or (workers if here else None) or has["CPU"]
-        seen["OMP_NUM_THREADS"] = str(max(1, int(cores // at_once)))  # Ray's own is one
         has_gpus = has.get("GPU", 0) > 0
+        at_once = has["GPU"] if has_gpus else (workers if here else None) or has["CPU"]
+        seen["OMP_NUM_THREADS"] = str(max(1, int(cores // at_once)))  # Ray's own is one
         options = {"max_retries": RETRIES, "retry_exceptions": [OSError]}
         options |= {"runtime_env": {"env_vars": seen}}
         # a worker that has used a GPU can't be given another
