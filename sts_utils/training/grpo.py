@@ -107,21 +107,17 @@ def _arguments(settings: GrpoSettings, seed: int, out: Path) -> dict:
 
 class AnswerGRPO(GRPOTrainer):
     """TRL's GRPOTrainer without two costs that leave the gradient as it is: its head over the
-    vocabulary on prompts and once more in the backward pass (on a CPU), and completions whose group
-    earned equal rewards (loss "grpo" without KL)."""
+    vocabulary on prompts, and completions whose group earned equal rewards (loss "grpo" without
+    KL)."""
 
-    def _get_per_token_logps_and_entropies(self, model, ids, mask, logits_to_keep, **rest):
-        if ids.device.type != "cpu":
-            own = super()._get_per_token_logps_and_entropies
-            return own(model, ids, mask, logits_to_keep, **rest)
+    def _get_per_token_logps_and_entropies(self, model, ids, mask, logits_to_keep, **_):
         scored = mask[:, -logits_to_keep:].bool()
         keep = torch.zeros_like(mask, dtype=torch.bool)
         keep[:, -logits_to_keep - 1 : -1] = scored
         states = models.final_states(model, ids, mask, keep)
-        logits = models.vocabulary_logits(model, states) / self.temperature
         targets = ids[:, -logits_to_keep:][scored]
-        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        logps = torch.zeros(scored.shape).masked_scatter(scored, -losses)
+        losses = sft.losses_in_parts(model, states, targets, self.temperature)
+        logps = torch.zeros(scored.shape, device=ids.device).masked_scatter(scored, -losses)
         return logps, torch.zeros_like(logps), None  # entropies are only logged
 
     def _compute_loss(self, model, inputs):

@@ -159,25 +159,29 @@ def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor
     keep = torch.zeros_like(labels, dtype=torch.bool)
     keep[:, :-1] = labels[:, 1:] != -100
     states = models.final_states(model, input_ids, attention_mask, keep)
-    return loss_in_parts(model, states, labels[:, 1:][labels[:, 1:] != -100]), keep.sum()
+    losses = losses_in_parts(model, states, labels[:, 1:][labels[:, 1:] != -100])
+    return losses.sum(), keep.sum()
 
 
-def loss_in_parts(model, states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """The summed loss of final `states` [tokens, d_model] on the tokens `wanted` after them.
+def losses_in_parts(
+    model, states: torch.Tensor, wanted: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Each one's loss of final `states` [tokens, d_model] on the tokens `wanted` after them.
 
     Many go through the head in parts of LOGITS numbers, each computed again in the backward pass:
     logits of 8,192 tokens over 256,000 words and what is made of them would be 30 GB.
     """
 
-    def loss(rows, targets):
+    def losses(rows, targets):
         logits = models.vocabulary_logits(model, rows)
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        logits = logits if temperature == 1 else logits / temperature
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     most = max(1, LOGITS // model.config.get_text_config().vocab_size)
     if len(wanted) <= most:
-        return loss(states, wanted)
+        return losses(states, wanted)
     parts = zip(states.split(most), wanted.split(most), strict=True)
-    return sum(checkpoint(loss, *part, use_reentrant=False) for part in parts)
+    return torch.cat([checkpoint(losses, *part, use_reentrant=False) for part in parts])
 
 
 class Bar(TrainerCallback):

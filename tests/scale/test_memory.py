@@ -55,7 +55,7 @@ def count(name: str, gpus: int) -> dict[str, float]:
         def forward(self, ids):
             """sft.answers_loss where every token is an answer's: how many is no fake number."""
             hidden = self.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-            return sft.loss_in_parts(self, hidden.flatten(0, 1), ids[:, 1:].flatten())
+            return sft.losses_in_parts(self, hidden.flatten(0, 1), ids[:, 1:].flatten()).sum()
 
         model.forward = types.MethodType(forward, model)
         if gpus > 1:
