@@ -80,9 +80,9 @@ def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
         ids, sinks = {p.layer: dims(p) for p in read}, {p.layer: held.sink_norm(p) for p in read}
         held.release()  # the truncated models that read these
         torch.manual_seed(seed)
-        model = models.load_model(profile.model, profile.sft.dtype, revision).requires_grad_(False)
+        model = models.load_model(profile.model, profile.evaluation.dtype, revision)
         hooked = {p.layer: (held.sae(p), ids[p.layer]) for p in read}
-        model.selective = maps = SelectiveMaps(hooked).to(model.device)
+        model.requires_grad_(False).selective = maps = SelectiveMaps(hooked).to(model.device)
         examples = samples.training_examples(profile, seed)[0][: settings.examples]
         asked = samples.mathematics(profile, profile.evaluation.held_out)
         with edited(model, maps.edits(sinks)):
@@ -97,6 +97,7 @@ def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
     recipe = {key: profile.model_dump()[key] for key in (*keys, "alignment")}
     recipe |= {"saes": profile.sweep.layers, "questions": profile.evaluation.held_out}
     recipe |= {"seed": seed, "which": which, "n": n, "draw": draw}
+    recipe["frozen"] = profile.evaluation.dtype  # what is trained is float32
     recipe |= performance.mathematics(profile).recipe
     return pd.read_parquet(store.folder("selective", recipe, make) / "table.parquet")
 

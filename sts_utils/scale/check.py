@@ -97,10 +97,11 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
     gpus = sorted(torch.cuda.get_device_properties(i).total_memory / 1e9 for i in range(count))
     most, need = gpus[-1], _training(model)
     loaded = billions * HEADROOM * max(BYTES[profile.dtype], BYTES[profile.evaluation.dtype])
+    loaded += _saes(profile) * FEATURES * model.width * 8 / 1e9  # encoders, decoders in float32
     if most < loaded:
         size = f"{loaded:.0f} GB on one GPU, the largest has {most:.0f} GB"
-        return [f"GPU memory: {profile.model} needs {size}"]
-    lines, alone = [], {"GRPO": profile.grpo.dtype}  # alone: in one process
+        return [f"GPU memory: {profile.model} with its SAEs needs {size}"]
+    lines, alone = [], {"GRPO": (profile.grpo.dtype, model.grpo)}  # alone: in one process
     if profile.launcher:
         used = gpus[-sft.processes(profile.sft, count) :]
         read = len(used) * billions * BYTES["float32"]
@@ -117,10 +118,10 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
                 "set num_processes in the launcher"
             )
     else:
-        alone["fine-tuning"] = profile.sft.dtype
+        alone["fine-tuning"] = profile.sft.dtype, model.alone
     beside = billions * sft.MASTER_BYTES  # the optimizer, in main memory if the GPU has no room
-    for what, dtype in alone.items():
-        held = (billions * 2 * BYTES[dtype] + model.alone) * HEADROOM
+    for what, (dtype, working) in alone.items():
+        held = (billions * 2 * BYTES[dtype] + working) * HEADROOM
         if most < min(need, held) or (most < need and memory < beside):
             mend = "take a larger machine" if what == "GRPO" else LAUNCHER
             lines.append(
@@ -129,6 +130,11 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
                 f"{memory:.0f} GB: {mend}"
             )
     return lines
+
+
+def _saes(profile: Profile) -> int:
+    """Public SAEs that the profile reads, at once where they are swept."""
+    return sum(need.kind == "sae" for need in fetch.needs(profile))
 
 
 def versions(profile: Profile) -> list[str]:
@@ -157,8 +163,7 @@ def _disk(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:
     need = model.parameters * BYTES[profile.sft.dtype] * plan.models.sum()
     need += sum(downloads[n.kind] for n in needs if not fetch.at_hand(n))
     rows = len(profile.seeds) * (14 * profile.sts.queries + min(ROWS, profile.shift.queries))
-    saes = sum(n.kind == "sae" for n in needs)
-    need += saes * rows * FEATURES * 16  # four sums in float32
+    need += _saes(profile) * rows * FEATURES * 16  # four sums in float32
     need -= sum(f.stat().st_size for f in RUNS.rglob("*") if f.is_file())  # of a run that goes on
     place = next(folder for folder in (RUNS, *RUNS.parents) if folder.exists())
     free = shutil.disk_usage(place).free

@@ -29,8 +29,8 @@ WRITTEN, OPTIONS = 300, 40
 
 class Shape(NamedTuple):
     """What is needed of a model. `embeddings`: weights of the embedding and the head; `working`,
-    `alone`: GB of a GPU that shares its fine-tuning, or does it alone, beside weights, gradients
-    and moments."""
+    `alone`, `grpo`: GB of a GPU that shares its fine-tuning, does it alone or does GRPO, beside
+    weights, gradients and moments."""
 
     parameters: int
     layers: int
@@ -39,6 +39,7 @@ class Shape(NamedTuple):
     embeddings: int
     working: float = 0.0
     alone: float = 0.0
+    grpo: float = 0.0
 
 
 @cache

@@ -222,10 +222,14 @@ def test_gpu_memory_is_compared_with_the_need(gpus):
     assert tuning.startswith("GPU memory: fine-tuning")
     assert tuning.endswith("set launcher: profiles/accelerate/fsdp.yaml")
     assert "GRPO of meta-llama" in grpo
-    assert "takes 40 GB on one GPU and 128 GB there or in main memory" in grpo
+    assert "takes 45 GB on one GPU and 128 GB there or in main memory" in grpo
     gpus(*[12] * 20)
     (line,) = check._gpus(profile, model)
-    assert "needs 18 GB on one GPU, the largest has 12 GB" in line
+    assert "with its SAEs needs 23 GB on one GPU, the largest has 12 GB" in line
+    gemma = config.load("gemma2-9b")
+    gpus(*[48] * 8)  # eight SAEs at once: 30 GB beside 21 of the model
+    (line,) = check._gpus(gemma, cost.shape(gemma.model))
+    assert "with its SAEs needs 51 GB" in line
 
 
 def test_what_is_in_the_mirror_is_not_missed(offline, monkeypatch, tmp_path):

@@ -1,4 +1,5 @@
-"""What a GPU holds while the paper's models are fine-tuned, over eight or alone, by fake tensors.
+"""What a GPU holds while the paper's models are fine-tuned, over eight or alone, and while GRPO
+samples and updates, by fake tensors.
 
 The own loss at the real shapes, 8,192 tokens, with checkpointing; over eight in float32 and with
 FSDP2, alone in bfloat16. No number is computed and no memory taken. `make check` reads what is
@@ -18,10 +19,12 @@ from sts_utils import config, store
 from sts_utils.scale import cost
 
 GPUS = 8
+#: Tokens that a question of mathematics may have before what GRPO samples.
+QUESTION = 512
 
 
-def count(name: str, gpus: int) -> dict[str, float]:
-    """GB at the peak of a forward and a backward pass on one of `gpus`: kind of tensor -> GB."""
+def count(name: str, gpus: int, stage: str) -> dict[str, float]:
+    """GB at the peak of `stage` on one of `gpus`: kind of tensor -> GB."""
     import torch
     from torch import distributed
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -32,13 +35,13 @@ def count(name: str, gpus: int) -> dict[str, float]:
     from transformers import AutoModelForCausalLM
 
     from sts_utils.engines import accelerate
-    from sts_utils.training import sft
 
     made, dims = PUBLIC[name]
-    settings, dtype = config.load(name).sft, "bfloat16"  # as the profile for one GPU
+    profile = config.load(name)
+    dtype = profile.grpo.dtype  # bfloat16: what one GPU does
     if gpus > 1:
         accelerate.repeat_keys()
-        dtype = settings.dtype
+        dtype = profile.sft.dtype
         distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
         mesh = distributed.device_mesh.init_device_mesh("cpu", (gpus,))
     # as models.load_model chooses: a soft cap leaves no fused attention
@@ -46,18 +49,13 @@ def count(name: str, gpus: int) -> dict[str, float]:
     how = {"attn_implementation": attention, "dtype": getattr(torch, dtype)}
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = AutoModelForCausalLM.from_config(made(**dims), **how).train()
-        if settings.gradient_checkpointing:
+        if profile.sft.gradient_checkpointing and stage != "sampling":
             model.gradient_checkpointing_enable({"use_reentrant": False})
         for block in (*model.model.layers, model) if gpus > 1 else ():
             fully_shard(block, mesh=mesh)
-        rows = torch.zeros(settings.micro_batch, settings.max_length, dtype=torch.long)
-
-        def forward(self, ids):
-            """sft.answers_loss where every token is an answer's: how many is no fake number."""
-            hidden = self.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-            return sft.losses_in_parts(self, hidden.flatten(0, 1), ids[:, 1:].flatten()).sum()
-
-        model.forward = types.MethodType(forward, model)
+        prepared = STAGES[stage](model, profile)
+        model.forward = types.MethodType(prepared, model)
+        rows = torch.zeros(1, 1, dtype=torch.long)
         if gpus > 1:
             tracker = FSDPMemTracker(model)
             tracker.track_inputs((rows,))
@@ -65,15 +63,68 @@ def count(name: str, gpus: int) -> dict[str, float]:
             tracker = MemTracker()
             tracker.track_external(model, rows)
         with tracker:
-            model(rows).backward()
+            if (loss := model(rows)) is not None:
+                loss.backward()
         (peak,) = tracker.get_tracker_snapshot("peak").values()
     return {str(getattr(kind, "value", kind)): size / 1e9 for kind, size in peak.items()}
 
 
-def counted(name: str, gpus: int) -> dict[str, float]:
+def tune(model, profile):
+    """SFT's own loss, on rows where every token is an answer's: how many is no fake number."""
+    import torch
+
+    from sts_utils.training import sft
+
+    def loss(self, _):
+        ids = torch.zeros(profile.sft.micro_batch, profile.sft.max_length, dtype=torch.long)
+        hidden = self.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        return sft.losses_in_parts(self, hidden.flatten(0, 1), ids[:, 1:].flatten()).sum()
+
+    return loss
+
+
+def reinforce(model, profile):
+    """GRPO's update: the completions of one question."""
+    import torch
+
+    from sts_utils.training import sft
+
+    def loss(self, _):
+        written = profile.grpo.completion_tokens
+        ids = torch.zeros(profile.grpo.generations, QUESTION + written, dtype=torch.long)
+        hidden = self.model(input_ids=ids, use_cache=False).last_hidden_state[:, -written - 1 : -1]
+        return sft.losses_in_parts(self, hidden.flatten(0, 1), ids[:, -written:].flatten()).sum()
+
+    return loss
+
+
+def sample(model, profile):
+    """GRPO's sampling, transformers' way: all that is cached as the last token is written."""
+    import torch
+
+    from sts_utils.training import grpo
+
+    def forward(self, _):
+        rows = grpo.TOGETHER * profile.grpo.generations
+        ids = torch.zeros(rows, QUESTION, dtype=torch.long)
+        with torch.no_grad():
+            cache = self.model(input_ids=ids, use_cache=True).past_key_values
+            for layer in cache.layers:
+                size = (rows, layer.keys.shape[1], profile.grpo.completion_tokens)
+                new = torch.zeros(*size, layer.keys.shape[3], dtype=layer.keys.dtype)
+                layer.update(new, new.clone())
+            self.model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
+
+    return forward
+
+
+STAGES = {"sft": tune, "grpo": reinforce, "sampling": sample}
+
+
+def counted(name: str, gpus: int, stage: str = "sft") -> dict[str, float]:
     """`count` in a process of its own, as its process group wants."""
     told = os.environ | {"PYTHONPATH": os.pathsep.join([str(store.ROOT / "tests"), *sys.path])}
-    words = [sys.executable, __file__, name, str(gpus)]
+    words = [sys.executable, __file__, name, str(gpus), stage]
     done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -99,5 +150,16 @@ def test_what_one_gpu_holds_beside_weights_and_gradients_is_the_table_s(name):
     assert shape.alone == pytest.approx(beside, rel=0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_what_grpo_holds_beside_weights_and_gradients_is_the_table_s(name):
+    """The larger of an update and of sampling, in the middle of which gradients wait."""
+    shape = cost.listed()[config.load(name).model]
+    update, sampled = counted(name, 1, "grpo"), counted(name, 1, "sampling")
+    beside = [update["Total"] - update["Parameter"] - update["Gradient"]]
+    beside.append(sampled["Total"] - sampled["Parameter"])
+    assert shape.grpo == pytest.approx(max(beside), rel=0.05)
+
+
 if __name__ == "__main__":
-    print(json.dumps(count(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(count(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
