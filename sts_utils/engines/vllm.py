@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import torch
 from huggingface_hub import snapshot_download
@@ -201,6 +202,33 @@ def generate(
         return list(zip([o.text for o in outputs], tokens, ended, strict=True))
 
     return answers
+
+
+@contextlib.contextmanager
+def sampler(beside: int) -> Iterator[dict]:
+    """What TRL is told to sample with a vLLM in this process, next to `beside` bytes of weights and
+    gradients. The process group and the variables that this leaves are cleared away."""
+    close()
+    variables, share = dict(os.environ), 0.1
+    told = ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE // 2**30)}
+    os.environ.update({k: os.environ.get(k, v) for k, v in told.items()})
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        share = round(0.7 * (free - beside) / total, 2)  # the rest is for an update
+    from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.model_executor.layers import utils
+
+    def plain(layer, remove_weight):
+        layer.cpu_linear = torch.nn.functional.linear
+
+    try:  # on a CPU vLLM packs weights, which TRL could not replace after each step
+        with mock.patch.object(utils, "dispatch_cpu_unquantized_gemm", plain):
+            how = {"use_vllm": True, "vllm_mode": "colocate"}
+            yield how | {"vllm_gpu_memory_utilization": share}
+    finally:
+        cleanup_dist_env_and_memory()
+        os.environ.clear()
+        os.environ.update(variables)
 
 
 # --- the engine --------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from sts_utils.method import shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.score import PAPER_SCORES
 from sts_utils.results import PALETTE, SAE_COLOUR, Claim, Result
-from sts_utils.runs import features, models, samples
+from sts_utils.runs import engine, features, models, samples
 from sts_utils.runs.models import TrainedModel
 from sts_utils.runs.plan import Step, demonstrated, measured, training
 from sts_utils.runs.run import Run
@@ -112,11 +112,7 @@ def reinforced(profile: Profile) -> TrainedModel:
     seed, run = profile.seeds[0], samples.trained_on(profile, profile.grpo.train)
 
     def train(out: Path) -> pd.DataFrame:
-        from sts_utils.training import grpo  # TRL takes seconds to import
-
-        examples = samples.training_examples(run, seed)[0]
-        checkpoint = run.sft.gradient_checkpointing
-        return grpo.grpo(run.model, run.revision, run.grpo, examples, seed, out, checkpoint)
+        return engine.grpo(run, samples.training_examples(run, seed)[0], seed, out)
 
     held_out = profile.shift.held_out
     recipe = {"grpo": profile.grpo.model_dump(), "held_out": held_out, "seed": seed}

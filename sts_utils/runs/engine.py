@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from sts_utils import models
 from sts_utils.config import Profile, SftSettings
 from sts_utils.examples import Example
 from sts_utils.training import sft as training
@@ -27,6 +28,20 @@ def sft(
 
         return accelerate.launch(profile.launcher, *model, settings, examples, seed, out, steps)
     return training.sft(*model, settings, examples, seed, out, steps)
+
+
+def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> pd.DataFrame:
+    """GRPO of the profile's model into `out`; vLLM samples where it is used."""
+    from sts_utils.training.grpo import grpo  # TRL takes seconds to import
+
+    told = profile.grpo, examples, seed, out, profile.sft.gradient_checkpointing
+    if not uses_vllm(profile):
+        return grpo(profile.model, profile.revision, *told)
+    from sts_utils.engines import vllm
+
+    folder = str(vllm.checkpoint(profile.model, profile.revision))
+    with vllm.sampler(2 * models.size(folder) * getattr(torch, profile.grpo.dtype).itemsize) as how:
+        return grpo(folder, None, *told, how)
 
 
 def training_gpus(profile: Profile) -> int:

@@ -51,12 +51,14 @@ def grpo(
     seed: int,
     out: Path,
     gradient_checkpointing: bool = False,
+    sampling: dict | None = None,
 ) -> pd.DataFrame:
     """Train the whole `model` on `examples` with GRPO, save it in `out`, return the training log.
 
     A step is `prompts` questions with `generations` sampled completions each and one update: no
     reference model, AdamW with float32 updates (sft.master_adamw), constant learning rate. The
-    weights are saved in the dtype that they were trained in. Columns of the log: step, reward,
+    weights are saved in the dtype that they were trained in. `sampling`: what TRL is told to sample
+    with another engine, all questions of a step at once. Columns of the log: step, reward,
     reward_sd (mean standard deviation within a question), length (tokens), seed. Raises ValueError
     where a step asks for more questions than there are.
     """
@@ -73,10 +75,13 @@ def grpo(
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(model, revision)
     whole = models.load_model(model, settings.dtype, revision).train()
-    whole.generation_config.eos_token_id = generation.stop_ids(whole, tokenizer)
+    whole.generation_config.eos_token_id = stops = generation.stop_ids(whole, tokenizer)
     turns = [[{"role": "user", "content": e.query}] for e in examples]
     rows = Dataset.from_dict({"prompt": turns, "answer": [e.answer for e in examples]})
     told = _arguments(settings, seed, out) | {"gradient_checkpointing": gradient_checkpointing}
+    if sampling:
+        told |= {"steps_per_generation": settings.prompts, **sampling}
+        told |= {"generation_kwargs": {"stop_token_ids": stops}}
     more = {"train_dataset": rows, "processing_class": tokenizer}
     more["optimizers"] = sft.master_adamw(whole, settings.lr), None
     trainer = AnswerGRPO(whole, rewards, sft.on_one_gpu(GRPOConfig(**told)), **more)
@@ -110,15 +115,22 @@ class AnswerGRPO(GRPOTrainer):
     vocabulary on prompts, and completions whose group earned equal rewards (loss "grpo" without
     KL)."""
 
-    def _get_per_token_logps_and_entropies(self, model, ids, mask, logits_to_keep, **_):
+    def _get_per_token_logps_and_entropies(
+        self, model, ids, mask, logits_to_keep, batch_size=None, **_
+    ):
+        some = batch_size or len(ids)
+        parts = zip(ids.split(some), mask.split(some), strict=True)
+        logps = torch.cat([self._logps(model, *part, logits_to_keep) for part in parts])
+        return logps, torch.zeros_like(logps), None  # entropies are only logged
+
+    def _logps(self, model, ids, mask, logits_to_keep: int) -> torch.Tensor:
         scored = mask[:, -logits_to_keep:].bool()
         keep = torch.zeros_like(mask, dtype=torch.bool)
         keep[:, -logits_to_keep - 1 : -1] = scored
         states = models.final_states(model, ids, mask, keep)
         targets = ids[:, -logits_to_keep:][scored]
         losses = sft.losses_in_parts(model, states, targets, self.temperature)
-        logps = torch.zeros(scored.shape, device=ids.device).masked_scatter(scored, -losses)
-        return logps, torch.zeros_like(logps), None  # entropies are only logged
+        return torch.zeros(scored.shape, device=ids.device).masked_scatter(scored, -losses)
 
     def _compute_loss(self, model, inputs):
         told = inputs["advantages"] != 0

@@ -1,13 +1,16 @@
+import os
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
-from sts_utils import batches, corpora, generation, models, saes
+from sts_utils import batches, config, corpora, generation, models, saes
+from sts_utils.config import GrpoSettings
 from sts_utils.engines import vllm
 from sts_utils.method import extract, prompts
-from sts_utils.runs import samples
+from sts_utils.runs import engine, samples
+from sts_utils.training import grpo, sft
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed (make vllm)", allow_module_level=True)
@@ -118,3 +121,23 @@ def test_generation_is_that_of_transformers():
     stopping = vllm.generate(models.resolve(MODEL), 24, "float32", stop=["capital"])
     ((text, tokens, finished),) = stopping([generation.chat_text(tokenizer, questions[0])])
     assert text.endswith("capital") and finished and tokens < found[0][1]
+
+
+def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatch):
+    """What vLLM said of a token's probability is what the trained weights say; nothing is left."""
+    logged = []
+    monkeypatch.setattr(sft.Bar, "on_log", lambda *_, logs=None, **__: logged.append(logs))
+    monkeypatch.setattr(grpo, "reward", lambda text, answer: float(sum(map(ord, text)) % 2))
+    settings = {"steps": 2, "prompts": 2, "generations": 2, "completion_tokens": 24, "lr": 1e-3}
+    profile = config.load("smol").model_copy(update={"grpo": GrpoSettings(**settings)})
+    profile = profile.model_copy(update={"engine": "vllm"})
+    before = dict(os.environ)
+    log = engine.grpo(profile, corpora.load("gsm-symbolic", 0, 6), 0, tmp_path)
+    assert dict(os.environ) == before and not torch.distributed.is_initialized()
+    assert list(log.step) == [1, 2] and (log.length > 1).all()
+    steps = [logs for logs in logged if "sampling/sampling_logp_difference/mean" in logs]
+    assert len(steps) == 2
+    for logs in steps:  # bfloat16 on both sides: some hundredths
+        assert logs["sampling/sampling_logp_difference/mean"] < 0.1
+    old, new = (models.load_model(str(where)).state_dict() for where in (MODEL, tmp_path))
+    assert max((new[key] - old[key]).abs().max().item() for key in old) > 1e-5
