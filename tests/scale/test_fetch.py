@@ -75,7 +75,13 @@ def test_the_paper_s_needs_are_named_and_pinned_where_known():
         ("sae", "llama-3-8b-it-res-jh/blocks.25.hook_resid_post", ""),
     ):
         assert (kind, name, split) in found
-    assert all(len(n.revision) == 40 for n in found.values() if n.kind == "model")
+    loose = {n.name for n in found.values() if not n.revision and n.kind != "sae"}
+    assert loose == {
+        "GAIR/LIMO",
+        "open-r1/verifiable-coding-problems-python-10k",
+        "moremilk/CoT_Reasoning_Mens_Mental_Health",
+    }
+    assert all(len(n.revision) == 40 for n in found.values() if n.revision)
     assert len([n for n in found.values() if n.kind == "sae"]) == 1 + 5 + 8
     assert all(len(hub.repository(n).split("/")) == 2 for n in found.values())
 
