@@ -42,6 +42,11 @@ class Example:
         return f"{self.question}\n{listed}"
 
 
+def chat(*texts: str) -> list[dict[str, str]]:
+    """The turns of a chat: the user's first, the assistant's next, and so on."""
+    return [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)]
+
+
 def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:
     """The examples of each domain, domains in alphabetical order."""
     groups = defaultdict(list)

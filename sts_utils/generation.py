@@ -7,15 +7,14 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from sts_utils import models
-from sts_utils.examples import Example
+from sts_utils.examples import Example, chat
 
 # --- chats as tokens ---------------------------------------------------------------------------
 
 
 def chat_text(tokenizer, question: str) -> str:
     """The chat prompt of one user turn, up to where the assistant begins."""
-    turns = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(chat(question), tokenize=False, add_generation_prompt=True)
 
 
 def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[dict]:
@@ -27,8 +26,7 @@ def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[di
     rows = []
     for example in examples:
         prompt = chat_text(tokenizer, example.query)
-        turns = [("user", example.query), ("assistant", example.solution)]
-        turns = [{"role": role, "content": content} for role, content in turns]
+        turns = chat(example.query, example.solution)
         whole = tokenizer.apply_chat_template(turns, tokenize=False)
         answer = whole.removeprefix(prompt).rstrip("\n")
         # a template may write prompts otherwise than dialogues, or leave thoughts out
@@ -61,8 +59,7 @@ def stop_ids(model, tokenizer) -> list[int]:
     """Tokens that end an answer: the model's, the tokenizer's and the chat template's."""
     known = model.generation_config.eos_token_id
     ids = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])}
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "x"}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
+    text = tokenizer.apply_chat_template(chat("x", "x"), tokenize=False).rstrip()
     last = tokenizer(text, add_special_tokens=False).input_ids[-1]
     return sorted((ids | ({last} & set(tokenizer.added_tokens_decoder))) - {None})
 

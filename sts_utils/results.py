@@ -214,12 +214,9 @@ def judged(claims: Iterable[Claim]) -> pd.DataFrame:
         said, e = _claims().loc[c.claim], c.estimate
         share = getattr(e, "reliability", np.nan)
         found = "not testable" if share < TESTABLE else verdict(e.low, e.high, said.side)
-        rows.append(
-            {"figure": c.figure, "claim": c.claim, "statistic": c.statistic}
-            | numbers(e)
-            | {"reliability": share, "paper": said.paper if c.paper is None else c.paper}
-            | {"verdict": found}
-        )
+        row = {"figure": c.figure, "claim": c.claim, "statistic": c.statistic} | numbers(e)
+        row |= {"reliability": share, "paper": said.paper if c.paper is None else c.paper}
+        rows.append(row | {"verdict": found})
     return pd.DataFrame(rows)
 
 

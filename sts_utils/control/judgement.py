@@ -100,16 +100,16 @@ def topics(matrix: Matrix, candidates: Sequence[Score]) -> pd.DataFrame:
     with the change, `above` that of the overlap of words (paired), and `beyond`: less the overlap.
     """
     changes, rows = matrix.changes(LIKELIHOOD), []
-    own = {t: matrix.domains.index(name) for t, name in enumerate(matrix.names)}
+    own = [matrix.domains.index(name) for name in matrix.names]
     used = np.ones((len(matrix.names), len(matrix.domains)), dtype=bool)
-    used[list(own), list(own.values())] = False
+    used[np.arange(len(own)), own] = False
     used[:, [d for d, name in enumerate(matrix.domains) if name == "math"]] = False
     overlap = scores.values(matrix, OVERLAP)
     none, known = np.empty((0, *used.shape)), overlap.mean(1)[None]
     of_overlap, _ = partial(overlap, changes, none, used, domains=True)
     for score in candidates:
         values = scores.values(matrix, score)
-        first = own_first(values, own)
+        first = values.mean(1).argmax(-1) == own
         row = {"score": score.label, "first": first.mean()}
         ci = scipy_stats.binomtest(round(first.sum()), len(first)).proportion_ci()
         row |= {"first_low": ci.low, "first_high": ci.high}
@@ -119,12 +119,6 @@ def topics(matrix: Matrix, candidates: Sequence[Score]) -> pd.DataFrame:
         beyond = interval("beyond", r) | {"beyond_p": p}
         rows.append(row | (beyond if score != OVERLAP else {}))
     return pd.DataFrame(rows)
-
-
-def own_first(values: np.ndarray, own: dict[int, int]) -> np.ndarray:
-    """[T] whether the mean over seeds of a score is highest in the set's own domain (row ->
-    column)."""
-    return values.mean(1).argmax(-1)[list(own)] == list(own.values())
 
 
 # --- score and change --------------------------------------------------------------------------

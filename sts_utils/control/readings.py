@@ -42,12 +42,8 @@ def extract_shift(profile: Profile, name: str, seed: int) -> FeatureStats:
     told |= profile.control.part.model_dump(include={"examples", "queries"})
     told |= {"control": name, "seed": seed, "context": "own"}
     told["prompts"] = store.digest([icl.ids for _, icl in asked])
-
-    def recipe(p):
-        return features.settings_of(p, **told)
-
-    desc = f"{name} seed {seed}"
-    return features.extract("features-control", [profile], recipe, lambda: asked, desc)
+    recipe, desc = features.settings_of(profile, **told), f"{name} seed {seed}"
+    return features.extract("features-control", [profile], lambda _: recipe, lambda: asked, desc)
 
 
 # --- right and wrong answers -------------------------------------------------------------------
@@ -57,14 +53,10 @@ def extract_answers(profile: Profile, name: str, seed: int | None = None) -> Fea
     """Features of questions after demonstrations with wrong answers, then with the right ones: what
     is left of the shift is neither wording nor form. Of a training set and seed, or of a domain."""
     pairs = answer_pairs(profile, name, seed)
-    recipe = {"answers": name, "seed": seed, "prompts": store.digest([b.ids for _, b in pairs])}
-    recipe["wrong"] = store.digest([a.ids for a, _ in pairs])
-
-    def settings(p):
-        return features.settings_of(p, **recipe)
-
-    desc = f"{name}, right and wrong"
-    return features.extract("features-control", [profile], settings, lambda: pairs, desc)
+    told = {"answers": name, "seed": seed, "prompts": store.digest([b.ids for _, b in pairs])}
+    told["wrong"] = store.digest([a.ids for a, _ in pairs])
+    recipe, desc = features.settings_of(profile, **told), f"{name}, right and wrong"
+    return features.extract("features-control", [profile], lambda _: recipe, lambda: pairs, desc)
 
 
 def answer_pairs(

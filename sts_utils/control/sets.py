@@ -91,11 +91,6 @@ def full_steps(settings: ControlSettings) -> int:
     return math.ceil(settings.part.examples / settings.batch) * settings.part.epochs
 
 
-def probe_steps(settings: ControlSettings) -> int:
-    """Steps of a probe run; at least two, for the first is at learning rate 0 (warm-up)."""
-    return max(2, round(full_steps(settings) / 20))
-
-
 def finetune(profile: Profile, name: str, seed: int, steps: int | None = None) -> TrainedModel:
     """The model after SFT on a training set, for all steps or a probe run's."""
     settings = profile.control
@@ -139,17 +134,16 @@ def _since(profile: Profile, after: pd.DataFrame) -> pd.DataFrame:
 
 
 def probe(profile: Profile, name: str, seed: int, kind: str) -> pd.DataFrame:
-    """The change by a short run (of PROBES), on fewer questions."""
+    """The change by a short run (of PROBES), on fewer questions.
+
+    The quick one: by a tenth of the examples, in small batches at ten times the learning rate, with
+    no warm-up: a step of AdamW is as long as its learning rate, whatever the batch.
+    """
     settings = profile.control
     if kind == "probe run":
-        return change(profile, name, seed, probe_steps(settings), PROBE_QUESTIONS)
-    return quick_probe(profile, name, seed)
-
-
-def quick_probe(profile: Profile, name: str, seed: int) -> pd.DataFrame:
-    """The change by a tenth of the examples, in small batches at ten times the learning rate, with
-    no warm-up: a step of AdamW is as long as its learning rate, whatever the batch."""
-    settings, questions = profile.control, _questions(profile, name, PROBE_QUESTIONS)
+        steps = max(2, round(full_steps(settings) / 20))  # the first is at learning rate 0: warm-up
+        return change(profile, name, seed, steps, PROBE_QUESTIONS)
+    questions = _questions(profile, name, PROBE_QUESTIONS)
     size = {"batch": sft.QUICK_BATCH, "micro_batch": sft.QUICK_BATCH, "epochs": 1}
     size |= {"lr": 10 * settings.lr, "examples": max(1, settings.part.examples // 10)}
     told = profile.sft.model_copy(update=size)

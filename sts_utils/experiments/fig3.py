@@ -44,21 +44,17 @@ def fig3(numbers: Numbers, run: Run) -> tuple[Figure, str]:
         row[0].set_ylabel(f"{name}\nchange of {SHORT_NAMES[run.profile.evaluation.measure]}")
         row[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     sure = [f"{name} {_reliability(of):.2f}" for name, of in numbers.observed.items()]
+    theirs = paper("table06_pearson").pearson_mean
     return figure, (
         "Fig 3. Score before training, change after SFT: a point a domain, mean over seeds; bars "
         "are 95% intervals over questions, those of r over domains. Reliability of the absolute "
         f"change: {', '.join(sure)} (below {correlation.TESTABLE} nothing can be tested). The "
-        f"paper, over 8 domains: r = {_theirs()}."
+        f"paper, over 8 domains: r = {theirs.min():.2f} to {theirs.max():.2f}."
     )
 
 
 def _reliability(observed: dict[str, Observations]) -> float:
     return correlation.reliability(next(iter(observed.values())).changes, "absolute")
-
-
-def _theirs() -> str:
-    of = paper("table06_pearson").pearson_mean
-    return f"{of.min():.2f} to {of.max():.2f}"
 
 
 def _scatter(axis: Axes, seen: Observations, looks: dict) -> None:

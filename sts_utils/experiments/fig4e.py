@@ -45,10 +45,8 @@ def compute(run: Run) -> Numbers:
     """r of the simple predictors, skill of the probes, STS beside both, and what each costs."""
     profile, train = run.profile, run.train
     domains = [list(of.values()) for of in run.domains]
-    tuned = [
-        [features.extract_domain_after(profile, domain, seed) for domain in run.domain_names]
-        for seed in profile.seeds
-    ]
+    read = features.extract_domain_after
+    tuned = [[read(profile, d, seed) for d in run.domain_names] for seed in profile.seeds]
 
     def r(score_of: Callable) -> Correlation:
         def over_domains(s: int, weights: Sequence | None) -> np.ndarray:
@@ -65,24 +63,17 @@ def compute(run: Run) -> Numbers:
     inputs = {name: seen.scores.mean(0)[:, None] for name, seen in observed.items()}
     for name, field in zip(PROBES, ("r", "h"), strict=True):
         inputs[name] = np.mean([[of.mean(field) for of in row] for row in domains], axis=0)
-    share = reliability(changes, "absolute")
-    skills = {name: skill(x, _absolute(changes), share) for name, x in inputs.items()}
+    share, change = reliability(changes, "absolute"), np.abs([of.mean() for of in changes])
+    skills = {name: skill(x, change, share) for name, x in inputs.items()}
     weights = models.size(profile.model, profile.revision)
     return Numbers(found | run.correlations(), skills, costs(weights, tokens(profile)))
 
 
-def _absolute(changes: Sequence[np.ndarray]) -> np.ndarray:
-    """[D] |change|, of the mean over seeds and questions."""
-    return np.abs([of.mean() for of in changes])
-
-
 def steps(profile: Profile) -> list[Step]:
     """The residual stream of each domain in the fine-tuned model."""
-    return [
-        Step("domains after SFT", features.extract_domain_after, (profile, d, s), "06_plot", 1)
-        for s in profile.seeds
-        for d in corpora.domains(profile.domains)
-    ]
+    kind, read = "domains after SFT", features.extract_domain_after
+    of = [(profile, d, s) for s in profile.seeds for d in corpora.domains(profile.domains)]
+    return [Step(kind, read, args, "06_plot", 1) for args in of]
 
 
 def mean_row(of: FeatureStats, weights: np.ndarray | None = None) -> np.ndarray:

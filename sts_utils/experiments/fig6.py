@@ -47,10 +47,8 @@ def compute(run: Run) -> Numbers:
     rl.train, rl.domains = sft.train, sft.domains
     runs = {"main SFT": run, "SFT": sft, "GRPO": rl}
     overlap = {name: of.overlap() for name, of in runs.items()}
-    moved = {
-        name: float(np.mean([shift.shift(after).sum() for after in of.actual]))
-        for name, of in runs.items()
-    }
+    sums = {name: [shift.shift(after).sum() for after in of.actual] for name, of in runs.items()}
+    moved = {name: float(np.mean(of)) for name, of in sums.items()}
     r = {name: correlations(runs[name]) for name in ("SFT", "GRPO")}
     shared = shift.overlap(
         *(shift.shifted_dims(of.actual[0], None) for of in (sft, rl)), profile.top_n
@@ -80,15 +78,10 @@ def steps(profile: Profile) -> list[Step]:
     like, kind = supervised(profile), f"fine-tuning on {profile.grpo.train}"
     rl = Step("GRPO", reinforced, (profile,), "04_finetune")
     sft = training(kind, models.finetune, like, seed)
-    return [
-        rl,
-        sft,
-        Step("GRPO accuracy", accuracy, (profile,), "04_finetune", 1),
-        *demonstrated(run, seed),
-        *measured(run, rl, seed),
-        *measured(like, sft, seed),
-        Step("rollouts", own_answers, (profile,), "06_plot"),
-    ]
+    solved = Step("GRPO accuracy", accuracy, (profile,), "04_finetune", 1)
+    changed = [*measured(run, rl, seed), *measured(like, sft, seed)]
+    own = Step("rollouts", own_answers, (profile,), "06_plot")
+    return [rl, sft, solved, *demonstrated(run, seed), *changed, own]
 
 
 # --- trained and answered: in the store ----------------------------------------------------------

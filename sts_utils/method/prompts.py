@@ -5,7 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sts_utils.examples import Example
+from sts_utils.examples import Example, chat
 
 _MARK = "\x00QUERY\x00"  # never occurs in text; stands in for the query while the template renders
 
@@ -47,11 +47,7 @@ def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = (
     The span is found by rendering the template around a mark, and by character offsets, so it holds
     for any chat template.
     """
-    turns = []
-    for shown in demonstrations:
-        turns.append({"role": "user", "content": shown.query})
-        turns.append({"role": "assistant", "content": shown.solution})
-    turns.append({"role": "user", "content": _MARK})
+    turns = chat(*(text for e in demonstrations for text in (e.query, e.solution)), _MARK)
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     before, mark, after = rendered.partition(_MARK)
     if not mark:

@@ -12,14 +12,11 @@ from sts_utils.runs import samples
 def prepare(profile: Profile) -> None:
     """Raise a one-line ValueError for a profile whose parts are missing or do not fit."""
     torch.set_num_threads(batches.cpu_threads())
-    features = held.sae(profile, "cpu").cfg.d_sae
-    if profile.top_n > features:
-        raise ValueError(
-            f"top_n is {profile.top_n}, but SAE {profile.sae!r} has {features} features"
-        )
-    for other in held.sweep(profile):  # from their configs: weights of public SAEs are gigabytes
-        models.check(profile.model, other.layer, profile.revision)
-    p = profile
+    p, features = profile, held.sae(profile, "cpu").cfg.d_sae
+    if p.top_n > features:
+        raise ValueError(f"top_n is {p.top_n}, but SAE {p.sae!r} has {features} features")
+    for other in held.sweep(p):  # from their configs: weights of public SAEs are gigabytes
+        models.check(p.model, other.layer, p.revision)
     labels = (p.labels.code, p.labels.dialogue)
     read = (p.train, p.domains, p.demonstrations, p.grpo.train, p.evaluation.mathematics)
     for corpus in filter(None, (*read, *p.others, *labels)):

@@ -60,12 +60,10 @@ def extract_prose(profile: Profile, seed: int) -> FeatureStats:
         passages = [[contrast.prose(tokenizer, rng, e) for e in group] for group in sets]
         return samples.pairs(profile, asked[: shown.queries], passages)
 
-    def recipe(p):
-        return settings_of(p, "train", "shift", "alignment", seed=seed)
-
+    recipe = settings_of(profile, "train", "shift", "alignment", seed=seed)
     if profile.alignment == "stream":
-        return _stored("features-prose", recipe(profile), lambda: _stream(profile, pairs()))
-    return extract("features-prose", [profile], recipe, pairs, f"prose seed {seed}")
+        return _stored("features-prose", recipe, lambda: _stream(profile, pairs()))
+    return extract("features-prose", [profile], lambda _: recipe, pairs, f"prose seed {seed}")
 
 
 def extract_domain(
@@ -90,11 +88,9 @@ def extract_actual(profile: Profile, seed: int, model: TrainedModel | None = Non
     def pairs():
         return [(plain, plain) for plain, _ in samples.training_pairs(profile, seed)]
 
-    def recipe(p):
-        return settings_of(p, "train", "shift", seed=seed, trained=model.key)
-
+    recipe = settings_of(profile, "train", "shift", seed=seed, trained=model.key)
     desc = f"after training, seed {seed}"
-    return extract("features-actual", [profile], recipe, pairs, desc, model)
+    return extract("features-actual", [profile], lambda _: recipe, pairs, desc, model)
 
 
 def extract_domain_after(profile: Profile, domain: str, seed: int) -> FeatureStats:
@@ -103,15 +99,12 @@ def extract_domain_after(profile: Profile, domain: str, seed: int) -> FeatureSta
 
     def compute():
         pairs = [(plain, plain) for plain, _ in samples.domain_pairs(profile, domain, seed)]
-        tuned, one, desc = held.backbone(profile, model.folder()), np.array([0]), f"{domain} after"
-        hooks = [held.hook(profile)]
-        return method.feature_stats(
-            pairs, tuned, hooks, features=one, desc=f"{desc} SFT, seed {seed}"
-        )[0]
+        tuned, one = held.backbone(profile, model.folder()), np.array([0])
+        how = {"features": one, "desc": f"{domain} after SFT, seed {seed}"}
+        return method.feature_stats(pairs, tuned, [held.hook(profile)], **how)[0]
 
-    more = {"questions": profile.evaluation.questions, "trained": model.key}
-    sections = ("domains", "demonstrations", "sts")
-    recipe = settings_of(profile, *sections, **more, domain=domain, seed=seed)
+    more = {"questions": profile.evaluation.questions, "trained": model.key, "domain": domain}
+    recipe = settings_of(profile, "domains", "demonstrations", "sts", **more, seed=seed)
     return _stored("residual-after", recipe, compute)
 
 
@@ -179,15 +172,10 @@ def rollouts(profile: Profile, seed: int) -> list[Example]:
     def compute():
         from sts_utils.training import grpo  # TRL takes seconds to import
 
-        written = generation.completions(
-            held.load_whole(profile),
-            samples.tokenizer(profile.model, profile.revision),
-            [e.query for e in pool],
-            settings.completion_tokens,
-            temperature=settings.temperature,
-            seed=seed,
-            desc="rollouts",
-        )
+        whole, asked = held.load_whole(profile), [e.query for e in pool]
+        tokenizer = samples.tokenizer(profile.model, profile.revision)
+        how = {"temperature": settings.temperature, "seed": seed, "desc": "rollouts"}
+        written = generation.completions(whole, tokenizer, asked, settings.completion_tokens, **how)
         correct = [bool(grpo.reward(w, e.answer)) for w, e in zip(written, pool, strict=True)]
         return pd.DataFrame({"id": [e.id for e in pool], "solution": written, "correct": correct})
 

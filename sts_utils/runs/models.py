@@ -108,15 +108,10 @@ def with_sae(profile: Profile, name: str) -> Profile:
     return profile.model_copy(update={"sae": name, "layer": saes.layer(name)})
 
 
-def sweep_names(profile: Profile) -> list[str]:
-    """The SAEs of Fig 4a–c beside the profile's own."""
-    swept = {*profile.sweep.widths, *profile.sweep.layers, *profile.sweep.sparsities}
-    return sorted(swept - {profile.sae})
-
-
 def sweep(profile: Profile) -> list[Profile]:
-    """The run read through each SAE of Fig 4a–c."""
-    return [with_sae(profile, name) for name in sweep_names(profile)]
+    """The run read through each SAE of Fig 4a–c beside the profile's own."""
+    swept = {*profile.sweep.widths, *profile.sweep.layers, *profile.sweep.sparsities}
+    return [with_sae(profile, name) for name in sorted(swept - {profile.sae})]
 
 
 # --- fine-tuned models -------------------------------------------------------------------------

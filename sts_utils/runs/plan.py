@@ -47,10 +47,9 @@ class Step(NamedTuple):
 def base(profile: Profile, whole: bool = True) -> list[Step]:
     """Every seed's run; if `whole`, the SAEs of Fig 4 and the further training sets too."""
     also = [Step("", models.sweep, (profile,), "01_extract")] if whole else []
-    steps = features_of(profile, profile.seeds, also)
-    steps += before(profile)
-    second = samples.second_domains(profile)
-    if second:
+    steps = [s for seed in profile.seeds for s in demonstrated(profile, seed, also)]
+    steps += domains_of(profile, profile.seeds, also) + before(profile)
+    if second := samples.second_domains(profile):
         steps += domains_of(second, profile.seeds) + before(second)[:1]
     for run in [profile] + [samples.trained_on(profile, name) for name in profile.others if whole]:
         name = "fine-tuning (SFT)" if run is profile else f"fine-tuning on {run.train}"
@@ -58,21 +57,12 @@ def base(profile: Profile, whole: bool = True) -> list[Step]:
             tuned = training(name, models.finetune, run, seed)
             steps += [tuned, *measured(run, tuned, seed)]
             if run is profile:
-                of = (run, tuned)
-                steps.append(
-                    Step("held-out solutions", performance.measure_held_out, of, "04_finetune", 1)
-                )
+                of, measure = (run, tuned), performance.measure_held_out
+                steps.append(Step("held-out solutions", measure, of, "04_finetune", 1))
                 steps += measured(second, tuned, seed)[:1] if second else []
             else:
                 steps += demonstrated(run, seed)
     return steps
-
-
-def features_of(profile: Profile, seeds: Iterable[int], also: Sequence[Step] = ()) -> list[Step]:
-    """Features of the training set and of every domain."""
-    return [s for seed in seeds for s in demonstrated(profile, seed, also)] + [
-        *domains_of(profile, seeds, also)
-    ]
 
 
 def demonstrated(profile: Profile, seed: int, also: Sequence[Step] = ()) -> list[Step]:
@@ -84,11 +74,8 @@ def demonstrated(profile: Profile, seed: int, also: Sequence[Step] = ()) -> list
 def domains_of(profile: Profile, seeds: Iterable[int], also: Sequence[Step] = ()) -> list[Step]:
     """Features of each domain's questions."""
     kind, names = "features of the domains (STS)", corpora.domains(profile.domains)
-    return [
-        Step(kind, features.extract_domain, (profile, domain, seed, *also), "01_extract")
-        for seed in seeds
-        for domain in names
-    ]
+    of = [(profile, domain, seed, *also) for seed in seeds for domain in names]
+    return [Step(kind, features.extract_domain, args, "01_extract") for args in of]
 
 
 def before(profile: Profile) -> list[Step]:

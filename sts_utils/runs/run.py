@@ -134,10 +134,8 @@ class Run:
         return pd.DataFrame(rows)
 
     def _score(self, metric: str, domains: dict[str, FeatureStats], dims: ShiftedDims, **how):
-        definition = self.profile.definition
-        return scores.over_domains(
-            metric, list(domains.values()), dims, definition=definition, **how
-        )
+        of, definition = list(domains.values()), self.profile.definition
+        return scores.over_domains(metric, of, dims, definition=definition, **how)
 
     def observe(self, score_of) -> Observations:
         """What a correlation of any score with the change is computed from.

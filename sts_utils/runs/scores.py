@@ -20,7 +20,7 @@ def relative_activity(h: np.ndarray) -> np.ndarray:
 
 
 def sts_relative(
-    domains: Sequence[FeatureStats], dims: ShiftedDims, weights: Sequence | None = None
+    domains: Sequence[FeatureStats], dims: ShiftedDims, weights: Sequence | None = None, **_
 ) -> np.ndarray:
     """STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active D_N's
     features are in a domain than in the others (ours). [D], or [B, D] with `weights` [D][B, Q].
@@ -29,7 +29,7 @@ def sts_relative(
 
 
 def shift_cosine(
-    domains: Sequence[FeatureStats], dims: ShiftedDims, towards: np.ndarray, weights=None
+    domains: Sequence[FeatureStats], dims: ShiftedDims, towards: np.ndarray, weights=None, **_
 ) -> np.ndarray:
     """Cosine on D_N of a domain's mean signed shift and the training set's, `towards` [F] (ours).
 
@@ -72,12 +72,8 @@ def _of_each(score: Callable) -> Callable:
 SCORES: dict[str, Callable] = {
     "sts_act": _of_each(sts_act),
     "sts_icl": _of_each(sts_icl),
-    "sts_relative": lambda domains, dims, *, weights=None, **_: sts_relative(
-        domains, dims, weights
-    ),
-    "cosine": lambda domains, dims, *, weights=None, towards=None, **_: shift_cosine(
-        domains, dims, towards, weights
-    ),
+    "sts_relative": sts_relative,
+    "cosine": shift_cosine,
 }
 
 

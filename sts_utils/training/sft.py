@@ -26,6 +26,8 @@ BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
 #: Batch of a probe: many small steps show sooner where training leads than few large ones
 #: (notebook 07_control).
 QUICK_BATCH = 4
+#: Tokens of a forward and backward pass on a CPU, at most (or one row).
+CPU_TOKENS = 2048
 #: Logits held at once, in float32.
 LOGITS = 2**28
 #: A log's names for the Trainer's columns.
@@ -70,7 +72,12 @@ def train_answers(
     """Train what is trainable in `model` on the answers of `examples` (in place), at the learning
     rate `lr` instead of the settings', after a `warmup` of so much of the run; a log as `sft`'s."""
     rows = tokenize(tokenizer, examples, settings.max_length)
-    models.train_on_rows_of(model, max(len(row["input_ids"]) for row in rows))
+    longest = max(len(row["input_ids"]) for row in rows)
+    models.train_on_rows_of(model, longest)
+    if models.device() == "cpu":  # two processes of 11 GB did not fit into 24: half the rows, 7 GB
+        most = settings.micro_batch
+        fit = [n for n in range(1, most + 1) if most % n == 0 and n * longest <= CPU_TOKENS]
+        settings = settings.model_copy(update={"micro_batch": max(fit, default=1)})
     precision = torch.backends.fp32_precision  # TF32, which SFT sets, is for SFT alone
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,5 @@
-"""A paper profile on the small hub, another family each day; `make rehearse` runs all of it."""
+"""A paper profile on the small hub: each day another family and another part of the run, so that
+every notebook of each comes round; `make rehearse` runs all of it at once."""
 
 import datetime
 
@@ -6,9 +7,9 @@ import pytest
 from rehearsal.__main__ import rehearse
 from rehearsal.families import NAMES
 
-#: Extraction, D_N, scores, SFT over two processes, answers written behind five shots, selective
-#: tuning through every SAE, verified mathematics.
-FIGURES = "fig3 table6 fig7"
+#: Figures alone (SFT over two processes, answers written behind five shots, selective tuning
+#: through every SAE, verified mathematics), or whole notebooks.
+PARTS = ("fig3 table6 fig7", ("01_extract", "02_shift_detect", "03_score"), ("04_finetune",))
 SIZES = {
     "seeds": [0],
     "evaluation": {"max_new_tokens": 4, "questions": 1, "held_out": 2},
@@ -18,7 +19,13 @@ SIZES = {
 
 @pytest.mark.slow
 def test_a_paper_profile_runs_from_its_own_file_formats_to_its_figures(tmp_path):
-    name = NAMES[datetime.date.today().toordinal() % len(NAMES)]
-    assert rehearse(name, tmp_path, SIZES, FIGURES) == 0
-    drawn = {path.stem for path in (tmp_path / "figures" / name).iterdir()}
-    assert drawn == set(FIGURES.split())
+    day = datetime.date.today().toordinal()
+    name, part = NAMES[day % len(NAMES)], PARTS[day // len(NAMES) % len(PARTS)]
+    if isinstance(part, str):
+        assert rehearse(name, tmp_path, SIZES, part) == 0
+        drawn = {path.stem for path in (tmp_path / "figures" / name).iterdir()}
+        assert drawn == set(part.split())
+    else:
+        assert rehearse(name, tmp_path, SIZES | {"stages": list(part)}) == 0
+        made = {path.stem for path in (tmp_path / "runs/notebooks" / name).iterdir()}
+        assert made == set(part)
