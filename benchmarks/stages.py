@@ -10,9 +10,10 @@ import re
 from datetime import datetime
 
 import pandas as pd
+import psutil
 from speed import document
 
-from sts_utils import batches, store
+from sts_utils import store
 
 #: Prefix of an artifact's folder -> what was done.
 KINDS = {
@@ -20,6 +21,7 @@ KINDS = {
     "features-prose": "features of training sets",
     "features-domain": "features of domains, eight SAEs",
     "features-actual": "what fine-tuning moved",
+    "residual-after": "what fine-tuning moved",
     "trained": "fine-tuning, 12 models",
     "selective": "selective fine-tuning",
     "performance": "evaluation before and after",
@@ -35,7 +37,7 @@ KINDS = {
 
 def table(start: float) -> pd.DataFrame:
     """kind, steps, seconds; with the whole in the last row. The set-up is in none of them."""
-    made = sorted((folder.stat().st_mtime, folder.name) for folder in store.RUNS.glob("*-*"))
+    made = sorted((folder.stat().st_mtime, folder.name) for folder in store.RUNS.glob("[a-z]*-*"))
     rows, last = [], start
     for when, name in made:
         prefix = re.fullmatch(r"(.+?)(-\d\d_\w+)?-[0-9a-f]{12}", name)[1]
@@ -52,8 +54,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--start", required=True, help="when it began, in local time")
     begun = datetime.fromisoformat(parser.parse_args().start)
-    found = table(begun.timestamp()).round({"seconds": 0})
-    machine = f"{begun:%Y-%m-%d}, {batches.cpu_threads()} CPU cores"
+    found = table(begun.timestamp()).round().astype({"seconds": int})
+    machine = f"{begun:%Y-%m-%d}, {psutil.cpu_count()} CPU cores"
     document(machine, found, "stages")
     print(found.to_string(index=False))
 

@@ -207,9 +207,10 @@ def generate(
 @contextlib.contextmanager
 def sampler(beside: int) -> Iterator[dict]:
     """What TRL is told to sample with a vLLM in this process, next to `beside` bytes of weights and
-    gradients. The process group and the variables that this leaves are cleared away."""
+    gradients. The process group, variables and precision that this leaves are cleared away."""
     close()
-    variables, share = dict(os.environ), 0.1
+    variables, share, products = dict(os.environ), 0.1, torch.backends.cuda.matmul
+    precision = products.fp32_precision
     told = ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE // 2**30)}
     os.environ.update({k: os.environ.get(k, v) for k, v in told.items()})
     if torch.cuda.is_available():
@@ -229,6 +230,7 @@ def sampler(beside: int) -> Iterator[dict]:
         cleanup_dist_env_and_memory()
         os.environ.clear()
         os.environ.update(variables)
+        products.fp32_precision = precision  # set by its worker, else SFT's TF32 has no effect
 
 
 # --- the engine --------------------------------------------------------------------------------

@@ -131,9 +131,10 @@ def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatc
     settings = {"steps": 2, "prompts": 2, "generations": 2, "completion_tokens": 24, "lr": 1e-3}
     profile = config.load("smol").model_copy(update={"grpo": GrpoSettings(**settings)})
     profile = profile.model_copy(update={"engine": "vllm"})
-    before = dict(os.environ)
+    before, precision = dict(os.environ), torch.backends.cuda.matmul.fp32_precision
     log = engine.grpo(profile, corpora.load("gsm-symbolic", 0, 6), 0, tmp_path)
     assert dict(os.environ) == before and not torch.distributed.is_initialized()
+    assert torch.backends.cuda.matmul.fp32_precision == precision
     assert list(log.step) == [1, 2] and (log.length > 1).all()
     steps = [logs for logs in logged if "sampling/sampling_logp_difference/mean" in logs]
     assert len(steps) == 2

@@ -1,5 +1,6 @@
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_log_probabilities_are_those_of_the_whole_pass(whole):
     ids, mask = ids.to(models.device()), mask.to(models.device())
     mask[0, :3], mask[1, -2:] = 0, 0
     stub = SimpleNamespace(temperature=0.7)
+    stub._logps = partial(grpo.AnswerGRPO._logps, stub)
     with torch.no_grad():
         logps, *_ = grpo.AnswerGRPO._get_per_token_logps_and_entropies(stub, whole, ids, mask, 5)
         full = (whole(input_ids=ids, attention_mask=mask).logits[:, :-1] / 0.7).log_softmax(-1)
