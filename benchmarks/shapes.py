@@ -1,16 +1,19 @@
 """What a GPU does at an 8B model's real shapes, with random weights: nothing is downloaded.
 
 `PYTHONPATH=tests python benchmarks/shapes.py --blocks 8` prints a line a measurement (JSON): the
-speed of extraction over a bare model and its peak memory, of scoring options, of writing, and of
-SFT at 8,192 tokens with so many of the model's blocks. Some minutes, and 16 GB of disk.
+speed of extraction over a bare model and its peak memory, by transformers and by vLLM (over its
+bare prefill), of scoring options, of writing, and of SFT at 8,192 tokens and of GRPO with so many
+of the model's blocks. `--only vllm grpo` chooses. Some minutes, and 16 GB of disk.
 """
 
 import argparse
 import gc
 import json
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -24,12 +27,17 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from sts_utils import config, corpora, generation, models
 from sts_utils.config import Profile
+from sts_utils.engines import vllm
 from sts_utils.evaluation import options
 from sts_utils.method import extract
 from sts_utils.method.extract import Hook
+from sts_utils.runs import engine
 from sts_utils.training import sft
 
 FAMILY = "llama3-8b"
+PARTS = ["extraction", "vllm", "evaluation", "sft", "grpo"]
+#: Tokens of a context.
+LENGTHS = 300, 1000, 2000, 6000
 
 
 def say(**told) -> None:
@@ -74,7 +82,7 @@ def extraction(profile: Profile, rounds: int = 2) -> None:
     model = models.load_truncated(profile.model, profile.layer, profile.dtype)
     bare = Bare(profile.model, profile.layer, profile.dtype)
     bare.seconds(8192, 512)
-    for number, lengths in ((1, (300, 1000, 2000, 6000)), (8, (1000, 6000))):
+    for number, lengths in ((1, LENGTHS), (8, (1000, 6000))):
         read = hooks(profile, number)
         for length in lengths:
             pairs = long_pairs(profile, length, sets=8, queries=256)
@@ -90,6 +98,42 @@ def extraction(profile: Profile, rounds: int = 2) -> None:
             theirs, mine = (tokens / min(of) for of in zip(*times, strict=True))
             say(context=length, saes=number, tokens=tokens, ours=round(mine), bare=round(theirs))
             say(ratio=round(mine / theirs, 2), peak=peak())
+
+
+def by_vllm(profile: Profile) -> None:
+    """The same by vLLM, over its own prefill of as many tokens in rows as long; and its writing."""
+    from vllm import LLM, SamplingParams
+
+    folder = vllm.truncated_checkpoint(profile.model, profile.layer)
+    of, ours = {n: long_pairs(profile, n, sets=8, queries=256) for n in LENGTHS}, {}
+    read = hooks(profile, 1)
+    for length, pairs in of.items():
+
+        def stats(pairs=pairs) -> None:
+            vllm.feature_stats(pairs, folder, read, dtype=profile.dtype, desc=None)
+
+        stats()
+        ours[length] = extract.tokens_read(pairs) / seconds(stats)
+    vllm.close()
+    bare = LLM(str(folder), dtype=profile.dtype, enforce_eager=True, enable_prefix_caching=False)
+    one = SamplingParams(max_tokens=1, temperature=0, detokenize=False)
+    for length, pairs in of.items():
+        width = round(np.mean([icl.span[1] for _, icl in pairs]))
+        rows = np.full((extract.tokens_read(pairs) // width, width), 1000).tolist()
+        asked = [{"prompt_token_ids": row} for row in rows]
+        bare.generate(asked[:8], one, use_tqdm=False)
+        took = seconds(lambda asked=asked: bare.generate(asked, one, use_tqdm=False))
+        theirs = len(rows) * width / took
+        say(engine="vllm", context=length, ours=round(ours[length]), bare=round(theirs))
+        say(ratio=round(ours[length] / theirs, 2))
+    bare.llm_engine.engine_core.shutdown()
+    texts = [e.query for e in corpora.load("mmlu-test")[:256]]
+    write = vllm.generate(profile.model, 128)
+    write(texts[:8])
+    start = time.perf_counter()
+    written = sum(tokens for _, tokens, _ in write(texts))
+    say(engine="vllm", tokens_written_a_second=round(written / (time.perf_counter() - start)))
+    vllm.close()
 
 
 def evaluation(folder: str) -> None:
@@ -115,18 +159,43 @@ def training(folder: str, out: Path) -> None:
     say(seconds_of_three_steps_and_saving=round(took), peak=peak(), main_memory=main_memory)
 
 
+def reinforcement(folder: str, out: Path) -> None:
+    """Two steps of GRPO as the profile for one GPU has it, sampled by vLLM where it is; rewards by
+    chance, which random weights would not earn."""
+    profile = config.load("llama3-8b-one-gpu")
+    settings = profile.grpo.model_copy(update={"steps": 2})
+    profile = profile.model_copy(update={"model": folder, "revision": None, "grpo": settings})
+    pool = corpora.load("gsm-symbolic")[:64]
+    with mock.patch("sts_utils.training.grpo.reward", lambda text, _: len(text) % 2):
+        took = seconds(lambda: engine.grpo(profile, pool, 0, out))
+    say(seconds_of_two_grpo_steps_and_saving=round(took), peak=peak())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, default=8, help="of the model that is fine-tuned")
+    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--folder", type=Path, help="where the models are kept; a temporary one")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        whole, few = Path(scratch) / "whole", Path(scratch) / "few"
-        make(whole)
+        folder = chosen.folder or Path(scratch)
+        whole, few = folder / "whole", folder / "few"
+        for model, blocks in ((whole, None), (few, chosen.blocks)):
+            if not model.exists():
+                make(model, blocks)
         told = {"model": str(whole), "revision": None, "train": "gsm-symbolic"}
-        extraction(config.load(FAMILY).model_copy(update=told))
-        evaluation(str(whole))
-        make(few, chosen.blocks)
-        training(str(few), Path(scratch))
+        profile = config.load(FAMILY).model_copy(update=told)
+        does = {
+            "extraction": lambda: extraction(profile),
+            "vllm": lambda: by_vllm(profile),
+            "evaluation": lambda: evaluation(str(whole)),
+            "sft": lambda: training(str(few), folder),
+            "grpo": lambda: reinforcement(str(few), folder / "grpo"),
+        }
+        for part in chosen.only:
+            start = time.perf_counter()
+            does[part]()
+            say(part=part, took=round(time.perf_counter() - start))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -49,10 +49,8 @@ def resolve(name: str) -> Path | str:
         return Path(mirror) / name
     if name.count("/") != 1:
         packaged = ", ".join([*PACKAGED, *RANDOM])
-        raise ValueError(
-            f"model {name!r} is neither packaged ({packaged}), nor a folder, "
-            "nor a hub name like 'org/name'"
-        )
+        nor = "nor a folder, nor a hub name like 'org/name'"
+        raise ValueError(f"model {name!r} is neither packaged ({packaged}), {nor}")
     return name
 
 
@@ -170,6 +168,28 @@ def behind(cache, rows: int) -> dict:
         layer.keys = layer.keys.expand(rows, -1, -1, -1)
         layer.values = layer.values.expand(rows, -1, -1, -1)
     return {"past_key_values": cache, "use_cache": True}
+
+
+@contextlib.contextmanager
+def hooked(blocks, hooks: Mapping[int, Callable]) -> Iterator[None]:
+    """Blocks with forward hooks, by number."""
+    with contextlib.ExitStack() as stack:
+        for layer, hook in hooks.items():
+            stack.callback(blocks[layer].register_forward_hook(hook).remove)
+        yield
+
+
+@contextlib.contextmanager
+def reading(model, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
+    """Block -> the residual stream after it, of a backbone's last pass; no other block's is kept
+    (all of an 8B model's over 16,384 tokens would be 3.5 GB)."""
+    read = {}
+
+    def keep(layer: int) -> Callable:
+        return lambda _block, _inputs, output: read.update({layer: output})
+
+    with hooked(model.layers, {layer: keep(layer) for layer in layers}):
+        yield read
 
 
 def final_states(model, input_ids, attention_mask, keep) -> torch.Tensor:

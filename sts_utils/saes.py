@@ -40,9 +40,8 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
             sae = SAE.from_pretrained(release, sae_id)
         except Exception as error:  # unknown release, unknown id, no hub: one line for all
             why = str(error).split("\n")[0]
-            raise ValueError(
-                f"SAE {name!r} is no folder and sae-lens can't load it: {why}"
-            ) from None
+            said = f"SAE {name!r} is no folder and sae-lens can't load it"
+            raise ValueError(f"{said}: {why}") from None
     reads, hook = sae.cfg.d_in, sae.cfg.metadata.hook_name
     if d_in is not None and reads != d_in:
         raise ValueError(f"SAE {name!r} reads width {reads}, the model's residual stream is {d_in}")
@@ -78,10 +77,8 @@ def layer(name: str) -> int:
         return int(random_one["layer"] or 0)
     hook = _hook_name(name)
     if not (block := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook)):
-        place = hook or "no known place"
-        raise ValueError(
-            f"SAE {name!r} reads {place}: choose one on the residual stream after a block"
-        )
+        reads = f"SAE {name!r} reads {hook or 'no known place'}"
+        raise ValueError(f"{reads}: choose one on the residual stream after a block")
     return int(block[1])
 
 

@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
-from safetensors.numpy import load as read_arrays
+from safetensors.torch import load as read_tensors
 from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
@@ -127,32 +127,30 @@ def feature_stats(
     if tokens := tokens or (None if torch.cuda.is_available() else batches.batch_tokens()):
         extra |= {"max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 64)}
     saes = {id(hook.sae): hook.sae for hook in hooks}.values()
-    llm = _engine(folder, dtype, sum(p.nbytes for sae in saes for p in sae.parameters()), extra)
+    ids, rows = [a.example_id for a, _ in pairs], min(extract.ROWS, len(pairs))
+    sums = sum(32 * rows * (hook.sae.cfg.d_sae + hook.sae.cfg.d_in) for hook in hooks)  # 4 float64
+    beside = sums + sum(p.nbytes for sae in saes for p in sae.parameters())
+    llm = _engine(folder, dtype, beside, extra)
     told = [(hook.layer, _folder(hook.sae).name, float(hook.sink_norm)) for hook in hooks]
-    llm.collective_rpc("sts_install", args=(told,))
-    sums = [{} for _ in hooks]
+    llm.collective_rpc("sts_install", args=(told, ids))
 
     def fits(batch: Sequence[int], i: int) -> bool:
         return sum(len(pairs[j][0].query) for j in [*batch, i]) <= QUERY_TOKENS
 
     with tqdm(total=len(pairs), desc=desc, unit="query", leave=False, disable=desc is None) as bar:
         for batch in batches.greedy(order, fits):
-            stacked = _batch_sums(llm, [pairs[i] for i in batch])
-            for pooled, fields in zip(sums, stacked, strict=True):
-                for row, index in enumerate(batch):
-                    of = {name: values[row] for name, values in fields.items()}
-                    extract.pool(pooled, {index: of})
+            _read(llm, batch, [pairs[i] for i in batch])
             bar.update(len(batch))
-    ids = [a.example_id for a, _ in pairs]
+    sums = [read_tensors(llm.collective_rpc("sts_sums", args=(i,))[0]) for i in range(len(hooks))]
     return [extract.stacked(of, ids, hook.sae) for hook, of in zip(hooks, sums, strict=True)]
 
 
-def _batch_sums(llm, pairs: Sequence[tuple[Prompt, Prompt]]) -> list[dict]:
-    """Each hook's sums of one batch of pairs: field -> array, a row a pair."""
+def _read(llm, indices: Sequence[int], pairs: Sequence[tuple[Prompt, Prompt]]) -> None:
+    """Add the sums of one batch of pairs to the worker's."""
     from vllm import SamplingParams
 
-    ids, lengths = [a.example_id for a, _ in pairs], [len(a.query) for a, _ in pairs]
-    llm.collective_rpc("sts_begin", args=(ids, lengths))
+    lengths = [len(a.query) for a, _ in pairs]
+    llm.collective_rpc("sts_begin", args=(list(indices), lengths))
     prompts, settings = [], []
     for side in (0, 1):
         for number, prompt in enumerate(pair[side] for pair in pairs):
@@ -163,10 +161,8 @@ def _batch_sums(llm, pairs: Sequence[tuple[Prompt, Prompt]]) -> list[dict]:
             # nothing after the query is read
             prompts.append({"prompt_token_ids": list(prompt.ids[:stop])})
     llm.generate(prompts, settings, use_tqdm=False)
-    sums = llm.collective_rpc("sts_collect")[0]
-    if isinstance(sums, str):
-        raise ValueError(sums)
-    return [read_arrays(of) for of in sums]
+    if error := llm.collective_rpc("sts_add")[0]:
+        raise ValueError(error)
 
 
 # --- completions -------------------------------------------------------------------------------

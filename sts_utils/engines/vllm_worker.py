@@ -1,13 +1,13 @@
 """What runs inside vLLM: which query rows are computed, read from the residual stream, summed.
 
 vLLM imports this module in its own processes: `QueryScheduler` in the engine, `ResidualReader` in
-every worker. A request says what it is in its `extra_args`: {"pair": index in the batch, "side": 0
+every worker. A request says what it is in its `extra_args`: {"pair": place in the batch, "side": 0
 plain or 1 icl, "start", "stop": the query's span}.
 """
 
 import numpy as np
 import torch
-from safetensors.numpy import save
+from safetensors.torch import save
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from sts_utils import saes
@@ -36,11 +36,11 @@ class QueryScheduler(Scheduler):
 
 class ResidualReader:
     """Worker extension: hooks on decoder layers keep the query's residual rows until a batch of
-    pairs is summed."""
+    pairs is summed; the sums stay until the end."""
 
-    def sts_install(self, hooks: list) -> None:
+    def sts_install(self, hooks: list, ids: list) -> None:
         """From now on read the residual stream for `hooks`: (layer, folder of the SAE, sink_norm)
-        each."""
+        each, of pairs with these example ids."""
         for handle in getattr(self, "sts_handles", ()):
             handle.remove()
         if self.rank:  # the residual stream is replicated over tensor-parallel ranks
@@ -48,6 +48,7 @@ class ResidualReader:
         held, folders = getattr(self, "sts_saes", {}), {folder for _, folder, _ in hooks}
         self.sts_saes = {folder: held.get(folder) or self._sts_sae(folder) for folder in folders}
         self.sts_hooks = [Hook(layer, self.sts_saes[folder], norm) for layer, folder, norm in hooks]
+        self.sts_ids, self.sts_pooled = ids, [{} for _ in hooks]
         self.sts_layers = sorted({hook.layer for hook in self.sts_hooks})
         blocks = self.model_runner.get_model().model.layers
         self.sts_handles = [
@@ -58,11 +59,11 @@ class ResidualReader:
     def _sts_sae(self, folder: str):
         return saes.SAE.load_from_disk(folder, device=str(self.device)).eval().requires_grad_(False)
 
-    def sts_begin(self, ids: list, lengths: list) -> None:
-        """A batch of pairs with these example ids and query lengths comes next."""
+    def sts_begin(self, indices: list, lengths: list) -> None:
+        """A batch of these pairs, with queries of these lengths, comes next."""
         if self.rank:
             return
-        self.sts_ids, self.sts_lengths = ids, lengths
+        self.sts_indices, self.sts_lengths = indices, lengths
         self.sts_starts = np.cumsum([0, *lengths])
         self.sts_place = np.full((2, self.sts_starts[-1]), -1)  # condition, query token -> row kept
         self.sts_kept, self.sts_rows = 0, {layer: [] for layer in self.sts_layers}
@@ -92,28 +93,32 @@ class ResidualReader:
             chosen.append(offsets[i] + tokens - first)
         return torch.from_numpy(np.concatenate(chosen).astype(np.int64)).to(self.device)
 
-    def sts_collect(self) -> list | str | None:
-        """Each hook's sums of the batch, a row a pair, as safetensors; or what is wrong, in one
-        line."""
+    def sts_add(self) -> str | None:
+        """Add the batch's sums to each hook's; or what is wrong, in one line."""
         if self.rank:
             return None
         missing = (self.sts_place < 0).any(0)
         if missing.any():
             pair = int(np.searchsorted(self.sts_starts, missing.argmax(), side="right")) - 1
             skipped = f"vLLM skipped {missing.sum()} query tokens of this batch"
-            return f"{skipped}, first in question {self.sts_ids[pair]}"
+            return f"{skipped}, first in question {self.sts_ids[self.sts_indices[pair]]}"
         place = torch.from_numpy(self.sts_place).to(self.device)
         rows = {layer: torch.cat(chunks) for layer, chunks in self.sts_rows.items()}
         try:
             with torch.inference_mode():
-                return [self._sts_sums(rows[hook.layer], place, hook) for hook in self.sts_hooks]
+                for hook, pooled in zip(self.sts_hooks, self.sts_pooled, strict=True):
+                    sides = [rows[hook.layer][side].float() for side in place]
+                    of = self.sts_indices, self.sts_lengths, sides, hook, None, self.sts_ids
+                    extract.add_sums(pooled, *of)
         except ValueError as error:
             return str(error)
         finally:
             self.sts_rows = {}
+        return None
 
-    def _sts_sums(self, rows: torch.Tensor, place: torch.Tensor, hook: Hook) -> bytes:
-        indices, lengths = range(len(self.sts_lengths)), self.sts_lengths
-        sides = [rows[side].float() for side in place]
-        sums = extract.paired_sums(indices, lengths, sides, hook, None, self.sts_ids)
-        return save({name: np.stack([sums[i][name] for i in indices]) for name in sums[0]})
+    def sts_sums(self, number: int) -> bytes | None:
+        """The sums of hook `number`, a row a pair, as safetensors; they are let go."""
+        if self.rank:
+            return None
+        pooled, self.sts_pooled[number] = self.sts_pooled[number], {}
+        return save(pooled)

@@ -49,10 +49,8 @@ def accuracy(
     """
     for domain in {e.domain for e in examples}:
         if (known := len(shots.get(domain, ()))) < settings.shots:
-            raise ValueError(
-                f"domain {domain!r} has {known} demonstrations, evaluation.shots asks for "
-                f"{settings.shots}"
-            )
+            asks = f"evaluation.shots asks for {settings.shots}"
+            raise ValueError(f"domain {domain!r} has {known} demonstrations, {asks}")
     shown = {domain: group[: settings.shots] for domain, group in shots.items()}
     size = context or tokenizer.model_max_length, settings.max_new_tokens
     texts = [fitting_prompt(tokenizer, e, shown.get(e.domain, ()), *size) for e in examples]
@@ -113,10 +111,8 @@ def fitting_prompt(
         text = prompt(example, shots[:n])
         if len(tokenizer(text).input_ids) + new_tokens <= context:
             return text
-    raise ValueError(
-        f"question {example.id} and {new_tokens} new tokens are more than the model's {context}: "
-        "lower evaluation.max_new_tokens"
-    )
+    more = f"question {example.id} and {new_tokens} new tokens are more"
+    raise ValueError(f"{more} than the model's {context}: lower evaluation.max_new_tokens")
 
 
 def answers_report(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
@@ -131,10 +127,8 @@ def answers_report(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     names = {"suffixes": ("_before", "_after"), "validate": "one_to_one"}
     both = before.merge(after, on=["domain", "id"], **names)
     if len(both) != len(before) or len(both) != len(after):
-        raise ValueError(
-            f"{len(before)} questions before, {len(after)} after, {len(both)} in both: "
-            "ask the same ones"
-        )
+        had = f"{len(before)} questions before, {len(after)} after, {len(both)} in both"
+        raise ValueError(f"{had}: ask the same ones")
     rows = []
     for domain, group in both.groupby("domain"):
         row = {"domain": domain, "questions": len(group)}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sts_utils import batches, saes
 from sts_utils.method.prompts import Prompt
-from sts_utils.models import behind, context_cache
+from sts_utils.models import behind, context_cache, reading
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +113,9 @@ def feature_stats(
                     lengths = [len(pairs[i][0].query) for i in part]
                     last = zip((len(tails[i]) for i in part), lengths, strict=True)
                     own = torch.cat([torch.arange(size) >= size - n for size, n in last])
-                    for hook, pooled in zip(hooks, sums, strict=True):
+                    for hook, of in zip(hooks, sums, strict=True):
                         sides = [side[hook.layer][own] for side in residuals]
-                        pool(pooled, paired_sums(part, lengths, sides, hook, features, ids))
+                        add_sums(of, part, lengths, sides, hook, features, ids)
                 bar.update(len(batch))
     return [stacked(of, ids, hook.sae, features) for hook, of in zip(hooks, sums, strict=True)]
 
@@ -136,39 +136,42 @@ def tokens_read(pairs: Sequence[tuple[Prompt, Prompt]]) -> int:
     return sum(map(len, contexts)) + 2 * sum(len(plain.tail) for plain, _ in pairs)
 
 
-def paired_sums(indices, lengths, sides, hook: Hook, features, ids) -> dict[int, dict]:
-    """Index -> a query's sums, from the residual rows [tokens, d_model] of both `sides` of a batch.
+def add_sums(into: dict, indices, lengths, sides, hook: Hook, features, ids) -> None:
+    """Add queries' sums to the rows of `into` (field -> tensor where the SAE is): query i to row
+    i mod ROWS. From the residual rows [tokens, d_model] of both `sides` of a batch.
 
     `lengths` are the queries' tokens; ENCODED_ROWS rows are encoded at a time.
     """
-    sums, parts = {}, [rows.split(lengths) for rows in sides]
+    parts = [rows.split(lengths) for rows in sides]
     for run in _runs(lengths):
         r, r_other = (torch.cat([part[i] for i in run]) for part in parts)
         own = [lengths[i] for i in run]
         norms = torch.stack([r.norm(dim=-1), r_other.norm(dim=-1)])
         kept, finite = (norms < hook.sink_norm).all(0), torch.isfinite(norms).all(0)
-        n = [int(part.sum()) for part in kept.split(own)]
+        fields_ = {"n": torch.stack([part.sum() for part in kept.split(own)])}
+        n = fields_["n"].tolist()
         r, r_other = r[kept], r_other[kept]
         h, h_other = (saes.encode(hook.sae, rows, features) for rows in (r, r_other))
-        fields_ = {"n": np.array(n)}
         for name, rows in (("h", h), ("dh", h_other - h), ("r", r), ("dr", r_other - r)):
             rows = rows.double()
             fields_[name] = _sums(rows, n)
             fields_[f"{name}2"] = _sums(rows.square_(), n)
         del fields_["r2"]
-        whole = [bool(part.all()) for part in finite.split(own)]
-        whole &= np.isfinite(fields_["dh2"]).all(1)
-        for row, i in enumerate(run):
-            if not whole[row]:
-                name = ids[indices[i]]
-                raise ValueError(f"question {name}: features are not finite; try dtype: float32")
-            sums[indices[i]] = {name: values[row] for name, values in fields_.items()}
-    return sums
+        whole = torch.stack([part.all() for part in finite.split(own)])
+        whole &= fields_["dh2"].isfinite().all(1)
+        if not whole.all():
+            name = ids[indices[run[whole.int().argmin()]]]
+            raise ValueError(f"question {name}: features are not finite; try dtype: float32")
+        places = torch.tensor([indices[i] % ROWS for i in run], device=r.device)
+        for name, values in fields_.items():
+            if name not in into:
+                into[name] = values.new_zeros(min(ROWS, len(ids)), *values.shape[1:])
+            into[name].index_add_(0, places, values)
 
 
-def _sums(rows: torch.Tensor, n: list[int]) -> np.ndarray:
+def _sums(rows: torch.Tensor, n: list[int]) -> torch.Tensor:
     """[Q, F] sums of rows [tokens, F], `n` tokens a query."""
-    return torch.stack([part.sum(0) for part in rows.split(n)]).cpu().numpy()
+    return torch.stack([part.sum(0) for part in rows.split(n)])
 
 
 def _runs(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -180,19 +183,11 @@ def _runs(lengths: Sequence[int]) -> Iterator[list[int]]:
     return batches.greedy(range(len(lengths)), fits)
 
 
-def pool(into: dict[int, dict], sums: dict[int, dict]) -> None:
-    """Add queries' sums to the rows kept: query i to row i mod ROWS."""
-    for index, of in sums.items():
-        row = into.get(index % ROWS)
-        into[index % ROWS] = {k: row[k] + v for k, v in of.items()} if row else of
-
-
-def stacked(sums: dict[int, dict], ids: Sequence[str], sae, features=None) -> FeatureStats:
-    """Each row's sums, in order, as one FeatureStats."""
-    ids = tuple(ids)[:ROWS]
-    rows = {k: np.stack([sums[i][k] for i in range(len(ids))]) for k in sums[0]}
+def stacked(sums: dict, ids: Sequence[str], sae, features=None) -> FeatureStats:
+    """What `add_sums` added, as one FeatureStats."""
     columns = np.arange(sae.cfg.d_sae) if features is None else np.asarray(features)
-    return FeatureStats(ids=ids, features=columns, **rows)
+    rows = {name: values.cpu().numpy() for name, values in sums.items()}
+    return FeatureStats(ids=tuple(ids)[:ROWS], features=columns, **rows)
 
 
 # --- forward passes ----------------------------------------------------------------------------
@@ -209,10 +204,11 @@ def query_residuals(model, cache, queries: Sequence, layers: Sequence[int]) -> d
     for row, query in enumerate(queries):
         ids[row, : len(query)] = torch.tensor(query)
         mask[row, past : past + len(query)] = 1
-    told = {"attention_mask": mask.to(model.device), "output_hidden_states": True}
-    read = model(input_ids=ids.to(model.device), **told, **behind(cache, len(queries)))
-    hidden, own = read.hidden_states, mask[:, past:].bool()
-    return {layer: hidden[layer + 1][own].float() for layer in layers}
+    told = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    with reading(model, layers) as hidden:
+        model(**told, **behind(cache, len(queries)))
+    own = mask[:, past:].bool()
+    return {layer: hidden[layer][own].float() for layer in layers}
 
 
 def _batches(queries: dict, longest: int, model, tokens: int | None) -> Iterator[list[int]]:

@@ -36,7 +36,8 @@ def stream_stats(
     ids = [f"rows-{i}" for i in range(len(lengths))]
     every = hook._replace(sink_norm=np.inf)
     sides = [stream[:rows] for stream in streams]
-    sums = extract.paired_sums(range(len(lengths)), lengths, sides, every, None, ids)
+    sums = {}
+    extract.add_sums(sums, range(len(lengths)), lengths, sides, every, None, ids)
     return extract.stacked(sums, ids, hook.sae)
 
 

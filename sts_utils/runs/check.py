@@ -24,8 +24,7 @@ def prepare(profile: Profile) -> None:
     for run in filter(None, (p, samples.second_domains(p))):
         shown = by_domain(corpora.load(run.demonstrations))
         for domain in samples.evaluation_questions(run):
-            if len(shown.get(domain, ())) < p.sts.demonstrations:
-                raise ValueError(
-                    f"domain {domain!r} has {len(shown.get(domain, ()))} demonstrations in "
-                    f"{run.demonstrations!r}, sts.demonstrations asks for {p.sts.demonstrations}"
-                )
+            if (n := len(shown.get(domain, ()))) < p.sts.demonstrations:
+                has = f"has {n} demonstrations in {run.demonstrations!r}"
+                asks = f"sts.demonstrations asks for {p.sts.demonstrations}"
+                raise ValueError(f"domain {domain!r} {has}, {asks}")

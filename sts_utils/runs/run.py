@@ -123,9 +123,8 @@ class Run:
         about = {"model": self.profile.model, "sae": self.profile.sae, "train": self.profile.train}
         rows = []
         for metric in score.PAPER_SCORES:
-            for seed, dims, domains in zip(
-                self.profile.seeds, self.dims, self.domains, strict=True
-            ):
+            of_seeds = zip(self.profile.seeds, self.dims, self.domains, strict=True)
+            for seed, dims, domains in of_seeds:
                 values = self._score(metric, domains, dims)
                 for (domain, of), value in zip(domains.items(), values, strict=True):
                     row = {"domain": domain, "metric": metric, "seed": seed, "value": value}

@@ -145,10 +145,8 @@ def fitting(profile: Profile, examples: list[Example], demonstrations: int) -> l
     limit = models.context_length(profile.model, profile.revision) // (demonstrations + 1)
     kept = within(tokenizer(profile.model, profile.revision), examples, limit - 1)
     if len(kept) < demonstrations:
-        raise ValueError(
-            f"corpus {profile.train!r} has {len(kept)} examples under {limit} tokens: lower "
-            "shift.demonstrations"
-        )
+        has = f"corpus {profile.train!r} has {len(kept)} examples under {limit} tokens"
+        raise ValueError(f"{has}: lower shift.demonstrations")
     if len(kept) < len(examples):
         said = "corpus %r: %d of %d examples are short enough to be demonstrations"
         log.warning(said, profile.train, len(kept), len(examples))

@@ -30,7 +30,7 @@ BYTES = {"bfloat16": 2, "float32": 4}
 #: Memory beside weights and optimizer: activations, caches, fragments.
 HEADROOM = 1.15
 #: GB of a process beside its model's fine-tuning: libraries, data, what its allocator keeps.
-PROCESS = 4
+PROCESS = 6
 #: Features of a public SAE, as wide as the profiles' widest.
 FEATURES = 131_072
 LAUNCHER = "set launcher: profiles/accelerate/fsdp.yaml"

@@ -8,6 +8,7 @@ import torch
 from sae_lens import SAE
 
 from sts_utils import saes
+from sts_utils.models import hooked
 
 #: Rows encoded at once: all features of each are held.
 ROWS = 4096
@@ -26,13 +27,8 @@ def edited(model, edits: Mapping[int, Edit]) -> Iterator[None]:
 
         return run
 
-    blocks = model.model.layers
-    handles = [blocks[layer].register_forward_hook(hook(edit)) for layer, edit in edits.items()]
-    try:
+    with hooked(model.model.layers, {layer: hook(edit) for layer, edit in edits.items()}):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def zeroed(sae: SAE, features: Sequence[int], sink_norm: float) -> Edit:

@@ -15,7 +15,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from sts_utils import batches, saes
+from sts_utils import batches, models, saes
 from sts_utils.saes import SINK_FACTOR
 from sts_utils.store import atomic_folder
 from sts_utils.training import interventions
@@ -56,9 +56,10 @@ def layer_activations(
         mask = pad_sequence([torch.ones_like(s) for s in sequences], batch_first=True)
         mask = mask.to(model.device)
         inputs = {"input_ids": ids, "attention_mask": mask.clone()}
-        hidden = model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+        with models.reading(model, layers) as hidden:
+            model(**inputs, use_cache=False)
         mask[:, 0] = 0
-        residuals = {layer: hidden[layer + 1][mask.bool()].float() for layer in layers}
+        residuals = {layer: hidden[layer][mask.bool()].float() for layer in layers}
         yield {layer: _without_sinks(rows) for layer, rows in residuals.items()}
 
 

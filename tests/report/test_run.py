@@ -18,37 +18,12 @@ import pandas as pd
 import psutil
 import pytest
 from safetensors.numpy import load_file
+from tiny_runs import KINDS, PRODUCTS, command, finished, same_numbers, wait_for, without_control
 
 from sts_utils import config, store
 from sts_utils.report import page, run
-from sts_utils.scale import check, plan
 
 slow = pytest.mark.slow
-KINDS = {"figure": ("pdf", "png", "txt"), "table": ("csv", "md", "tex", "txt")}
-PRODUCTS = [f"{result.name}.{kind}" for result in page.RESULTS for kind in KINDS[result.kind]]
-PRODUCTS += ["claims.csv", "index.html", "REPRODUCTION.md"]
-
-
-def command(out: Path, *arguments: str, **variables: str) -> subprocess.Popen:
-    words = [sys.executable, "-m", "sts_utils", *arguments]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    told = os.environ | {"STS_OUT": str(out)} | variables
-    return subprocess.Popen(words, env=told, cwd=store.ROOT, **streams)
-
-
-def finished(process) -> tuple[str, str]:
-    out, err = process.communicate(timeout=800)
-    assert process.returncode == 0, err[-3000:]
-    return out, err
-
-
-def wait_for(pattern: str, runs: Path, process: subprocess.Popen) -> None:
-    """Until `pattern` is in the store, which the process fills."""
-    deadline = time.time() + 600
-    while not list(runs.glob(pattern)):
-        assert process.poll() is None, f"the run ended without {pattern}: {process.stderr.read()}"
-        assert time.time() < deadline, f"no {pattern} in ten minutes"
-        time.sleep(0.02)
 
 
 def kill_when_there_is(pattern: str, runs: Path, process: subprocess.Popen) -> None:
@@ -59,14 +34,6 @@ def kill_when_there_is(pattern: str, runs: Path, process: subprocess.Popen) -> N
         one.kill()
     process.communicate()
     assert process.returncode == -9
-
-
-@pytest.fixture(scope="module")
-def reproduced(tmp_path_factory):
-    """One uninterrupted run, and where it wrote."""
-    out = tmp_path_factory.mktemp("reproduced")
-    said, _ = finished(command(out, "reproduce", "--profile", "tiny"))
-    return out, said
 
 
 @slow
@@ -197,71 +164,6 @@ def small_disk(tmp_path):
     yield tmp_path
     if mounted:
         subprocess.run(["umount", "-l", str(tmp_path)], check=False)
-
-
-def without_control(folder: Path) -> str:
-    """`tiny` with the paper's own experiments alone: the control is half of its steps."""
-    profile = folder / "tiny.yaml"
-    profile.write_text("{base: tiny, control: {parts: []}}")
-    return str(profile)
-
-
-def same_numbers(one: Path, other: Path, control: bool = True) -> None:
-    """Every table and caption of two runs is the same, to the bit."""
-    names = [n for n in PRODUCTS if control or not n.startswith("control_")]
-    for name in (n for n in names if n.endswith((".csv", ".txt"))):
-        expected = (one / "figures/tiny" / name).read_bytes()
-        assert (other / "figures/tiny" / name).read_bytes() == expected, name
-
-
-#: What `reproduce` does with `executor: ray` before its notebooks.
-EVERY_STEP = """
-from sts_utils import config
-from sts_utils.scale import plan
-profile = config.load("tiny")
-plan.compute(profile, plan.everything(profile))
-"""
-
-
-@slow
-def test_every_step_by_ray_ends_in_the_local_run_s_tables(reproduced, tmp_path):
-    """`make reproduce EXECUTOR=ray` over two nodes, of which one is killed amid; then, where all is
-    in the store, every step of the whole plan, the control's too."""
-    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        lost = cluster.add_node(num_cpus=1)
-        over = {"STS_EXECUTOR": "ray", "RAY_ADDRESS": cluster.address}
-        process = command(tmp_path, "reproduce", "--profile", without_control(tmp_path), **over)
-        wait_for("trained-*", tmp_path / "runs", process)
-        cluster.remove_node(lost, allow_graceful=False)
-        finished(process)
-        told = os.environ | over | {"STS_OUT": str(reproduced[0])}
-        words = [sys.executable, "-c", EVERY_STEP]
-        done = subprocess.run(words, env=told, cwd=store.ROOT, capture_output=True, text=True)
-    finally:
-        cluster.shutdown()
-    listed = len(plan.everything(config.load("tiny")))
-    assert done.returncode == 0 and f"{listed}/{listed}" in done.stderr, done.stderr[-3000:]
-    same_numbers(reproduced[0], tmp_path, control=False)
-
-
-@slow
-def test_where_there_is_room_steps_run_side_by_side(reproduced, tmp_path, monkeypatch):
-    """`executor: auto`, as every profile but `tiny` has it."""
-    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    profile = tmp_path / "tiny.yaml"
-    profile.write_text("{base: tiny, executor: auto}")
-    words = "reproduce", "--profile", str(profile), "--figures", "table6"
-    room = check.workers(config.load(str(profile))) > 1
-    for computed in (True, False):  # nothing is started where all is there
-        said, _ = finished(command(tmp_path, *words))
-        assert ("side by side" in said) == (room and computed)
-    made = [(out / "figures/tiny/table6.csv").read_bytes() for out in (tmp_path, reproduced[0])]
-    assert made[0] == made[1]
 
 
 @slow

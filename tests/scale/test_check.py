@@ -168,7 +168,9 @@ def test_a_gpu_that_torch_can_t_use_is_one_line(laptop, monkeypatch):
     assert check._unusable() == []
 
 
-@pytest.mark.parametrize("available, cores, expected", [(4, 8, 1), (16, 8, 2), (64, 4, 4)])
+@pytest.mark.parametrize(
+    "available, cores, expected", [(4, 8, 1), (16, 8, 1), (20, 8, 2), (64, 4, 4)]
+)
 def test_as_many_processes_as_there_is_memory_and_cores(
     available, cores, expected, laptop, monkeypatch
 ):
