@@ -142,7 +142,8 @@ def show(n, score, domains):
         print(error)
 
 
-widgets.HBox([widgets.VBox(list(controls.values())), widgets.interactive_output(show, controls)])
+beside = widgets.VBox(list(controls.values()), layout={"flex": "0 0 auto"})
+widgets.HBox([beside, widgets.interactive_output(show, controls)])
 
 # %% [markdown]
 # ## Why?

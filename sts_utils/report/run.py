@@ -121,7 +121,8 @@ def _execute(name: str, parameters: dict, figures: Path, folder: Path) -> None:
         source = Path(scratch) / f"{name}.ipynb"
         nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)
         how = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
-        how |= {"stderr_file": sys.stderr}  # the notebook's progress bars
+        how |= {"stderr_file": sys.stderr}  # the notebook's progress bars, not the kernel's notes
+        how |= {"extra_arguments": ["--log-level=ERROR"]}
         try:
             papermill.execute_notebook(source, executed, parameters, **how)
         except DeadKernelError:
