@@ -49,8 +49,11 @@ def steps(profile: Profile) -> list[Step]:
     rounds = {name: 3 if name == "STS" else 2 for name in MIXTURES}
     trained = [plan.training(kind, train_mixture, profile, n, after=r) for n, r in rounds.items()]
     answers = Step("mixture answers", write_answers, (profile,), "04_finetune", 1)
-    measured = Step("evaluation of mixtures", evaluate_mixtures, (profile,), "05_evaluate", 4)
-    return [answers, *trained, measured]
+    measured = [
+        Step("evaluation of mixtures", measure_mixture, (profile, *of), "05_evaluate", after)
+        for of, after in [((), 1), *(((name,), r + 1) for name, r in rounds.items())]
+    ]
+    return [answers, *trained, *measured]
 
 
 # --- which domains, and how much of each --------------------------------------------------------
@@ -133,24 +136,23 @@ def train_mixture(profile: Profile, name: str) -> TrainedModel:
     return models.train_once(profile, recipe | {"domains": domains, "extra": extra[name]}, train)
 
 
-def evaluate_mixtures(profile: Profile) -> pd.DataFrame:
-    """Change against the untouched model, a row a mixture and question.
-
-    Columns: mixture, domain, id, change: of the profile's measure on the test halves of the two
-    domains, and of mathematics (performance.mathematics; domain "mathematics").
-    """
-    domains, _ = mixtures(profile)
-    halves = (samples.halves(profile, domain)[1] for domain in domains)
+def measure_mixture(profile: Profile, name: str | None = None) -> pd.Series:
+    """(domain, id) -> the profile's measure on the test halves of the two domains, and mathematics
+    (performance.mathematics; domain "mathematics"), of the model after a mixture, or untouched."""
+    model = train_mixture(profile, name) if name else None
+    halves = (samples.halves(profile, domain)[1] for domain in mixtures(profile)[0])
     tests = [e for half in halves for e in half[: profile.mixture.questions]]
+    asked = performance.measure(profile, model, tests).set_index(["domain", "id"])
+    solved = performance.measure_mathematics(profile, model).assign(domain="mathematics")
+    solved = solved.set_index(["domain", "id"])[performance.mathematics(profile).column]
+    return pd.concat([asked[profile.evaluation.measure], solved])
 
-    def measured(model: TrainedModel | None = None) -> pd.Series:
-        asked = performance.measure(profile, model, tests).set_index(["domain", "id"])
-        solved = performance.measure_mathematics(profile, model).assign(domain="mathematics")
-        solved = solved.set_index(["domain", "id"])[performance.mathematics(profile).column]
-        return pd.concat([asked[profile.evaluation.measure], solved])
 
-    before = measured()
-    after = {name: measured(train_mixture(profile, name)) - before for name in MIXTURES}
+def evaluate_mixtures(profile: Profile) -> pd.DataFrame:
+    """Change against the untouched model, a row a mixture and question: columns mixture, domain,
+    id, change."""
+    before = measure_mixture(profile)
+    after = {name: measure_mixture(profile, name) - before for name in MIXTURES}
     return pd.concat(after, names=["mixture"]).rename("change").reset_index()
 
 

@@ -87,7 +87,9 @@ def _side_by_side(profile: Profile, whole: bool) -> None:
     if profile.executor == "ray" or (profile.executor == "auto" and several):
         over = profile.model_copy(update={"executor": "ray"})
         print(f"computing, {workers} processes of this machine side by side", flush=True)
-        plan.compute(over, plan.everything(over, whole), workers=workers)
+        steps = plan.everything(over, whole)  # the longest first: processes end together
+        steps.sort(key=lambda step: -cost.cost(step).gpu_hours)
+        plan.compute(over, steps, workers=workers)
 
 
 def _recipe(name: str, profile: Profile, parameters: dict) -> dict:

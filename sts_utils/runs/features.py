@@ -33,9 +33,8 @@ def extract_train(profile: Profile, seed: int, also: Sequence[Profile] = ()) -> 
 
     def recipe(p):
         own = {"shown": p.shown, "rollouts": _rollout_recipe(p, seed)}
-        return settings_of(p, "train", "shift", "alignment", seed=seed) | (
-            {} if p.shown == "ground_truth" else own
-        )
+        more = {} if p.shown == "ground_truth" else own
+        return settings_of(p, "train", "shift", "alignment", seed=seed) | more
 
     def pairs():
         shown = rollouts(profile, seed) if profile.shown == "rollouts" else None

@@ -93,8 +93,7 @@ def training(kind: str, train: Callable, profile: Profile, *args, after: int = 0
 
 def measured(profile: Profile, tuned: Step, seed: int) -> list[Step]:
     """What a fine-tuned model changed: performance, and features of the training set."""
-    after = tuned.after + 1
-    actual = (profile, seed, tuned)
+    after, actual = tuned.after + 1, (profile, seed, tuned)
     return [
         Step("evaluation", performance.measure, (profile, tuned), "05_evaluate", after),
         Step("actual shift", features.extract_actual, actual, "06_plot", after),

@@ -165,9 +165,8 @@ class Run:
 
     def correlations(self, dims: Sequence[ShiftedDims] | None = None) -> dict[str, Correlation]:
         """Metric -> r over all domains with the absolute change."""
-        return {
-            metric: correlation.correlate(seen) for metric, seen in self.observations(dims).items()
-        }
+        observed = self.observations(dims).items()
+        return {metric: correlation.correlate(seen) for metric, seen in observed}
 
     def shifts(
         self, side: str, raw: bool = False, draws: int = 200, field: str | None = None

@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sts_utils import corpora, models
 from sts_utils.config import Profile
 from sts_utils.control.sets import PROBE_QUESTIONS
-from sts_utils.experiments.fig5 import MIXTURES
 from sts_utils.runs.features import ROLLOUTS
 from sts_utils.runs.plan import Step
 from sts_utils.scale import plan
@@ -229,8 +228,7 @@ def cost(step: Step) -> Cost:
             examples = mixed if step.kind == "fine-tuning on mixtures" else own
             return train(p, epochs * examples, lengths(p.train))
         case "evaluation of mixtures":
-            tests = 2 * p.mixture.questions * (1 + len(MIXTURES))
-            return solve(p, e.held_out * len(MIXTURES)) + evaluate(p, tests)
+            return solve(p, e.held_out) + evaluate(p, 2 * p.mixture.questions)
         case "selective fine-tuning":
             maps = train(p, epochs * pool(p, p.selective.examples), lengths(p.train))
             return maps._replace(models=0) + solve(p, e.held_out)
