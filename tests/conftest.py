@@ -20,7 +20,7 @@ torch.set_num_threads(batches.cpu_threads())
 def pytest_collection_modifyitems(items):
     """The files that run the longest first, so that `-n` processes end together; a run that the
     first two compare with is made while the second process is at another file."""
-    longest = ("test_run.py", "test_vllm.py", "test_rehearsal.py", "test_side_by_side.py")
+    longest = ("test_run.py", "test_memory.py", "test_side_by_side.py", "test_vllm.py")
     items.sort(key=lambda item: (*longest, item.path.name).index(item.path.name))
 
 

@@ -60,7 +60,7 @@ HEADS = SimpleNamespace(num_attention_heads=1, hidden_size=1)
 class PlantedModel:
     """Word w of topic k fires k's features, one more by w; residual row = feature values."""
 
-    device, dtype, layers = torch.device("cpu"), torch.float32, [None]
+    device, dtype, layers = torch.device("cpu"), torch.float32, [torch.nn.Identity()]
     config = SimpleNamespace(get_text_config=lambda: HEADS)
 
     def __call__(self, input_ids, attention_mask=None, past_key_values=None, use_cache=False, **_):
@@ -77,7 +77,8 @@ class PlantedModel:
         rows[..., TOPICS * OWNED :] += GENERIC_SHIFT * torch.tanh(length / 40)[..., None]
         counts = seen + torch.nn.functional.one_hot(topics, TOPICS).sum(1)
         cache = _Counts(counts) if use_cache else None
-        return SimpleNamespace(hidden_states=[rows, rows], past_key_values=cache)
+        self.layers[0](rows)  # hooks read what it gives
+        return SimpleNamespace(past_key_values=cache)
 
 
 def sae() -> StandardSAE:
