@@ -33,9 +33,8 @@ def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[di
         if not whole.startswith(prompt) or example.solution.strip() not in answer:
             name = f"the chat template of {tokenizer.name_or_path}"
             raise ValueError(f"{name} does not extend its own prompt by the answer of {example.id}")
-        head, tail = (
-            tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, answer)
-        )
+        texts = (prompt, answer)
+        head, tail = (tokenizer(text, add_special_tokens=False).input_ids for text in texts)
         ids, labels = head + tail, [-100] * len(head) + tail
         rows.append({"input_ids": ids[-max_length:], "labels": labels[-max_length:]})
     return rows

@@ -99,12 +99,9 @@ def _sensible(rows, kind: str):
 
 def _summarised(rows):
     """The first sixty words of a report, and its summary among others."""
-    told = [" ".join(row["document"].split()[:60]) for row in rows]
     asked = "What is this about?"
-    return _matched(
-        {"passage": text, "question": asked, "answer": row["summary"]}
-        for text, row in zip(told, rows, strict=True)
-    )
+    told = [(" ".join(row["document"].split()[:60]), row["summary"]) for row in rows]
+    return _matched({"passage": text, "question": asked, "answer": said} for text, said in told)
 
 
 def _shuffled(rng: random.Random, answer: str, others) -> tuple[str, ...]:

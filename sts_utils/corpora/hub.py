@@ -23,10 +23,9 @@ def rows(path: str, split: str, **more) -> list[dict]:
         return datasets.load_dataset(path, split=split, **more).to_list()
     except Exception as error:  # the hub client raises a dozen unrelated types
         first, *_ = str(error).split("\n")
-        raise ValueError(
-            f"dataset {path!r} ({split}) can't be fetched from the hub "
-            f"({type(error).__name__}: {first}); the mirror path would be {file}"
-        ) from None
+        said = f"dataset {path!r} ({split}) can't be fetched from the hub"
+        why = f"{type(error).__name__}: {first}"
+        raise ValueError(f"{said} ({why}); the mirror path would be {file}") from None
 
 
 def examples(entry: Entry) -> list[Example]:

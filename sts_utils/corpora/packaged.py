@@ -77,8 +77,7 @@ def chain_sum() -> list[Example]:
         total = int(first) + int(second) * (1 if sign == "+" else -1)
         solution = f"{first} {sign} {second} = {total}\nThe final answer is \\boxed{{{total}}}."
         question, name = f"What is {first} {sign} {second}?", f"chain-sum-{len(examples):05d}"
-        example = Example(question, solution, str(total), "arithmetic", name)
-        examples.setdefault(question, example)
+        examples.setdefault(question, Example(question, solution, str(total), "arithmetic", name))
     return list(examples.values())
 
 
@@ -108,8 +107,7 @@ def pubmedqa() -> list[Example]:
         if 100 < len(finding) < 1200:
             solution = f"{finding}\nThe answer is {answer}."
             name = f"pubmedqa-{digest(question)}"
-            example = Example(question, solution, answer, "health", name, instruction=asked)
-            examples[name] = example
+            examples[name] = Example(question, solution, answer, "health", name, instruction=asked)
     return list(examples.values())
 
 

@@ -37,10 +37,8 @@ def launch(launcher: str, *training) -> pd.DataFrame:
     chosen = _config(launcher, settings)
     processes, micro_batch = chosen["num_processes"], settings.micro_batch
     if settings.batch % (processes * micro_batch):
-        raise ValueError(
-            f"sft.batch is {settings.batch}, not a multiple of {processes} processes x "
-            f"sft.micro_batch {micro_batch}: lower micro_batch"
-        )
+        share = f"{processes} processes x sft.micro_batch {micro_batch}: lower micro_batch"
+        raise ValueError(f"sft.batch is {settings.batch}, not a multiple of {share}")
     models.resolve(told["model"])  # converted once, not by every process
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as name:
@@ -74,10 +72,8 @@ def _config(launcher: str, settings: SftSettings) -> dict:
     places = (Path(launcher), store.ROOT / launcher)
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise ValueError(
-            f"launcher {launcher!r} is not a file: give an accelerate config, like "
-            "profiles/accelerate/*"
-        )
+        mend = "give an accelerate config, like profiles/accelerate/*"
+        raise ValueError(f"launcher {launcher!r} is not a file: {mend}")
     config, gpus = yaml.safe_load(path.read_text(encoding="utf-8")), torch.cuda.device_count()
     processes = config.get("num_processes") or sft.processes(settings, gpus)
     if not processes:

@@ -58,20 +58,27 @@ def _check_answers(address: str) -> None:
         try:
             socket.create_connection((host, int(port)), SECONDS).close()
         except (OSError, OverflowError) as error:
-            raise ValueError(
-                f"RAY_ADDRESS={address!r}: nothing answers there ({error}): start the cluster with "
-                "`ray start --head`, or unset RAY_ADDRESS for a local one"
-            ) from None
+            said = f"RAY_ADDRESS={address!r}: nothing answers there ({error})"
+            mend = "start the cluster with `ray start --head`, or unset RAY_ADDRESS for a local one"
+            raise ValueError(f"{said}: {mend}") from None
 
 
-def execute(rounds: Sequence[Sequence], call: Callable, workers: int | None = None) -> None:
+def execute(
+    rounds: Sequence[Sequence],
+    call: Callable,
+    workers: int | None = None,
+    weight: Callable[..., float] = lambda _: 1.0,
+) -> None:
     """`call(step)` on some machine for every step (with a name and gpus), round by round.
 
-    `workers`: processes of a local cluster, which share this machine's cores.
+    `workers`: processes of a local cluster, which share this machine's cores. `weight(step)`: its
+    share of the time, for the bar.
 
     A round with a failed step ends first, then raises one line.
     """
-    bar = tqdm(total=sum(map(len, rounds)), desc="steps", unit="step")
+    every = [step for steps in rounds for step in steps]
+    shown = {"bar_format": "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]", "smoothing": 0}
+    bar, count = tqdm(total=sum(map(weight, every)), desc="steps", **shown), 0
     with cluster(workers) as ray, bar:
         seen = {name: os.environ[name] for name in PASSED if name in os.environ}
         has, here = ray.cluster_resources(), os.environ.get("RAY_ADDRESS", "local") == "local"
@@ -98,9 +105,9 @@ def execute(rounds: Sequence[Sequence], call: Callable, workers: int | None = No
                     cause = getattr(error, "cause", None) or error
                     line = (str(cause) or type(cause).__name__).splitlines()[0]
                     failed.append(f"{step.name}: {line}")
-                bar.update()
+                count += 1
+                bar.set_postfix_str(f"{count}/{len(every)}", refresh=False)
+                bar.update(min(weight(step), bar.total - bar.n))
             if failed:
-                raise ValueError(
-                    f"{failed[0]} ({len(failed)} of {len(steps)} steps failed; the others are "
-                    "stored)"
-                )
+                n = f"{len(failed)} of {len(steps)} steps failed"
+                raise ValueError(f"{failed[0]} ({n}; the others are stored)")

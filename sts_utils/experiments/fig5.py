@@ -76,10 +76,8 @@ def ends(sts: Mapping[str, float], pools: Mapping[str, int], extra: int) -> tupl
     """
     known = {domain: value for domain, value in sts.items() if pools[domain] >= extra}
     if len(known) < 2:
-        raise ValueError(
-            f"mixture.extra is {extra}, but fewer than two domains have as many questions for "
-            "training"
-        )
+        few = "fewer than two domains have as many questions for training"
+        raise ValueError(f"mixture.extra is {extra}, but {few}")
     return max(known, key=known.get), min(known, key=known.get)
 
 

@@ -87,9 +87,8 @@ def _side_by_side(profile: Profile, whole: bool) -> None:
     if profile.executor == "ray" or (profile.executor == "auto" and several):
         over = profile.model_copy(update={"executor": "ray"})
         print(f"computing, {workers} processes of this machine side by side", flush=True)
-        steps = plan.everything(over, whole)  # the longest first: processes end together
-        steps.sort(key=lambda step: -cost.cost(step).gpu_hours)
-        plan.compute(over, steps, workers=workers)
+        steps, hours = plan.everything(over, whole), lambda step: cost.cost(step).gpu_hours
+        plan.compute(over, steps, workers=workers, weight=hours)
 
 
 def _recipe(name: str, profile: Profile, parameters: dict) -> dict:

@@ -86,8 +86,8 @@ def close() -> None:
         vllm.close()
 
 
-def execute(rounds: Sequence[Sequence], call: Callable, workers: int | None = None) -> None:
+def execute(rounds: Sequence[Sequence], call: Callable, *how) -> None:
     """Each round's steps over a Ray cluster, `call(step)` in one of its processes."""
     from sts_utils.engines import ray
 
-    ray.execute(rounds, call, workers)
+    ray.execute(rounds, call, *how)

@@ -124,18 +124,23 @@ def call_alone(step: Step) -> None:
 
 
 def compute(
-    profile: Profile, steps: Iterable[Step], stage: str | None = None, workers: int | None = None
+    profile: Profile,
+    steps: Iterable[Step],
+    stage: str | None = None,
+    workers: int | None = None,
+    weight: Callable[[Step], float] = lambda _: 1.0,
 ) -> int:
     """Compute `steps`, of one `stage` alone if it is named; returns how many they are.
 
     Here, one after the other, or with `executor: ray` over a cluster, round by round: of so many
-    `workers` of this machine if there is no other.
+    `workers` of this machine if there is no other; in a round those of most `weight` begin first,
+    so that processes end together.
     """
     chosen = [step for step in steps if stage in (None, step.stage)]
-    chosen.sort(key=lambda step: step.after)
+    chosen.sort(key=lambda step: (step.after, -weight(step)))
     if profile.executor == "ray":
         rounds = [list(of) for _, of in groupby(chosen, key=lambda step: step.after)]
-        engine.execute(rounds, call_alone, workers)
+        engine.execute(rounds, call_alone, workers, weight)
     else:
         for step in tqdm(chosen, desc=stage or "steps", unit="step", leave=False):
             call(step)

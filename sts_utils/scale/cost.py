@@ -107,10 +107,8 @@ def table(profile: Profile, whole: bool = True) -> pd.DataFrame:
     in the same pass, are under a hundredth and left out.
     """
     local = profile.model_copy(update={"executor": "local"})  # of any machine
-    rows = [
-        {"kind": step.kind, "steps": 1, **cost(step)._asdict()}
-        for step in plan.everything(local, whole)
-    ]
+    steps = plan.everything(local, whole)
+    rows = [{"kind": step.kind, "steps": 1, **cost(step)._asdict()} for step in steps]
     return pd.DataFrame(rows).groupby("kind", sort=False, as_index=False).sum()
 
 
