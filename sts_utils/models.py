@@ -186,7 +186,10 @@ def reading(model, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
     read = {}
 
     def keep(layer: int) -> Callable:
-        return lambda _block, _inputs, output: read.update({layer: output})
+        def hook(_block, _inputs, output):
+            read[layer] = output if isinstance(output, torch.Tensor) else output[0]
+
+        return hook
 
     with hooked(model.layers, {layer: keep(layer) for layer in layers}):
         yield read
