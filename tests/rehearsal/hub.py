@@ -107,7 +107,7 @@ def sae_lens(files: Path, sae_id: str, decoder: np.ndarray, profile: Profile) ->
         normalize_activations="none",
         context_size=1024,
         dataset_path="",
-        dataset_trust_remote_code=True,
+        dataset_trust_remote_code=False,
         prepend_bos=True,
         sae_lens_training_version=None,
     )

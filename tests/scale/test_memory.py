@@ -142,11 +142,7 @@ def extract(model, profile):
         sae = torch.zeros(2, features, width)
         sums = torch.zeros(4, extract.ROWS, features, dtype=torch.float64)
         with torch.no_grad(), models.reading(backbone, [profile.layer]) as read:
-            cache = None
-            for at in range(0, CONTEXT, models.CONTEXT_TOKENS):
-                part = torch.zeros(1, min(models.CONTEXT_TOKENS, CONTEXT - at), dtype=torch.long)
-                told = {"past_key_values": cache} if cache else {}
-                cache = backbone(part, use_cache=True, **told).past_key_values
+            cache = models.context_cache(backbone, [0] * CONTEXT)
             ids = torch.zeros(rows, QUESTION, dtype=torch.long)
             mask = torch.ones(rows, CONTEXT + QUESTION, dtype=torch.long)
             sides = []
