@@ -73,6 +73,22 @@ def test_two_sharded_processes_train_in_bfloat16(settings, examples, alone, fsdp
     assert {weight.dtype for weight in weights} == {torch.bfloat16}
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gpus_of_this_machine_train_as_one_process(settings, examples, dtype, tmp_path):
+    """The committed launcher as it is; looser than on a CPU, since TF32 and shards round."""
+    chosen = settings[1].model_copy(update={"dtype": dtype, "gradient_checkpointing": True})
+    one = sft.sft("tiny", None, chosen, examples, 1, tmp_path / "a")
+    log = launched("profiles/accelerate/fsdp.yaml", chosen, examples, tmp_path / "b")
+    np.testing.assert_allclose(log.loss, one.loss, rtol=0.02)
+    a, b = (load_file(tmp_path / f / "model.safetensors") for f in "ab")
+    before = load_file(models.resolve("tiny") / "model.safetensors")
+    for name, value in a.items():
+        moved = (value.float() - before[name].float()).norm()
+        assert (b[name].float() - value.float()).norm() < 0.2 * moved, name
+
+
 def same_training(alone, log, folder):
     """Losses and weights of `folder` are those that one process left, and training moved them."""
     assert sorted(f.name for f in alone[1].iterdir()) == sorted(f.name for f in folder.iterdir())
