@@ -76,8 +76,12 @@ def test_a_deleted_figure_comes_back(reproduced):
     assert figure.read_bytes() == before
 
 
+#: Whether to kill at every kind of artifact that a run makes (by hand).
+EVERY_KIND = os.environ.get("STS_FAULTS") == "all"
+
+
 @slow
-@pytest.mark.timeout(2000)
+@pytest.mark.timeout(7200 if EVERY_KIND else 2000)
 def test_whatever_goes_wrong_it_resumes_and_ends_in_the_same_tables(reproduced, small_disk):
     """The disk full at three moments, a kill, every file of the store damaged, a kernel killed, and
     two runs at once to the end: bit for bit the tables of a run that nothing befell.
@@ -88,7 +92,7 @@ def test_whatever_goes_wrong_it_resumes_and_ends_in_the_same_tables(reproduced, 
     told += (without_control(small_disk),)
     end_without_room("features-domain-*", small_disk, command(*told))
     kinds = ["trained-*"]
-    if os.environ.get("STS_FAULTS") == "all":
+    if EVERY_KIND:
         of = (p.name.rpartition("-")[0] for p in (reproduced[0] / "runs").glob("*-*"))
         kinds = [f"{kind}-*" for kind in sorted({*of}) if kind not in CONTROL_KINDS]
     for pattern in kinds:
