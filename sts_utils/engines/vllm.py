@@ -72,12 +72,10 @@ def truncated_checkpoint(name: str, layer: int, revision: str | None = None) -> 
     source = checkpoint(name, revision)
     weights = sorted(source.glob("*.safetensors"))
     if not weights:
-        raise ValueError(
-            f"model folder {source} has no *.safetensors: vLLM's engine reads nothing else"
-        )
+        only = "vLLM's engine reads nothing else"
+        raise ValueError(f"model folder {source} has no *.safetensors: {only}")
     made_of = [str(source), [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in weights]]
-    title = f"{Path(name).name}-to-{layer}-{store.digest(made_of)}"
-    folder = store.CACHE / "models" / title
+    folder = store.CACHE / "models" / f"{Path(name).name}-to-{layer}-{store.digest(made_of)}"
     if folder.exists():
         return folder
 
@@ -203,15 +201,19 @@ def generate(
 @contextlib.contextmanager
 def sampler(beside: int) -> Iterator[dict]:
     """What TRL is told to sample with a vLLM in this process, next to `beside` bytes of weights and
-    gradients. The process group, variables and precision that this leaves are cleared away."""
+    gradients; nothing if the GPU has no room. Process group, variables, precision are put back."""
     close()
     variables, share, products = dict(os.environ), 0.1, torch.backends.cuda.matmul
     precision = products.fp32_precision
-    told = ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE // 2**30)}
-    os.environ.update({k: os.environ.get(k, v) for k, v in told.items()})
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         share = round(0.7 * (free - beside) / total, 2)  # the rest is for an update
+        if share * total < beside / 2:
+            tqdm.write("GRPO: no room on the GPU for vLLM's weights: transformers samples")
+            yield {}
+            return
+    told = ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE // 2**30)}
+    os.environ.update({k: os.environ.get(k, v) for k, v in told.items()})
     from vllm.distributed import cleanup_dist_env_and_memory
     from vllm.model_executor.layers import utils
 
@@ -238,9 +240,8 @@ def _engine(folder: Path | str, dtype: str, beside: int, extra: dict):
     On a GPU it leaves room for `beside` bytes of SAEs.
     """
     if find_spec("vllm") is None:
-        raise ValueError(
-            "ENGINE=vllm: vLLM is not installed; run `make vllm`, or use ENGINE=transformers"
-        )
+        mend = "run `make vllm`, or use ENGINE=transformers"
+        raise ValueError(f"ENGINE=vllm: vLLM is not installed; {mend}")
     key = (str(folder), dtype, *sorted(extra.items()))
     if key not in _alive or beside > _alive[key][0]:
         close()
@@ -260,9 +261,8 @@ def _memory(beside: int) -> dict:
     free, total = torch.cuda.mem_get_info()
     taken = free - max(0.3 * free, beside + ENCODING)
     if taken <= 0:
-        raise ValueError(
-            f"ENGINE=vllm: the SAEs take {beside / 1e9:.0f} GB, {free / 1e9:.0f} GB of GPU are free"
-        )
+        took = f"the SAEs take {beside / 1e9:.0f} GB, {free / 1e9:.0f} GB of GPU are free"
+        raise ValueError(f"ENGINE=vllm: {took}")
     return {"gpu_memory_utilization": round(taken / total, 2)}
 
 

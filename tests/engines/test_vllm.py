@@ -123,6 +123,16 @@ def test_generation_is_that_of_transformers():
     assert text.endswith("capital") and finished and tokens < found[0][1]
 
 
+def test_without_room_for_the_weights_once_more_transformers_samples(monkeypatch, capsys):
+    """8B weights and gradients in bfloat16 leave 15 of 48 GB, of which vLLM may take 10."""
+    before = dict(os.environ)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (47 * 10**9, 48 * 10**9))
+    with vllm.sampler(32 * 10**9) as how:
+        assert how == {} and dict(os.environ) == before
+    assert "transformers samples" in capsys.readouterr().out
+
+
 def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatch):
     """What vLLM said of a token's probability is what the trained weights say; nothing is left."""
     logged = []
