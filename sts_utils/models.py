@@ -104,8 +104,7 @@ def device() -> str:
 
 def load_tokenizer(name: str, revision: str | None = None):
     """The tokenizer of model `name`, with a padding token."""
-    load = partial(AutoTokenizer.from_pretrained, revision=revision)
-    tokenizer = _reachable(name, load)
+    tokenizer = _reachable(name, partial(AutoTokenizer.from_pretrained, revision=revision))
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {name!r} tells no offsets: it needs a tokenizer.json")
     if tokenizer.pad_token is None:
@@ -257,10 +256,8 @@ def _reachable(name: str, load: Callable):
             why = f"model {name!r} is gated: accept its licence on the hub and run `hf auth login`"
         else:
             mirror = os.environ.get("STS_MIRROR", "$STS_MIRROR")
-            why = (
-                f"model {name!r} can't be fetched from the hub; put it in {mirror}/{name} "
-                "(STS_MIRROR) or give a local folder"
-            )
+            mend = f"put it in {mirror}/{name} (STS_MIRROR) or give a local folder"
+            why = f"model {name!r} can't be fetched from the hub; {mend}"
         raise ValueError(why) from None
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import psutil
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 log = logging.getLogger(__name__)
@@ -70,10 +71,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             return  # another process was first, with the same recipe
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(scratch, folder)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and _whole(folder):
+    except (OSError, SafetensorError) as error:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOTEMPTY, errno.EEXIST) and _whole(folder):
             return  # it came in between
-        if error.errno == errno.ENOSPC:
+        if number == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
             raise ValueError(FULL) from None
         raise
     finally:

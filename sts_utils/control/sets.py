@@ -98,8 +98,7 @@ def finetune(profile: Profile, name: str, seed: int, steps: int | None = None) -
     size |= settings.part.model_dump(include={"examples", "epochs"})
     size["micro_batch"] = min(profile.sft.micro_batch, settings.batch)
     sft = profile.sft.model_copy(update=size)
-    steps = steps or full_steps(settings)
-    chosen = examples(profile, name, seed)
+    steps, chosen = steps or full_steps(settings), examples(profile, name, seed)
     recipe = {"control": name, "sft": sft.model_dump(), "steps": steps, "seed": seed}
     recipe["examples"] = store.digest([e.id for e in chosen])
     train = partial(engine.sft, profile, sft, chosen, seed, steps=steps)

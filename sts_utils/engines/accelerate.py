@@ -82,8 +82,7 @@ def _config(launcher: str, settings: SftSettings) -> dict:
             f"{settings.batch} of sft.micro_batch {settings.micro_batch}: set num_processes there"
         )
     precision = "bf16" if settings.dtype == "bfloat16" else "no"
-    config |= {"path": str(path), "mixed_precision": precision}
-    return config | {"num_processes": processes}
+    return config | {"path": str(path), "mixed_precision": precision, "num_processes": processes}
 
 
 # --- in each process ---------------------------------------------------------------------------
@@ -97,10 +96,8 @@ def train(
     `told`: model, revision, seed, perhaps steps, and how many processes there must be.
     """
     state = PartialState(cpu=models.device() == "cpu")
-    if state.num_processes != told["processes"]:
-        raise ValueError(
-            f"accelerate started {state.num_processes} processes, not {told['processes']}"
-        )
+    if (n := state.num_processes) != told["processes"]:
+        raise ValueError(f"accelerate started {n} processes, not {told['processes']}")
     seed, name, revision = told["seed"], told["model"], told["revision"]
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(name, revision)

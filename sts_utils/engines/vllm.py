@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
+import psutil
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
@@ -51,7 +53,10 @@ ENCODING = 8 * 10**9
 #: Query tokens whose residual rows are kept on the device until their pair is complete.
 QUERY_TOKENS = 8192
 
-_alive: dict[tuple, tuple[int, object]] = {}
+#: Waits until its starter is gone, closing its input, and kills the processes that it is told.
+WATCH = ["sh", "-c", 'read _; kill -9 "$@" 2>/dev/null', "sh"]
+
+_alive: dict[tuple, tuple[int, object, subprocess.Popen]] = {}
 
 
 # --- checkpoints -------------------------------------------------------------------------------
@@ -250,7 +255,13 @@ def _engine(folder: Path | str, dtype: str, beside: int, extra: dict):
 
         plain = {"max_model_len": -1, "generation_config": "vllm", "disable_log_stats": True}
         plain |= _memory(beside) | extra
-        _alive[key] = beside, LLM(str(folder), dtype=dtype, enable_prefix_caching=True, **plain)
+        ours = psutil.Process()
+        before = ours.children(recursive=True)
+        llm = LLM(str(folder), dtype=dtype, enable_prefix_caching=True, **plain)
+        own = [str(p.pid) for p in ours.children(recursive=True) if p not in before]
+        # killed, we would leave vLLM's processes behind, which hold the GPU
+        watch = subprocess.Popen([*WATCH, *own], stdin=subprocess.PIPE, start_new_session=True)
+        _alive[key] = beside, llm, watch
     return _alive[key][1]
 
 
@@ -269,7 +280,9 @@ def _memory(beside: int) -> dict:
 def close() -> None:
     """End the engine that is alive, if any, and free its device."""
     while _alive:
-        _, (_, llm) = _alive.popitem()
+        _, (_, llm, watch) = _alive.popitem()
+        watch.kill()
+        watch.wait()
         with contextlib.suppress(Exception):
             llm.llm_engine.engine_core.shutdown()
 

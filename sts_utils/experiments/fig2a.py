@@ -77,10 +77,8 @@ def compute(run: Run) -> dict[str, Curve]:
 
 def steps(profile: Profile) -> list[Step]:
     """The training questions under prose, of every seed."""
-    kind = "features of the training set (D_N) on prose"
-    return [
-        Step(kind, features.extract_prose, (profile, seed), "01_extract") for seed in profile.seeds
-    ]
+    kind, read = "features of the training set (D_N) on prose", features.extract_prose
+    return [Step(kind, read, (profile, seed), "01_extract") for seed in profile.seeds]
 
 
 def fig2a(numbers: dict[str, Curve], run: Run) -> tuple[Figure, str]:

@@ -17,10 +17,8 @@ def compute(run: Run) -> dict[str, dict[str, Correlation]]:
     """Range of ranks, like "101–200", -> metric -> r with the dims of those ranks."""
     n, ranked = run.profile.top_n, run.ranked
     starts = range(0, min(RANGES * n, len(ranked[0]) - n + 1), n)
-    return {
-        f"{start + 1}–{start + n}": run.correlations([dims[start : start + n] for dims in ranked])
-        for start in starts
-    }
+    ranges = {f"{i + 1}–{i + n}": [dims[i : i + n] for dims in ranked] for i in starts}
+    return {name: run.correlations(dims) for name, dims in ranges.items()}
 
 
 def fig4d(numbers: dict[str, dict[str, Correlation]], run: Run) -> tuple[Figure, str]:

@@ -55,9 +55,8 @@ def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = (
     if lost := [e.id for e in demonstrations if e.solution.strip() not in before]:
         raise ValueError(f"the chat template drops the worked example {lost[0]}")
     text = query.query.strip()
-    encoded = tokenizer(
-        before + text + after, add_special_tokens=False, return_offsets_mapping=True
-    )
+    how = {"add_special_tokens": False, "return_offsets_mapping": True}
+    encoded = tokenizer(before + text + after, **how)
     starts, ends = zip(*encoded["offset_mapping"], strict=True)
     span = bisect_left(starts, len(before)), bisect_right(ends, len(before) + len(text))
     return Prompt(tuple(encoded["input_ids"]), span, query.id, "icl" if demonstrations else "plain")

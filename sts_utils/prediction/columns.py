@@ -80,7 +80,7 @@ def example(row: Mapping, of: Mapping[str, str | None], domain: str) -> Example 
         chosen = _choice(row[of["answer"]], options)
         answer = list(options.values())[chosen]
         solution = solution or f"The answer is ({LETTERS[chosen]})."
-    solution, answer = solution or answer, answer or solution
+    solution, answer = solution or answer, answer or ("" if options else solution)
     key = hashlib.sha256(f"{question}\n{solution}".encode()).hexdigest()[:16]
     texts = tuple(options.values())
     return Example(question, solution, answer, domain, key, options=texts, instruction="")

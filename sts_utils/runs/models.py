@@ -144,13 +144,12 @@ def train_once(
 
 def finetune(profile: Profile, seed: int) -> TrainedModel:
     """The model after SFT on the training set."""
-    sft = profile.sft
+    sft, held_out = profile.sft, profile.shift.held_out
 
     def train(out: Path) -> pd.DataFrame:
         pool, _ = samples.training_examples(profile, seed)
         return engine.sft(profile, sft, pool[: sft.examples], seed, out)
 
-    held_out = profile.shift.held_out
     recipe = {"train": profile.train, "sft": sft.model_dump(), "held_out": held_out, "seed": seed}
     return train_once(profile, recipe, train)
 

@@ -89,14 +89,12 @@ def training_pairs(
     """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool
     (or `shown`)."""
     train, held_out = training_examples(profile, seed)
-    settings = profile.shift
-    if len(held_out) < 2:
-        raise ValueError(
-            f"corpus {profile.train!r} has {len(held_out)} held-out questions: raise shift.held_out"
-        )
-    if len(held_out) < settings.queries:
+    settings, name, n = profile.shift, profile.train, len(held_out)
+    if n < 2:
+        raise ValueError(f"corpus {name!r} has {n} held-out questions: raise shift.held_out")
+    if n < settings.queries:
         said = "corpus %r has %d held-out questions, all are read: shift.queries asks for %d"
-        log.warning(said, profile.train, len(held_out), settings.queries)
+        log.warning(said, name, n, settings.queries)
     pool = fitting(profile, train if shown is None else list(shown), settings.demonstrations)
     sets = prompts.choose_demonstrations(pool, settings.demonstrations, settings.sets, seed)
     return pairs(profile, held_out[: settings.queries], sets)

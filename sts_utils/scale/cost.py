@@ -60,10 +60,9 @@ def shape(name: str, revision: str | None = None) -> Shape:
         where = models.resolve(name)
         config = AutoConfig.from_pretrained(where, revision=revision, local_files_only=True)
     except OSError:
-        raise ValueError(
-            f"model {name!r}: its config is neither here nor in data/models.yaml, so nothing can "
-            "be planned; put the model in $STS_MIRROR or give a local folder"
-        ) from None
+        lacks = "its config is neither here nor in data/models.yaml, so nothing can be planned"
+        mend = "put the model in $STS_MIRROR or give a local folder"
+        raise ValueError(f"model {name!r}: {lacks}; {mend}") from None
     with torch.device("meta"), models.quiet():
         model = AutoModelForCausalLM.from_config(config)
     tables = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}

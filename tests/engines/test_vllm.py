@@ -1,7 +1,10 @@
 import os
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -121,6 +124,24 @@ def test_generation_is_that_of_transformers():
     stopping = vllm.generate(models.resolve(MODEL), 24, "float32", stop=["capital"])
     ((text, tokens, finished),) = stopping([generation.chat_text(tokenizer, questions[0])])
     assert text.endswith("capital") and finished and tokens < found[0][1]
+
+
+def test_its_process_ends_with_a_killed_one():
+    """Or it would hold its GPU for ever."""
+    code = f"""
+import time
+from sts_utils import models
+from sts_utils.engines import vllm
+vllm.generate(models.resolve({MODEL!r}), 4)(["A"])
+print("written", flush=True)
+time.sleep(600)
+"""
+    starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert "written\n" in iter(starter.stdout.readline, "")
+    processes = psutil.Process(starter.pid).children(recursive=True)
+    assert any("EngineCore" in " ".join(process.cmdline()) for process in processes)
+    starter.kill()
+    assert not psutil.wait_procs(processes, timeout=60)[1]
 
 
 def test_without_room_for_the_weights_once_more_transformers_samples(monkeypatch, capsys):

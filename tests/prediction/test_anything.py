@@ -53,6 +53,7 @@ def usable_or_one_line(source):
 @fuzz
 @given(ROWS)
 @example([{"question": "Which?", "choices": ["a", "b"], "answer": 1}, ("Why?", "So.")])
+@example([{"question": "Which?", "choices": ["a", "b"], "solution": "It is b."}])
 def test_any_rows(rows):
     usable_or_one_line(rows)
 
