@@ -5,6 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
+from safetensors import SafetensorError
 
 from sts_utils import store
 
@@ -67,9 +68,16 @@ def test_an_artifact_says_what_made_it():
     assert made["files"] == {"value": store.file_hash(path / "value")}
 
 
-def test_a_full_disk_is_one_line():
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line(error):
     def fill(out):
-        raise OSError(28, "No space left on device")
+        raise error
 
     with pytest.raises(ValueError, match="the disk is full: free some space below"):
         store.folder("full", {}, fill)
