@@ -86,7 +86,7 @@ def test_whatever_goes_wrong_it_resumes_and_ends_in_the_same_tables(reproduced, 
     """The disk full at three moments, a kill, every file of the store damaged, a kernel killed, and
     two runs at once to the end: bit for bit the tables of a run that nothing befell.
 
-    `STS_FAULTS=all` kills at every kind of artifact that a run makes (by hand, a quarter of an hour).
+    `STS_FAULTS=all` kills at every kind of artifact that a run makes (by hand, 14 minutes).
     """
     runs, told = small_disk / "runs", (small_disk, "reproduce", "--profile")
     told += (without_control(small_disk),)
