@@ -59,6 +59,12 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_full(error: Exception) -> bool:
+    """Whether what failed is a full disk; safetensors says so in words alone."""
+    said = f"(os error {errno.ENOSPC})"
+    return getattr(error, "errno", None) == errno.ENOSPC or said in str(error)
+
+
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A scratch folder that becomes `folder` only when the block ends without an error."""
@@ -72,10 +78,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(scratch, folder)
     except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
-        if number in (errno.ENOTEMPTY, errno.EEXIST) and _whole(folder):
+        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST) and _whole(folder):
             return  # it came in between
-        if number == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
+        if is_full(error):
             raise ValueError(FULL) from None
         raise
     finally:

@@ -41,7 +41,7 @@ def cluster(workers: int | None) -> Iterator:
     _check_answers(address)
     try:
         size = {"num_cpus": workers} if address == "local" else {}
-        ray.init(address, log_to_driver=False, **size)
+        ray.init(address, log_to_driver=False, logging_level="ERROR", **size)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"RAY_ADDRESS={address!r}: {str(error).splitlines()[0]}") from None
     try:

@@ -47,8 +47,7 @@ class Numbers(NamedTuple):
 def compute(run: Run) -> Numbers:
     """How the shifted dims are labelled."""
     labels = peaks_of(run.profile)
-    ranked = [dims.ids for dims in run.ranked]
-    return Numbers(*shares(labels, ranked, run.profile.labels.top))
+    return Numbers(*shares(labels, [dims.ids for dims in run.ranked], run.profile.labels.top))
 
 
 def steps(profile: Profile) -> list[Step]:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -188,8 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return chosen.run(chosen)
     except (ValueError, OSError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC
-        print(f"error: {store.FULL if full else error}", file=sys.stderr)
+        print(f"error: {store.FULL if store.is_full(error) else error}", file=sys.stderr)
         return 2
     except PapermillExecutionError as error:
         trace = RUNS / "last-error.txt"

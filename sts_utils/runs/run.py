@@ -128,8 +128,7 @@ class Run:
                 values = self._score(metric, domains, dims)
                 for (domain, of), value in zip(domains.items(), values, strict=True):
                     row = {"domain": domain, "metric": metric, "seed": seed, "value": value}
-                    asked = {"queries": len(of.n), "tokens": int(of.n.sum())}
-                    rows.append(about | row | asked)
+                    rows.append(about | row | {"queries": len(of.n), "tokens": int(of.n.sum())})
         return pd.DataFrame(rows)
 
     def _score(self, metric: str, domains: dict[str, FeatureStats], dims: ShiftedDims, **how):
