@@ -108,11 +108,12 @@ if RETRAIN:
 # the layer's output (replacing it by its mean) is undone: 100% would be a perfect reconstruction.
 
 # %%
+loaded = {name: saes.load(name, width, run.layer).to(models.device()) for name, run in runs.items()}
 rows = training.collected(backbone, held_out, layers, 50_000)
 whole = models.load_model(profile.model, "bfloat16", profile.revision)
 table = []
 for name, run in runs.items():
-    sae, chunks = held.sae(run), (chunk.float() for chunk in rows[run.layer])
+    sae, chunks = loaded[name], (chunk.float() for chunk in rows[run.layer])
     measured = saes.quality(sae, chunks)
     measured |= training.loss_recovered(whole, sae, run.layer, held_out[:12])
     table.append({"SAE": name.rsplit("/", 1)[-1], "features": sae.cfg.d_sae} | measured)
@@ -124,7 +125,7 @@ quality.round(3)
 # heap at zero and no heap of features that fire on every token.
 
 # %%
-sae = held.sae(profile)
+sae = loaded[profile.sae]
 frequency = training.firing_frequency(sae, (chunk.float() for chunk in rows[profile.layer]))
 figure, axis = plt.subplots(figsize=(5, 2.2))
 axis.hist(frequency.clip(1e-6).log10(), bins=60, color="C0")

@@ -36,6 +36,7 @@ from IPython.display import Code
 from sts_utils import config, results
 from sts_utils.experiments import tables7_8
 from sts_utils.method import shift
+from sts_utils.prediction import explanation
 from sts_utils.runs.run import Run
 from sts_utils.scale import plan
 
@@ -112,6 +113,17 @@ peaks, kinds, judged = tables7_8.peaks_of(profile)
 votes = tables7_8.votes(peaks, kinds, profile.labels.top)
 named = {f"D_{profile.top_n}": np.nanmean(votes[dims.ids], 0), "all": np.nanmean(votes, 0)}
 pd.DataFrame(named, index=tables7_8.KINDS).T.round(3)
+
+# %% [markdown]
+# One by one, the ten that move most: how the texts on which each fires hardest divide, and the
+# tokens whose logits its decoder direction raises most. Many are about form (punctuation, numbers,
+# the turns of a solution) rather than about a subject.
+
+# %%
+first = pd.DataFrame(votes[dims.ids[:10]], columns=tables7_8.KINDS).round(2)
+words = explanation.promoted(profile, dims.ids[:10])
+first["promotes"] = [" ".join(repr(word)[1:-1] for word in of) for of in words]
+results.shown(first.assign(feature=dims.ids[:10]).set_index("feature").reset_index())
 
 # %% [markdown]
 # The paper asks a language model for the label. Could this one be the judge? The share of the texts

@@ -128,13 +128,15 @@ pd.Series(selective, name="change", dtype=str).rename_axis(["dims", "which"]).to
 # ## Reinforcement learning
 #
 # GRPO needs questions that the model answers right now and then, and a verifier. The reward is 1
-# for a right final answer, by math-verify.
+# for a right final answer, by math-verify. Beside the reward, the mean length of the sampled
+# completions: where it falls with it, part of what was learnt is to stop at the answer.
 
 # %%
 log = models.training_logs({"GRPO": fig6.reinforced(profile)})
 figure, axes = plt.subplots(1, 2, figsize=(6, 2.2))
-sns.lineplot(log, x="step", y="reward", ax=axes[0])
-_ = sns.lineplot(log, x="step", y="length", ax=axes[1])
+for axis, (column, label) in zip(axes, {"reward": "reward", "length": "length, tokens"}.items()):
+    sns.lineplot(log, x="step", y=column, ax=axis)
+    axis.set(ylabel=label, xticks=log.step[::3])
 
 # %%
 solved = fig6.accuracy(profile)

@@ -32,7 +32,7 @@ import pandas as pd
 from IPython.display import display
 from lm_eval.api.instance import Instance
 
-from sts_utils import config, correlation, generation
+from sts_utils import config, correlation, generation, results
 from sts_utils.evaluation import options, written
 from sts_utils.experiments import fig1b, fig5, fig6, tables2_4
 from sts_utils.runs import models, performance, samples
@@ -116,7 +116,7 @@ before.drop(columns="id").groupby("domain").mean(numeric_only=True).round(3)
 
 # %%
 numbers = tables2_4.compute(run)
-numbers.changes.round(2)
+results.shown(numbers.changes.round(2).rename_axis(["set", None]).reset_index("set"))
 
 # %%
 sets = {name: rows for name, rows in numbers.changes.groupby(level=0, sort=False)}
@@ -127,7 +127,7 @@ for axis, (name, rows) in zip(axes[0], sets.items()):
     look = {"fmt": "o", "color": "C0", "capsize": 2}
     axis.errorbar(value, rows.domain, xerr=[value - rows.low, rows.high - value], **look)
     axis.axvline(0, color="0.5", lw=0.8)
-    axis.set(title=name, xlabel=f"change of {measure} × 100 (95% interval)")
+    axis.set(title=name, xlabel=f"change of\n{results.SHORT_NAMES[measure]} (95% interval)")
 
 # %% [markdown]
 # ## How much of it is signal?
@@ -139,7 +139,7 @@ for axis, (name, rows) in zip(axes[0], sets.items()):
 # tested.
 
 # %%
-numbers.reliability.round(3)
+results.shown(numbers.reliability.rename_axis(["set", None]).reset_index("set"))
 
 # %% [markdown]
 # ## Is a drop lost knowledge?
@@ -176,7 +176,7 @@ zeroed.groupby(["features", "count"]).solution_loglik.mean().unstack("features")
 # ## The other models
 #
 # The same questions, asked of the models fine-tuned on other sets and by reinforcement learning
-# (one seed): change in points, with its standard error over questions.
+# (one seed): change of the measure × 100, with its standard error over questions.
 
 # %%
 changed = {name: run.trained_on(name).changes for name in profile.others}
@@ -188,8 +188,9 @@ points = 100 * others.groupby(["domain", "training"]).change.agg(["mean", "sem"]
 points.unstack("training").swaplevel(axis=1).sort_index(axis=1).round(1)
 
 # %% [markdown]
-# The mixtures are asked the test halves of their two domains (change of the measure, as a
-# fraction), and held-out mathematics (nats a token).
+# The mixtures are asked the test halves of their two domains and held-out mathematics: change of
+# the measure against the untouched model. What a mixture adds is the difference from "none", the
+# training set without extra examples.
 
 # %%
 gains = fig5.compute(run).gains

@@ -54,7 +54,7 @@ from sts_utils.experiments import (
     tables7_8,
     training,
 )
-from sts_utils.method import score
+from sts_utils.method import score, shift
 from sts_utils.report import page
 from sts_utils.runs.run import Run
 from sts_utils.scale import plan
@@ -112,7 +112,9 @@ if in_full:
 
 # %% [markdown]
 # The same for both scores and both sets of domains, the set whose change is more reliable first,
-# with the signed change in the picture: the paper correlates with the absolute one.
+# with the signed change in the picture: the paper correlates with the absolute one. A last table
+# asks whether the choice of the measure mattered: the same r with every measure whose change is
+# reliable enough.
 
 # %%
 claims += show(fig3, run, wanted)
@@ -180,7 +182,8 @@ claims += show(fig4e, run, wanted)
 # ## Fig 5, Table 10: which extra data to add
 #
 # The domains of the highest and the lowest score share a budget of extra training data, in several
-# ratios, one of them that of their scores; and what becomes of mathematics.
+# ratios, one of them that of their scores; and what becomes of mathematics. Whether extra data
+# helps at all is the distance from the dotted line, the training set alone.
 
 # %%
 claims += show(fig5, run, wanted)
@@ -188,7 +191,7 @@ claims += show(fig5, run, wanted)
 # %% [markdown]
 # ## Fig 6: reinforcement learning
 #
-# It has no ground-truth solutions to learn from, so demonstrations should find less of what it
+# RL has no ground-truth solutions to learn from, so demonstrations should find less of what it
 # moves than of what SFT on the same questions, in as many steps, does. The model's own answers,
 # where they are verified correct, may be nearer to what it is reinforced in: the table shows them
 # instead.
@@ -212,6 +215,16 @@ claims += show(fig7, run, wanted)
 
 # %%
 claims += show(table1, run, wanted)
+
+# %% [markdown]
+# Are the features that demonstrations find those of a subject? The share of $D_N$ of the first
+# seed that each of the other training sets has as well:
+
+# %%
+if "table1" in wanted:
+    for name in profile.others:
+        shared = shift.overlap(run.dims[0], run.trained_on(name).dims[0], profile.top_n)
+        print(f"{profile.train} and {name}: {shared:.0%} of {profile.top_n}")
 
 # %% [markdown]
 # ## Tables 2–4: change of performance in every domain
@@ -264,7 +277,7 @@ claims += show(paper_numbers, run, wanted)
 if FIGURES is None:
     verdicts = results.judged(claims)
     results.save_claims(verdicts, profile.name)
-    display(results.by_claim(verdicts).sort_values("verdict"))
+    display(results.shown(results.by_claim(verdicts).sort_values("verdict")))
 
 # %%
 of_06 = [result.name for experiment in EXPERIMENTS for result in experiment.RESULTS]

@@ -178,7 +178,7 @@ class Profile(Section):
     domains: str  # corpus of the downstream domains' questions
     demonstrations: str  # corpus of the domains' chain-of-thought demonstrations
     also: DomainSet | None = None  # a second set of domains
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)  # each once
     top_n: PositiveInt = 100  # N of D_N
     definition: Literal["paper", "released_code"] = "paper"
     alignment: Literal["query", "stream"] = "query"
@@ -275,9 +275,8 @@ def _values(name: str, above: tuple[str, ...] = ()) -> dict:
 
 def _over(values: dict, base: dict) -> dict:
     """`values` laid over `base`, section by section; a list replaces a list."""
-    both = values.keys() & base
-    nested = [k for k in both if isinstance(values[k], dict) and isinstance(base[k], dict)]
-    return base | values | {k: _over(values[k], base[k]) for k in nested}
+    both = [k for k in values if isinstance(values[k], dict) and isinstance(base.get(k), dict)]
+    return base | values | {k: _over(values[k], base[k]) for k in both}
 
 
 def _first(error: ValidationError | TypeError) -> str:
@@ -287,9 +286,10 @@ def _first(error: ValidationError | TypeError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        *above, key = first["loc"]
-        section = Profile.model_fields[above[0]].annotation if above else Profile
-        return f"unknown key {where!r}{nearest(str(key), list(section.model_fields))}"
+        sections = {name: of.annotation for name, of in Profile.model_fields.items()}
+        sections |= {"also": DomainSet, "parts": ControlPart, None: Profile}
+        *_, above, key = (None, *(part for part in first["loc"] if isinstance(part, str)))
+        return f"unknown key {where!r}{nearest(key, list(sections[above].model_fields))}"
     got = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
     return f"{where}: {first['msg'].lower()}{got}"
 

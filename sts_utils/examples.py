@@ -4,6 +4,9 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from string import ascii_uppercase
+
+from sts_utils import store
 
 #: The paper's instruction after every training question.
 MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
@@ -37,14 +40,20 @@ class Example:
         """The user's turn: the question, with its options or its instruction."""
         if not self.options:
             return f"{self.question}\n{self.instruction}".rstrip()
-        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-        listed = " ".join(f"({c}) {text}" for c, text in zip(letters, self.options, strict=False))
+        lettered = zip(ascii_uppercase, self.options, strict=False)
+        listed = " ".join(f"({c}) {text}" for c, text in lettered)
         return f"{self.question}\n{listed}"
 
 
 def chat(*texts: str) -> list[dict[str, str]]:
     """The turns of a chat: the user's first, the assistant's next, and so on."""
     return [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)]
+
+
+def digest(examples: Iterable[Example]) -> str:
+    """A short hash of what examples say, not of their names alone."""
+    fields = ("id", "query", "solution", "answer", "options")
+    return store.digest([[getattr(e, name) for name in fields] for e in examples])
 
 
 def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:

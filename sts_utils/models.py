@@ -81,7 +81,7 @@ def size(name: str, revision: str | None = None) -> int:
     config = _config(name, revision)
     with torch.device("meta"), quiet():
         model = AutoModelForCausalLM.from_config(config)
-    return sum(p.numel() for p in model.parameters())
+    return model.num_parameters()
 
 
 def _config(name: str, revision: str | None):

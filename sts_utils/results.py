@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -78,10 +79,10 @@ def setting(profile: Profile) -> str:
     written = f", of answers written behind {e.shots} examples," if e.mode == "generation" else ""
     return (
         f"Model {p.model}, SAE {p.sae} on the residual stream after block {p.layer}; training set "
-        f"{p.train} (SFT on {s.examples} examples, {s.epochs} epoch(s), batch {s.batch}); domains "
-        f"from {p.domains}, demonstrations from {p.demonstrations}; {len(p.seeds)} seed(s); N = "
-        f"{p.top_n}; definition {p.definition}, alignment {p.alignment}. Performance is "
-        f"{MEASURE_NAMES[e.measure]}{written} on at most {e.questions} questions a domain. The "
+        f"{p.train} (SFT on at most {s.examples} examples, {s.epochs} epoch(s), batch {s.batch}); "
+        f"domains from {p.domains}, demonstrations from {p.demonstrations}; {len(p.seeds)} "
+        f"seed(s); N = {p.top_n}; definition {p.definition}, alignment {p.alignment}. Performance "
+        f"is {MEASURE_NAMES[e.measure]}{written} on at most {e.questions} questions a domain. The "
         "paper: 7–9B models, LIMO, MMLU-Pro 5-shot chain-of-thought accuracy."
     )
 
@@ -137,6 +138,19 @@ def numbers(e: Estimate) -> dict[str, float]:
     return {"value": e.value, "low": e.low, "high": e.high}
 
 
+def shown(table: pd.DataFrame) -> HTML:
+    """A table as notebooks show it: whole texts, no row numbers, nothing where a number is not."""
+    with pd.option_context("display.max_colwidth", None):
+        return HTML(table.round(3).to_html(index=False, na_rep="", border=0))
+
+
+def show(name: str, thing: Figure | pd.DataFrame, caption: str, setting: str, run: str) -> None:
+    """`save` a figure or table, and show it with its caption."""
+    save(name, thing, caption, setting, run)
+    display(shown(thing) if isinstance(thing, pd.DataFrame) else thing)
+    display(Markdown(f"**{caption}**"))
+
+
 def save(name: str, thing: Figure | pd.DataFrame, caption: str, setting: str, run: str) -> None:
     """Write a figure (pdf, png) or a table (csv, md, tex) into figures/<run>/, and as txt its
     caption; after it, in a line of its own, the run's `setting`."""
@@ -151,7 +165,7 @@ def save(name: str, thing: Figure | pd.DataFrame, caption: str, setting: str, ru
         thing.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
         body = thing.to_markdown(index=False, floatfmt=".3g")
         (folder / f"{name}.md").write_text(f"{whole}\n\n{body}\n", encoding="utf-8")
-        latex = thing.style.hide(axis="index").format(precision=3, na_rep="")
+        latex = thing.style.hide(axis="index").format(precision=3, na_rep="", escape="latex")
         latex = latex.format_index(escape="latex", axis=1)
         text = latex.to_latex(caption=_latex(whole), label=f"tab:{name}", hrules=True)
         (folder / f"{name}.tex").write_text(text, encoding="utf-8")
@@ -171,14 +185,15 @@ RULE = (
     "difference of such by leaving out each domain in turn, else a bootstrap over questions, seeds "
     "or random draws. The run agrees with the claim when the interval lies on the claim's side, "
     "does not when it lies on the other, is inconclusive when it holds both, and a correlation is "
-    f"not testable when less than {TESTABLE:.0%} of the variance of its outcome is signal. A claim "
-    "with several statistics agrees when all of them do, and does not when any does not. The rule "
+    f"not testable when less than {TESTABLE:.0%} of the variance of its outcome is signal. Where "
+    "the paper's column says 'not reported' the claim is ours, not the paper's. A claim with "
+    "several statistics agrees when all of them do, and does not when any does not. The rule "
     "judges claims, not digits: the run may be of another scale than the paper's."
 )
 
 
 class Claim(NamedTuple):
-    """A statement of the paper, in the words of data/paper/claims.csv, and what decides it.
+    """A statement, the paper's or ours, in the words of data/paper/claims.csv, and what decides it.
 
     `paper`: what the paper found, if one claim has several statistics of its own.
     """

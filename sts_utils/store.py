@@ -32,6 +32,9 @@ Arrays = dict[str, np.ndarray]
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 CACHE = DATA / "cache"
+for _name in ("STS_OUT", "STS_MIRROR"):  # the same folder for processes started elsewhere
+    if os.environ.get(_name):
+        os.environ[_name] = os.path.abspath(os.environ[_name])
 #: What runs write; `STS_OUT` puts it in another folder (another disk, a test's own).
 OUT = os.environ.get("STS_OUT")
 RUNS = Path(OUT) / "runs" if OUT else DATA / "runs"
@@ -43,7 +46,7 @@ FULL = f"the disk is full: free some space below {RUNS} and start again"
 @cache
 def versions() -> dict[str, str]:
     """Versions of what computes: part of every recipe."""
-    packages = ("torch", "transformers", "sae-lens", "lm-eval", "numpy")
+    packages = "torch", "transformers", "trl", "sae-lens", "lm-eval", "numpy", "reasoning-gym"
     return {p: importlib.metadata.version(p) for p in packages}
 
 
@@ -67,19 +70,17 @@ def is_full(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `folder` only when the block ends without an error."""
+    """A scratch folder that becomes `folder` only when the block ends without an error, and there
+    is none by then: another process was first, with the same recipe."""
     owner = f"{platform.node()}.{os.getpid()}"
     scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}@{owner}")
     try:
         scratch.mkdir(parents=True)
         yield scratch
-        if _whole(folder):
-            return  # another process was first, with the same recipe
-        shutil.rmtree(folder, ignore_errors=True)
         os.replace(scratch, folder)
     except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST) and _whole(folder):
-            return  # it came in between
+        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST) and folder.exists():
+            return
         if is_full(error):
             raise ValueError(FULL) from None
         raise
@@ -89,7 +90,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 def clear_abandoned() -> None:
     """Delete what killed processes of this machine left half-written in the store."""
-    for scratch in RUNS.glob(f".*@{platform.node()}.*"):
+    owned = f".*@{platform.node()}.*"
+    for scratch in (*RUNS.glob(owned), *CACHE.glob(owned), *(CACHE / "models").glob(owned)):
         if not psutil.pid_exists(int(scratch.name.rpartition(".")[2])):
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -121,6 +123,7 @@ def folder(name: str, recipe: Mapping, make: Callable[[Path], None]) -> Path:
         if _whole(path_):
             return path_
         log.warning("%s is damaged: computing it again", path_)
+        shutil.rmtree(path_, ignore_errors=True)
     with atomic_folder(path_) as scratch:
         make(scratch)
         files = [file for file in scratch.rglob("*") if file.is_file()]

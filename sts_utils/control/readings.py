@@ -7,7 +7,7 @@ import numpy as np
 from sts_utils import corpora, generation, models, store
 from sts_utils.config import Profile
 from sts_utils.control import sets
-from sts_utils.examples import Example, by_domain
+from sts_utils.examples import Example, by_domain, digest
 from sts_utils.method import prompts
 from sts_utils.method.extract import FeatureStats, tokens_read
 from sts_utils.method.prompts import Prompt
@@ -40,7 +40,7 @@ def extract_shift(profile: Profile, name: str, seed: int) -> FeatureStats:
     asked = pairs(profile, name, seed)
     told = profile.control.model_dump(include={"contexts", "demonstrations"})
     told |= profile.control.part.model_dump(include={"examples", "queries"})
-    told |= {"control": name, "seed": seed, "context": "own"}
+    told |= {"control": name, "seed": seed}
     told["prompts"] = store.digest([icl.ids for _, icl in asked])
     recipe, desc = features.settings_of(profile, **told), f"{name} seed {seed}"
     return features.extract("features-control", [profile], lambda _: recipe, lambda: asked, desc)
@@ -108,5 +108,6 @@ def gradients(profile: Profile, name: str, seed: int | None = None) -> dict[str,
         told = chosen, profile.layer, hook.sae, hook.sink_norm
         return answer_gradients(model, tokenizer, *told, desc=f"gradients {name}")
 
-    recipe = features.settings_of(profile, examples=store.digest([e.id for e in chosen]))
+    told = {"examples": digest(chosen), "gradient": profile.evaluation.dtype}
+    recipe = features.settings_of(profile, **told)
     return store.arrays("gradients", recipe, compute)

@@ -10,12 +10,13 @@ import shutil
 from functools import cache, partial
 
 import pandas as pd
+import torch
 
 from sts_utils import corpora, models, store
 from sts_utils.config import ControlSettings, Profile
 from sts_utils.corpora import contrast, skills
 from sts_utils.evaluation import options
-from sts_utils.examples import Example, by_domain
+from sts_utils.examples import Example, by_domain, digest
 from sts_utils.runs import engine, performance, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.models import TrainedModel
@@ -100,7 +101,7 @@ def finetune(profile: Profile, name: str, seed: int, steps: int | None = None) -
     sft = profile.sft.model_copy(update=size)
     steps, chosen = steps or full_steps(settings), examples(profile, name, seed)
     recipe = {"control": name, "sft": sft.model_dump(), "steps": steps, "seed": seed}
-    recipe["examples"] = store.digest([e.id for e in chosen])
+    recipe["examples"] = digest(chosen)
     train = partial(engine.sft, profile, sft, chosen, seed, steps=steps)
     return held.train_once(profile, recipe, train)
 
@@ -153,9 +154,12 @@ def probe(profile: Profile, name: str, seed: int, kind: str) -> pd.DataFrame:
         whole = models.load_model(profile.model, told.dtype, profile.revision)
         tokenizer, desc = samples.tokenizer(profile.model, profile.revision), f"probe {name}"
         sft.train_answers(whole.train(), tokenizer, told, chosen, told.lr, seed, desc, warmup=0)
-        return options.option_likelihoods(whole.eval(), tokenizer, questions, desc=desc)
+        read = whole.eval().to(getattr(torch, dtype))  # as before it
+        return options.option_likelihoods(read, tokenizer, questions, desc=desc)
 
+    dtype = profile.evaluation.dtype
     recipe = {"model": profile.model, "revision": profile.revision, "sft": told.model_dump()}
-    recipe |= {"seed": seed, "examples": store.digest([e.id for e in chosen])}
-    recipe |= {"questions": store.digest([e.id for e in questions])}
+    recipe |= {"dtype": dtype}
+    recipe |= {"seed": seed, "examples": digest(chosen)}
+    recipe |= {"questions": digest(questions)}
     return _since(profile, store.frame("probe", recipe, compute))

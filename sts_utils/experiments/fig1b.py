@@ -111,12 +111,12 @@ def choices(actual: FeatureStats, counts, draws: int) -> dict[tuple[str, int, in
 def _near(places: np.ndarray, size: int, rng) -> list[int]:
     """For each place in the order of activity one near it, none twice and, if possible, none of
     the places themselves."""
-    own, picks = set(places.tolist()), []
-    taken = set(own)
+    unpicked, free, picks = np.ones(size, bool), np.ones(size, bool), []
+    free[places] = False
     for place in rng.permutation(places):
-        free = [p for p in range(size) if p not in taken] or list(own - set(picks))
-        nearest = sorted(free, key=lambda p: abs(p - place))[:5]
-        taken.add(pick := int(rng.choice(nearest)))
+        at = np.flatnonzero(free if free.any() else unpicked)
+        pick = int(rng.choice(at[np.argsort(abs(at - place), kind="stable")[:5]]))
+        free[pick] = unpicked[pick] = False
         picks.append(pick)
     return picks
 

@@ -1,6 +1,7 @@
 """Fig 3, Tables 6 and 9: the score before training against the change after it, over domains."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -9,16 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sts_utils import correlation, results
-from sts_utils.correlation import Observations, combined, correlate
+from sts_utils.correlation import CHANGES, Observations, combined, correlate
+from sts_utils.evaluation.options import MEASURES
 from sts_utils.results import METRIC_NAMES, SHORT_NAMES, Claim, Result, paper
+from sts_utils.runs import performance
 from sts_utils.runs.run import Run
 
 
 class Numbers(NamedTuple):
-    """Set of domains -> metric -> scores and changes; `table`: their r, a row each."""
+    """Set of domains -> metric -> scores and changes; `table`: their r, a row each; `measures`: r
+    with the change of every measure of performance that can be tested."""
 
     observed: dict[str, dict[str, Observations]]
     table: pd.DataFrame
+    measures: pd.DataFrame
 
 
 def compute(run: Run) -> Numbers:
@@ -26,7 +31,21 @@ def compute(run: Run) -> Numbers:
     domains; the set that can decide, of the more reliable change, comes first."""
     observed = {name: of.observations() for name, of in run.sets.items()}
     tables = {name: correlation.correlations(of) for name, of in observed.items()}
-    return Numbers(observed, pd.concat(tables, names=["domains"]).reset_index("domains"))
+    table = pd.concat(tables, names=["domains"]).reset_index("domains")
+    rows = [row for name, of in observed.items() for row in measures(name, run.sets[name], of)]
+    return Numbers(observed, table, pd.DataFrame(rows))
+
+
+def measures(name: str, run: Run, observed: dict[str, Observations]) -> Iterator[dict]:
+    """r of each score with each measure's change, where that is reliable enough to be tested."""
+    for measure in MEASURES:
+        changes = performance.change_arrays(run.changes, measure, run.domain_names)
+        for change in CHANGES:
+            for metric, seen in observed.items():
+                r = correlate(replace(seen, changes=changes), change)
+                about = {"domains": name, "measure": measure, "change": change, "metric": metric}
+                if r.testable:
+                    yield about | results.numbers(r) | {"reliability": r.reliability}
 
 
 def fig3(numbers: Numbers, run: Run) -> tuple[Figure, str]:
@@ -38,7 +57,7 @@ def fig3(numbers: Numbers, run: Run) -> tuple[Figure, str]:
         looks = results.styles(next(iter(observed.values())).domains)
         for axis, (metric, seen) in zip(row, observed.items(), strict=True):
             _scatter(axis, seen, looks)
-            of = [f"r with {kind} change {correlate(seen, kind)}" for kind in correlation.CHANGES]
+            of = [f"r with {kind} change {correlate(seen, kind)}" for kind in CHANGES]
             axis.set_title("\n".join(of), loc="left", fontsize=8)
             axis.set_xlabel(METRIC_NAMES[metric])
         row[0].set_ylabel(f"{name}\nchange of {SHORT_NAMES[run.profile.evaluation.measure]}")
@@ -82,6 +101,33 @@ def table6(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     )
 
 
+def table6_measures(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
+    """Whether r depends on the measure of performance that was chosen."""
+    return numbers.measures, (
+        "Table 6 by measure. Pearson r of score and change over all domains, other domains drawn, "
+        "for every measure of performance whose change is reliable enough to be tested. Main: "
+        f"{results.MEASURE_NAMES[run.profile.evaluation.measure]}, with the absolute change; the "
+        "others were looked at beside it. The paper: accuracy."
+    )
+
+
+def table6_points(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
+    """What Fig 3 shows, as numbers."""
+    tables = {}
+    for name, observed in numbers.observed.items():
+        seen = next(iter(observed.values()))
+        columns = {metric: of.scores.mean(0) for metric, of in observed.items()}
+        columns |= {"change": 100 * seen.mean_changes().mean(0)}
+        columns |= {"se": 100 * correlation.standard_errors(seen.changes)}
+        tables[name] = pd.DataFrame(columns, seen.domains)
+    table = pd.concat(tables, names=["domains", "domain"]).reset_index()
+    return table, (
+        "The points of Fig 3: both scores and the change of "
+        f"{results.MEASURE_NAMES[run.profile.evaluation.measure]} × 100, means over seeds, with "
+        "its standard error over questions."
+    )
+
+
 def table9(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     """R² of the same correlations."""
     theirs = paper("table09_r2")
@@ -121,6 +167,8 @@ def steadier(observed: dict[str, Observations]) -> correlation.Correlation:
 
 RESULTS = (
     Result(fig3, "Fig 3: score before training, change after it"),
+    Result(table6_points, "Table 6 points: score and change of every domain", "table"),
     Result(table6, "Table 6: Pearson correlation", "table"),
+    Result(table6_measures, "Table 6 by measure: does r depend on the outcome?", "table"),
     Result(table9, "Table 9: R²", "table"),
 )

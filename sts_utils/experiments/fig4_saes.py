@@ -65,19 +65,22 @@ def l0(profile: Profile) -> float:
 
 def fig4a(numbers: dict[str, Panel], run: Run) -> tuple[Figure, str] | None:
     """r by the SAE's width."""
-    what, theirs = "for SAEs of two widths at one layer and L0", "wider (131k against 16k) is lower"
+    what = f"for SAEs of {len(numbers['widths'].at)} widths at one layer and L0"
+    theirs = "wider (131k against 16k) is lower"
     return r_panel("Fig 4a", numbers["widths"].rows, "SAE features", what, theirs)
 
 
 def fig4b(numbers: dict[str, Panel], run: Run) -> tuple[Figure, str] | None:
     """r by the block that the SAE reads."""
-    what, theirs = "for SAEs at three layers", "stable over layers 15, 20, 25"
+    what = f"for SAEs at {len(numbers['layers'].at)} layers"
+    theirs = "stable over layers 15, 20, 25"
     return r_panel("Fig 4b", numbers["layers"].rows, "block", what, theirs)
 
 
 def fig4c(numbers: dict[str, Panel], run: Run) -> tuple[Figure, str] | None:
     """r by the SAE's L0."""
-    what, theirs = "for SAEs of five sparsities", "falls from 0.78 at L0 13 to 0.65 at 109"
+    what = f"for SAEs of {len(numbers['sparsities'].at)} sparsities"
+    theirs = "falls from 0.78 at L0 13 to 0.65 at 109"
     return r_panel("Fig 4c", numbers["sparsities"].rows, "L0 of the SAE", what, theirs)
 
 

@@ -25,9 +25,9 @@ from sts_utils.runs.scores import cosine
 
 PROBES = ("probe_raw_activations", "probe_sae_activations")
 BASELINES = (
-    "feature_activations",
+    "mean_raw_activation",
     "similarity_domain_to_training_set",
-    "similarity_before_after_sft",
+    "distance_before_after_sft",
 )
 STS = ("sts_act", "sts_icl")
 
@@ -146,9 +146,9 @@ def costs(weights: int, tokens: Mapping[str, int]) -> dict[str, float]:
     plain, train = tokens["domains"], tokens["train"]
     both = train + tokens["train icl"]
     return {
-        "feature_activations": forward * plain,
+        "mean_raw_activation": forward * plain,
         "similarity_domain_to_training_set": forward * (plain + train),
-        "similarity_before_after_sft": training + 2 * forward * plain,
+        "distance_before_after_sft": training + 2 * forward * plain,
         "probe_raw_activations": training + forward * plain,
         "probe_sae_activations": training + forward * plain,
         "sts_act": forward * (plain + both),
@@ -177,13 +177,13 @@ def table5(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     """Baselines beside their cost."""
     theirs = results.paper("table05_baselines").set_index("baseline").pearson
     table = _beside_paper(numbers.r, BASELINES + STS, theirs)
-    table.insert(4, "uses the tuned model", table.predictor == "similarity_before_after_sft")
+    table.insert(4, "uses the tuned model", table.predictor == "distance_before_after_sft")
     table.insert(5, "cost, TFLOP", [numbers.flops[name] / 1e12 for name in table.predictor])
     return table, (
         "Table 5. r of simple predictors with the absolute change over all domains, 95% intervals "
         "(other domains drawn), and what each costs for one seed in floating-point operations, "
-        "evaluation left out. Similarity before and after SFT is 1 − cosine. The paper's column is "
-        "for 8 domains, with one number for STS."
+        "evaluation left out. The distance is 1 − cosine of the mean rows; the paper says "
+        "similarity, and not its sign. Its column is for 8 domains, with one number for STS."
     )
 
 
@@ -201,7 +201,8 @@ def table13(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
 
 def _beside_paper(numbers: Mapping, names: Sequence[str], theirs: pd.Series) -> pd.DataFrame:
     """A row a predictor; the paper has one number for STS, beside STS_ICL."""
-    theirs = theirs.rename({"sts": "sts_icl"})
+    ours = {"feature_activations": BASELINES[0], "similarity_before_after_sft": BASELINES[-1]}
+    theirs = theirs.rename(ours | {"sts": "sts_icl"})
     rows = [{"predictor": n, **results.numbers(numbers[n]), "paper": theirs.get(n)} for n in names]
     return pd.DataFrame(rows)
 

@@ -16,7 +16,7 @@ from sts_utils.correlation import Correlation
 from sts_utils.method import shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.method.score import PAPER_SCORES
-from sts_utils.results import PALETTE, SAE_COLOUR, Claim, Result
+from sts_utils.results import CHANCE_COLOUR, PALETTE, SAE_COLOUR, Claim, Result
 from sts_utils.runs import engine, features, models, samples
 from sts_utils.runs.models import TrainedModel
 from sts_utils.runs.plan import Step, demonstrated, measured, training
@@ -36,6 +36,7 @@ class Numbers(NamedTuple):
     accuracy: pd.DataFrame  # as `accuracy` returns it
     shown: dict[str, Estimate]  # whose answers are shown -> overlap with what GRPO moved
     verified: tuple[int, int]  # how many of the sampled answers were correct, of how many
+    length: tuple[float, float]  # mean tokens of GRPO's completions, first and last step
 
 
 def compute(run: Run) -> Numbers:
@@ -61,7 +62,9 @@ def compute(run: Run) -> Numbers:
         shown["difference"] = shown["rollouts"] - shown["ground truth"]
     asked = min(features.ROLLOUTS, len(samples.training_examples(rl.profile, seed)[0]))
     verified = len(features.rollouts(rl.profile, seed)), asked
-    return Numbers(overlap, moved, shared, r, accuracy(profile), shown, verified)
+    solved, tokens = accuracy(profile), models.training_logs({"GRPO": rl.after[seed]}).length
+    ends = float(tokens.iloc[0]), float(tokens.iloc[-1])
+    return Numbers(overlap, moved, shared, r, solved, shown, verified, ends)
 
 
 def correlations(run: Run) -> dict[str, dict[str, Correlation]]:
@@ -158,18 +161,21 @@ def fig6(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     ]
     left.set_xticks(range(len(of)), labels)
     left.set(ylabel=f"overlap of the top {run.profile.top_n}", ylim=(0, 1), title="a")
+    chance = run.profile.top_n / len(run.train[0].features)
+    left.axhline(chance, color=CHANCE_COLOUR, ls="--", lw=0.8)
     rows = {f"{name}\n{dims}": r for name, of in numbers.r.items() for dims, r in of.items()}
     results.r_points(right, rows)
     right.set(xlabel="dims", title="b")
-    figure.legend(frameon=False, loc="outside upper center", ncols=2)
+    right.legend(frameon=False, loc="lower right", ncols=2)
     solved = numbers.accuracy.groupby("when").accuracy.mean()
     sure = [f"{of['actual'][PAPER_SCORES[0]].reliability:.2f}" for of in numbers.r.values()]
     return figure, (
-        f"Fig 6. SFT and GRPO: {g.steps} steps of {g.prompts} {g.train} questions, learning rate "
-        f"{g.lr:g}, one seed; greedy accuracy {solved['before']:.0%} before GRPO, "
-        f"{solved['after']:.0%} after. a: overlap of estimated and actual dims; total shift. b: r, "
-        f"95% over domains; reliability of the change {sure[0]} (SFT), {sure[1]} (GRPO). The "
-        "paper: overlap lower for RL; r low with estimated dims, high with actual ones."
+        f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, one seed. GRPO: greedy "
+        f"accuracy {solved['before']:.0%} before, {solved['after']:.0%} after; completions of "
+        f"{numbers.length[0]:.0f}, then {numbers.length[1]:.0f} tokens. a: overlap of estimated "
+        "and actual dims (dashed: chance); squared shift. b: r; reliability of the change "
+        f"{sure[0]} (SFT), {sure[1]} (GRPO). The paper: overlap lower for RL; r low with estimated "
+        "dims, high with actual ones."
     )
 
 
@@ -181,9 +187,7 @@ def rl_and_sft(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
         for metric in PAPER_SCORES:
             of = [numbers.r[name][dims][metric] for name in ("SFT", "GRPO")]
             pairs[f"r of {metric}, {dims} dims"] = of
-    rows = [
-        {"statistic": "total shift", "SFT": numbers.moved["SFT"], "GRPO": numbers.moved["GRPO"]}
-    ]
+    rows = [{"statistic": "total squared shift"} | {n: numbers.moved[n] for n in ("SFT", "GRPO")}]
     for statistic, (sft, rl) in pairs.items():
         gap = sft - rl
         row = {"statistic": statistic, "SFT": sft.value, "GRPO": rl.value, "SFT − GRPO": gap.value}
@@ -193,7 +197,7 @@ def rl_and_sft(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
         f"Reinforcement learning and SFT on the same set: {g.train}, {g.steps} steps of "
         f"{g.prompts} questions, learning rate {g.lr:g}. Differences are paired: 95% over "
         "questions for the overlap, over domains for r. Reliability: of the less reliable change. "
-        "Total shift: squared change by training, summed over features. They share "
+        "Total squared shift: of each feature, summed. They share "
         f"{numbers.shared:.0%} of the top {n} that they moved. Not in the paper."
     )
 

@@ -93,8 +93,9 @@ def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
         log.to_parquet(out / "log.parquet", index=False)
         table.to_parquet(out / "table.parquet", index=False)
 
-    keys = ("model", "revision", "train", "sft", "shift", "selective", "dtype", "definition")
+    keys = ("model", "revision", "train", "sft", "shift", "shown", "dtype", "definition")
     recipe = {key: profile.model_dump()[key] for key in (*keys, "alignment")}
+    recipe |= {"selective": settings.model_dump(include={"examples", "lr"})}
     recipe |= {"saes": profile.sweep.layers, "questions": profile.evaluation.held_out}
     recipe |= {"seed": seed, "which": which, "n": n, "draw": draw}
     recipe["frozen"] = profile.evaluation.dtype  # what is trained is float32

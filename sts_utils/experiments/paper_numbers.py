@@ -8,10 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy import stats as scipy_stats
 
 from sts_utils import corpora, results
-from sts_utils.correlation import TESTABLE, pearson
+from sts_utils.correlation import TESTABLE, fisher, pearson
 from sts_utils.results import CHANCE_COLOUR, METRIC_NAMES, PALETTE, Result
 from sts_utils.runs.run import Run
 
@@ -55,13 +54,13 @@ def _changes() -> pd.DataFrame:
 
 
 def reliability(changes: np.ndarray, questions: np.ndarray, share: float) -> float:
-    """1 − mean se² / variance of [D] changes of accuracy, of [D] numbers of questions each.
+    """1 − mean se² / variance of [D] absolute changes of accuracy, [D] numbers of questions each.
 
     se² = (q − change²) / questions, q the `share` of questions whose correctness flips; at least
     the change itself, for fewer flips can't make it.
     """
     flipped = np.maximum(share, np.abs(changes))
-    return float(1 - ((flipped - changes**2) / questions).mean() / changes.var(ddof=1))
+    return float(1 - ((flipped - changes**2) / questions).mean() / np.abs(changes).var(ddof=1))
 
 
 def reliabilities() -> pd.DataFrame:
@@ -75,12 +74,6 @@ def reliabilities() -> pd.DataFrame:
 
 
 # --- the correlation ---------------------------------------------------------------------------
-
-
-def fisher(r: float, n: int) -> tuple[float, float]:
-    """95% interval of r over n domains, as scipy's pearsonr has it, where only r is printed."""
-    half = scipy_stats.norm.ppf(0.975) / (n - 3) ** 0.5
-    return float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
 
 
 def correlations() -> pd.DataFrame:
@@ -161,11 +154,10 @@ def paper_numbers(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     look = {"color": "0.3", "ms": 5}
     for metric, marker in MARKERS.items():
         handles.append(Line2D([], [], ls="", marker=marker, label=METRIC_NAMES[metric], **look))
-    look |= {"ls": "--", "marker": "o", "mfc": "white"}
-    handles.append(Line2D([], [], label=f"without {EXTREME}", **look))
+    handles.append(Line2D([], [], label=f"without {EXTREME}", color="0.3", ls="--"))
     figure.legend(handles=handles, frameon=False, loc="outside upper center", ncols=len(handles))
     return figure, (
-        "Computed from the paper's printed numbers, not from a run. a: reliability of its accuracy "
+        "Computed from the paper's printed numbers, not from a run. a: reliability of its absolute "
         "changes if a share of answers flips, each domain evaluated once (dotted: 0.5). b: its r "
         "over 8 domains and, where Fig 3 can be read off, without engineering; Fisher's 95%. c: "
         "mean r over 8 domains chosen by the outcome; markers: printed r."
@@ -179,7 +171,7 @@ def _reliability(axis: Axes, numbers: Numbers, colours: dict) -> None:
     axis.axhline(TESTABLE, color=CHANCE_COLOUR, lw=0.8, ls=":")
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
     axis.set(title="a", xlabel="answers that flip (% of questions)", ylim=(-0.5, 1))
-    axis.set(ylabel="reliability of the change", xticks=100 * np.array(SHARES))
+    axis.set(ylabel="reliability of the |change|", xticks=100 * np.array(SHARES))
 
 
 def _correlations(axis: Axes, numbers: Numbers, colours: dict) -> None:

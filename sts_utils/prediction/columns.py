@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from string import ascii_uppercase as LETTERS
 
 import pandas as pd
 
@@ -11,7 +12,6 @@ from sts_utils.config import nearest
 from sts_utils.examples import Example
 from sts_utils.prediction.rows import is_turn
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: What a column is for -> the names it is recognised by, the first that is there.
 COLUMNS = {
     "question": ["question", "prompt", "query", "problem", "instruction", "input"],

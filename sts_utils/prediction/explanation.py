@@ -90,7 +90,7 @@ def explain(prediction: "Prediction", k: int = 10) -> Explanation:
 def promoted(profile: Profile, ids: np.ndarray) -> list[tuple[str, ...]]:
     """For each feature the tokens whose logits rise most along its decoder row, which goes through
     the final norm and the unembedding."""
-    model = models.load_model(profile.model, profile.dtype)
+    model = models.load_model(profile.model, profile.dtype, profile.revision)
     rows = held.sae(profile).W_dec[torch.as_tensor(ids)].to(model.device, model.dtype)
     top = models.vocabulary_logits(model, model.model.norm(rows)).topk(WORDS).indices
     decode = samples.tokenizer(profile.model, profile.revision).decode

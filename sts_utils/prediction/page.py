@@ -83,6 +83,6 @@ def plot(prediction: "Prediction") -> Figure:
         reach = [found.change - found.change_low, found.change_high - found.change]
         axis.errorbar(found.change, range(len(table)), xerr=reach, fmt="o", capsize=2, color="C1")
         axis.axvline(0, color="0.8", lw=0.8, zorder=0)
-        axis.set(xlabel="change, nats a token", title=f"probe, {steps} steps")
+        axis.set(xlabel=f"change, {prediction.probe.unit}", title=f"probe, {steps} steps")
     axes[0, 0].set_yticks(range(len(table)), [d.replace("$", r"\$") for d in table.domain])
     return figure

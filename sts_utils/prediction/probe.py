@@ -26,10 +26,10 @@ WIDTH = 576
 QUESTIONS = 64
 
 
-#: What a measure is called.
+#: What a measure is called, and its unit.
 NAMES = {
-    "gold_log_odds": "log-odds of the right option against the others",
-    "solution_loglik": "log-likelihood a token of the answer",
+    "gold_log_odds": ("log-odds of the right option against the others", "log-odds"),
+    "solution_loglik": ("log-likelihood a token of the answer", "nats a token"),
 }
 
 
@@ -46,7 +46,11 @@ class Probe:
     @property
     def name(self) -> str:
         """What is measured, in words."""
-        return NAMES[self.measure]
+        return NAMES[self.measure][0]
+
+    @property
+    def unit(self) -> str:
+        return NAMES[self.measure][1]
 
     @property
     def changes(self) -> dict[str, np.ndarray]:
@@ -89,7 +93,7 @@ def questions(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Example
 
 def measure(asked: Sequence[Example]) -> str:
     """What is measured: free of form where there are options, and only there."""
-    free = all(e.answer in e.options for e in asked)
+    free = all(e.answer in e.options and len(e.options) > 1 for e in asked)
     return "gold_log_odds" if free else "solution_loglik"
 
 
@@ -150,7 +154,8 @@ def run(
             else:
                 length = SETTINGS.max_length
                 of = options.solution_loglik(whole.eval(), tokenizer, asked, length)
-            return of.set_index("id")[chosen].loc[[e.id for e in asked]].to_numpy()
+            of = of.drop_duplicates("id").set_index("id")  # one question may be in two domains
+            return of[chosen].loc[[e.id for e in asked]].to_numpy()
 
         before = measured()
         told = SETTINGS, train, lr, seed, "probe", steps

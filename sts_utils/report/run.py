@@ -50,8 +50,8 @@ def reproduce(
     """Run the stages of `profile`, loaded by its `name`, that are not done yet; returns the
     executed notebooks.
 
-    `figures` ("fig3 table6"): make these alone, and compute only what they need. Otherwise
-    everything, and the report page at the end.
+    `figures` ("fig3 table6"): make these alone, and compute the base run and what they need.
+    Otherwise everything, and the report page at the end.
 
     A stage is done when its executed notebook is in the store for this profile, these seeds, this
     notebook and this code, and the figures and tables that it wrote are still as it wrote them.
@@ -93,6 +93,8 @@ def _side_by_side(profile: Profile, whole: bool) -> None:
 def _recipe(name: str, profile: Profile, parameters: dict) -> dict:
     """What an executed notebook depends on."""
     data = (path for kept in ("*.yaml", "paper/*.csv", "labels/*.csv") for path in DATA.glob(kept))
+    if name == "predict":
+        data = (*data, DATA / "example.jsonl", *(ROOT / "figures" / "control").glob("*.csv"))
     files = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.jinja"), NOTEBOOKS / f"{name}.py", *data]
     code = {path.relative_to(ROOT).as_posix(): store.file_hash(path) for path in sorted(files)}
     return {"code": code, "profile": profile.model_dump(), "figures": parameters.get("FIGURES")}
@@ -120,7 +122,8 @@ def _execute(name: str, parameters: dict, figures: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / f"{name}.ipynb"
         nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)
-        how = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
+        how = {"kernel_name": "python3", "progress_bar": False}
+        how |= {"cwd": str(NOTEBOOKS)} if name == "predict" else {}  # where its example lies
         how |= {"stderr_file": sys.stderr}  # the notebook's progress bars, not the kernel's notes
         how |= {"extra_arguments": ["--log-level=ERROR"]}
         try:

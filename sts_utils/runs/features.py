@@ -185,6 +185,6 @@ def rollouts(profile: Profile, seed: int) -> list[Example]:
 def _rollout_recipe(profile: Profile, seed: int) -> dict:
     settings = {"model": profile.model, "train": profile.train, "seed": seed}
     settings |= {"dtype": profile.evaluation.dtype, "questions": ROLLOUTS}
-    settings |= {"tokens": profile.grpo.completion_tokens}
+    settings |= {"tokens": profile.grpo.completion_tokens, "revision": profile.revision}
     settings |= {"temperature": profile.grpo.temperature, "held_out": profile.shift.held_out}
     return settings

@@ -52,7 +52,7 @@ def sae(profile: Profile, device: str | None = None):
 
 @cache
 def sink_norm(profile: Profile) -> float:
-    """The attention-sink threshold of the profile's model, from 16 plain training prompts."""
+    """The attention-sink threshold of the profile's model, from 16 plain prompts."""
     return extract.sink_norm(backbone(profile), _first_prompts(profile))
 
 
@@ -67,7 +67,7 @@ def hook(profile: Profile, device: str | None = None) -> Hook:
 
 @cache
 def check_sae(profile: Profile) -> None:
-    """`saes.check` on the plain training prompts that the sink threshold is from."""
+    """`saes.check` on the plain prompts that the sink threshold is from."""
     if saes.RANDOM.fullmatch(profile.sae):
         return
     ids = [list(prompt.ids) for prompt in _first_prompts(profile)]
@@ -75,8 +75,9 @@ def check_sae(profile: Profile) -> None:
 
 
 def _first_prompts(profile: Profile) -> list[Prompt]:
+    """The same for every run of a model: what is stored of a domain serves all training sets."""
     tokenizer = samples.tokenizer(profile.model, profile.revision)
-    return [prompts.chat_prompt(tokenizer, e) for e in corpora.load(profile.train, 0, 16)]
+    return [prompts.chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
 
 
 def load_whole(profile: Profile, model: "TrainedModel | None" = None):

@@ -10,7 +10,7 @@ import pandas as pd
 from sts_utils import corpora, generation, models, store
 from sts_utils.config import Profile
 from sts_utils.evaluation import options, written
-from sts_utils.examples import Example, by_domain
+from sts_utils.examples import Example, by_domain, digest
 from sts_utils.runs import engine, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.models import TrainedModel
@@ -120,7 +120,7 @@ def _tokenizer(profile: Profile):
 def _recipe(profile: Profile, model: TrainedModel | None, questions: Sequence[Example]) -> dict:
     e = profile.evaluation
     recipe = {"model": profile.model, "revision": profile.revision, "dtype": e.dtype}
-    recipe |= {"questions": store.digest([e.id for e in questions])}
+    recipe |= {"questions": digest(questions)}
     recipe |= {"trained": model.key if model else None, "measures": options.MEASURES}
     if e.mode == "generation":
         recipe |= {"shots": e.shots, "max_new_tokens": e.max_new_tokens, "rule": e.rule}

@@ -21,6 +21,18 @@ def tokenizer(name: str, revision: str | None = None):
     return models.load_tokenizer(name, revision)
 
 
+def corpora_of(profile: Profile) -> list[str]:
+    """The names of the corpora that a run reads, each once."""
+    p, names = profile, []
+    if p.runs_paper:
+        names += [p.train, p.domains, p.demonstrations, *p.others, p.grpo.train]
+        names += [p.labels.code, p.labels.dialogue, p.evaluation.mathematics]
+    sets = [p.also] if p.also and p.runs_paper else []
+    for of in (*sets, *(p.control.parts if p.runs_control else ())):
+        names += [of.domains, of.demonstrations]
+    return list(dict.fromkeys(filter(None, names)))
+
+
 # --- questions ---------------------------------------------------------------------------------
 
 

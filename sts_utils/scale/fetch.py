@@ -14,6 +14,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from sts_utils import config, corpora, models, saes
 from sts_utils.config import Profile
+from sts_utils.runs import samples
 from sts_utils.store import ROOT
 
 #: Beside what `fetch` writes: where it is from, and the commit that the hub resolved.
@@ -43,18 +44,15 @@ class Need(NamedTuple):
 
 def needs(profile: Profile) -> list[Need]:
     """What `profile` reads from the hub or the mirror, each once, datasets first."""
-    p, sweep = profile, profile.sweep
-    names = [p.train, p.domains, p.demonstrations, *p.others, p.grpo.train]
-    names += [p.labels.code, p.labels.dialogue, *filter(None, [p.evaluation.mathematics])]
-    names += [name for part in p.control.parts for name in (part.domains, part.demonstrations)]
-    listed = {}
-    for hub in (entry.hub for entry in map(corpora.entry, names) if entry.hub):
+    p, listed = profile, {}
+    for hub in (of.hub for of in map(corpora.entry, samples.corpora_of(p)) if of.hub):
         need = Need("dataset", *(hub.get(key) for key in ("path", "revision", "split", "name")))
         listed.setdefault((need.name, need.split), need)
     if p.model not in (*models.PACKAGED, *models.RANDOM) and not Path(p.model).is_dir():
         listed[p.model] = Need("model", p.model, p.revision)
-    for name in (p.sae, *sweep.widths, *sweep.layers, *sweep.sparsities):
-        if not name.startswith("random-") and not (ROOT / name).is_dir():
+    swept = (*p.sweep.widths, *p.sweep.layers, *p.sweep.sparsities) if p.runs_paper else ()
+    for name in (p.sae, *swept):
+        if not name.startswith("random-") and not Path(ROOT, name).is_dir():
             listed[name] = Need("sae", name)
     return list(listed.values())
 

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def save(sae: TopKTrainingSAE, folder: Path) -> None:
     """Write the inference SAE in sae-lens's own format, in bfloat16 (half the size)."""
     sae.fold_W_dec_norm()
     sae.cfg.dtype = "bfloat16"
+    shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as out:
         sae.to(torch.bfloat16).save_inference_model(out)
 

@@ -81,11 +81,8 @@ def train_answers(
     precision = torch.backends.fp32_precision  # TF32, which SFT sets, is for SFT alone
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            told = on_one_gpu(
-                TrainingArguments(**arguments(settings, seed, steps, scratch, warmup))
-            )
-            optimizers = master_adamw(model, lr), None
-            told = on_one_gpu(told)
+            told = TrainingArguments(**arguments(settings, seed, steps, scratch, warmup))
+            told, optimizers = on_one_gpu(told), (master_adamw(model, lr), None)
             return run(AnswerTrainer(model, told, collate, rows, optimizers=optimizers), desc)
     finally:
         torch.backends.fp32_precision = precision

@@ -2,11 +2,14 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from sts_utils import correlation
+from sts_utils.evaluation.options import MEASURES
 from sts_utils.experiments import fig3
 from sts_utils.results import paper
+from sts_utils.runs import performance
 
 
 @pytest.fixture
@@ -18,8 +21,21 @@ def numbers(run, random_stats):
         {d: random_stats(300 + 9 * s + i) for i, d in enumerate(names)} for s in (0, 1)
     ]
     second.change_arrays = run.change_arrays[:5]
+    for of in (run, second):
+        of.changes = changes(of)
     run.sets = {"mmlu-test": run, "benchmarks": second}
     return fig3.compute(run)
+
+
+def changes(run):
+    """The table of changes whose log-likelihoods are `change_arrays`, and accuracy noise alone."""
+    rng, rows = np.random.default_rng(0), []
+    for domain, of in zip(run.domain_names, run.change_arrays, strict=True):
+        for measure in MEASURES:
+            values = of if measure == "gold_loglik" else rng.normal(size=of.shape)
+            for (s, q), change in np.ndenumerate(values):
+                rows.append((s, domain, f"{domain}{q:02}", measure, change))
+    return pd.DataFrame(rows, columns=["seed", "domain", "id", "measure", "change"])
 
 
 def test_points_are_scores_and_signed_changes(numbers, run):
@@ -45,6 +61,31 @@ def test_tables_6_and_9_stand_beside_the_paper_s(numbers, run):
     assert sorted(nine[nine.source == "paper"].r2_mean) == sorted(table9.r2_mean)
 
 
+def test_r_with_every_measure_that_can_be_tested(numbers, run):
+    table, caption = fig3.table6_measures(numbers, run)
+    assert len(caption.split()) <= 60 and (table.reliability >= correlation.TESTABLE).all()
+    rows = table.set_index(["domains", "measure", "change", "metric"]).sort_index()
+    for kind in correlation.CHANGES:
+        row = rows.loc[("mmlu-test", "gold_loglik", kind, "sts_icl")]
+        expected = correlation.correlate(numbers.observed["mmlu-test"]["sts_icl"], kind)
+        assert (row["value"], row.low, row.high) == (expected.value, expected.low, expected.high)
+    arrays = performance.change_arrays(run.changes, "accuracy", run.domain_names)
+    noise = correlation.reliability(arrays, "absolute")
+    assert noise < correlation.TESTABLE and ("mmlu-test", "accuracy", "absolute") not in rows.index
+
+
+def test_the_points_as_numbers(numbers, run):
+    table, caption = fig3.table6_points(numbers, run)
+    assert len(table) == 14 + 5 and len(caption.split()) <= 60
+    for name, of in numbers.observed.items():
+        rows, seen = table[table.domains == name], of["sts_act"]
+        assert tuple(rows.domain) == seen.domains
+        np.testing.assert_allclose(rows.sts_act, seen.scores.mean(0))
+        np.testing.assert_allclose(rows.sts_icl, of["sts_icl"].scores.mean(0))
+        np.testing.assert_allclose(rows.change, 100 * seen.mean_changes().mean(0))
+        np.testing.assert_allclose(rows.se, 100 * correlation.standard_errors(seen.changes))
+
+
 def test_the_score_s_spread_over_seeds_is_a_claim(numbers, run):
     *_, last = fig3.claims(numbers, run)
     first = numbers.observed["mmlu-test"]
@@ -60,7 +101,7 @@ def test_the_set_that_can_decide_stands_first(run):
 def test_without_any_reliable_change_the_table_is_drawn_all_the_same(run, random_stats):
     noise = np.random.default_rng(0)
     run.change_arrays = [noise.normal(size=of.shape) for of in run.change_arrays]
-    run.sets = {"mmlu-test": run}
+    run.sets, run.changes = {"mmlu-test": run}, changes(run)
     found = fig3.compute(run)
     found = found._replace(table=found.table.drop(columns=["r_true"], errors="ignore"))
     six, _ = fig3.table6(found, run)

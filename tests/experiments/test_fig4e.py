@@ -39,7 +39,7 @@ def test_r_of_a_predictor_is_by_hand(run, random_stats, monkeypatch):
     values = [[fig4e.moved(of, tuned[d, s]) for d, of in run.domains[s].items()] for s in (0, 1)]
     y = np.abs([change.mean() for change in run.change_arrays])
     by_hand = np.corrcoef(np.mean(values, axis=0), y)[0, 1]
-    assert found["similarity_before_after_sft"].value == pytest.approx(by_hand)
+    assert found["distance_before_after_sft"].value == pytest.approx(by_hand)
     assert found["sts_icl"].value == run.correlations()["sts_icl"].value
     raw = np.mean([[of.mean("r") for of in row.values()] for row in run.domains], axis=0)
     error = ((fig4e.probe(raw, y) - y) ** 2).sum()
@@ -107,9 +107,9 @@ def test_costs_are_counted(profile, whole, tokenizer):
     assert counted == dict(zip(TOKENS, by_hand, strict=True))
     forward, training = 2 * weights, 6 * weights * sft
     assert fig4e.costs(weights, counted) == {
-        "feature_activations": forward * plain,
+        "mean_raw_activation": forward * plain,
         "similarity_domain_to_training_set": forward * (plain + train_plain),
-        "similarity_before_after_sft": training + 2 * forward * plain,
+        "distance_before_after_sft": training + 2 * forward * plain,
         "probe_raw_activations": training + forward * plain,
         "probe_sae_activations": training + forward * plain,
         "sts_act": forward * (plain + train_plain + train_icl),
@@ -139,6 +139,12 @@ def test_fig4e_points_are_the_skills(numbers, run, same):
 def test_table5(numbers, run, ours):
     table = fig4e.table5(numbers, run)[0].set_index("predictor")
     theirs = paper("table05_baselines").set_index("baseline")
+    theirs = theirs.rename(
+        {
+            "similarity_before_after_sft": "distance_before_after_sft",
+            "feature_activations": "mean_raw_activation",
+        }
+    )
     assert list(table.index) == [*fig4e.BASELINES, *fig4e.STS]
     for name, row in table.iterrows():
         ours(row, numbers.r[name])

@@ -19,7 +19,7 @@ def numbers(made, rows):
     moved = {"main SFT": 1218.4, "SFT": 0.75, "GRPO": 0.5}
     overlap = {name: made() for name in moved}
     r = {name: rows(("estimated", "actual")) for name in ("SFT", "GRPO")}
-    return fig6.Numbers(overlap, moved, 0.875, r, pd.DataFrame(table), shown, (3, 12))
+    return fig6.Numbers(overlap, moved, 0.875, r, pd.DataFrame(table), shown, (3, 12), (57.4, 8.1))
 
 
 def test_bars_and_points_are_the_estimates(numbers, run, same):
@@ -33,7 +33,8 @@ def test_bars_and_points_are_the_estimates(numbers, run, same):
     of = [numbers.r[name][dims] for name in ("SFT", "GRPO") for dims in ("estimated", "actual")]
     for metric, container in zip(("sts_act", "sts_icl"), right.containers, strict=True):
         same(container, [row[metric] for row in of], x=[0, 1, 2, 3])
-    assert "accuracy 25% before GRPO, 75% after" in caption
+    assert "accuracy 25% before, 75% after; completions of 57, then 8 tokens" in caption
+    assert list(left.lines[-1].get_ydata()) == [8 / 40] * 2  # chance
     assert "0.90 (SFT), 0.90 (GRPO)" in caption and len(caption.split()) <= 60
     plt.close(figure)
 
@@ -41,7 +42,7 @@ def test_bars_and_points_are_the_estimates(numbers, run, same):
 def test_sft_and_grpo_are_compared_in_pairs(numbers, run):
     table, caption = fig6.rl_and_sft(numbers, run)
     rows = table.set_index("statistic")
-    assert list(rows.loc["total shift"])[:2] == [0.75, 0.5]
+    assert list(rows.loc["total squared shift"])[:2] == [0.75, 0.5]
     both = numbers.overlap["SFT"], numbers.overlap["GRPO"]
     gap, row = both[0] - both[1], rows.loc["overlap at 8"]
     assert (both[0].value, both[1].value) == (row.SFT, row.GRPO)
@@ -89,8 +90,11 @@ def test_overlap_and_r_are_of_the_same_questions(run, random_stats, monkeypatch,
     monkeypatch.setattr(fig6, "reinforced", lambda _: None)
     monkeypatch.setattr(fig6, "own_answers", lambda _: None)
     monkeypatch.setattr(fig6, "accuracy", lambda _: None)
+    log = pd.DataFrame({"length": [60.0, 30.0, 10.0]})
+    monkeypatch.setattr(fig6.models, "training_logs", lambda _: log)
     monkeypatch.setattr(features, "rollouts", lambda *_: [])
     numbers = fig6.compute(run)
+    assert numbers.length == (60, 10)
     assert numbers.moved["GRPO"] == pytest.approx(run.actual[0].dh2.sum() / run.actual[0].n.sum())
     both = [of.dh2.sum() / of.n.sum() for of in run.actual]
     assert numbers.moved["main SFT"] == pytest.approx(np.mean(both))

@@ -53,14 +53,15 @@ def test_shares_and_recall_of_planted_labels():
     labels = tables7_8.Labels(peaks, kinds, kinds)
     seeds = [ranked, ranked]
     share, recall = tables7_8.shares(labels, seeds, top=10, sizes=(8, 15, 99), draws=5)
-    assert list(share) == [8, 15, "all"]
-    values = [share[n].value for n in (8, 15, "all")]
-    assert values == pytest.approx([7 / 8, 14 / 15, 14 / 40])
+    shared = {kind: [of[n].value for n in (8, 15, "all")] for kind, of in share.items()}
+    assert shared["math"] == pytest.approx([7 / 8, 14 / 15, 14 / 40])
+    assert shared["code"] == pytest.approx([1 / 8, 1 / 15, 14 / 40])
+    assert shared["dialogue"] == pytest.approx([0, 0, 12 / 40]) and len(share["math"]) == 3
     # top 500 becomes the upper half: 20 of 40, all 14 of mathematics and 6 of code
     # which is the mean over draws of fewer of them
     expected = {"math": 1.0, "code": 6 / 14, "chance": 0.5}
     assert {name: e.value for name, e in recall.items()} == pytest.approx(expected)
-    assert share[8].low == pytest.approx(7 / 8)  # redrawn texts label alike
+    assert share["math"][8].low == pytest.approx(7 / 8)  # redrawn texts label alike
 
 
 def test_texts_are_equally_many_of_each_kind(profile):
@@ -88,9 +89,10 @@ def test_texts_begin_with_the_bos_of_a_model_that_has_one(profile, tokenizer, mo
 
 
 def test_tables_7_and_8(made, run, ours):
-    share = {n: made() for n in (50, 100, 200, "all")}
+    kinds = {kind: {n: made() for n in (50, 100, 200, "all")} for kind in tables7_8.KINDS}
+    share = kinds["math"]
     recall = {n: made() for n in ("math", "code", "chance")}
-    numbers = tables7_8.Numbers(share, recall)
+    numbers = tables7_8.Numbers(kinds, recall)
     seven, caption = tables7_8.table7(numbers, run)
     eight, said = tables7_8.table8(numbers, run)
     assert max(len(text.split()) for text in (caption, said)) <= 60
@@ -98,6 +100,8 @@ def test_tables_7_and_8(made, run, ours):
         for (_, row), e in zip(table.iterrows(), of.values(), strict=True):
             ours(row, e)
     assert list(seven.dims) == ["D_50", "D_100", "D_200", "all labelled"]
+    assert list(seven.code) == [e.value for e in kinds["code"].values()]
+    assert list(seven.dialogue) == [e.value for e in kinds["dialogue"].values()]
     more = [share[n].value / share["all"].value for n in (50, 100, 200)]
     np.testing.assert_allclose(seven.enrichment, [*more, np.nan])
     ratios = share[50].draws / share["all"].draws
