@@ -27,6 +27,15 @@ def test_every_profile_is_valid():
         ({"layr": 3}, r"unknown key 'layr' \(did you mean 'layer'\?\)"),
         ({"sft": {"learning_rate": 1}}, r"unknown key 'sft.learning_rate'"),
         ({"sts": {"demos": 1}}, r"unknown key 'sts.demos' \(did you mean 'demonstrations'\?\)"),
+        (
+            {"also": {"domains": "a", "demonstrations": "b", "domain": 1}},
+            r"'also.domain' \(did you mean 'domains'\?\)",
+        ),
+        (
+            {"control": {"parts": [{"name": "", "domains": "", "demonstrations": "", "sed": 1}]}},
+            r"unknown key 'control.parts.0.sed' \(did you mean 'seeds'\?\)",
+        ),
+        ({"seeds": []}, r"seeds: tuple should have at least 1 item"),
         ({"layer": "three"}, r"layer: input should be a valid integer.*\(it is 'three'\)"),
         (
             {"definition": "mine"},
@@ -144,6 +153,8 @@ def test_seeds():
             "SAE 'no-such-release/x' is no folder and sae-lens can't load it",
         ),
         ({"top_n": 9999}, "top_n is 9999, but SAE 'random-8x' has 512 features"),
+        ({"seeds": [0, 1, 0]}, r"seeds \(0, 1, 0\) holds one twice: give each once"),
+        ({"sft": {"batch": 10, "micro_batch": 4}}, "sft.batch is 10, sft.micro_batch 4: a batch"),
         ({"train": "gsm"}, "unknown corpus 'gsm'"),
         ({"sts": {"demonstrations": 6}}, "domain 'engineering' has 5 demonstrations in 'mmlu-cot'"),
     ],

@@ -100,12 +100,13 @@ def test_saved_figures_are_the_same_each_time(tmp_path, monkeypatch):
 
 def test_saved_tables_read_back(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FIGURES", tmp_path)
-    table = pd.DataFrame({"source": ["ours", "paper"], "r_low": [1 / 3, np.nan], "n": [14, 8]})
+    table = pd.DataFrame({"source": ["sts_act", "paper"], "r_low": [1 / 3, np.nan], "n": [14, 8]})
     results.save("table0", table, "100% of r_low.", "The setting.", "run")
     csv, md, tex, txt = (tmp_path / "run" / f"table0.{k}" for k in ("csv", "md", "tex", "txt"))
     pd.testing.assert_frame_equal(pd.read_csv(csv), table, rtol=1e-5)
     assert md.read_text().startswith("100% of r_low. The setting.\n\n| source")
     assert r"100\% of r\_low. The setting." in tex.read_text() and r"r\_low &" in tex.read_text()
+    assert r"sts\_act & " in tex.read_text()  # LaTeX takes a bare _ for mathematics
     assert txt.read_text() == "100% of r_low.\nThe setting.\n"
 
 

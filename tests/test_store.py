@@ -49,14 +49,14 @@ def test_what_a_killed_process_left_is_cleared_and_what_another_writes_is_not():
     words = [sys.executable, "-c", "pass"]
     ended = subprocess.Popen(words)
     ended.wait()
-    left, written = (
-        store.RUNS / f".trained-1.abc@{platform.node()}.{pid}" for pid in (ended.pid, os.getpid())
-    )
-    for scratch in (left, written):
-        scratch.mkdir(parents=True)
-    store.clear_abandoned()
-    assert written.exists() and not left.exists()
-    written.rmdir()
+    name = f".trained-1.abc@{platform.node()}"
+    for place in (store.RUNS, store.CACHE, store.CACHE / "models"):
+        left, written = (place / f"{name}.{pid}" for pid in (ended.pid, os.getpid()))
+        for scratch in (left, written):
+            scratch.mkdir(parents=True)
+        store.clear_abandoned()
+        assert written.exists() and not left.exists()
+        written.rmdir()
 
 
 def test_an_artifact_says_what_made_it():
@@ -96,3 +96,27 @@ def test_what_was_read_is_hashed_once_until_it_is_touched(monkeypatch):
 
 def _one_file(out):
     (out / "value").write_bytes(b"something")
+
+
+def test_the_second_writer_leaves_what_the_first_reads(tmp_path):
+    """A cache folder has no hashes; another process may be loading it."""
+    folder = tmp_path / "model"
+    with store.atomic_folder(folder) as second:
+        with store.atomic_folder(folder) as first:
+            (first / "weights").write_text("first")
+        read = (folder / "weights").stat().st_ino
+        (second / "weights").write_text("second")
+    assert (folder / "weights").stat().st_ino == read
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_relative_folder_is_the_same_for_a_process_started_elsewhere(tmp_path):
+    code = (
+        "import os, subprocess, sys\nfrom sts_utils import store\nprint(store.RUNS, flush=True)\n"
+    )
+    child = "from sts_utils import store; print(store.RUNS)"
+    code += f"subprocess.run([sys.executable, '-c', {child!r}], cwd='/', check=True)"
+    environment = os.environ | {"STS_OUT": "other", "PYTHONPATH": str(store.ROOT)}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [str(tmp_path / "other" / "runs")] * 2, done.stderr

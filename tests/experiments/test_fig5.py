@@ -215,3 +215,17 @@ def test_each_model_is_compared_with_the_untouched_one_question_by_question(prof
         expected = (factors[name] - 1) * rows.id.map(noise)
         np.testing.assert_allclose(rows.change, expected)
     assert list(dict.fromkeys(table.mixture)) == list(fig5.MIXTURES)
+
+
+def test_a_mixture_s_model_is_named_by_what_it_trains_on(profile, monkeypatch):
+    """Its questions' corpus and the answers' precision, not how many are asked afterwards."""
+    monkeypatch.setattr(fig5, "mixtures", lambda _: (("law", "math"), fig5.sizes(8, 3.0, 1.0)))
+
+    def key(section=None, **changes):
+        nested = getattr(profile, section).model_copy(update=changes) if section else None
+        update = {section: nested} if section else changes
+        return fig5.train_mixture(profile.model_copy(update=update), "half").key
+
+    same = key()
+    assert key("mixture", questions=7) == same
+    assert len({same, key(domains="mmlu-test"), key("evaluation", dtype="bfloat16")}) == 3

@@ -8,6 +8,7 @@ import pytest
 from tiny_sets import SMALL, questions
 
 import sts_utils
+from sts_utils.examples import Example
 from sts_utils.prediction import probe
 from sts_utils.prediction.scores import SCORES
 from sts_utils.training import sft
@@ -81,3 +82,20 @@ def test_domains_without_answers_are_left_out_or_said():
     with pytest.raises(ValueError, match="no domain has an answer to be measured by"):
         pair = {name: questions(name, answers=False) for name in ("apples", "pears")}
         sts_utils.predict(questions("train"), domains=pair, **alone)
+
+
+def test_one_question_in_two_domains_is_measured_in_both():
+    rows = [{"question": "Which is red?", "choices": ["a cherry", "the sky"], "answer": 0}]
+    rows += [{"question": f"Which is {n}?", "choices": [str(n), "0"], "answer": 0} for n in "123"]
+    mixed = {"one": rows, "two": rows[:2]}
+    alone = SMALL | {"demonstrations": "none", "seeds": (0,), "probe": 2}
+    found = sts_utils.predict(questions("train"), domains=mixed, **alone).probe
+    assert found.measure == "gold_log_odds"
+    assert found.table.set_index("domain").questions.to_dict() == {"one": 4, "two": 2}
+    assert np.isfinite(found.answers[["before", "after"]]).all(axis=None)
+
+
+def test_a_single_option_has_no_odds():
+    one = Example("Which?", "", "this", "any", "0", options=("this",))
+    assert probe.measure([one]) == "solution_loglik"
+    assert probe.measure([replace(one, options=("this", "that"))]) == "gold_log_odds"

@@ -278,6 +278,10 @@ def test_a_notebook_runs_by_papermill_from_the_project_s_root(reproduced, tmp_pa
             ("--profile", "tiny", "--figures", "fig8"),
             "error: FIGURES holds 'fig8': choose from fig1a fig1b",
         ),
+        (
+            ("--profile", "tiny", "--figures", "control_gains"),
+            "error: FIGURES holds 'control_gains': choose from fig1a fig1b",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_a_failure(tmp_path, arguments, line):

@@ -38,3 +38,14 @@ def test_one_forward_pass_stores_every_sae_and_damage_is_mended(profile, random_
         file.write_bytes(b"damaged")
         np.testing.assert_allclose(of(other).h, random_stats(7).h, rtol=1e-6)
     assert calls == [[0, 1], [1], [1]]
+
+
+def test_rollouts_are_named_by_the_model_s_revision(profile):
+    other = profile.model_copy(update={"revision": "a" * 40})
+    assert features._rollout_recipe(profile, 0) != features._rollout_recipe(other, 0)
+
+
+def test_sinks_are_the_same_for_every_training_set(profile):
+    """What is stored of a domain serves them all."""
+    other = profile.model_copy(update={"train": "code-io"})
+    assert models.sink_norm(profile) == models.sink_norm(other)

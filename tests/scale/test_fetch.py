@@ -152,3 +152,17 @@ def test_the_command_lists_without_fetching(capsys, monkeypatch, tmp_path):
     assert any("missing  model    google/gemma-2-9b-it @11c9" in line for line in lines)
     with pytest.raises(ValueError, match="give --folder, or set STS_MIRROR"):
         hub.run(argparse.Namespace(profile="paper", folder=None, list=False))
+
+
+def test_a_control_needs_only_what_it_reads():
+    paper, control = (hub.needs(config.load(f"{kind}gemma2-9b")) for kind in ("", "control-"))
+    assert [need.kind for need in control].count("sae") == 1
+    assert [need.kind for need in paper].count("sae") > 1
+    assert not {need.name for need in control if need.kind == "dataset"} & {"GAIR/LIMO"}
+
+
+def test_a_second_set_of_domains_is_needed_too(qwen):
+    """`also` of a profile that reads its own from packages."""
+    also = config.DomainSet(domains=qwen.domains, demonstrations=qwen.demonstrations)
+    smol = config.load("smol").model_copy(update={"also": also})
+    assert {need.name for need in hub.needs(smol)} == {"TIGER-Lab/MMLU-Pro"}
