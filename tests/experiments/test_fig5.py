@@ -228,4 +228,4 @@ def test_a_mixture_s_model_is_named_by_what_it_trains_on(profile, monkeypatch):
 
     same = key()
     assert key("mixture", questions=7) == same
-    assert len({same, key(domains="benchmarks"), key("evaluation", dtype="bfloat16")}) == 3
+    assert len({same, key(domains="benchmarks"), key("evaluation", dtype="float32")}) == 3
