@@ -1,3 +1,8 @@
+import os
+import platform
+import subprocess
+import sys
+
 from sts_utils import batches
 
 
@@ -20,3 +25,16 @@ def test_copies_of_a_cache_take_a_quarter_of_a_gpu(backbone, monkeypatch):
     monkeypatch.setattr(batches, "free_memory", lambda: 4000 * token)
     assert batches.cached_tokens(backbone, 512) == 1000
     assert batches.cached_tokens(backbone, 2000) == 2000  # one batch of queries at least
+
+
+def test_a_processor_without_units_for_bfloat16_computes_in_float32():
+    """One that emulates it takes ten times as long; torch and oneDNN are told to be one."""
+    code = "from sts_utils import batches, config\n"
+    code += "p = config.load('smol'); print(batches.precision(), p.dtype, p.sft.dtype)"
+    old = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "CUDA_VISIBLE_DEVICES": ""}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=os.environ | old, capture_output=True, text=True, check=True)
+    if platform.machine() == "x86_64":
+        assert done.stdout.split() == ["float32"] * 3
+    assert batches.precision("bfloat16") == "bfloat16"
+    assert batches.precision() in ("float32", "bfloat16")

@@ -28,7 +28,7 @@ def add_parser(commands) -> None:
     add("--seeds", help="like 0,1,2")
     add("--score", choices=SCORES, help="what ranks the domains")
     add("--probe", type=int, help="steps of fine-tuning to try, like 8")
-    add("--dtype", choices=("bfloat16", "float32"), help="of the forward pass")
+    add("--dtype", choices=("auto", "bfloat16", "float32"), help="auto: what is faster here")
     add("--out", default="report", help="folder of the report")
     add("--budget", type=int, help="extra examples to split over the domains")
     parser.set_defaults(**predict.__kwdefaults__ | {"seeds": "0,1,2", "run": run})

@@ -48,7 +48,7 @@ def predict(
     columns: Mapping[str, str] | None = None,
     domain_columns: Mapping[str, str] | None = None,
     probe: int | None = None,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     progress: bool = True,
 ) -> Prediction:
     """Which of `domains` will move when `model` is fine-tuned on `train`, without doing it.
@@ -156,8 +156,8 @@ def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 
 def _profile(model: str, sae: str, dtype: str) -> Profile:
     """Model and SAE as a profile. Raises ValueError where they don't fit or can't chat."""
-    if dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype {dtype!r}: choose float32 or bfloat16")
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype {dtype!r}: choose auto, float32 or bfloat16")
     # of no matter here but for the attention-sink threshold: the same for everybody's data
     corpora = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
     read = {"model": model, "layer": saes.layer(sae), "sae": sae, "dtype": dtype}
