@@ -116,13 +116,13 @@ pd.DataFrame(named, index=tables7_8.KINDS).T.round(3)
 
 # %% [markdown]
 # One by one, the ten that move most: how the texts on which each fires hardest divide, and the
-# tokens whose logits its decoder direction raises most. Many are about form (punctuation, numbers,
-# the turns of a solution) rather than about a subject.
+# tokens whose logits its decoder direction raises most. Do they name a subject, or form:
+# punctuation, function words, pieces of words?
 
 # %%
 first = pd.DataFrame(votes[dims.ids[:10]], columns=tables7_8.KINDS).round(2)
 words = explanation.promoted(profile, dims.ids[:10])
-first["promotes"] = [" ".join(repr(word)[1:-1] for word in of) for of in words]
+first["promotes"] = ["  ".join(filter(None, of)) for of in words]
 results.shown(first.assign(feature=dims.ids[:10]).set_index("feature").reset_index())
 
 # %% [markdown]
