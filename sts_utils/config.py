@@ -237,9 +237,12 @@ def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
             raise ValueError(f"SEEDS={seeds!r}: give whole numbers, like SEEDS=0,1,2")
         values["seeds"] = [int(seed) for seed in given]
     try:
-        return Profile(name=path.stem, **values)
+        profile = Profile(name=path.stem, **values)
     except (ValidationError, TypeError) as error:
         raise ValueError(f"profile {path.name}: {_first(error)}") from None
+    if profile.evaluation.mode == "generation" and profile.evaluation.measure != "accuracy":
+        raise ValueError("mode: generation measures accuracy alone; set measure: accuracy")
+    return profile
 
 
 def _path(name: str) -> Path:

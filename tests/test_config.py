@@ -127,6 +127,11 @@ def test_a_wrong_base_is_one_line(tmp_path, base, line):
     assert "\n" not in str(caught.value)
 
 
+def test_generation_measures_accuracy_alone(tmp_path):
+    with pytest.raises(ValueError, match="mode: generation measures accuracy alone"):
+        config.load(written(tmp_path, evaluation={"mode": "generation"}))
+
+
 def test_seeds():
     assert config.load("tiny", "4,5").seeds == (4, 5)
     with pytest.raises(ValueError, match="SEEDS='a,b': give whole numbers"):
@@ -150,7 +155,6 @@ def test_seeds():
         ({"top_n": 9999}, "top_n is 9999, but SAE 'random-8x' has 512 features"),
         ({"seeds": [0, 1, 0]}, r"seeds \(0, 1, 0\) holds one twice: give each once"),
         ({"sft": {"batch": 10, "micro_batch": 4}}, "sft.batch is 10, sft.micro_batch 4: a batch"),
-        ({"evaluation": {"mode": "generation"}}, "mode: generation measures accuracy alone"),
         ({"train": "gsm"}, "unknown corpus 'gsm'"),
         ({"sts": {"demonstrations": 6}}, "domain 'engineering' has 5 demonstrations in 'mmlu-cot'"),
     ],

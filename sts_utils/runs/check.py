@@ -17,8 +17,6 @@ def prepare(profile: Profile) -> None:
     if profile.sft.batch % profile.sft.micro_batch:
         of = f"sft.batch is {profile.sft.batch}, sft.micro_batch {profile.sft.micro_batch}"
         raise ValueError(f"{of}: a batch is made of whole micro-batches")
-    if profile.evaluation.mode == "generation" and profile.evaluation.measure != "accuracy":
-        raise ValueError("mode: generation measures accuracy alone; set measure: accuracy")
     p, features = profile, held.sae(profile, "cpu").cfg.d_sae
     if p.top_n > features:
         raise ValueError(f"top_n is {p.top_n}, but SAE {p.sae!r} has {features} features")
