@@ -12,6 +12,8 @@ SELECTIONS = ("all", "paper")
 CHANGES = ("absolute", "signed")
 #: Parts into which a domain's questions, and its queries, are cut; each is left out in turn.
 GROUPS = 20
+#: How often they are cut anew, for the interval of one cut depends on where it fell.
+CUTS = 5
 #: An outcome of which less than this share of the variance between domains is signal tests nothing.
 TESTABLE = 0.5
 #: Of a permutation test.
@@ -27,7 +29,7 @@ class Correlation:
     | value | r of score and change as they were measured |
     | domains | [D] the same without each domain in turn |
     | true | r / √reliability: r with the true change, were it asked of every question there is |
-    | questions | [GROUPS] `true` without each part of the questions and queries in turn |
+    | questions | [CUTS × GROUPS] `true` without each part of the questions and queries in turn |
     | reliability | of the change: the share of its variance that is signal; the least of several |
     | bounded | whether it is an r, or made of several |
     """
@@ -57,7 +59,7 @@ class Correlation:
     @property
     def within(self) -> tuple[float, float]:
         """95% interval of `true`, these domains and other questions: the jackknife over groups."""
-        low, high = _jackknife(self.true, self.questions)
+        low, high = _jackknife(self.true, self.questions.reshape(-1, GROUPS))
         return (max(low, -1.0), min(high, 1.0)) if self.bounded else (low, high)
 
     @property
@@ -96,9 +98,10 @@ def fisher(r: float, n: int) -> tuple[float, float]:
 
 
 def _jackknife(value: float, left_out: np.ndarray) -> tuple[float, float]:
-    """95% by leaving out one part in turn, t with a degree less than there are parts."""
-    n = len(left_out)
-    se = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+    """95% by leaving out one of n parts in turn, t with a degree less; of several cuts [C, n] the
+    mean variance."""
+    n = left_out.shape[-1]
+    se = np.sqrt((n - 1) * left_out.var(-1).mean())
     width = scipy_stats.t.ppf(0.975, n - 1) * se
     return float(value - width), float(value + width)
 
@@ -111,7 +114,7 @@ class Observations:
     |---|---|---|
     | domains | D names | |
     | scores | [S seeds, D domains] | the score |
-    | left_out | [GROUPS, S, D] | the score without each part of the queries |
+    | left_out | [CUTS × GROUPS, S, D] | the score without each part of the queries |
     | changes | [D] arrays [S, Q'] | performance after − before, the same questions in every seed |
     """
 
@@ -133,14 +136,12 @@ class Observations:
 # --- an outcome and its noise ------------------------------------------------------------------
 
 
-def groups(n: int, stream: int = 0) -> np.ndarray:
-    """[n] which of GROUPS parts, of nearly the same size, each of n questions is in."""
-    return np.random.default_rng((stream, n)).permutation(n) % GROUPS
-
-
 def without(n: int, stream: int = 0) -> np.ndarray:
-    """[GROUPS, n] weights of n queries: 0 for those of each part in turn, else 1."""
-    return (groups(n, stream)[None] != np.arange(GROUPS)[:, None]).astype(float)
+    """[CUTS × GROUPS, n] weights of n questions: 0 for those of each part in turn, else 1. Parts
+    are of nearly the same size."""
+    rng = np.random.default_rng((stream, n))
+    cuts = (rng.permutation(n) % GROUPS for _ in range(CUTS))
+    return np.concatenate([cut[None] != np.arange(GROUPS)[:, None] for cut in cuts]).astype(float)
 
 
 def standard_errors(changes: Sequence[np.ndarray]) -> np.ndarray:
@@ -149,11 +150,25 @@ def standard_errors(changes: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([of.std(ddof=1) / len(of) ** 0.5 for of in means])
 
 
+def run_variance(changes: Sequence[np.ndarray]) -> float:
+    """What training runs add to the variance of a domain's change as a mean over seeds, the same
+    for all domains: how seeds' means differ beyond what the questions' own differences explain. 0
+    for one seed, which can't tell."""
+    seeds, excess = len(changes[0]), []
+    for of in changes if seeds > 1 else ():
+        own = of - of.mean(0) - of.mean(1, keepdims=True) + of.mean()
+        noise = (own**2).sum() / ((seeds - 1) * (of.shape[1] - 1))
+        excess.append(of.mean(1).var(ddof=1) - noise / of.shape[1])
+    return max(float(np.mean(excess)), 0.0) / seeds if excess else 0.0
+
+
 def reliability(changes: Sequence[np.ndarray], change: str = "signed") -> float:
-    """1 − mean se² / variance between domains: the share of the variance that is signal."""
+    """The share of the variance between domains that is signal: 1 − (mean se² + that of training
+    runs) / variance."""
     values = np.array([of.mean() for of in changes])
     spread = (np.abs(values) if change == "absolute" else values).var(ddof=1)
-    return float(1 - (standard_errors(changes) ** 2).mean() / spread) if spread > 0 else 0.0
+    noise = (standard_errors(changes) ** 2).mean() + run_variance(changes)
+    return float(1 - noise / spread) if spread > 0 else 0.0
 
 
 def split_half(changes: Sequence[np.ndarray], change: str = "signed", splits: int = 200) -> float:
@@ -198,7 +213,7 @@ def correlate(observed: Observations, change: str = "absolute") -> Correlation:
     if change not in CHANGES:
         raise ValueError(f"change {change!r}: choose from {', '.join(CHANGES)}")
     changes = observed.changes
-    cut = [groups(of.shape[1], d) for d, of in enumerate(changes)]
+    kept = [without(of.shape[1], d) > 0 for d, of in enumerate(changes)]
 
     def r(scores, changes) -> tuple[float, float]:
         """(r, reliability)"""
@@ -213,7 +228,7 @@ def correlate(observed: Observations, change: str = "absolute") -> Correlation:
     rest = [[i for i in range(len(changes)) if i != d] for d in range(len(changes))]
     domains = [r(observed.scores[:, keep], [changes[i] for i in keep])[0] for keep in rest]
     questions = [
-        true(*r(scores, [of[:, part != g] for of, part in zip(changes, cut, strict=True)]))
+        true(*r(scores, [of[:, keep[g]] for of, keep in zip(changes, kept, strict=True)]))
         for g, scores in enumerate(observed.left_out)
     ]
     return Correlation(value, np.array(domains), true(value, share), np.array(questions), share)
@@ -245,7 +260,7 @@ def correlations(observed: Mapping[str, Observations]) -> pd.DataFrame:
                 row = {"metric": metric, "selection": selection, "change": kind, "n": n}
                 for name, of in (("r", rs), ("r2", rs**2)):
                     row |= {f"{name}_mean": of.mean()}
-                    row |= {f"{name}_sd": of.std(ddof=1) if len(of) > 1 else 0.0}
+                    row |= {f"{name}_sd": of.std(ddof=1) if len(of) > 1 else np.nan}
                 rows.append(row | (_pooled(seen, kind) if selection == "all" else {}))
     return pd.DataFrame(rows)
 

@@ -182,13 +182,14 @@ def _latex(text: str) -> str:
 VERDICTS = ("agrees", "does not", "inconclusive", "not testable")
 RULE = (
     "A claim's statistic has a 95% interval: Fisher's of a correlation over domains, of a "
-    "difference of such by leaving out each domain in turn, else a bootstrap over questions, seeds "
-    "or random draws. The run agrees with the claim when the interval lies on the claim's side, "
-    "does not when it lies on the other, is inconclusive when it holds both, and a correlation is "
-    f"not testable when less than {TESTABLE:.0%} of the variance of its outcome is signal. Where "
-    "the paper's column says 'not reported' the claim is ours, not the paper's. A claim with "
-    "several statistics agrees when all of them do, and does not when any does not. The rule "
-    "judges claims, not digits: the run may be of another scale than the paper's."
+    "difference of such by leaving out each domain in turn, F's of a ratio of variances, else a "
+    "bootstrap over questions (variants of a template together), seeds or random draws. The run "
+    "agrees with the claim when the interval lies on the claim's side, does not when it lies on "
+    "the other, is inconclusive when it holds both, and a correlation is not testable when less "
+    f"than {TESTABLE:.0%} of the variance of its outcome is signal. Where the paper's column says "
+    "'not reported' the claim is ours, not the paper's. A claim with several statistics agrees "
+    "when all of them do, and does not when any does not. The rule judges claims, not digits: the "
+    "run may be of another scale than the paper's."
 )
 
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
+from scipy import stats as scipy_stats
 
 DRAWS = 2000
 #: Whatever is drawn again, questions or seeds, has a generator of its own, so that two statistics
@@ -37,6 +39,22 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
+class Interval(NamedTuple):
+    """A number with its 95% interval, and the reliability of the outcome that it is of."""
+
+    value: float
+    low: float
+    high: float
+    reliability: float
+
+
+def variance_ratio(one: np.ndarray, other: np.ndarray, reliability: float) -> Interval:
+    """Log of the ratio of the variances of two samples of seeds, by F's distribution."""
+    value = np.log(one.var(ddof=1) / other.var(ddof=1))
+    low, high = np.log(scipy_stats.f.ppf([0.025, 0.975], len(one) - 1, len(other) - 1))
+    return Interval(float(value), float(value - high), float(value - low), reliability)
+
+
 # --- draws -------------------------------------------------------------------------------------
 
 
@@ -47,12 +65,25 @@ def _multinomial(n: int, draws: int, key: tuple[int, ...]) -> np.ndarray:
     return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
 
-def change_draws(changes: Sequence[np.ndarray], draws: int = DRAWS, stream: int = 0) -> np.ndarray:
-    """[B, S, D] mean changes with each domain's questions drawn again, alike for all seeds."""
+def counts(
+    groups: Sequence, draws: int = DRAWS, key: tuple[int, ...] = (_QUESTIONS,)
+) -> np.ndarray:
+    """[B, n] how often each of n questions is drawn. Those of one of `groups` [n] are drawn
+    together: variants of a template are no independent questions."""
+    names, of = np.unique(np.asarray(groups), return_inverse=True)
+    return _multinomial(len(names), draws, key)[:, of]
+
+
+def change_draws(
+    changes: Sequence[np.ndarray], draws: int = DRAWS, stream: int = 0, groups: Sequence = ()
+) -> np.ndarray:
+    """[B, S, D] mean changes with each domain's questions drawn again, alike for all seeds, and
+    those of one of `groups` together, where there are any."""
     drawn = []
     for d, change in enumerate(changes):
-        q = change.shape[1]
-        drawn.append(_multinomial(q, draws, (_QUESTIONS, stream, d)) @ change.T / q)
+        of = groups if len(groups) else range(change.shape[1])
+        weights = counts(of, draws, (_QUESTIONS, stream, d))
+        drawn.append(weights @ change.T / weights.sum(1, keepdims=True))
     return np.stack(drawn, -1)
 
 
@@ -69,6 +100,6 @@ def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def mean_draws(values: np.ndarray, stream: int = 0) -> np.ndarray:
+def mean_draws(values: np.ndarray, stream: int = 0, groups: Sequence = ()) -> np.ndarray:
     """[B] means of [S seeds, Q questions], both drawn again; other `stream`, other questions."""
-    return over_seeds(change_draws([values], stream=stream)[..., 0])
+    return over_seeds(change_draws([values], stream=stream, groups=groups)[..., 0])

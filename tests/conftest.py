@@ -19,8 +19,9 @@ torch.set_num_threads(batches.cpu_threads())
 
 def pytest_collection_modifyitems(items):
     """The files that run the longest first, so that `-n` processes end together; what the first and
-    the third compare with is made while the second process is at the second."""
-    longest = ("test_run.py", "test_memory.py", "test_side_by_side.py", "test_vllm.py")
+    the fourth compare with is made while the second process is at the second and third."""
+    longest = ("test_run.py", "test_memory.py", "test_vllm.py", "test_side_by_side.py")
+    longest += ("test_rehearsal.py", "test_accelerate.py")
     items.sort(key=lambda item: (*longest, item.path.name).index(item.path.name))
 
 

@@ -38,7 +38,8 @@ def test_r_is_pearson_s_of_means_over_seeds():
     by_hand = [stats.pearsonr(np.delete(x, d), np.delete(y, d)).statistic for d in range(6)]
     np.testing.assert_allclose(found.domains, by_hand)
     se = [of.mean(0).std(ddof=1) / 3 for of in changes]
-    assert found.reliability == pytest.approx(1 - np.mean(np.square(se)) / y.var(ddof=1))
+    noise = np.mean(np.square(se)) + correlation.run_variance(changes)
+    assert found.reliability == pytest.approx(1 - noise / y.var(ddof=1))
     assert found.true == pytest.approx(found.value / found.reliability**0.5)
     absolute = stats.pearsonr(x, abs(y)).statistic
     assert correlate(seen).value == pytest.approx(absolute)
@@ -111,6 +112,32 @@ def test_reliability_is_the_share_of_signal_both_ways():
     np.testing.assert_allclose(np.mean(both, axis=0), expected, atol=0.05)
 
 
+def test_what_training_runs_add_to_the_noise():
+    """Seeds that train differently by 2 a domain, questions by 1, and answers anew each time by 3;
+    where seeds train alike nothing is found, up to noise."""
+    rng, found, none = np.random.default_rng(0), [], []
+    for _ in range(100):
+        questions = rng.normal(size=(DOMAINS, 1, QUESTIONS)) + rng.normal(size=(DOMAINS, 1, 1))
+        alike = questions + 3 * rng.normal(size=(DOMAINS, 3, QUESTIONS))
+        runs = alike + 2 * rng.normal(size=(DOMAINS, 3, 1))
+        found.append(correlation.run_variance(list(runs)))
+        none.append(correlation.run_variance(list(alike)))
+        assert correlation.reliability(list(runs)) < correlation.reliability(list(alike))
+    assert np.mean(found) == pytest.approx(2**2 / 3, rel=0.1) and np.mean(none) < 0.05
+    assert correlation.run_variance([of[:1] for of in runs]) == 0
+
+
+def test_an_interval_of_several_cuts_is_of_their_mean_variance():
+    rng = np.random.default_rng(0)
+    parts = 0.3 + 0.02 * rng.normal(size=(2, correlation.GROUPS))
+    one, other, both = (
+        correlation.Correlation(0.3, parts[0], 0.3, of.ravel(), 0.9).within
+        for of in (parts[:1], parts[1:], parts)
+    )
+    squared = [(high - low) ** 2 for low, high in (one, other, both)]
+    assert squared[2] == pytest.approx(np.mean(squared[:2]))
+
+
 def test_differences_are_paired_and_judged_by_the_worse_outcome():
     rng = np.random.default_rng(3)
     one, other = (correlate(world(rng, 0.5, signal)[0]) for signal in (3, 1))
@@ -122,11 +149,11 @@ def test_differences_are_paired_and_judged_by_the_worse_outcome():
 
 
 def test_parts_are_as_large_as_they_can_be_and_left_out_in_turn():
-    parts = correlation.groups(32)
-    assert np.bincount(parts, minlength=correlation.GROUPS).tolist() == [2] * 12 + [1] * 8
-    weights = correlation.without(32)
-    assert weights.shape == (correlation.GROUPS, 32)
-    np.testing.assert_array_equal((weights == 0).sum(0), 1)
+    weights = correlation.without(32).reshape(correlation.CUTS, correlation.GROUPS, 32)
+    for cut in weights:
+        assert (cut == 0).sum(1).tolist() == [2] * 12 + [1] * 8
+        np.testing.assert_array_equal((cut == 0).sum(0), 1)
+    assert not np.array_equal(weights[0], weights[1])
 
 
 def test_the_paper_selects_by_the_outcome():

@@ -49,9 +49,10 @@ DOOR = "sts_utils.runs.engine"
 ENTRIES = {"sts_utils": "prediction", "sts_utils.__main__": "report"}
 #: The package was to have 8,000 lines in all (issue 12) and has not got there; its code nearly has,
 #: without blank lines, comments and docstrings. Neither must grow; running steps side by side and
-#: telling of a GPU that is unusable took 70 lines all the same, a review another 126: r with every
-#: measure, Fig 5 beside no extra data, keys that missed what they depend on, the faster precision.
-MOST_LINES = {"package": 12_170, "code": 8_190, "method": 600, "module": 300}
+#: telling of a GPU that is unusable took 70 lines all the same, two reviews another 126 and 130: r
+#: with every measure, Fig 5 beside no extra data, keys that missed what they depend on, the faster
+#: precision; templates drawn whole, the noise of training runs, Table 5 on both sets of domains.
+MOST_LINES = {"package": 12_300, "code": 8_270, "method": 600, "module": 300}
 MOST_COLUMNS = 100
 NAMELESS = {"utils", "helpers", "misc", "common"}
 REFERENCE = re.compile(r"\bsts_utils((?:\.\w+)+)(?::(\w+))?|\b(sts_utils/[\w/.]+\.(?:py|jinja))\b")

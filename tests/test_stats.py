@@ -44,3 +44,29 @@ def test_a_shorter_bootstrap_is_the_beginning_of_a_longer_one():
     long, short = Estimate(0.4, drawn[:, 0]), Estimate(0.1, drawn[:60, 1])
     for gap in (long - short, short - long):
         np.testing.assert_array_equal(np.abs(gap.draws), np.abs(drawn[:60, 0] - drawn[:60, 1]))
+
+
+def test_variants_of_a_template_are_drawn_together():
+    """The interval is as wide as that of the templates' means; alone, questions look surer."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"t{i:02}" for i in range(40)], 5)
+    values = (np.repeat(rng.normal(size=40), 5) + 0.1 * rng.normal(size=200))[None]
+    drawn = stats.mean_draws(values, groups=groups)
+    se = values.reshape(40, 5).mean(1).std(ddof=1) / 40**0.5
+    assert drawn.std() == pytest.approx(se, rel=0.05)
+    assert stats.mean_draws(values).std() < 0.6 * se
+    order = rng.permutation(200)
+    np.testing.assert_allclose(stats.mean_draws(values[:, order], groups=groups[order]), drawn)
+    np.testing.assert_array_equal(
+        stats.mean_draws(values, groups=[f"q{i:03}" for i in range(200)]), stats.mean_draws(values)
+    )
+
+
+def test_a_ratio_of_variances_has_f_s_interval():
+    """Of 95% intervals of equal variances 95% hold 0."""
+    rng = np.random.default_rng(0)
+    pairs = rng.normal(size=(2000, 2, 4))
+    found = [stats.variance_ratio(*pair, 0.9) for pair in pairs]
+    assert np.mean([e.low < 0 < e.high for e in found]) == pytest.approx(0.95, abs=0.015)
+    doubled = stats.variance_ratio(2 * pairs[0, 0], pairs[0, 1], 0.9)
+    assert doubled.value == pytest.approx(found[0].value + np.log(4)) and doubled.reliability == 0.9

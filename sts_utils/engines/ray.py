@@ -14,6 +14,8 @@ PASSED = ("STS_OUT", "STS_MIRROR", "HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN", "PYT
 RETRIES = 3
 #: How long a cluster's head may take to answer.
 SECONDS = 10
+#: How often the bar's clock moves where a step takes minutes, in seconds.
+TICK = 10
 #: Ray gives up on its own processes after 30 s, which a busy machine needs longer for.
 PATIENCE = {
     "RAY_raylet_start_wait_time_s": "300",
@@ -97,17 +99,19 @@ def execute(
                 running[task.options(num_gpus=step.gpus if has_gpus else 0).remote(step)] = step
             failed = []
             while running:
-                (done,), _ = ray.wait(list(running))
-                step = running.pop(done)
-                try:
-                    ray.get(done)
-                except ray.exceptions.RayError as error:
-                    cause = getattr(error, "cause", None) or error
-                    line = (str(cause) or type(cause).__name__).splitlines()[0]
-                    failed.append(f"{step.name}: {line}")
-                count += 1
-                bar.set_postfix_str(f"{count}/{len(every)}", refresh=False)
-                bar.update(min(weight(step), bar.total - bar.n))
+                ended, _ = ray.wait(list(running), timeout=TICK)
+                for done in ended:
+                    step = running.pop(done)
+                    try:
+                        ray.get(done)
+                    except ray.exceptions.RayError as error:
+                        cause = getattr(error, "cause", None) or error
+                        line = (str(cause) or type(cause).__name__).splitlines()[0]
+                        failed.append(f"{step.name}: {line}")
+                    count += 1
+                    bar.set_postfix_str(f"{count}/{len(every)}", refresh=False)
+                    bar.update(min(weight(step), bar.total - bar.n))
+                bar.refresh()
             if failed:
                 n = f"{len(failed)} of {len(steps)} steps failed"
                 raise ValueError(f"{failed[0]} ({n}; the others are stored)")

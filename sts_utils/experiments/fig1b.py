@@ -44,7 +44,8 @@ def compute(run: Run) -> Numbers:
             continue
         after = group.pivot(index="draw", columns="id", values=column)[intact.index]
         values = (after - intact).to_numpy()
-        lost[choice] = Estimate(float(values.mean()), stats.mean_draws(values))
+        groups = [run.templates.get(i, i) for i in intact.index]
+        lost[choice] = Estimate(float(values.mean()), stats.mean_draws(values, groups=groups))
     return Numbers(lost, activity)
 
 

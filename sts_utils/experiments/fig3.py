@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sts_utils import correlation, results
-from sts_utils.correlation import CHANGES, Observations, combined, correlate
+from sts_utils import correlation, results, stats
+from sts_utils.correlation import CHANGES, Observations, correlate
 from sts_utils.evaluation.options import MEASURES
 from sts_utils.results import METRIC_NAMES, SHORT_NAMES, Claim, Result, paper
 from sts_utils.runs import performance
@@ -32,7 +32,9 @@ def compute(run: Run) -> Numbers:
     observed = {name: of.observations() for name, of in run.sets.items()}
     tables = {name: correlation.correlations(of) for name, of in observed.items()}
     table = pd.concat(tables, names=["domains"]).reset_index("domains")
-    rows = [row for name, of in observed.items() for row in measures(name, run.sets[name], of)]
+    rows = []
+    for name, of in observed.items():
+        rows += measures(name, run.sets[name], of | {"cosine": run.sets[name].signed()})
     return Numbers(observed, table, pd.DataFrame(rows))
 
 
@@ -105,9 +107,10 @@ def table6_measures(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     """Whether r depends on the measure of performance that was chosen."""
     return numbers.measures, (
         "Table 6 by measure. Pearson r of score and change over all domains, other domains drawn, "
-        "for every measure of performance whose change is reliable enough to be tested. Main: "
-        f"{results.MEASURE_NAMES[run.profile.evaluation.measure]}, with the absolute change; the "
-        "others were looked at beside it. The paper: accuracy."
+        "for every measure whose change is reliable enough. Main: "
+        f"{results.MEASURE_NAMES[run.profile.evaluation.measure]}, absolute; the others were "
+        "looked at beside it. cosine: ours, signed, of a domain's mean shift on D_N and the "
+        "training set's. The paper: accuracy."
     )
 
 
@@ -152,17 +155,16 @@ def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
             claim = f"{metric} correlates with the absolute change"
             yield Claim("fig3", claim, f"r over the domains of {name}", correlate(seen))
     if len(run.profile.seeds) > 1:
-        statistic = "standard deviation of r over seeds, sts_act minus sts_icl"
+        statistic = "log of the variance of r over seeds, sts_act minus sts_icl"
         first = next(iter(numbers.observed.values()))
         yield Claim("fig3", "STS_ICL is steadier than STS_act", statistic, steadier(first))
 
 
-def steadier(observed: dict[str, Observations]) -> correlation.Correlation:
-    """Spread of r over seeds of the first score minus that of the second."""
-    seeds = range(len(next(iter(observed.values())).scores))
-    of = [correlate(seen.seed(s)) for seen in observed.values() for s in seeds]
-    n = len(seeds)
-    return combined(lambda r: r[:n].std(0, ddof=1) - r[n:].std(0, ddof=1), of)
+def steadier(observed: dict[str, Observations]) -> stats.Interval:
+    """How much more the first score's r varies over seeds than the second's; with three seeds an
+    interval is wide."""
+    rs = [correlation.by_seed(seen) for seen in observed.values()]
+    return stats.variance_ratio(*rs, _reliability(observed))
 
 
 RESULTS = (

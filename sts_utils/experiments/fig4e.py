@@ -1,5 +1,6 @@
 """Fig 4e, Tables 5 and 13: STS against simpler predictors and against probes."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,9 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from sts_utils import corpora, generation, models, results
 from sts_utils.config import Profile
 from sts_utils.correlation import Correlation, correlate, reliability
-from sts_utils.method.extract import FeatureStats
+from sts_utils.method.extract import FeatureStats, tokens_read
 from sts_utils.method.score import expectation
-from sts_utils.results import Claim, Result
+from sts_utils.results import PALETTE, Claim, Result
 from sts_utils.runs import features, samples
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
@@ -33,15 +34,20 @@ STS = ("sts_act", "sts_icl")
 
 
 class Numbers(NamedTuple):
-    """Predictor -> r with the absolute change; -> how well it foretells that of a domain left out;
-    -> floating-point operations that it costs."""
+    """Of a set of domains: predictor -> r with the absolute change; -> how well it foretells that
+    of a domain left out; -> floating-point operations that it costs."""
 
     r: dict[str, Correlation]
     skill: dict[str, Correlation]
     flops: dict[str, float]
 
 
-def compute(run: Run) -> Numbers:
+def compute(run: Run) -> dict[str, Numbers]:
+    """Set of domains -> `compare`; the set that can decide first."""
+    return {name: compare(of) for name, of in run.sets.items()}
+
+
+def compare(run: Run) -> Numbers:
     """r of the simple predictors, skill of the probes, STS beside both, and what each costs."""
     profile, train = run.profile, run.train
     domains = [list(of.values()) for of in run.domains]
@@ -65,14 +71,14 @@ def compute(run: Run) -> Numbers:
         inputs[name] = np.mean([[of.mean(field) for of in row] for row in domains], axis=0)
     share, change = reliability(changes, "absolute"), np.abs([of.mean() for of in changes])
     skills = {name: skill(x, change, share) for name, x in inputs.items()}
-    weights = models.size(profile.model, profile.revision)
-    return Numbers(found | run.correlations(), skills, costs(weights, tokens(profile)))
+    return Numbers(found | run.correlations(), skills, costs(profile, tokens(profile)))
 
 
 def steps(profile: Profile) -> list[Step]:
     """The residual stream of each domain in the fine-tuned model."""
     kind, read = "domains after SFT", features.extract_domain_after
-    of = [(profile, d, s) for s in profile.seeds for d in corpora.domains(profile.domains)]
+    sets = [p for p in (profile, samples.second_domains(profile)) if p]
+    of = [(p, d, s) for p in sets for s in p.seeds for d in corpora.domains(p.domains)]
     return [Step(kind, read, args, "06_plot", 1) for args in of]
 
 
@@ -123,15 +129,15 @@ def skill(inputs: np.ndarray, change: np.ndarray, share: float) -> Correlation:
 
 
 def tokens(profile: Profile) -> dict[str, int]:
-    """Tokens that the first seed reads: of all domains and of the training set, without and with
-    demonstrations, and of SFT."""
+    """Tokens that the first seed reads: of all domains and of the training set, plain and in both
+    conditions ("icl"; a context once), and those of SFT."""
     seed = profile.seeds[0]
     names = samples.evaluation_questions(profile)
     domains = [pair for d in names for pair in samples.domain_pairs(profile, d, seed)]
     counted = {}
     for of, pairs in (("domains", domains), ("train", samples.training_pairs(profile, seed))):
-        for side, name in enumerate((of, f"{of} icl")):
-            counted[name] = sum(len(pair[side].ids) for pair in pairs)
+        counted[of] = sum(plain.span[1] for plain, _ in pairs)
+        counted[f"{of} icl"] = tokens_read(pairs)
     examples = samples.training_examples(profile, seed)[0][: profile.sft.examples]
     tokenizer = samples.tokenizer(profile.model, profile.revision)
     rows = generation.tokenize(tokenizer, examples, profile.sft.max_length)
@@ -139,30 +145,34 @@ def tokens(profile: Profile) -> dict[str, int]:
     return counted
 
 
-def costs(weights: int, tokens: Mapping[str, int]) -> dict[str, float]:
+def costs(profile: Profile, tokens: Mapping[str, int]) -> dict[str, float]:
     """Predictor -> floating-point operations for one seed and all domains: 2 a weight and token of
-    a forward pass, 6 of a training step."""
-    forward, training = 2 * weights, 6 * weights * tokens["sft"]
-    plain, train = tokens["domains"], tokens["train"]
-    both = train + tokens["train icl"]
+    a forward pass up to the SAE's layer, 6 of a training step of the whole model."""
+    model = profile.model, profile.revision
+    forward = 2 * models.size(*model) * (profile.layer + 1) / models.depth(*model)
+    training = 6 * models.size(*model) * tokens["sft"]
+    plain, both = tokens["domains"], tokens["train icl"]
     return {
         "mean_raw_activation": forward * plain,
-        "similarity_domain_to_training_set": forward * (plain + train),
+        "similarity_domain_to_training_set": forward * (plain + tokens["train"]),
         "distance_before_after_sft": training + 2 * forward * plain,
         "probe_raw_activations": training + forward * plain,
         "probe_sae_activations": training + forward * plain,
         "sts_act": forward * (plain + both),
-        "sts_icl": forward * (plain + tokens["domains icl"] + both),
+        "sts_icl": forward * (tokens["domains icl"] + both),
     }
 
 
-def fig4e(numbers: Numbers, run: Run) -> tuple[Figure, str]:
-    """Out-of-fold skill of STS and of the probes."""
+def fig4e(numbers: dict[str, Numbers], run: Run) -> tuple[Figure, str]:
+    """Out-of-fold skill of STS and of the probes, in each set of domains."""
     words = ("STS act", "STS ICL", "probe, raw", "probe, SAE")
-    figure, axis = plt.subplots(figsize=(3.4, 2.6))
-    of = [numbers.skill[name] for name in STS + PROBES]
-    look = {"fmt": "o", "color": results.SAE_COLOUR, "ms": 5, "capsize": 2}
-    axis.errorbar(range(4), [e.value for e in of], yerr=results.bars(of), **look)
+    figure, axis = plt.subplots(figsize=(3.4, 2.9))
+    for i, (name, found) in enumerate(numbers.items()):
+        of = [found.skill[predictor] for predictor in STS + PROBES]
+        x = np.arange(4) + 0.16 * (i - (len(numbers) - 1) / 2)
+        look = {"fmt": "os"[i], "color": PALETTE[i], "ms": 5, "capsize": 2, "label": name}
+        axis.errorbar(x, [e.value for e in of], yerr=results.bars(of), **look)
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
     axis.axhline(0, color=results.CHANCE_COLOUR, ls="--", lw=0.8)
     axis.set_xticks(range(4), words)
     axis.set(ylabel="skill on a left-out domain")
@@ -173,12 +183,16 @@ def fig4e(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     )
 
 
-def table5(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
-    """Baselines beside their cost."""
+def table5(numbers: dict[str, Numbers], run: Run) -> tuple[pd.DataFrame, str]:
+    """Baselines beside their cost, in each set of domains."""
     theirs = results.paper("table05_baselines").set_index("baseline").pearson
-    table = _beside_paper(numbers.r, BASELINES + STS, theirs)
-    table.insert(4, "uses the tuned model", table.predictor == "distance_before_after_sft")
-    table.insert(5, "cost, TFLOP", [numbers.flops[name] / 1e12 for name in table.predictor])
+    of = {name: (found.r, found.flops) for name, found in numbers.items()}
+    tables = {name: _beside_paper(r, BASELINES + STS, theirs) for name, (r, _) in of.items()}
+    for name, (_, flops) in of.items():
+        cost = [flops[predictor] / 1e12 for predictor in tables[name].predictor]
+        tables[name].insert(4, "cost, TFLOP", cost)
+    table = _stacked(tables)
+    table.insert(5, "uses the tuned model", table.predictor == "distance_before_after_sft")
     return table, (
         "Table 5. r of simple predictors with the absolute change over all domains, 95% intervals "
         "(other domains drawn), and what each costs for one seed in floating-point operations, "
@@ -187,10 +201,15 @@ def table5(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
     )
 
 
-def table13(numbers: Numbers, run: Run) -> tuple[pd.DataFrame, str]:
-    """Probes against STS."""
+def _stacked(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(tables, names=["domains", None]).reset_index("domains").reset_index(drop=True)
+
+
+def table13(numbers: dict[str, Numbers], run: Run) -> tuple[pd.DataFrame, str]:
+    """Probes against STS, in each set of domains."""
     theirs = results.paper("table13_probes").set_index("predictor").pearson
-    table = _beside_paper(numbers.skill, PROBES + STS, theirs)
+    skills = {name: found.skill for name, found in numbers.items()}
+    table = _stacked({n: _beside_paper(of, PROBES + STS, theirs) for n, of in skills.items()})
     return table.rename(columns={"value": "skill", "paper": "paper: r"}), (
         "Table 13. Skill (1 − squared error over that of the mean) with which ridge regression on "
         "a domain's mean activations, or on its STS, foretells the absolute change of a domain "
@@ -207,15 +226,16 @@ def _beside_paper(numbers: Mapping, names: Sequence[str], theirs: pd.Series) -> 
     return pd.DataFrame(rows)
 
 
-def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:
-    """STS_ICL predicts better than each of them."""
-    for name in BASELINES:
-        gap, words = numbers.r["sts_icl"] - numbers.r[name], name.replace("_", " ")
-        yield Claim("table5", f"STS beats {words}", "r of sts_icl minus r of it", gap)
-    for name in PROBES:
+def claims(numbers: dict[str, Numbers], run: Run) -> Iterator[Claim]:
+    """STS_ICL predicts better than each of them, in each set of domains."""
+    for (domains, found), name in itertools.product(numbers.items(), BASELINES):
+        gap, words = found.r["sts_icl"] - found.r[name], name.replace("_", " ")
+        statistic = f"{domains}: r of sts_icl minus r of it"
+        yield Claim("table5", f"STS beats {words}", statistic, gap)
+    for (domains, found), name in itertools.product(numbers.items(), PROBES):
         words = "a " + name.replace("_", " on ", 1).replace("_", " ")
-        gap = numbers.skill["sts_icl"] - numbers.skill[name]
-        statistic = "skill of sts_icl on a left-out domain minus that of the probe"
+        gap = found.skill["sts_icl"] - found.skill[name]
+        statistic = f"{domains}: skill of sts_icl on a left-out domain minus that of the probe"
         yield Claim("table13", f"STS beats {words}", statistic, gap)
 
 

@@ -39,7 +39,7 @@ class Numbers(NamedTuple):
 def compute(run: Run) -> Numbers:
     """Change of performance by each mixture."""
     domains, extra = mixtures(run.profile)
-    return Numbers(domains, extra, gains(evaluate_mixtures(run.profile), domains))
+    return Numbers(domains, extra, gains(evaluate_mixtures(run.profile), domains, run.templates))
 
 
 def steps(profile: Profile) -> list[Step]:
@@ -156,15 +156,19 @@ def evaluate_mixtures(profile: Profile) -> pd.DataFrame:
     return pd.concat(after, names=["mixture"]).rename("change").reset_index()
 
 
-def gains(table: pd.DataFrame, domains: Sequence[str]) -> dict[str, dict[str, Estimate]]:
+def gains(
+    table: pd.DataFrame, domains: Sequence[str], templates: Mapping[str, str]
+) -> dict[str, dict[str, Estimate]]:
     """Mixture -> domain, and "mathematics" -> mean of `table`'s changes, with draws of questions
     that are the same for every mixture."""
     estimates = {name: {} for name in dict.fromkeys(table.mixture)}
     for stream, domain in enumerate(("mathematics", *domains)):
         wide = table[table.domain == domain].pivot(index="id", columns="mixture", values="change")
+        groups = [templates.get(i, i) for i in wide.index]
         for name, of in estimates.items():
             values = wide[name].to_numpy()
-            of[domain] = Estimate(float(values.mean()), stats.mean_draws(values[None], stream))
+            drawn = stats.mean_draws(values[None], stream, groups)
+            of[domain] = Estimate(float(values.mean()), drawn)
     return estimates
 
 

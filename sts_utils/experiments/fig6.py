@@ -106,12 +106,14 @@ def supervised(profile: Profile) -> Profile:
 def reinforced(profile: Profile) -> TrainedModel:
     """The model after GRPO on the profile's verifiable mathematics, first seed."""
     seed, run = profile.seeds[0], samples.trained_on(profile, profile.grpo.train)
+    asked = profile.grpo.steps * profile.grpo.prompts  # those that `supervised` learns from
 
     def train(out: Path) -> pd.DataFrame:
-        return engine.grpo(run, samples.training_examples(run, seed)[0], seed, out)
+        return engine.grpo(run, samples.training_examples(run, seed)[0][:asked], seed, out)
 
     held_out = profile.shift.held_out
     recipe = {"grpo": profile.grpo.model_dump(), "held_out": held_out, "seed": seed}
+    recipe |= {"questions": asked}
     return models.train_once(profile, recipe, train)
 
 

@@ -1,6 +1,6 @@
 """Fig 7, Table 11: selective fine-tuning, which trains only what chosen features decode to."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -31,14 +31,18 @@ def compute(run: Run) -> Changes:
     for which, n, draw in choices(profile):
         tables.setdefault((which, n), []).append(tune(profile, which, n, draw))
     before, how = performance.measure_mathematics(profile), performance.mathematics(profile)
-    return {choice: change(before, after, how.column) for choice, after in tables.items()}
+    of = how.column, run.templates
+    return {choice: change(before, after, *of) for choice, after in tables.items()}
 
 
-def change(before: pd.DataFrame, after: Sequence[pd.DataFrame], column: str) -> Estimate:
+def change(
+    before: pd.DataFrame, after: Sequence[pd.DataFrame], column: str, templates: Mapping[str, str]
+) -> Estimate:
     """Mean change of `column` over questions and draws of the dims; a row an id."""
-    start, *ends = (table.set_index("id")[column] for table in (before, *after))
-    values = np.stack([(end - start).sort_index().to_numpy() for end in ends])
-    return Estimate(float(values.mean()), stats.mean_draws(values))
+    start, *ends = (table.set_index("id")[column].sort_index() for table in (before, *after))
+    values = np.stack([(end - start).to_numpy() for end in ends])
+    groups = [templates.get(i, i) for i in start.index]
+    return Estimate(float(values.mean()), stats.mean_draws(values, groups=groups))
 
 
 def steps(profile: Profile) -> list[Step]:

@@ -38,7 +38,7 @@ def compute(run: Run) -> dict[str, Numbers]:
         mean = -held_out.groupby("when").solution_loglik.mean()
         measures = of.correlations() | {"overlap": of.overlap()}
         loss = float(mean["before"]), float(mean["after"])
-        numbers[name] = Numbers(measures, loss, loss_change(held_out))
+        numbers[name] = Numbers(measures, loss, loss_change(held_out, of.templates))
     return numbers
 
 

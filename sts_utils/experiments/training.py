@@ -37,7 +37,7 @@ def training(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     look = {"errorbar": ("ci", 95), "seed": 0, "color": SAE_COLOUR, "capsize": 0.1}
     sns.pointplot(losses, x="when", y="loss", ax=right, **look)
     right.set(xlabel="", ylabel="held-out loss, nats a token")
-    means, change = losses.groupby("when").loss.mean(), loss_change(held_out)
+    means, change = losses.groupby("when").loss.mean(), loss_change(held_out, run.templates)
     return figure, (
         f"Training. Left: loss on answers by step. Right: loss on {losses.id.nunique()} held-out "
         f"training-set solutions (templates not trained on), {means['before']:.3f} before and "

@@ -1,11 +1,13 @@
 """Shifted dimensions D_N: which features move, and how concentrated the movement is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from sts_utils.method.extract import FeatureStats
+from sts_utils.stats import counts
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,19 @@ def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
 
 
 def draws(
-    features: Sequence[FeatureStats], raw: bool = False, n: int = 200, seed: int = 0
+    features: Sequence[FeatureStats],
+    raw: bool = False,
+    n: int = 200,
+    groups: Mapping[str, str] = MappingProxyType({}),
 ) -> np.ndarray:
-    """[B, S, F] shifts of each seed's features under a bootstrap over its questions."""
+    """[B, S, F] shifts of each seed's features under a bootstrap over its questions.
+
+    `groups`: example id -> template; a template's questions are drawn together, alike for seeds.
+    """
     field = "dr2" if raw else "dh2"
-    rng = np.random.default_rng(seed)
     shifts = []
     for item in features:
-        weights = rng.multinomial(len(item.n), np.full(len(item.n), 1 / len(item.n)), size=n)
+        weights = counts([groups.get(i, i) for i in item.ids], n)
         shifts.append((weights @ getattr(item, field)) / (weights @ item.n)[:, None])
     return np.stack(shifts, 1)
 

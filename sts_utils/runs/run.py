@@ -79,6 +79,11 @@ class Run:
         return tuple(samples.evaluation_questions(self.profile))
 
     @cached_property
+    def templates(self) -> dict[str, str]:
+        """Id of a training question -> its template: these are drawn together."""
+        return samples.templates(self.profile)
+
+    @cached_property
     def train(self) -> list[FeatureStats]:
         return [features.extract_train(self.profile, seed) for seed in self.profile.seeds]
 
@@ -147,7 +152,7 @@ class Run:
         return Observations(self.domain_names, values, left_out, self.change_arrays)
 
     def _without(self, s: int) -> list[np.ndarray]:
-        """[D] arrays [GROUPS, Q]: 0 for the queries of seed number s that are left out, else 1."""
+        """[D] arrays [CUTS × GROUPS, Q]: 0 for seed s's queries that are left out, else 1."""
         asked = [len(of.n) for of in self.domains[s].values()]
         return [correlation.without(q, d) for d, q in enumerate(asked)]
 
@@ -161,6 +166,17 @@ class Run:
             )
 
         return {metric: of(metric) for metric in score.PAPER_SCORES}
+
+    def signed(self) -> Observations:
+        """What the correlation of the signed score (ours) is computed from: the cosine on D_N of a
+        domain's mean shift and the training set's."""
+        towards = [of.mean("dh") for of in self.train]
+
+        def of(s, weights):
+            how = {"weights": weights, "towards": towards[s]}
+            return self._score("cosine", self.domains[s], self.dims[s], **how)
+
+        return self.observe(of)
 
     def correlations(self, dims: Sequence[ShiftedDims] | None = None) -> dict[str, Correlation]:
         """Metric -> r over all domains with the absolute change."""
@@ -177,7 +193,7 @@ class Run:
         """
         of = [replace(x, dh2=getattr(x, field)) if field else x for x in getattr(self, side)]
         observed = np.stack([shift.shift(seed, raw=raw) for seed in of])[None]
-        return np.concatenate([observed, shift.draws(of, raw, draws)])
+        return np.concatenate([observed, shift.draws(of, raw, draws, self.templates)])
 
     def top_share(self, k: int, raw: bool = False) -> Estimate:
         """Share of the total change by training that the k most moved dims hold."""
@@ -219,11 +235,12 @@ def _mean(values: np.ndarray) -> Estimate:
 # --- what training taught ------------------------------------------------------------------------
 
 
-def loss_change(held_out: pd.DataFrame) -> Estimate:
+def loss_change(held_out: pd.DataFrame, templates: Mapping[str, str]) -> Estimate:
     """Change of the loss on held-out solutions, nats a token, paired by question and averaged over
     seeds; `held_out` as `performance.held_out` gives it."""
     after = held_out[held_out.when == "after"]
     after = after.pivot(index="seed", columns="id", values="solution_loglik")
     before = held_out[held_out.when == "before"].set_index("id").solution_loglik[after.columns]
     change = before.to_numpy() - after.to_numpy(dtype=float)
-    return Estimate(float(change.mean()), stats.mean_draws(change))
+    groups = [templates.get(i, i) for i in after.columns]
+    return Estimate(float(change.mean()), stats.mean_draws(change, groups=groups))

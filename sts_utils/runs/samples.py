@@ -10,6 +10,7 @@ from sts_utils.config import Profile
 from sts_utils.corpora import contrast
 from sts_utils.examples import Example, by_domain, split
 from sts_utils.method import prompts
+from sts_utils.method.extract import ROWS
 from sts_utils.method.prompts import Prompt
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,14 @@ def training_examples(profile: Profile, seed: int) -> tuple[list[Example], list[
     for part in (train, held_out):
         random.Random(seed).shuffle(part)
     return train, held_out
+
+
+def templates(profile: Profile) -> dict[str, str]:
+    """Id of a training question -> its template, where several are variants of one. Empty where
+    more questions are read than there are rows of sums, which then mix templates."""
+    if profile.shift.queries > ROWS:
+        return {}
+    return {e.id: e.group for e in corpora.load(profile.train) if e.group}
 
 
 def mathematics(profile: Profile, most: int) -> list[Example]:

@@ -11,8 +11,6 @@ from sts_utils.runs import engine
 from sts_utils.runs import models as held
 from sts_utils.training import sft
 
-CPU = "profiles/accelerate/cpu.yaml"
-
 
 @pytest.fixture(scope="module")
 def settings(profile):
@@ -49,11 +47,6 @@ def fsdp(tmp_path, monkeypatch):
 
 def launched(launcher, settings, examples, out):
     return accelerate.launch(str(launcher), "tiny", None, settings, examples, 1, out)
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(settings, examples, alone, tmp_path):
-    same_training(alone, launched(CPU, settings[1], examples, tmp_path / "b"), tmp_path / "b")
 
 
 @pytest.mark.slow
@@ -107,31 +100,24 @@ def test_the_launcher_is_not_part_of_a_key(profile):
     assert held.finetune(profile, 0).key == held.finetune(launched, 0).key
 
 
-@pytest.mark.parametrize(
-    ("launcher", "micro_batch", "said"),
-    [
+def test_what_cannot_be_launched_is_one_line(profile, fsdp, tmp_path):
+    for launcher, micro_batch, said in (
         ("profiles/accelerate/none.yaml", 4, "is not a file: give an accelerate config"),
-        (
-            "profiles/accelerate/cpu.yaml",
-            8,
-            "sft.batch is 8, not a multiple of 2 processes x sft.micro_batch 8",
-        ),
-    ],
-)
-def test_what_cannot_be_launched_is_one_line(profile, tmp_path, launcher, micro_batch, said):
-    settings = profile.sft.model_copy(update={"micro_batch": micro_batch})
-    run = profile.model_copy(update={"launcher": launcher})
-    with pytest.raises(ValueError, match=said):
-        engine.sft(run, settings, [], 0, tmp_path)
+        (fsdp, 8, "sft.batch is 8, not a multiple of 2 processes x sft.micro_batch 8"),
+    ):
+        settings = profile.sft.model_copy(update={"micro_batch": micro_batch})
+        run = profile.model_copy(update={"launcher": str(launcher)})
+        with pytest.raises(ValueError, match=said):
+            engine.sft(run, settings, [], 0, tmp_path)
 
 
-def test_gpus_of_the_process_that_launches(profile, settings, tmp_path):
-    assert accelerate.gpus_here(CPU, settings[1]) == 0
+def test_gpus_of_the_process_that_launches(settings, fsdp, tmp_path):
+    assert accelerate.gpus_here(str(fsdp), settings[1]) == 0
     (tmp_path / "two.yaml").write_text("{num_machines: 1, num_processes: 2}")
     assert accelerate.gpus_here(str(tmp_path / "two.yaml"), settings[1]) == 2
 
 
 @pytest.mark.slow
-def test_an_error_in_a_process_is_one_line(settings, tmp_path):
+def test_an_error_in_a_process_is_one_line(settings, fsdp, tmp_path):
     with pytest.raises(ValueError, match="SFT over 2 processes"):
-        launched(CPU, settings[1], [], tmp_path)
+        launched(fsdp, settings[1], [], tmp_path)

@@ -16,7 +16,7 @@ from sts_utils.runs import performance
 def numbers(run, random_stats):
     names = ("one", "two", "three", "four", "five")
     second = type(run)(run.profile)
-    second.domain_names, second.dims = names, run.dims
+    second.domain_names, second.dims, second.train = names, run.dims, run.train
     second.domains = [
         {d: random_stats(300 + 9 * s + i) for i, d in enumerate(names)} for s in (0, 1)
     ]
@@ -69,6 +69,12 @@ def test_r_with_every_measure_that_can_be_tested(numbers, run):
         row = rows.loc[("mmlu-test", "gold_loglik", kind, "sts_icl")]
         expected = correlation.correlate(numbers.observed["mmlu-test"]["sts_icl"], kind)
         assert (row["value"], row.low, row.high) == (expected.value, expected.low, expected.high)
+    towards, of = run.train[0].mean("dh")[run.dims[0].ids], run.domains[0]["law"]
+    law = run.domain_names.index("law")
+    shift = of.mean("dh")[run.dims[0].ids]
+    alike = shift @ towards / np.linalg.norm(shift) / np.linalg.norm(towards)
+    assert run.signed().scores[0, law] == pytest.approx(alike)
+    assert ("mmlu-test", "gold_loglik", "signed", "cosine") in rows.index
     arrays = performance.change_arrays(run.changes, "accuracy", run.domain_names)
     noise = correlation.reliability(arrays, "absolute")
     assert noise < correlation.TESTABLE and ("mmlu-test", "accuracy", "absolute") not in rows.index
@@ -89,8 +95,10 @@ def test_the_points_as_numbers(numbers, run):
 def test_the_score_s_spread_over_seeds_is_a_claim(numbers, run):
     *_, last = fig3.claims(numbers, run)
     first = numbers.observed["mmlu-test"]
-    spread = {m: np.std(correlation.by_seed(seen), ddof=1) for m, seen in first.items()}
-    assert last.estimate.value == pytest.approx(spread["sts_act"] - spread["sts_icl"])
+    spread = {m: np.var(correlation.by_seed(seen), ddof=1) for m, seen in first.items()}
+    ratio = np.log(spread["sts_act"] / spread["sts_icl"])
+    assert last.estimate.value == pytest.approx(ratio)
+    assert last.estimate.low < ratio - 2 and last.estimate.high > ratio + 2  # of two seeds
 
 
 def test_the_set_that_can_decide_stands_first(run):

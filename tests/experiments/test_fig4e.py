@@ -34,7 +34,8 @@ def test_r_of_a_predictor_is_by_hand(run, random_stats, monkeypatch):
     tuned = {(d, s): random_stats(900 + 20 * s + i) for s in (0, 1) for i, d in _names(run)}
     monkeypatch.setattr(fig4e.features, "extract_domain_after", lambda p, d, s: tuned[d, s])
     monkeypatch.setattr(fig4e, "tokens", lambda _: dict.fromkeys(TOKENS, 1))
-    numbers = fig4e.compute(run)
+    run.sets = {"mmlu-test": run}
+    numbers = fig4e.compute(run)["mmlu-test"]
     found = numbers.r
     values = [[fig4e.moved(of, tuned[d, s]) for d, of in run.domains[s].items()] for s in (0, 1)]
     y = np.abs([change.mean() for change in run.change_arrays])
@@ -81,23 +82,28 @@ def test_a_probe_never_sees_the_domain_it_predicts():
 
 def test_costs_are_counted(profile, whole, tokenizer):
     weights = sum(p.numel() for p in whole.parameters())
-    assert models.size(profile.model, profile.revision) == weights
+    model = profile.model, profile.revision
+    assert models.size(*model) == weights and models.depth(*model) == 2
     counted = fig4e.tokens(profile)
 
-    def tokens(turns):
-        return len(prompts.chat_prompt(tokenizer, *turns).ids)
+    def read(asked):
+        """(plain, both conditions) of (query, demonstrations): each context is read once."""
+        plain = [prompts.chat_prompt(tokenizer, query) for query, _ in asked]
+        both = plain + [prompts.chat_prompt(tokenizer, *turns) for turns in asked]
+        contexts = {tuple(p.context) for p in both}
+        tails = sum(p.span[1] - len(p.context) for p in both)
+        return sum(p.span[1] for p in plain), sum(map(len, contexts)) + tails
 
-    shown, plain, icl = by_domain(corpora.load("mmlu-cot")), 0, 0
+    shown, asked = by_domain(corpora.load("mmlu-cot")), []
     for domain in corpora.domains("mmlu-pro"):
         queries = samples.domain_queries(profile, domain, 0)
         assert len(queries) == 4
         (demonstrations,) = prompts.choose_demonstrations(shown[domain], 2, 1, 0)
-        plain += sum(tokens([q]) for q in queries)
-        icl += sum(tokens([q, demonstrations]) for q in queries)
+        asked += [(query, demonstrations) for query in queries]
+    plain, icl = read(asked)
     train, held_out = samples.training_examples(profile, 0)
     sets = prompts.choose_demonstrations(train, 2, 2, 0)
-    train_plain = sum(tokens([q]) for q in held_out[:8])
-    train_icl = sum(tokens([q, sets[i % 2]]) for i, q in enumerate(held_out[:8]))
+    train_plain, train_icl = read([(q, sets[i % 2]) for i, q in enumerate(held_out[:8])])
     sft = 0
     for e in train[:16]:
         turns = [{"role": "user", "content": e.query}, {"role": "assistant", "content": e.solution}]
@@ -105,15 +111,15 @@ def test_costs_are_counted(profile, whole, tokenizer):
         sft += min(256, len(tokenizer(text, add_special_tokens=False).input_ids))
     by_hand = (plain, icl, train_plain, train_icl, sft)
     assert counted == dict(zip(TOKENS, by_hand, strict=True))
-    forward, training = 2 * weights, 6 * weights * sft
-    assert fig4e.costs(weights, counted) == {
+    forward, training = 2 * weights / 2, 6 * weights * sft  # one block of two
+    assert fig4e.costs(profile, counted) == {
         "mean_raw_activation": forward * plain,
         "similarity_domain_to_training_set": forward * (plain + train_plain),
         "distance_before_after_sft": training + 2 * forward * plain,
         "probe_raw_activations": training + forward * plain,
         "probe_sae_activations": training + forward * plain,
-        "sts_act": forward * (plain + train_plain + train_icl),
-        "sts_icl": forward * (plain + icl + train_plain + train_icl),
+        "sts_act": forward * (plain + train_icl),
+        "sts_icl": forward * (icl + train_icl),
     }
 
 
@@ -121,8 +127,12 @@ def test_costs_are_counted(profile, whole, tokenizer):
 def numbers(made_r):
     names = fig4e.BASELINES + fig4e.STS
     flops = {name: 1e12 * (i + 1) for i, name in enumerate(names)}
-    skill = {name: made_r() for name in fig4e.PROBES + fig4e.STS}
-    return fig4e.Numbers({name: made_r() for name in names}, skill, flops)
+
+    def of():
+        skill = {name: made_r() for name in fig4e.PROBES + fig4e.STS}
+        return fig4e.Numbers({name: made_r() for name in names}, skill, flops)
+
+    return {"benchmarks": of(), "mmlu-test": of()}
 
 
 def test_fig4e_points_are_the_skills(numbers, run, same):
@@ -130,14 +140,17 @@ def test_fig4e_points_are_the_skills(numbers, run, same):
     (axis,) = figure.axes
     words = ["STS act", "STS ICL", "probe, raw", "probe, SAE"]
     assert [t.get_text() for t in axis.get_xticklabels()] == words
-    shown = [numbers.skill[name] for name in fig4e.STS + fig4e.PROBES]
-    same(axis.containers[0], shown, x=range(4))
+    for container, of in zip(axis.containers, numbers.values(), strict=True):
+        shown = [of.skill[name] for name in fig4e.STS + fig4e.PROBES]
+        same(container, shown, x=range(4))
     assert len(caption.split()) <= 60
     plt.close(figure)
 
 
 def test_table5(numbers, run, ours):
-    table = fig4e.table5(numbers, run)[0].set_index("predictor")
+    both, _ = fig4e.table5(numbers, run)
+    assert list(both.domains) == ["benchmarks"] * 5 + ["mmlu-test"] * 5
+    table, numbers = both[both.domains == "mmlu-test"].set_index("predictor"), numbers["mmlu-test"]
     theirs = paper("table05_baselines").set_index("baseline")
     theirs = theirs.rename(
         {
@@ -156,7 +169,9 @@ def test_table5(numbers, run, ours):
 
 
 def test_table13(numbers, run, ours):
-    table = fig4e.table13(numbers, run)[0].set_index("predictor")
+    both, _ = fig4e.table13(numbers, run)
+    assert list(both.domains) == ["benchmarks"] * 4 + ["mmlu-test"] * 4
+    table, numbers = both[both.domains == "mmlu-test"].set_index("predictor"), numbers["mmlu-test"]
     theirs = paper("table13_probes").set_index("predictor").pearson
     for name, row in table.iterrows():
         skill = numbers.skill[name]
@@ -167,7 +182,9 @@ def test_table13(numbers, run, ours):
 
 def test_claims_are_paired_differences(numbers, run):
     claims = list(fig4e.claims(numbers, run))
-    assert [c.figure for c in claims] == ["table5"] * 3 + ["table13"] * 2
+    assert [c.figure for c in claims] == ["table5"] * 6 + ["table13"] * 4
     assert claims[-1].claim == "STS beats a probe on sae activations"
+    assert claims[-1].statistic.startswith("mmlu-test: ")
+    numbers = numbers["mmlu-test"]
     gap = numbers.skill["sts_icl"].domains - numbers.skill["probe_sae_activations"].domains
     np.testing.assert_array_equal(claims[-1].estimate.domains, gap)

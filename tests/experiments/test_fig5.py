@@ -73,7 +73,7 @@ def test_gains_are_paired_by_question():
         for d, values in noise.items()
         for i, value in enumerate(values)
     ]
-    gains = fig5.gains(pd.DataFrame(rows).sample(frac=1, random_state=0), ("law", "math"))
+    gains = fig5.gains(pd.DataFrame(rows).sample(frac=1, random_state=0), ("law", "math"), {})
     for name, factor in shape.items():
         for d, values in noise.items():
             assert gains[name][d].value == pytest.approx(factor * values.mean())
@@ -170,7 +170,7 @@ def test_differences_within_noise_are_inconclusive(run):
             for m in fig5.MIXTURES
             for d in ("law", "math", "mathematics")
         ]
-        gains = fig5.gains(pd.concat(rows), ("law", "math"))
+        gains = fig5.gains(pd.concat(rows), ("law", "math"), {})
         numbers = fig5.Numbers(("law", "math"), fig5.sizes(8, 3.0, 1.0), gains)
         helped, balanced, _ = judged(fig5.claims(numbers, run)).verdict
         found.append([helped != "inconclusive", balanced != "inconclusive"])

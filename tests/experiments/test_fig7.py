@@ -27,10 +27,10 @@ def test_changes_are_means_over_draws_and_questions():
     start = before.solution_loglik.to_numpy()
     ends = [table.solution_loglik.to_numpy() for table in after]
     other_order = [table.iloc[::-1] for table in after]
-    assert fig7.change(before, other_order[:1], "solution_loglik").value == pytest.approx(
+    assert fig7.change(before, other_order[:1], "solution_loglik", {}).value == pytest.approx(
         (ends[0] - start).mean()
     )
-    both = fig7.change(before, other_order, "solution_loglik")
+    both = fig7.change(before, other_order, "solution_loglik", {})
     assert both.value == pytest.approx(np.mean([end - start for end in ends]))
     assert both.draws.mean() == pytest.approx(both.value, abs=0.1)
 

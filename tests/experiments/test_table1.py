@@ -45,7 +45,7 @@ def test_losses_are_paired_by_question():
     one = pd.DataFrame({"id": list("abc"), "solution_loglik": [-0.9, -1.8, -2.7]})
     two = pd.DataFrame({"id": list("bca"), "solution_loglik": [-1.6, -2.4, -0.8]})
     after = [one.assign(when="after", seed=0), two.assign(when="after", seed=1)]
-    change = loss_change(pd.concat([before.assign(when="before", seed=pd.NA), *after]))
+    change = loss_change(pd.concat([before.assign(when="before", seed=pd.NA), *after]), {})
     assert change.value == pytest.approx(np.mean([-0.1, -0.2, -0.3, -0.2, -0.4, -0.6]))
     assert -0.6 <= change.low < change.value < change.high <= -0.1
 

@@ -76,3 +76,16 @@ def test_weights_draw_queries_again(random_stats):
         drawn = equation(domain, dims, weights=weights)
         alone = getattr(domain, field)[3, dims.ids].sum() / domain.n[3]
         np.testing.assert_allclose(drawn, [equation(domain, dims), alone])
+
+
+def test_a_template_s_questions_are_drawn_together(random_stats):
+    """With one template for all nothing varies; with a template each it is the plain bootstrap."""
+    x = random_stats()
+    plain = shift.draws([x, x], n=50)
+    assert plain.shape == (50, 2, 40) and plain.std(0).min() > 0
+    np.testing.assert_array_equal(plain[:, 0], plain[:, 1])
+    one = shift.draws([x], n=50, groups=dict.fromkeys(x.ids, "t"))
+    np.testing.assert_allclose(one, np.broadcast_to(shift.shift(x), (50, 1, 40)))
+    halves = {name: str(i % 2) for i, name in enumerate(x.ids)}
+    drawn = {tuple(np.round(row, 6)) for row in shift.draws([x], n=50, groups=halves)[:, 0]}
+    assert len(drawn) == 3

@@ -129,9 +129,10 @@ def test_command_line(tmp_path, capsys):
 def test_the_notebook_runs_under_papermill(tmp_path):
     source = tmp_path / "predict.ipynb"
     jupytext.write(jupytext.read(store.ROOT / "notebooks/predict.py"), source)
-    given = {"MODEL": "tiny", "SAE": "random-8x", "SEEDS": [0], "QUERIES": 4, "N": 20}
+    given = {"MODEL": "tiny", "SAE": "random-8x", "SEEDS": [0], "QUERIES": 4, "N": 20, "PROBE": 2}
+    given |= {"DOMAINS": {"code": "code-io", "health": "pubmedqa"}}
     how = {"kernel_name": "python3", "cwd": str(store.ROOT / "notebooks"), "progress_bar": False}
-    how |= {"execution_timeout": 120}
+    how |= {"execution_timeout": 90}
     try:
         done = papermill.execute_notebook(source, tmp_path / "done.ipynb", given, **how)
     except TimeoutError:  # about one run in five the widgets' cell ends and its end is not heard

@@ -29,8 +29,8 @@ def prepare(name: str, folder: Path, sizes: dict) -> tuple[Path, dict[str, str]]
     launcher = yaml.safe_load((ROOT / "profiles/accelerate/fsdp.yaml").read_text(encoding="utf-8"))
     launcher |= {"use_cpu": True, "num_processes": 2}
     (folder / "fsdp.yaml").write_text(yaml.safe_dump(launcher))
-    told = yaml.safe_load((HERE / "sizes.yaml").read_text(encoding="utf-8")) | sizes
-    told |= {"base": name, "about": "A rehearsal.", "launcher": str(folder / "fsdp.yaml")}
+    told = {"base": name, "about": "A rehearsal.", "launcher": str(folder / "fsdp.yaml")}
+    told |= yaml.safe_load((HERE / "sizes.yaml").read_text(encoding="utf-8")) | sizes
     profile = folder / f"{name}.yaml"
     profile.write_text(yaml.safe_dump(told))
     return profile, os.environ | {

@@ -31,8 +31,9 @@ def test_every_step_by_ray_ends_in_the_local_run_s_tables(reproduced, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         lost = cluster.add_node(num_cpus=1)
+        drawn = without_control(tmp_path, "06_plot")
         over = {"STS_EXECUTOR": "ray", "RAY_ADDRESS": cluster.address}
-        process = command(tmp_path, "reproduce", "--profile", without_control(tmp_path), **over)
+        process = command(tmp_path, "reproduce", "--profile", drawn, **over)
         wait_for("trained-*", tmp_path / "runs", process)
         cluster.remove_node(lost, allow_graceful=False)
         finished(process)

@@ -36,10 +36,11 @@ def wait_for(pattern: str, runs: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def without_control(folder: Path) -> str:
-    """`tiny` with the paper's own experiments alone: the control is half of its steps."""
+def without_control(folder: Path, *stages: str) -> str:
+    """`tiny` with the paper's own experiments alone, for the control is half of its steps, and with
+    those notebooks alone that compute or draw what is compared."""
     profile = folder / "tiny.yaml"
-    profile.write_text("{base: tiny, control: {parts: []}}")
+    profile.write_text(f"{{base: tiny, control: {{parts: []}}, stages: [{', '.join(stages)}]}}")
     return str(profile)
 
 

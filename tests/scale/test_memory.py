@@ -11,12 +11,24 @@ import os
 import subprocess
 import sys
 import types
+from functools import cache
 
 import pytest
+import torch
 from rehearsal.families import NAMES, PUBLIC
+from torch import distributed
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from transformers import AutoModelForCausalLM
 
-from sts_utils import config, store
+from sts_utils import batches, config, models, store
+from sts_utils.engines import accelerate
+from sts_utils.method import extract as method
 from sts_utils.scale import cost
+from sts_utils.training import grpo, sft
 
 GPUS = 8
 #: Tokens of a context of five worked answers, and of its SAE's features.
@@ -28,17 +40,6 @@ QUESTION = 512
 
 def count(name: str, gpus: int, stage: str) -> dict[str, float]:
     """GB at the peak of `stage` on one of `gpus`: kind of tensor -> GB."""
-    import torch
-    from torch import distributed
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
-    from torch.distributed._tools.mem_tracker import MemTracker
-    from torch.distributed.fsdp import fully_shard
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-    from transformers import AutoModelForCausalLM
-
-    from sts_utils.engines import accelerate
-
     made, dims = PUBLIC[name]
     profile = config.load(name)
     dtype = profile.grpo.dtype  # bfloat16: what one GPU does
@@ -74,9 +75,6 @@ def count(name: str, gpus: int, stage: str) -> dict[str, float]:
 
 def tune(model, profile):
     """SFT's own loss, on rows where every token is an answer's: how many is no fake number."""
-    import torch
-
-    from sts_utils.training import sft
 
     def loss(self, _):
         ids = torch.zeros(profile.sft.micro_batch, profile.sft.max_length, dtype=torch.long)
@@ -88,9 +86,6 @@ def tune(model, profile):
 
 def reinforce(model, profile):
     """GRPO's update: the completions of one question."""
-    import torch
-
-    from sts_utils.training import sft
 
     def loss(self, _):
         written = profile.grpo.completion_tokens
@@ -103,9 +98,6 @@ def reinforce(model, profile):
 
 def sample(model, profile):
     """GRPO's sampling, transformers' way: all that is cached as the last token is written."""
-    import torch
-
-    from sts_utils.training import grpo
 
     def forward(self, _):
         rows = grpo.TOGETHER * profile.grpo.generations
@@ -124,11 +116,6 @@ def sample(model, profile):
 def extract(model, profile):
     """As many queries as extraction reads at once behind one long context, on a GPU of 80 GB, and
     their rows through the SAE: all that `feature_stats` has at its worst."""
-    import torch
-
-    from sts_utils import batches, models
-    from sts_utils.method import extract
-
     backbone = models.truncate(model, profile.layer)
     features, width = FEATURES[profile.name], model.config.hidden_size
     held = sum(p.nbytes for p in backbone.parameters()) + 8 * features * width
@@ -140,7 +127,7 @@ def extract(model, profile):
 
     def forward(self, _):
         sae = torch.zeros(2, features, width)
-        sums = torch.zeros(4, extract.ROWS, features, dtype=torch.float64)
+        sums = torch.zeros(4, method.ROWS, features, dtype=torch.float64)
         with torch.no_grad(), models.reading(backbone, [profile.layer]) as read:
             cache = models.context_cache(backbone, [0] * CONTEXT)
             ids = torch.zeros(rows, QUESTION, dtype=torch.long)
@@ -149,7 +136,7 @@ def extract(model, profile):
             for _ in range(2):
                 backbone(input_ids=ids, attention_mask=mask, **models.behind(cache, rows))
                 sides.append(read[profile.layer].flatten(0, 1).float())
-            h = [side[: extract.ENCODED_ROWS] @ sae[0].T for side in sides]
+            h = [side[: method.ENCODED_ROWS] @ sae[0].T for side in sides]
             sums[0, 0] += (h[1] - h[0]).double().square_().sum(0)
 
     return forward
@@ -158,19 +145,24 @@ def extract(model, profile):
 STAGES = {"sft": tune, "grpo": reinforce, "sampling": sample, "extraction": extract}
 
 
-def counted(name: str, gpus: int, stage: str = "sft") -> dict[str, float]:
-    """`count` in a process of its own, as its process group wants."""
+#: What is counted of a model: GPUs and stage.
+COUNTS = ((GPUS, "sft"), (1, "sft"), (1, "grpo"), (1, "sampling"), (1, "extraction"))
+
+
+@cache
+def counted(name: str) -> dict[tuple[int, str], dict[str, float]]:
+    """`count` of a model's COUNTS, in a process of their own, as a process group wants."""
     told = os.environ | {"PYTHONPATH": os.pathsep.join([str(store.ROOT / "tests"), *sys.path])}
-    words = [sys.executable, __file__, name, str(gpus), stage]
-    done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=300)
+    words = [sys.executable, __file__, name]
+    done = subprocess.run(words, env=told, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(COUNTS, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_gpu_holds_beside_its_shards_is_the_table_s(name):
-    held = counted(name, GPUS)
+    held = counted(name)[GPUS, "sft"]
     shards, shape = held["Sharded Param"], cost.listed()[config.load(name).model]
     assert shards == pytest.approx(4 * shape.parameters / GPUS / 1e9, rel=0.02)
     beside = held["Total"] - shards - held["Sharded Grad"]
@@ -181,7 +173,7 @@ def test_what_a_gpu_holds_beside_its_shards_is_the_table_s(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_one_gpu_holds_beside_weights_and_gradients_is_the_table_s(name):
     """An H100 held 16.4 GB for eight blocks of Llama's, where this counts 12.4 (docs/scale.md)."""
-    held, shape = counted(name, 1), cost.listed()[config.load(name).model]
+    held, shape = counted(name)[1, "sft"], cost.listed()[config.load(name).model]
     assert held["Parameter"] == pytest.approx(2 * shape.parameters / 1e9, rel=0.01)
     beside = held["Total"] - held["Parameter"] - held["Gradient"]
     assert shape.alone == pytest.approx(beside, rel=0.05)
@@ -192,7 +184,7 @@ def test_what_one_gpu_holds_beside_weights_and_gradients_is_the_table_s(name):
 def test_what_grpo_holds_beside_weights_and_gradients_is_the_table_s(name):
     """The larger of an update and of sampling, in the middle of which gradients wait."""
     shape = cost.listed()[config.load(name).model]
-    update, sampled = counted(name, 1, "grpo"), counted(name, 1, "sampling")
+    update, sampled = counted(name)[1, "grpo"], counted(name)[1, "sampling"]
     beside = [update["Total"] - update["Parameter"] - update["Gradient"]]
     beside.append(sampled["Total"] - sampled["Parameter"])
     assert shape.grpo == pytest.approx(max(beside), rel=0.05)
@@ -202,8 +194,12 @@ def test_what_grpo_holds_beside_weights_and_gradients_is_the_table_s(name):
 @pytest.mark.parametrize("name, expected", zip(NAMES, (37.1, 41.8, 39.2), strict=True))
 def test_extraction_leaves_half_of_a_gpu_of_80_gb(name, expected):
     """It takes a part of what is free: an H100 held 29 to 41 GB for Llama's (docs/scale.md)."""
-    assert counted(name, 1, "extraction")["Total"] == pytest.approx(expected, rel=0.05)
+    assert counted(name)[1, "extraction"]["Total"] == pytest.approx(expected, rel=0.05)
 
 
 if __name__ == "__main__":
-    print(json.dumps(count(sys.argv[1], int(sys.argv[2]), sys.argv[3])))
+    for counting in COUNTS:
+        if not os.fork():  # nothing to import again
+            print(json.dumps(count(sys.argv[1], *counting)), flush=True)
+            os._exit(0)
+        assert not os.wait()[1]
