@@ -108,7 +108,7 @@ def topics(matrix: Matrix, candidates: Sequence[Score]) -> pd.DataFrame:
     none, known = np.empty((0, *used.shape)), overlap.mean(1)[None]
     of_overlap, _ = partial(overlap, changes, none, used, domains=True)
     for score in candidates:
-        values = scores.values(matrix, score)
+        values = scores.values(matrix, score, LIKELIHOOD)
         first = values.mean(1).argmax(-1) == own
         row = {"score": score.label, "first": first.mean()}
         ci = scipy_stats.binomtest(round(first.sum()), len(first)).proportion_ci()

@@ -54,15 +54,15 @@ def candidates(profile: Profile) -> list[Score]:
     return [*read, *behind, OVERLAP, *map(Score, sets.PROBES), *found]
 
 
-def values(matrix: Matrix, score: Score) -> np.ndarray:
+def values(matrix: Matrix, score: Score, measure: str | None = None) -> np.ndarray:
     """[T, S, D] a score of each domain, for each training set and seed; NaN where a probe did not
-    ask."""
-    told = matrix.profile, score, matrix.domains
+    ask. `measure`: of performance, what a probe measures; the profile's if left out."""
+    told = matrix.profile, score, matrix.domains, measure or matrix.profile.evaluation.measure
     return np.array([[of_cell(*told, n, seed) for seed in matrix.seeds] for n in matrix.names])
 
 
 def of_cell(
-    profile: Profile, score: Score, domains: tuple[str, ...], name: str, seed: int
+    profile: Profile, score: Score, domains: tuple[str, ...], measure: str, name: str, seed: int
 ) -> np.ndarray:
     """[D] a score of each domain, for one training set and seed."""
     read = readings.at(profile, score.place)
@@ -70,7 +70,7 @@ def of_cell(
         return _overlaps(profile, seed)[name]
     if score.name in sets.PROBES:
         probed = sets.probe(profile, name, seed, score.name).groupby("domain")
-        return probed[profile.evaluation.measure].mean().reindex(domains).to_numpy()
+        return probed[measure].mean().reindex(domains).to_numpy()
     if score.name in GRADIENTS:
         key = GRADIENTS[score.name]
         of_domains = np.stack([readings.gradients(profile, d)[key] for d in domains])

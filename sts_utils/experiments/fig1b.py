@@ -75,6 +75,7 @@ def zero_features(profile: Profile) -> pd.DataFrame:
     recipe = settings.model_dump() | {"sae": profile.sae, "layer": profile.layer}
     recipe |= {"trained": model.key, "shift": profile.shift.model_dump()}
     recipe |= {"dtypes": (profile.dtype, profile.evaluation.dtype)}
+    recipe |= {"place": profile.place} if profile.place != "query" else {}
     recipe |= performance.mathematics(profile).recipe
     return store.frame("ablation", recipe, make)
 

@@ -103,6 +103,7 @@ def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
     recipe |= {"saes": profile.sweep.layers, "questions": profile.evaluation.held_out}
     recipe |= {"seed": seed, "which": which, "n": n, "draw": draw}
     recipe["frozen"] = profile.evaluation.dtype  # what is trained is float32
+    recipe |= {"place": profile.place} if profile.place != "query" else {}
     recipe |= performance.mathematics(profile).recipe
     return pd.read_parquet(store.folder("selective", recipe, make) / "table.parquet")
 

@@ -47,6 +47,15 @@ def test_matrix_scores_are_the_paper_s_equations(control):
 
 
 @pytest.mark.slow
+def test_a_probe_is_read_in_the_measure_it_is_judged_by(control):
+    whole = control.parts["topics"]
+    for measure in (judgement.LIKELIHOOD, judgement.ODDS):
+        ours = scores.values(whole, Score("quick probe"), measure)[1, 0]
+        probed = sets.probe(whole.profile, "law", 0, "quick probe").groupby("domain")[measure]
+        np.testing.assert_allclose(ours, probed.mean().reindex(whole.domains))
+
+
+@pytest.mark.slow
 def test_unknown_scores_and_sizes_are_one_line(control):
     whole = control.parts["topics"]
     with pytest.raises(ValueError, match="score 'sts': choose from sts_act, sts_icl"):
