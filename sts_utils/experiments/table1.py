@@ -68,12 +68,14 @@ def table1(numbers: dict[str, Numbers], run: Run) -> tuple[pd.DataFrame, str]:
         common = {"source": "paper", "model": r.model, "training set": r.training_domain}
         rows.append({**common, "measure": r.metric, "value": r.pearson_mean})
         rows.append({**common, "measure": "overlap", "value": r.overlap_top100 / 100})
+    p, asked = run.profile, run.profile.others_questions or run.profile.evaluation.questions
     missed = [name for name, of in numbers.items() if not of.learnt]
     said = f" Not learnt, so without claims: {', '.join(missed)}." if missed else ""
     return pd.DataFrame(rows), (
         "Table 1. Other training sets: r of each score with the absolute change over domains, and "
-        f"overlap of estimated and actual dims at {run.profile.top_n}, with 95% intervals; loss on "
-        "held-out solutions, nats a token. The first set has all seeds, the others one."
+        f"overlap of estimated and actual dims at {p.top_n}, with 95% intervals; held-out loss, "
+        f"nats a token. The first set has all seeds and {p.sft.examples} examples, the others one "
+        f"seed, {p.others_examples} examples and {asked} questions a domain."
         f"{said} The paper's r: 8 domains."
     )
 
