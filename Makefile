@@ -30,7 +30,7 @@ TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [FIGURES=\"fig3 table6\"] [ENGINE=vllm] [EXECUTOR=ray]"
+	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [FIGURES=\"fig3 table6\"] [ENGINE=vllm] [EXECUTOR=ray] [TRAIN=my.jsonl OUT=report ARGS=\"--probe 8\"]"
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1|/' | column -t -s '|'
 	@echo "Profiles (profiles/*.yaml):"
 	@grep -H '^about:' profiles/*.yaml | sed -E 's#profiles/(.*)\.yaml:about: #  \1|#' | column -t -s '|'
@@ -77,7 +77,7 @@ fetch: $(READY)  ## put what PROFILE needs from the hub into FOLDER, for STS_MIR
 	$(STS) fetch --profile $(PROFILE) $(if $(FOLDER),--folder $(FOLDER))
 
 predict: $(READY)  ## which domains will fine-tuning on TRAIN=my.jsonl move? a report in OUT=report
-	$(STS) predict --train $(TRAIN) --out $(OUT) $(ARGS)
+	$(STS) predict --train "$(TRAIN)" --out "$(OUT)" $(ARGS)
 
 rehearse: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## a paper PROFILE whole on a CPU, with a small random model and hub (minutes); all three if left out
 	STS_ENGINE=$(or $(ENGINE),vllm) PYTHONPATH=tests $(BIN)/python -m rehearsal --profile $(PROFILE:smol=paper) $(if $(FOLDER),--folder $(FOLDER))

@@ -59,7 +59,10 @@ def check(name: str, layer: int, revision: str | None = None) -> int:
 
     Raises one-line errors for a model that can't be reached or a layer that it does not have.
     """
-    config = _config(name, revision).get_text_config()
+    whole = _config(name, revision)
+    config = whole.get_text_config()
+    if config is not whole:
+        raise ValueError(f"model {name!r} is not of text alone: give its text-only version")
     if not 0 <= layer < config.num_hidden_layers:
         blocks = f"0..{config.num_hidden_layers - 1}"
         raise ValueError(f"model {name!r} has blocks {blocks}, not {layer}: change `layer`")

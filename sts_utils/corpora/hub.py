@@ -33,10 +33,11 @@ def examples(entry: Entry) -> list[Example]:
     made = []
     for number, row in enumerate(rows(**entry.hub)):
         values = {field: _value(row, of, entry.name) for field, of in entry.columns.items()}
-        options = tuple(o.strip() for o in values.get("options", ()) if o.strip() != "N/A")
         if None in values.values():
             continue
-        answer = options[int(values["answer_index"])] if options else values.get("answer", "")
+        listed = [o.strip() for o in values.get("options", ())]
+        answer = listed[int(values["answer_index"])] if listed else values.get("answer", "")
+        options = tuple(o for o in listed if o != "N/A")
         if options.count(answer) > 1:  # no single gold option
             continue
         example = Example(

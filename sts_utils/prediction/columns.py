@@ -39,7 +39,8 @@ def choose(has: list[str], named: Mapping[str, str], name: str, answers: bool) -
     of |= named
     answered = of["solution"] or of["answer"]
     if of["messages"]:
-        if not answered and "question" not in named:
+        own = answered and of["answer"] not in ("label", "target")  # of a chat, mostly a grade
+        if "question" not in named and ("messages" in named or not own):
             of["question"] = None  # a `prompt` beside chat turns, which have the answers
     elif not of["question"] or (answers and not answered):
         missing = "solution" if of["question"] else "question"
@@ -63,7 +64,8 @@ def _kind(value) -> str:
 
 
 def example(row: Mapping, of: Mapping[str, str | None], domain: str) -> Example | None:
-    """One row as an Example, its columns as `choose` gave them; None if its question is empty.
+    """One row as an Example, its columns as `choose` gave them; None if its question is empty or
+    its gold option there twice.
 
     Raises ValueError for a cell that can't be used, UnicodeEncodeError for half of a character.
     """
@@ -77,12 +79,15 @@ def example(row: Mapping, of: Mapping[str, str | None], domain: str) -> Example 
         return None
     options, answer = _options(row, of["options"]), _text(row, of["answer"], ASSISTANT)
     if options and answer:
-        chosen = _choice(row[of["answer"]], options)
+        chosen = _choice(row[of["answer"]], options, of["answer"] in ("answer_index", "answer_idx"))
         answer = list(options.values())[chosen]
+        if list(options.values()).count(answer) > 1:
+            return None  # no single gold option
         solution = solution or f"The answer is ({LETTERS[chosen]})."
     solution, answer = solution or answer, answer or ("" if options else solution)
-    key = hashlib.sha256(f"{question}\n{solution}".encode()).hexdigest()[:16]
     texts = tuple(options.values())
+    told = "\n".join((question, solution, *texts))
+    key = hashlib.sha256(told.encode()).hexdigest()[:16]
     return Example(question, solution, answer, domain, key, options=texts, instruction="")
 
 
@@ -112,8 +117,9 @@ def _turns(cell) -> list[tuple[str, str]]:
     cell = _loaded(cell)
     if not isinstance(cell, Sequence) or not all(map(is_turn, cell)):
         raise ValueError('the chat is not a list of turns like {"role": "user", "content": "…"}')
-    said = [(turn, "content" if "content" in turn else "value") for turn in cell]
-    return [(turn.get("role", turn.get("from")), _text(turn, key)) for turn, key in said]
+    # where a file holds both kinds, each turn has the other's keys with null
+    said = [(turn, "value" if turn.get("content") is None else "content") for turn in cell]
+    return [(turn.get("role") or turn.get("from"), _text(turn, key)) for turn, key in said]
 
 
 def _last_turns(cell) -> tuple[str, str]:
@@ -134,31 +140,42 @@ def _options(row: Mapping, column: str | None) -> dict[str, str]:
     """
     labels, texts = LETTERS, _loaded(row.get(column))
     if isinstance(texts, Mapping) and "text" in texts:
-        labels, texts = texts.get("label", LETTERS), texts["text"]
+        labels, texts = texts.get("label") or LETTERS, texts["text"]
     elif isinstance(texts, Mapping):
         labels, texts = texts.keys(), texts.values()
     if isinstance(texts, str) or not isinstance(texts, Iterable | None):
         raise ValueError(f'the options are not a list like ["one", "two"]: {str(texts)[:40]!r}')
-    texts = [] if texts is None else list(texts)
+    texts, listed = ([], False) if texts is None else (list(texts), True)
     if not texts:
         there = itertools.takewhile(row.__contains__, LETTERS)
-        labels, texts = LETTERS, [row[letter] for letter in there]
-        while texts and texts[-1] in (None, ""):
-            texts.pop()
-        if None in texts or "" in texts:
-            raise ValueError(f"an option before {LETTERS[len(texts) - 1]} is empty: fill it in")
-        if len(texts) < 2:
-            return {}
-    return {str(a): str(text).strip() for a, text in zip(labels, texts, strict=False)}
+        labels, texts, listed = LETTERS, [row[letter] for letter in there], False
+    while texts and texts[-1] in (None, ""):  # columns of the rows with most options
+        texts.pop()
+    if None in texts or "" in texts:
+        raise ValueError(f"an option before {LETTERS[len(texts) - 1]} is empty: fill it in")
+    if len(texts) > len(LETTERS):
+        raise ValueError(f"there are {len(texts)} options: give at most {len(LETTERS)}")
+    if wrong := [text for text in texts if not isinstance(text, str | int | float)]:
+        raise ValueError(f"an option is {_kind(wrong[0])}: give its text")
+    if len(texts) < 2 and not listed:
+        return {}
+    labels = list(labels)[: len(texts)]
+    if len(set(labels)) < len(texts):
+        raise ValueError(f"{len(texts)} options have {len(set(labels))} labels: give each its own")
+    return {str(a): str(text).strip() for a, text in zip(labels, texts, strict=True)}
 
 
-def _choice(answer, options: Mapping[str, str]) -> int:
+def _choice(answer, options: Mapping[str, str], is_index: bool = False) -> int:
     """Which option the gold answer is, given as its index from 0, its letter or its text."""
     text, labels, texts = str(answer).strip(), list(options), list(options.values())
-    if text in texts and isinstance(answer, str):
-        return texts.index(text)
-    if text.strip("().") in labels:
-        return labels.index(text.strip("()."))
-    if text.isdigit() and int(text) < len(texts):
-        return int(text)
+    index = int(text) if text.isdecimal() and int(text) < len(texts) else None
+    if is_index and index is not None:
+        return index
+    found = {texts.index(text)} if text in texts and isinstance(answer, str) else set()
+    if (label := text.strip("().")) in labels:
+        found.add(labels.index(label))
+    if len(found) > 1:
+        raise ValueError(f"answer {text!r} is one option's letter and another's text: index it")
+    if found or index is not None:
+        return found.pop() if found else index
     raise ValueError(f"answer {text!r} is no index, letter or text of the {len(texts)} options")

@@ -25,7 +25,7 @@ TEMPLATES = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 MEND = "give a folder to write the report to"
-FILES = ("index.html", "table.csv", "table.parquet", "mixture.jsonl")
+FILES = ("index.html", "table.csv", "table.parquet", "probe.csv", "mixture.jsonl")
 
 
 def macros():
@@ -41,12 +41,12 @@ def told(name: str, **values) -> list[str]:
 def write(
     prediction: "Prediction", folder: str | Path, budget: int | None = None, features: int = 10
 ) -> list[Path]:
-    """Write index.html (self-contained), table.csv, table.parquet and, with a budget,
-    mixture.jsonl; returns their paths."""
+    """Write index.html (self-contained), table.csv, table.parquet and, where there is one,
+    probe.csv, and, with a budget, mixture.jsonl; returns their paths."""
     folder = Path(folder)
     check_writable(folder, MEND)
     folder.mkdir(parents=True, exist_ok=True)
-    page, csv, parquet, mixture = paths = [folder / name for name in FILES]
+    page, csv, parquet, probe, mixture = paths = [folder / name for name in FILES]
     png = io.BytesIO()
     figure = plot(prediction)
     figure.savefig(png, format="png", dpi=150)
@@ -56,7 +56,10 @@ def write(
     page.write_text(html, encoding="utf-8")
     prediction.table.to_csv(csv, index=False)
     prediction.table.to_parquet(parquet, index=False)
-    mixture.unlink(missing_ok=True)  # of an earlier report
+    for of_an_earlier_report in (probe, mixture):
+        of_an_earlier_report.unlink(missing_ok=True)
+    if prediction.probe:
+        prediction.probe.table.to_csv(probe, index=False)
     if budget is not None and (rows := prediction.mixture(budget)):
         lines = [f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows]
         mixture.write_text("".join(lines), encoding="utf-8")

@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import operator
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -129,14 +130,16 @@ def predict(
                 rng = random.Random(f"{name} {seed}")
                 pairs[name, seed, "answers"] = samples.answer_pairs(behind, *of, rng)
     scores.check(score, n, held.sae(profile).cfg.d_sae)
-    tried = None
-    if probe is not None:
-        tried = _probe(profile, probe, learned, asked, list(pairs.values()), seeds[0], progress)
 
-    stats = {}
+    if probe is not None and not probes.questions(asked, seeds[0]):
+        raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
+
+    stats, tried = {}, None
     for at in tqdm(pairs, desc="features", unit="set", disable=not progress):
         desc = f"{at[0] or 'training set'} seed {at[1]}" if progress else None
         stats[at] = _features(profile, pairs[at], desc)
+    if probe is not None:
+        tried = _probe(profile, probe, learned, asked, list(pairs.values()), seeds[0], progress)
     data = sources.name_of(train), learned, asked, worked
     own = [stats[TRAIN, s, "shift"] for s in seeds]
     used = [{d: stats[d, s, "shift"] for d in asked} for s in seeds]
@@ -192,10 +195,8 @@ def _domain_draw(domain, examples, worked: Mapping, shots: int, queries: int, se
 
 
 def _probe(profile, steps: int, learned, asked, pairs, seed: int, progress: bool) -> Probe:
-    """A probe, whose cost is said before it is run. Raises ValueError where there is no answer."""
+    """A probe, whose cost is said before it is run."""
     questions = probes.questions(asked, seed)
-    if not questions:
-        raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
     train = probes.training(learned, steps, seed)
     cost = probes.cost(profile, steps, train, questions, [pair for of in pairs for pair in of])
     log.warning(cost)
@@ -206,8 +207,8 @@ def _probe(profile, steps: int, learned, asked, pairs, seed: int, progress: bool
 
 def _files(*names: str) -> list[tuple]:
     """What tells folders of the same name apart: their files' names, sizes and times."""
-    folders = [Path(name) if Path(name).is_dir() else store.ROOT / name for name in names]
-    files = [f for folder in folders for f in sorted(folder.glob("*.*"))]
+    roots = Path(), Path(os.environ.get("STS_MIRROR", store.ROOT)), store.ROOT
+    files = [f for name in names for root in roots for f in sorted((root / name).glob("*.*"))]
     return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 

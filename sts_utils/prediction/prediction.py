@@ -185,7 +185,7 @@ class Prediction:
             table["weight"] = np.exp(table.weight)  # times as active as in the mean domain
         table["weight"] = table.weight.clip(lower=0)  # of a cosine, what moves the other way
         if not table.weight.sum() > 0:
-            raise ValueError(f"every domain's {self.score} is 0: there is no ratio to split by")
+            table["weight"] = 1.0  # none is above 0: evenly
         table["share"] = table.weight / table.weight.sum()
         table["examples"] = largest_remainder(table.share.to_numpy(), budget)
         return table.assign(at_hand=[len(self._worked(d)) for d in table.domain])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from sts_utils import correlation, models, stats, store
 from sts_utils.config import Profile, SftSettings
@@ -88,7 +89,7 @@ def questions(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Example
     if measure(chosen) == "gold_log_odds":
         return chosen
     plain = [replace(e, solution=e.solution or e.answer) for e in chosen]
-    return [contrast.right(e) if e.options else e for e in plain]
+    return [contrast.right(e) if e.options and e.answer else e for e in plain]
 
 
 def measure(asked: Sequence[Example]) -> str:
@@ -125,10 +126,12 @@ def cost(
     trained = seen * length(train) / len(train)
     read = (profile.layer + 1) * tokens_read(pairs)
     times = depth * (3 * trained + 2 * length(asked)) / read
+    width = getattr(torch, profile.dtype).itemsize
+    held = models.size(profile.model, profile.revision) * (2 * width + sft.MASTER_BYTES) / 1e9
     return (
         f"A probe of {steps} steps learns from {seen} examples and reads {len(asked)} questions "
         f"before and after: {times:.1f} times what the scores compute; it holds a whole model, its "
-        f"gradient and {sft.MASTER_BYTES} bytes a weight in memory."
+        f"gradients and the optimizer's state in memory, {held:.1f} GB beside activations."
     )
 
 
@@ -168,5 +171,5 @@ def run(
     recipe = {"model": profile.model, "dtype": profile.dtype, "files": files, "steps": steps}
     recipe |= {"sft": SETTINGS.model_dump() | {"lr": lr}, "seed": seed, "measure": chosen}
     recipe |= {"train": store.digest([(e.query, e.solution) for e in train])}
-    recipe |= {"asked": store.digest([(e.domain, e.query, e.solution) for e in asked])}
+    recipe |= {"asked": store.digest([(e.domain, e.query, e.solution, e.answer) for e in asked])}
     return store.frame("probe", recipe, compute)

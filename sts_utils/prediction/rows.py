@@ -1,5 +1,6 @@
 """The rows of a source, one at a time: JSON lines, CSV, parquet, or anything iterable."""
 
+import contextlib
 import csv
 import json
 import random
@@ -32,8 +33,10 @@ def rows(source, name: str) -> Iterator[tuple[int, object]]:
         if not isinstance(source, Iterable):
             raise ValueError(f"{name} is no source: give a corpus, a file, a Dataset or a list")
         return enumerate(source, 1)
-    path, kind = Path(source), Path(source).suffix.lower()
-    if not path.is_file():
+    path, kind, found = Path(source), Path(source).suffix.lower(), False
+    with contextlib.suppress(OSError):  # of a name that is too long
+        found = path.is_file()
+    if not found:
         known = ", ".join(corpora.names())
         raise ValueError(f"{name!r} is neither a file nor a corpus: the corpora are {known}")
     readers = {".jsonl": _lines, ".ndjson": _lines, ".csv": _csv, ".parquet": _parquet}
@@ -52,7 +55,10 @@ def _csv(path: Path, name: str) -> Iterator[tuple[int, dict]]:
         lines = (_text(line, f"{name}, row {n}") for n, line in enumerate(file, 1))
         reader, first = csv.DictReader(lines, strict=True), 1  # a row's first line
         try:
-            wide = len(reader.fieldnames or ())
+            header = reader.fieldnames or ()
+            wide = len(header)
+            if twice := [column for column in header if header.count(column) > 1]:
+                raise csv.Error(f"column {twice[0]!r} is there twice: rename one")
             first = reader.line_num + 1
             for row in reader:
                 if None in row or None in row.values():
@@ -77,7 +83,7 @@ def _parquet(path: Path, name: str) -> Iterator[tuple[int, dict]]:
 
 def parsed(raw, where: str) -> dict:
     """A row as columns, cells of arrays as lists and NaN as None. Raises ValueError for others."""
-    if isinstance(raw, bytes):
+    if read := isinstance(raw, bytes):
         try:
             raw = json.loads(_text(raw, where))
         except json.JSONDecodeError as error:
@@ -92,8 +98,10 @@ def parsed(raw, where: str) -> dict:
             raw = dict(zip(("question", "answer"), raw, strict=True))
     if not isinstance(raw, Mapping):
         shown = f"{where} is {str(raw)[:40]!r}"
-        raise ValueError(f"{shown}, neither columns nor a (question, answer) pair")
-    return {column: _plain(value) for column, value in raw.items()}
+        mend = "of a DataFrame give .to_dict('records'), of a DatasetDict one split"
+        mend = "write one object a line" if read else mend
+        raise ValueError(f"{shown}, neither columns nor a (question, answer) pair: {mend}")
+    return {str(column): _plain(value) for column, value in raw.items()}
 
 
 def _text(raw: bytes, where: str) -> str:

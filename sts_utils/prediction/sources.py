@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 
 from sts_utils import corpora
+from sts_utils.config import nearest
 from sts_utils.examples import Example, by_domain
 from sts_utils.prediction import columns as cells
 from sts_utils.prediction.rows import parsed, rows, sample
@@ -57,7 +58,10 @@ def read(
     or not what its name says (with the line), and a column of mixed types or of no text.
     """
     if isinstance(source, str) and source in corpora.names():
-        return [replace(e, domain=domain) for e in corpora.load(source, seed, limit)]
+        whole = corpora.load(source, seed)
+        if len(whole) > limit:
+            note(f"{source}: {limit} of its {len(whole)} examples are used, a sample.")
+        return [replace(e, domain=domain) for e in whole[:limit]]
     name = name_of(source)
     kept, total = sample(rows(source, name), limit, seed)
     table = {n: parsed(raw, f"{name}, row {n}") for n, raw in kept}
@@ -78,13 +82,14 @@ def read(
             raise ValueError(f"{name}, row {n} holds {half}") from None
         except ValueError as error:
             raise ValueError(f"{name}, row {n}: {error}") from None
-        if example:
-            examples.setdefault(key(example), example)
+        if example and not getattr(examples.get(key(example)), "solution", ""):
+            examples[key(example)] = example
     if not examples:
         asked = of["question"] or of["messages"]
         raise ValueError(f"{name}: every question in column {asked!r} is empty")
     if left := len(table) - len(examples):
-        note(f"{name}: {left} of {len(table)} rows left out, empty or asked twice.")
+        why = "empty, asked twice or with its gold option twice"
+        note(f"{name}: {left} of {len(table)} rows left out, {why}.")
     return list(examples.values())
 
 
@@ -104,6 +109,8 @@ def read_domains(source, columns: Columns = None, note=warn) -> dict[str, list[E
     named by its stem)."""
     if isinstance(source, Mapping):
         parts = [(str(name), part) for name, part in source.items()]
+        if not all(name.strip() for name, _ in parts):
+            raise ValueError("a domain has no name: give {name: source}, or name=file")
     else:
         parts = [(None if p in corpora.names() else Path(p).stem, p) for p in _listed(source)]
     domains = {}
@@ -132,13 +139,13 @@ def read_evaluation(
     if demonstrations == "none":
         worked = {}
     elif demonstrations is not None:
-        worked = read_domains(demonstrations, columns)
+        worked = read_domains(demonstrations, columns, note)
     else:
         worked, paths = dict(asked), () if isinstance(domains, Mapping) else _listed(domains)
         for entry in (corpora.entry(path) for path in paths if path in corpora.names()):
             if entry.demonstrations:
                 worked |= by_domain(corpora.load(entry.demonstrations))
-    known, both = _asked_by(training), (asked, worked)
+    known, both, shown = _asked_by(training), (asked, worked), tuple(worked)
     if left := {key(e) for of in both for group in of.values() for e in group if known(e)}:
         note(f"{len(left)} questions of the domains are in the training set too and were left out.")
     asked, worked = ({d: [e for e in of[d] if not known(e)] for d in of} for of in both)
@@ -148,8 +155,9 @@ def read_evaluation(
         if not asked[d]:
             raise ValueError(f"domain {d!r} has no question that the training set lacks: add some")
         if worked and not worked[d]:
+            near = nearest(d, list(shown)) if demonstrations is not None else ""
             needs = "which STS_ICL needs: give demonstrations with answers, or 'none'"
-            raise ValueError(f"domain {d!r} has no worked examples, {needs}")
+            raise ValueError(f"domain {d!r} has no worked examples{near}, {needs}")
     return asked, worked
 
 

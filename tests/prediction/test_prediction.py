@@ -41,9 +41,7 @@ def test_scores_are_the_paper_s_on_the_same_statistics(found):
 
 def test_how_sure_is_said(found):
     said = " ".join(found.sureness())
-    assert (
-        "3 domains, 2 seed(s), 6 to 6 questions" in said and "D_20 on 8 training questions" in said
-    )
+    assert "3 domains, 2 seeds, 6 questions" in said and "D_20 on 8 training questions" in said
 
 
 def test_neighbours_that_flip_are_ties(found):
@@ -63,7 +61,7 @@ def test_neighbours_that_flip_are_ties(found):
 
 def test_positive_control_is_quoted_when_it_exists(found, tmp_path, monkeypatch):
     own = scores.in_control()["sts_relative"]
-    said = f"{own['first']:.0%}; {own['r']:.2f} [{own['r_low']:.2f}, {own['r_high']:.2f}]"
+    said = f"{own['first']:.0%} / {own['r']:.2f} [{own['r_low']:.2f}, {own['r_high']:.2f}]"
     assert f"sts_relative {said}" in " ".join(found.sureness())
     assert f"in the trained words in {own['auc']:.0%}" in found.reads()[0]
     assert "not the skill" in found.reads()[0] and "needs multiple choice" in found.reads()[0]
@@ -125,7 +123,7 @@ def test_multiple_choice_is_read_with_wrong_and_right_answers():
     table = made.table.set_index("domain")
     assert table.sts_answers.between(-1, 1).all() and made.score == "sts_answers"
     assert "from wrong answers to right ones" in made.reads()[0]
-    assert 'score="sts_answers" ranks' in made.rescored(score="sts_act").reads()[0]
+    assert 'score="sts_answers" follows' in made.rescored(score="sts_act").reads()[0]
     towards = [of[""] for of in made.answer_stats]
     expected = []
     for s, own in enumerate(towards):

@@ -4,10 +4,12 @@ import logging
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from tiny_sets import SMALL, questions
 
 import sts_utils
+from sts_utils import models
 from sts_utils.examples import Example
 from sts_utils.prediction import probe
 from sts_utils.prediction.scores import SCORES
@@ -53,6 +55,10 @@ def test_the_report_leads_with_what_the_score_reads_and_shows_the_probe(probed, 
     page = probed.write(tmp_path)[0].read_text(encoding="utf-8")
     assert page.index("reads the wording") < page.index(">Ranking<") < page.index("Probe: 12 steps")
     assert "A probe of 12 steps" in page
+    written = pd.read_csv(tmp_path / "probe.csv")
+    pd.testing.assert_frame_equal(written, probed.probe.table)
+    replace(probed, probe=None).write(tmp_path)
+    assert not (tmp_path / "probe.csv").exists()  # no stale one
     assert len(probed.plot().axes) == len(SCORES)  # a probe's, and no sts_answers
     assert "reliability" in probed.reads()[1] or "% of the variance" in probed.reads()[1]
     assert "--probe 8" in replace(probed, probe=None).reads()[1]
@@ -66,6 +72,8 @@ def test_what_it_costs_is_said_before(caplog, monkeypatch):
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
         sts_utils.predict(questions("pears"), domains=DOMAINS, seeds=(0,), probe=4, **SMALL)
     assert "A probe of 4 steps learns from 16 examples and reads 80 questions" in caplog.text
+    weights = models.size("tiny") * (4 + 4 + 16) / 1e9  # float32, gradients, AdamW's copies
+    assert f"{weights:.1f} GB beside activations" in caplog.text
 
 
 @pytest.mark.parametrize("steps", [1, 0, -3, 2.5, "8"])
@@ -99,3 +107,11 @@ def test_a_single_option_has_no_odds():
     one = Example("Which?", "", "this", "any", "0", options=("this",))
     assert probe.measure([one]) == "solution_loglik"
     assert probe.measure([replace(one, options=("this", "that"))]) == "gold_log_odds"
+
+
+def test_options_without_an_answer_are_measured_by_their_solution():
+    said = "Because. The answer is (B)."
+    open_, choice = Example("Why?", said, "", "any", "0", options=("a", "b")), ("a", "b")
+    closed = Example("Which?", said, "b", "any", "1", options=choice)
+    asked = probe.questions({"any": [open_, closed]}, 0)
+    assert sorted((e.id, e.solution) for e in asked) == [("0", said), ("1", "b")]

@@ -340,3 +340,109 @@ def test_the_stem_alone_makes_no_question_the_same():
     ]
     other = [{"question": stem, **row} for row in choices]
     assert [asked(e) for row in other for e in read([row], domain="x")] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"choices": ["yes", None, "no"]}, "an option before C is empty: fill it in"),
+        ({"choices": {"A": "yes", "B": "", "C": "no"}}, "an option before C is empty: fill it in"),
+        ({"choices": [f"option {i}" for i in range(30)]}, "there are 30 options: give at most 26"),
+        ({"choices": [{"text": "yes"}, {"text": "no"}]}, "an option is columns: give its text"),
+        ({"choices": ["yes", "\ud83d"]}, "half of a character: remove it"),
+    ],
+)
+def test_options_that_can_t_be_asked_are_one_line(row, said):
+    with pytest.raises(ValueError, match=f"row 1.*{said}"):
+        read([{"question": "Is it?", "answer": "A"} | row], domain="x")
+
+
+def test_options_that_pad_a_row_are_none_of_it():
+    """`datasets` and parquet fill missing fields of a struct with null."""
+    padded = [
+        {"A": "yes", "B": "no", "C": None},
+        ["yes", "no", None, ""],
+        {"text": ["yes", "no"], "label": None},
+    ]
+    for choices in padded:
+        (e,) = read([{"question": "Is it?", "choices": choices, "answer": "B"}], domain="x")
+        assert e.options == ("yes", "no") and e.answer == "no"
+
+
+def test_the_same_stem_with_other_options_is_another_question():
+    rows = [{"question": "Which is true?", "choices": of, "answer": "B"} for of in ("ab", "cd")]
+    rows = [row | {"choices": list(row["choices"])} for row in rows]
+    one, other = read(rows, domain="x")
+    assert one.id != other.id and one.solution == other.solution == "The answer is (B)."
+
+
+def test_a_chat_goes_before_a_grade_and_a_prompt_if_it_is_named():
+    chat = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    graded = {"prompt": "p", "messages": chat, "label": "safe"}
+    named = {"conv": chat, "input": "u17", "answer": "en"}
+    for row, columns in ((graded, None), (named, {"messages": "conv"})):
+        (e,) = read([row], domain="x", columns=columns)
+        assert (e.question, e.solution) == ("Why?", "So.")
+    (e,) = read([{"prompt": "p", "messages": chat, "answer": "a"}], domain="x")
+    assert (e.question, e.answer) == ("p", "a")
+
+
+def test_columns_that_are_no_text_and_domains_without_a_name_are_one_line():
+    with pytest.raises(ValueError, match=r"no column for the solution.*it has question, 1, None"):
+        read([{"question": "Why?", 1: "a", None: "b"}], domain="x", answers=True)
+    with pytest.raises(ValueError, match=r"a domain has no name: give {name: source}"):
+        read_domains({"": PAIRS})
+    with pytest.raises(ValueError, match=r"of a DataFrame give .to_dict\('records'\)"):
+        read(pd.DataFrame({"question": ["a"], "answer": ["b"]}), domain="x")
+
+
+def test_demonstrations_of_a_domain_of_another_name_are_guessed(caplog):
+    worked = {"Law": [*PAIRS, ("", "c")]}
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="mean 'Law'"):
+        sources.read_evaluation({"law": [("x?", "y"), ("z?", "u")]}, worked, None, [])
+    assert "left out, empty, asked twice" in caplog.text
+
+
+def test_gold_options_by_letter_text_and_index():
+    """Where a letter of one option is another's text nothing is guessed."""
+    numbers = {"question": "How many?", "choices": ["1", "0", "2"]}
+    assert read([numbers | {"answer_index": "0"}], domain="x")[0].answer == "1"
+    assert read([numbers | {"answer": "0"}], domain="x")[0].answer == "0"
+    blood = {"question": "Which?", "choices": ["O", "A", "B"], "answer": "A"}
+    with pytest.raises(ValueError, match="'A' is one option's letter and another's text"):
+        read([blood], domain="x")
+    labels = {"text": ["a", "b"], "label": ["A", "A"]}
+    with pytest.raises(ValueError, match="2 options have 1 labels: give each its own"):
+        read([blood | {"choices": labels}], domain="x")
+
+
+def test_a_question_is_kept_with_its_answer_and_without_two_gold_options(caplog):
+    rows = [("Why?", ""), ("Why?", "So."), ("How?", "Thus.")]
+    with caplog.at_level(logging.WARNING):
+        found = read(rows, domain="x")
+    assert {e.question: e.solution for e in found} == {"Why?": "So.", "How?": "Thus."}
+    assert "1 of 3 rows left out" in caplog.text
+    twice = {"question": "Which?", "choices": ["4", "4", "5"]}
+    (kept,) = read([twice | {"answer": 0}, twice | {"answer": 2}], domain="x")
+    assert kept.answer == "5"
+
+
+def test_turns_of_both_kinds_in_one_file():
+    """Arrow gives every turn the keys of all, with null."""
+    both = [
+        {"from": "human", "value": "Why?", "role": None, "content": None},
+        {"role": "assistant", "content": "So.", "from": None, "value": None},
+    ]
+    (e,) = read([{"messages": both}], domain="x")
+    assert (e.question, e.solution) == ("Why?", "So.")
+
+
+def test_a_header_twice_and_a_name_too_long_are_one_line(tmp_path):
+    (tmp_path / "x.csv").write_text("question,answer,answer\nq,right,other\n")
+    with pytest.raises(ValueError, match="row 1: column 'answer' is there twice"):
+        read(tmp_path / "x.csv", domain="x")
+    with pytest.raises(ValueError, match="neither a file nor a corpus"):
+        read("x" * 5000, domain="x")
+    (tmp_path / "x.jsonl").write_text("null\n")
+    with pytest.raises(ValueError, match="pair: write one object a line"):
+        read(tmp_path / "x.jsonl", domain="x")
