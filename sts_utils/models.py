@@ -204,8 +204,12 @@ def final_states(model, input_ids, attention_mask, keep) -> torch.Tensor:
 
 
 def vocabulary_logits(model, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits [tokens, vocabulary], float32, of final hidden states (with Gemma-2's cap)."""
-    logits = model.lm_head(hidden).float()
+    """Logits [tokens, vocabulary], float32, of final hidden states (with Gemma-2's cap).
+
+    Of the head's weight, not the module: under FSDP each of its calls is an exchange between
+    processes, and they may need different numbers of them.
+    """
+    logits = torch.nn.functional.linear(hidden, model.lm_head.weight, model.lm_head.bias).float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -65,6 +65,14 @@ def _check_answers(address: str) -> None:
             raise ValueError(f"{said}: {mend}") from None
 
 
+def _check_gpus(steps: Sequence, nodes: Sequence[dict]) -> None:
+    """Raise ValueError for a step with more GPUs than any node has, which would wait for ever."""
+    most = max(node["Resources"].get("GPU", 0) for node in nodes)
+    for step in (step for step in steps if step.gpus > most):
+        has = f"{step.name} wants {step.gpus} GPUs and no node has more than {most:.0f}"
+        raise ValueError(f"{has}: set num_processes in the profile's launcher")
+
+
 def execute(
     rounds: Sequence[Sequence],
     call: Callable,
@@ -92,6 +100,8 @@ def execute(
         options |= {"runtime_env": {"env_vars": seen}}
         # a worker that has used a GPU can't be given another
         options |= {"max_calls": 1} if has_gpus else {}
+        if has_gpus:
+            _check_gpus(every, ray.nodes())
         task = ray.remote(**options)(call)
         for steps in rounds:
             running = {}

@@ -37,6 +37,7 @@ ENVIRONMENT = {
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # vllm_worker reads the first runner's batch
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # OMP_NUM_THREADS decides; no core is claimed
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it compiles at start, which needs nvcc and ninja
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
@@ -47,10 +48,8 @@ READING = {
     "async_scheduling": False,
     "enforce_eager": True,
 }
-#: Bytes of vLLM's key-value cache on a CPU.
-CPU_CACHE = 2 * 2**30
-#: Bytes on a GPU for encoded rows and what else is not vLLM's own.
-ENCODING = 8 * 10**9
+#: Bytes of vLLM's key-value cache on a CPU; on a GPU for encoded rows and what is not vLLM's own.
+CPU_CACHE, ENCODING = 2 * 2**30, 8 * 10**9
 #: Query tokens whose residual rows are kept on the device until their pair is complete.
 QUERY_TOKENS = 8192
 
@@ -219,7 +218,9 @@ def sampler(beside: int) -> Iterator[dict]:
             yield {}
             return
     told = ENVIRONMENT | {"VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE // 2**30)}
-    os.environ.update({k: os.environ.get(k, v) for k, v in told.items()})
+    told["OMP_NUM_THREADS"] = str(torch.get_num_threads())  # else one, also for AdamW beside it
+    alone = {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # whatever a cluster's is
+    os.environ.update({k: os.environ.get(k, v) for k, v in told.items()} | alone)
     from vllm.distributed import cleanup_dist_env_and_memory
     from vllm.model_executor.layers import utils
 
@@ -228,8 +229,9 @@ def sampler(beside: int) -> Iterator[dict]:
 
     try:  # on a CPU vLLM packs weights, which TRL could not replace after each step
         with mock.patch.object(utils, "dispatch_cpu_unquantized_gemm", plain):
-            how = {"use_vllm": True, "vllm_mode": "colocate"}
-            yield how | {"vllm_gpu_memory_utilization": share}
+            how = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": share}
+            # a whole completion's ratio of probabilities multiplies the rounding of its tokens
+            yield how | {"vllm_importance_sampling_mode": "token_truncate"}
     finally:
         cleanup_dist_env_and_memory()
         os.environ.clear()

@@ -15,6 +15,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import papermill
+import torch
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -205,7 +206,9 @@ def _run(chosen: argparse.Namespace) -> int:
     """The commands `reproduce` and `render`."""
     names = config.groups().get(chosen.profile, (chosen.profile,))
     profiles = {name: config.load(name, chosen.seeds) for name in names}
-    for variable, value in (ALLOCATOR | {"TQDM_MININTERVAL": "5"}).items():
+    # beside a GPU what a loaded model leaves in main memory must go back
+    variables = {"TQDM_MININTERVAL": "5"} | ({} if torch.cuda.is_available() else ALLOCATOR)
+    for variable, value in variables.items():
         os.environ.setdefault(variable, value)
     os.environ["STS_EXECUTOR"] = "local"  # of the notebooks: what Ray has to do is done before
     rendering = chosen.command == "render"

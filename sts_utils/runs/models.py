@@ -50,10 +50,14 @@ def sae(profile: Profile, device: str | None = None):
     return _sae_on(device or models.device(), profile.sae, width, profile.layer)
 
 
-@cache
 def sink_norm(profile: Profile) -> float:
     """The attention-sink threshold of the profile's model, from 16 plain prompts."""
-    return extract.sink_norm(backbone(profile), _first_prompts(profile))
+    return _sink_norm(profile.model, profile.layer, profile.dtype, profile.revision)
+
+
+@cache  # not by the whole profile: vLLM may fill the GPU when another variant of it asks
+def _sink_norm(*model) -> float:
+    return extract.sink_norm(_truncated(*model), _first_prompts(model[0], model[-1]))
 
 
 def hook(profile: Profile, device: str | None = None) -> Hook:
@@ -65,18 +69,23 @@ def hook(profile: Profile, device: str | None = None) -> Hook:
     return Hook(profile.layer, sae(profile, device), sink_norm(profile))
 
 
-@cache
 def check_sae(profile: Profile) -> None:
     """`saes.check` on the plain prompts that the sink threshold is from."""
-    if saes.RANDOM.fullmatch(profile.sae):
-        return
-    ids = [list(prompt.ids) for prompt in _first_prompts(profile)]
-    saes.check(sae(profile), profile.sae, list(activations(backbone(profile), ids, 4096)))
+    if not saes.RANDOM.fullmatch(profile.sae):
+        _check_sae(profile.sae, profile.model, profile.layer, profile.dtype, profile.revision)
 
 
-def _first_prompts(profile: Profile) -> list[Prompt]:
+@cache
+def _check_sae(name: str, *model) -> None:
+    width = models.check(model[0], model[1], model[-1])
+    read = _sae_on(models.device(), name, width, model[1])
+    ids = [list(prompt.ids) for prompt in _first_prompts(model[0], model[-1])]
+    saes.check(read, name, list(activations(_truncated(*model), ids, 4096)))
+
+
+def _first_prompts(model: str, revision: str | None) -> list[Prompt]:
     """The same for every run of a model: what is stored of a domain serves all training sets."""
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
+    tokenizer = samples.tokenizer(model, revision)
     return [prompts.chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
 
 

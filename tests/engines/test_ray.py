@@ -97,3 +97,11 @@ def test_what_ray_refuses_is_one_line(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     with pytest.raises(ValueError, match=r"^RAY_ADDRESS='auto': no$"):
         engine.execute([], call_alone)
+
+
+def test_a_step_for_more_gpus_than_any_node_has_is_one_line(profile):
+    two = [{"Resources": {"GPU": 4.0}}, {"Resources": {"CPU": 8.0}}]
+    large = step(ray_steps.counted, profile)._replace(gpus=8)
+    engine._check_gpus([large._replace(gpus=4)], two)
+    with pytest.raises(ValueError, match=r"wants 8 GPUs and no node has more than 4: set num_"):
+        engine._check_gpus([large], two)

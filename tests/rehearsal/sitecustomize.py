@@ -1,7 +1,8 @@
-"""Two things that a machine without GPU and a small SAE need in every process of a rehearsal.
+"""What a machine without GPU and a small SAE need in every process of a rehearsal.
 
 accelerate shards over GPUs alone: the processes of a launch take CPU processes for GPUs. And
-sae-lens knows the size of Gemma Scope's SAEs by their names: it is told the small one.
+sae-lens knows the size of Gemma Scope's SAEs by their names: it is told the small one. And with
+small models no answer is too long for the head at once: LOGITS makes it so.
 """
 
 import importlib.abc
@@ -40,9 +41,16 @@ def small_gemma_scope(loaders) -> None:
     loaders.NAMED_PRETRAINED_SAE_CONFIG_GETTERS["gemma_2"] = small
 
 
+def small_head(sft) -> None:
+    """sts_utils.training.sft: fewer logits at once."""
+    sft.LOGITS = int(os.environ["LOGITS"])
+
+
 CHANGES = {}
 if os.environ.get("ACCELERATE_USE_FSDP"):
     CHANGES["accelerate.state"] = shard_on_cpus
+if os.environ.get("LOGITS"):
+    CHANGES["sts_utils.training.sft"] = small_head
 if os.environ.get("SAE_WIDTH"):
     CHANGES["sae_lens.loading.pretrained_sae_loaders"] = small_gemma_scope
 
