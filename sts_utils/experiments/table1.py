@@ -70,7 +70,7 @@ def table1(numbers: dict[str, Numbers], run: Run) -> tuple[pd.DataFrame, str]:
         rows.append({**common, "measure": "overlap", "value": r.overlap_top100 / 100})
     p, asked = run.profile, run.profile.others_questions or run.profile.evaluation.questions
     missed = [name for name, of in numbers.items() if not of.learnt]
-    said = f" Not learnt, so without claims: {', '.join(missed)}." if missed else ""
+    said = f" Unlearnt: {', '.join(missed)}." if missed else ""
     return pd.DataFrame(rows), (
         "Table 1. Other training sets: r of each score with the absolute change over domains, and "
         f"overlap of estimated and actual dims at {p.top_n}, with 95% intervals; held-out loss, "

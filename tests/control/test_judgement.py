@@ -104,7 +104,7 @@ def test_topics_beyond_the_overlap_of_words(monkeypatch):
     mean = (overlap + more)[..., None] + 0.1 * rng.normal(size=(8, 1, 9, 20))
     changes = [mean[:, :, d] for d in range(9)]
     planted = {"token overlap": overlap, "sts_act": overlap + more, "sts_icl": ones}
-    monkeypatch.setattr(scores, "values", lambda matrix, score: planted[score.name])
+    monkeypatch.setattr(scores, "values", lambda matrix, score, *_: planted[score.name])
     matrix = SimpleNamespace(names=names, domains=(*names, "math"), changes=lambda _: changes)
     tried = [scores.Score(name) for name in planted]
     found = judgement.topics(matrix, tried).set_index(np.array(list(planted)))
