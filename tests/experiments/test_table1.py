@@ -20,7 +20,7 @@ def test_table1(made, made_r, run, ours):
     numbers = {"gsm-symbolic": of(-0.3), "pubmedqa": of(0.3), "code-io": of(-0.04)}
     assert [row.learnt for row in numbers.values()] == [True, False, False]  # one may be 0
     table, caption = table1.table1(numbers, run)
-    assert "Not learnt, so without claims: pubmedqa, code-io." in caption
+    assert "Unlearnt: pubmedqa, code-io." in caption
     assert len(caption.split()) <= 60
     index = table.set_index(["source", "training set", "measure"]).sort_index()
     for name, row in numbers.items():
