@@ -78,14 +78,14 @@ def example(row: Mapping, of: Mapping[str, str | None], domain: str) -> Example 
     if not question:
         return None
     options, answer = _options(row, of["options"]), _text(row, of["answer"], ASSISTANT)
+    texts = tuple(options.values())
     if options and answer:
         chosen = _choice(row[of["answer"]], options, of["answer"] in ("answer_index", "answer_idx"))
-        answer = list(options.values())[chosen]
-        if list(options.values()).count(answer) > 1:
+        answer = texts[chosen]
+        if texts.count(answer) > 1:
             return None  # no single gold option
         solution = solution or f"The answer is ({LETTERS[chosen]})."
     solution, answer = solution or answer, answer or ("" if options else solution)
-    texts = tuple(options.values())
     told = "\n".join((question, solution, *texts))
     key = hashlib.sha256(told.encode()).hexdigest()[:16]
     return Example(question, solution, answer, domain, key, options=texts, instruction="")
