@@ -2,6 +2,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 
 from sts_utils import batches
 
@@ -38,3 +39,18 @@ def test_a_processor_without_units_for_bfloat16_computes_in_float32():
         assert done.stdout.split() == ["float32"] * 3
     assert batches.precision("bfloat16") == "bfloat16"
     assert batches.precision() in ("float32", "bfloat16")
+
+
+def test_a_busy_machine_computes_in_the_same_dtype():
+    """Each process decides for itself, and what it finds is part of every artifact's key."""
+    idle = {batches._faster.__wrapped__() for _ in range(3)}
+    words = [sys.executable, "-c", "while True: sum(range(10**6))"]
+    busy = [subprocess.Popen(words) for _ in range(2 * batches.cpu_threads() + 1)]
+    try:
+        time.sleep(1)
+        found = {batches._faster.__wrapped__() for _ in range(20)}
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert len(found) == 1 and found == idle
