@@ -7,6 +7,7 @@ agrees with `sft.sft` in one process up to rounding, and has the same key in the
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from sts_utils import generation, models, store
 from sts_utils.config import SftSettings
+from sts_utils.engines.watch import watch
 from sts_utils.examples import Example
 from sts_utils.training import sft
 
@@ -49,7 +51,7 @@ def launch(launcher: str, *training) -> pd.DataFrame:
         start += ["--config_file", chosen["path"], "--num_processes", str(processes)]
         start += ["--mixed_precision", chosen["mixed_precision"]]
         start += ["-m", "sts_utils.engines.accelerate", str(job)]
-        code = subprocess.run(start, check=False).returncode
+        code = _run(start)
         failed, log = f"SFT over {processes} processes", job / "log.parquet"
         if (error := job / "error.txt").exists():
             raise ValueError(f"{failed}: {error.read_text()}")
@@ -58,6 +60,20 @@ def launch(launcher: str, *training) -> pd.DataFrame:
         for made in (job / "model").iterdir():
             os.replace(made, out / made.name)
         return pd.read_parquet(log)
+
+
+def _run(words: Sequence[str]) -> int:
+    """The exit code of a command that ends with us, its processes with it: they hold GPUs."""
+    process = subprocess.Popen(words, start_new_session=True)
+    watching = watch("TERM", -process.pid)
+    try:
+        return process.wait()
+    finally:
+        watching.kill()
+        watching.wait()
+        if process.poll() is None:  # we were interrupted
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
 
 
 def gpus_here(launcher: str, settings: SftSettings) -> int:

@@ -4,13 +4,12 @@ One engine is alive at a time, and is kept for the next call; `close` ends it.
 """
 
 import contextlib
+import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -28,6 +27,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from sts_utils import batches, models, store
+from sts_utils.engines.watch import watch
 from sts_utils.generation import stop_ids
 from sts_utils.method import extract
 from sts_utils.method.extract import FeatureStats, Hook
@@ -52,9 +52,6 @@ READING = {
 CPU_CACHE, ENCODING = 2 * 2**30, 8 * 10**9
 #: Query tokens whose residual rows are kept on the device until their pair is complete.
 QUERY_TOKENS = 8192
-
-#: Waits until its starter is gone, closing its input, and kills the processes that it is told.
-WATCH = ["sh", "-c", 'read _; kill -9 "$@" 2>/dev/null', "sh"]
 
 _alive: dict[tuple, tuple[int, object, subprocess.Popen]] = {}
 
@@ -134,7 +131,7 @@ def feature_stats(
     sums = sum(32 * rows * (hook.sae.cfg.d_sae + hook.sae.cfg.d_in) for hook in hooks)  # 4 float64
     beside = sums + sum(p.nbytes for sae in saes for p in sae.parameters())
     llm = _engine(folder, dtype, beside, extra)
-    told = [(hook.layer, _folder(hook.sae).name, float(hook.sink_norm)) for hook in hooks]
+    told = [(hook.layer, str(_folder(hook.sae)), float(hook.sink_norm)) for hook in hooks]
     llm.collective_rpc("sts_install", args=(told, ids))
 
     def fits(batch: Sequence[int], i: int) -> bool:
@@ -204,16 +201,16 @@ def generate(
 
 
 @contextlib.contextmanager
-def sampler(beside: int) -> Iterator[dict]:
-    """What TRL is told to sample with a vLLM in this process, next to `beside` bytes of weights and
-    gradients; nothing if the GPU has no room. Process group, variables, precision are put back."""
-    close()
+def sampler(weights: int, beside: int) -> Iterator[dict]:
+    """What TRL is told to sample with a vLLM in this process: it holds the `weights` once more next
+    to `beside` bytes of what trains them, both in bytes; nothing if the GPU has no room. Process
+    group, variables, precision are put back."""
     variables, share, products = dict(os.environ), 0.1, torch.backends.cuda.matmul
     precision = products.fp32_precision
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         share = round(0.7 * (free - beside) / total, 2)  # the rest is for an update
-        if share * total < beside / 2:
+        if share * total < weights:
             tqdm.write("GRPO: no room on the GPU for vLLM's weights: transformers samples")
             yield {}
             return
@@ -261,10 +258,9 @@ def _engine(folder: Path | str, dtype: str, beside: int, extra: dict):
         ours = psutil.Process()
         before = ours.children(recursive=True)
         llm = LLM(str(folder), dtype=dtype, enable_prefix_caching=True, **plain)
-        own = [str(p.pid) for p in ours.children(recursive=True) if p not in before]
+        own = [p.pid for p in ours.children(recursive=True) if p not in before]
         # killed, we would leave vLLM's processes behind, which hold the GPU
-        watch = subprocess.Popen([*WATCH, *own], stdin=subprocess.PIPE, start_new_session=True)
-        _alive[key] = beside, llm, watch
+        _alive[key] = beside, llm, watch("KILL", *own)
     return _alive[key][1]
 
 
@@ -283,18 +279,21 @@ def _memory(beside: int) -> dict:
 def close() -> None:
     """End the engine that is alive, if any, and free its device."""
     while _alive:
-        _, (_, llm, watch) = _alive.popitem()
-        watch.kill()
-        watch.wait()
+        _, (_, llm, watching) = _alive.popitem()
+        watching.kill()
+        watching.wait()
         with contextlib.suppress(Exception):
             llm.llm_engine.engine_core.shutdown()
 
 
 @cache
-def _folder(sae) -> tempfile.TemporaryDirectory:
-    """A folder, removed at exit, from which a worker loads `sae`."""
-    store.CACHE.mkdir(parents=True, exist_ok=True)
-    owner = f"@{platform.node()}.{os.getpid()}"  # found by store.clear_abandoned
-    folder = tempfile.TemporaryDirectory(owner, ".sts-sae-", store.CACHE)  # gigabytes: not /tmp
-    sae.save_model(folder.name)
+def _folder(sae) -> Path:
+    """The folder in the cache from which workers load `sae`: written once, for all processes."""
+    bits = hashlib.sha256(json.dumps(sae.cfg.to_dict(), sort_keys=True, default=str).encode())
+    for weight in sae.parameters():
+        bits.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    folder = store.CACHE / "models" / f"sae-{bits.hexdigest()[:12]}"
+    if not folder.exists():
+        with store.atomic_folder(folder) as out:
+            sae.save_model(out)
     return folder

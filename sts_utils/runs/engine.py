@@ -39,8 +39,15 @@ def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) ->
         return grpo(profile.model, profile.revision, *told)
     from sts_utils.engines import vllm
 
+    vllm.close()
     folder = str(vllm.checkpoint(profile.model, profile.revision))
-    with vllm.sampler(2 * models.size(folder) * getattr(torch, profile.grpo.dtype).itemsize) as how:
+    numbers = models.size(folder)
+    weights = numbers * getattr(torch, profile.grpo.dtype).itemsize
+    beside = 2 * weights  # their gradients, too
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        beside += training.masters_beside(numbers, free - weights)
+    with vllm.sampler(weights, beside) as how:
         return grpo(folder, None, *told, how)
 
 

@@ -15,6 +15,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 from sts_utils import batches, config
 from sts_utils.config import Profile
 from sts_utils.method.extract import ROWS
+from sts_utils.runs import engine
 from sts_utils.scale import cost, fetch
 from sts_utils.scale.cost import Shape
 from sts_utils.store import ROOT, RUNS
@@ -164,6 +165,8 @@ def _disk(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:
     need += sum(downloads[n.kind] for n in needs if not fetch.at_hand(n))
     rows = len(profile.seeds) * (14 * profile.sts.queries + min(ROWS, profile.shift.queries))
     need += _saes(profile) * rows * FEATURES * 16  # four sums in float32
+    if engine.uses_vllm(profile):  # what its processes load: SAEs, and the model up to their layer
+        need += _saes(profile) * FEATURES * model.width * 8 + model.parameters * 2
     need -= sum(f.stat().st_size for f in RUNS.rglob("*") if f.is_file())  # of a run that goes on
     place = next(folder for folder in (RUNS, *RUNS.parents) if folder.exists())
     free = shutil.disk_usage(place).free

@@ -82,6 +82,9 @@ def grpo(
     if sampling:
         told |= {"steps_per_generation": settings.prompts, **sampling}
         told |= {"generation_kwargs": {"stop_token_ids": stops}}
+        # else it wants room for the model's longest context: 131,072 tokens of Llama 3.1
+        prompts = tokenizer([generation.chat_text(tokenizer, e.query) for e in examples]).input_ids
+        told |= {"vllm_max_model_length": max(map(len, prompts)) + settings.completion_tokens}
     more = {"train_dataset": rows, "processing_class": tokenizer}
     more["optimizers"] = sft.master_adamw(whole, settings.lr), None
     trainer = AnswerGRPO(whole, rewards, sft.on_one_gpu(GRPOConfig(**told)), **more)

@@ -243,12 +243,19 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
 
 def _place_of_masters(weights: Sequence[torch.Tensor]) -> torch.device:
     """Where the weights are, or main memory where that is a GPU without room."""
-    device, need = weights[0].device, MASTER_BYTES * sum(w.numel() for w in weights)
+    device, numbers = weights[0].device, sum(w.numel() for w in weights)
     if device.type != "cuda":
         return device
     free, _ = torch.cuda.mem_get_info(device)
-    if need < 0.7 * free:  # the rest is for the model's gradients and activations
+    if masters_beside(numbers, free):
         return device
-    sizes = need / 1e9, free / 1e9
+    sizes = MASTER_BYTES * numbers / 1e9, free / 1e9
     log.warning("AdamW's %.0f GB go to main memory, the GPU has %.0f GB free: slower", *sizes)
     return torch.device("cpu")
+
+
+def masters_beside(numbers: int, free: int) -> int:
+    """Bytes that AdamW and its copy of so many weights take of a GPU's `free` bytes: none where
+    they go to main memory, since too little would be left for gradients and activations."""
+    need = MASTER_BYTES * numbers
+    return need if need < 0.7 * free else 0

@@ -1,5 +1,10 @@
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 import yaml
@@ -132,6 +137,32 @@ def test_gpus_of_the_process_that_launches(settings, fsdp, tmp_path):
     assert accelerate.gpus_here(str(fsdp), settings[1]) == 0
     (tmp_path / "two.yaml").write_text("{num_machines: 1, num_processes: 2}")
     assert accelerate.gpus_here(str(tmp_path / "two.yaml"), settings[1]) == 2
+
+
+@pytest.mark.slow
+def test_its_processes_end_with_a_killed_starter(settings, fsdp, tmp_path):
+    """Or they would train on, and hold their GPUs."""
+    code = f"""
+from sts_utils import corpora
+from sts_utils.config import SftSettings
+from sts_utils.engines import accelerate
+settings = SftSettings(**{settings[1].model_dump() | {"epochs": 1000}!r})
+told = settings, corpora.load("gsm-symbolic", 0, 20), 1, accelerate.Path({str(tmp_path)!r}) / "b"
+accelerate.launch({str(fsdp)!r}, "tiny", None, *told)
+"""
+    starter = psutil.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+
+    def training():
+        found = starter.children(recursive=True)
+        return [p for p in found if "sts_utils.engines.accelerate" in p.cmdline()]
+
+    deadline = time.time() + 120
+    while len(training()) < 3:  # accelerate's own and two that train
+        assert starter.poll() is None and time.time() < deadline
+        time.sleep(0.1)
+    processes = starter.children(recursive=True)
+    starter.kill()
+    assert not psutil.wait_procs(processes, timeout=60)[1]
 
 
 @pytest.mark.slow

@@ -149,15 +149,17 @@ def test_without_room_for_the_weights_once_more_transformers_samples(monkeypatch
     before = dict(os.environ)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (47 * 10**9, 48 * 10**9))
-    with vllm.sampler(32 * 10**9) as how:
+    with vllm.sampler(16 * 10**9, 32 * 10**9) as how:
         assert how == {} and dict(os.environ) == before
     assert "transformers samples" in capsys.readouterr().out
 
 
 def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatch):
     """What vLLM said of a token's probability is what the trained weights say; nothing is left."""
-    logged = []
+    logged, asked = [], []
     monkeypatch.setattr(sft.Bar, "on_log", lambda *_, logs=None, **__: logged.append(logs))
+    told = grpo.GRPOConfig
+    monkeypatch.setattr(grpo, "GRPOConfig", lambda **of: asked.append(of) or told(**of))
     monkeypatch.setattr(grpo, "reward", lambda text, answer: float(sum(map(ord, text)) % 2))
     settings = {"steps": 2, "prompts": 2, "generations": 2, "completion_tokens": 24, "lr": 1e-3}
     profile = config.load("smol").model_copy(update={"grpo": GrpoSettings(**settings)})
@@ -167,6 +169,7 @@ def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatc
     assert dict(os.environ) == before and not torch.distributed.is_initialized()
     assert torch.backends.cuda.matmul.fp32_precision == precision
     assert list(log.step) == [1, 2] and (log.length > 1).all()
+    assert asked[0]["vllm_max_model_length"] < 400  # the model's own is 8192
     steps = [logs for logs in logged if "sampling/sampling_logp_difference/mean" in logs]
     assert len(steps) == 2
     for logs in steps:  # bfloat16 on both sides: some hundredths

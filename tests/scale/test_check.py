@@ -277,6 +277,19 @@ def test_engine_executor_disk_and_versions(laptop, monkeypatch):
     assert line.startswith("disk: about") and "set STS_OUT" in line
 
 
+def test_what_vllm_loads_is_counted_once(laptop, monkeypatch):
+    """Gemma's nine SAEs and its first blocks, whatever the number of processes."""
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda place: argparse.Namespace(free=1e3))
+    profile, shape = config.load("gemma2-9b"), cost.listed()["google/gemma-2-9b-it"]
+    needed = []
+    for engine in ("transformers", "vllm"):
+        own = profile.model_copy(update={"engine": engine})
+        (line,) = check._disk(own, shape, cost.table(own))
+        needed.append(float(line.removeprefix("disk: about ").split()[0]))
+    saes = 9 * 131_072 * 3584 * 8 / 1e9
+    assert needed[1] - needed[0] == pytest.approx(saes + 18.5, abs=10)  # both to two digits
+
+
 def test_offline_by_setting_is_said(monkeypatch):
     """HF_HUB_OFFLINE is set in the tests: the hub's client refuses to ask."""
     monkeypatch.setattr(check.fetch, "cached", lambda need: False)

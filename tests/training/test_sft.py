@@ -160,3 +160,9 @@ def test_a_batch_is_shared_evenly_by_the_most_gpus():
     shared = [sft.processes(settings, gpus) for gpus in (0, 1, 2, 3, 6, 7, 8)]
     assert shared == [0, 1, 2, 2, 4, 4, 8]
     assert sft.processes(settings.model_copy(update={"micro_batch": 200}), 4) == 0
+
+
+def test_masters_go_to_main_memory_where_a_gpu_has_no_room():
+    """16 bytes a weight: of 2 billion on an empty GPU of 80 GB, not of 8."""
+    assert sft.masters_beside(2 * 10**9, 80 * 10**9) == 32 * 10**9
+    assert sft.masters_beside(8 * 10**9, 80 * 10**9) == 0
