@@ -215,8 +215,7 @@ def names() -> list[str]:
 def groups() -> dict[str, tuple[str, ...]]:
     """Profiles that stand for several (a YAML with `profiles: [...]`), and which."""
     texts = {p.stem: p.read_text(encoding="utf-8") for p in (ROOT / "profiles").glob("*.yaml")}
-    several = {name for name, text in texts.items() if re.search(r"^profiles:", text, re.M)}
-    return {name: tuple(yaml.safe_load(texts[name])["profiles"]) for name in several}
+    return {n: tuple(yaml.safe_load(t)["profiles"]) for n, t in texts.items() if "\nprofiles:" in t}
 
 
 def load_all(name: str, seeds: str | tuple[int, ...] | None = None) -> list[Profile]:
@@ -225,9 +224,8 @@ def load_all(name: str, seeds: str | tuple[int, ...] | None = None) -> list[Prof
 
 
 def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
-    """The profile `name` (or a YAML file's path) over its `base`, other seeds if given ("0,1").
-    Raises ValueError, in one line, for an unknown profile, base, key or value."""
-    path, values = _path(name), _values(name)
+    """The profile `name` (or a YAML file) over its `base`; other seeds ("0,1") are in its name."""
+    path, title, values = _path(name), _path(name).stem, _values(name)
     for key in ("engine", "executor"):  # of `make reproduce ENGINE=vllm EXECUTOR=ray`
         if chosen := os.environ.get(f"STS_{key.upper()}"):
             values[key] = chosen
@@ -235,9 +233,12 @@ def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
         given = seeds.split(",") if isinstance(seeds, str) else seeds
         if not all(re.fullmatch(r"\s*\d+\s*", str(seed)) for seed in given):
             raise ValueError(f"SEEDS={seeds!r}: give whole numbers, like SEEDS=0,1,2")
-        values["seeds"] = [int(seed) for seed in given]
+        asked = [int(seed) for seed in given]
+        if asked != values.get("seeds", [0, 1, 2]):  # beside the profile's own results
+            title += f"-seeds-{'-'.join(map(str, asked))}"
+        values["seeds"] = asked
     try:
-        profile = Profile(name=path.stem, **values)
+        profile = Profile(name=title, **values)
     except (ValidationError, TypeError) as error:
         raise ValueError(f"profile {path.name}: {_first(error)}") from None
     if profile.evaluation.mode == "generation" and profile.evaluation.measure != "accuracy":
@@ -282,14 +283,14 @@ def _first(error: ValidationError | TypeError) -> str:
     """The first complaint, in one line; a TypeError is of a key that is no name."""
     if isinstance(error, TypeError):
         return str(error)
-    first = error.errors()[0]
+    first, *_ = error.errors()
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         sections = {name: of.annotation for name, of in Profile.model_fields.items()}
         sections |= {"also": DomainSet, "parts": ControlPart, None: Profile}
         *_, above, key = (None, *(part for part in first["loc"] if isinstance(part, str)))
         return f"unknown key {where!r}{nearest(key, list(sections[above].model_fields))}"
-    got = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
+    got = f" (it is {first['input']!r})" if first["type"] != "missing" else ""
     return f"{where}: {first['msg'].lower()}{got}"
 
 

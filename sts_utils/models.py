@@ -59,8 +59,7 @@ def check(name: str, layer: int, revision: str | None = None) -> int:
 
     Raises one-line errors for a model that can't be reached or a layer that it does not have.
     """
-    whole = _config(name, revision)
-    config = whole.get_text_config()
+    config = (whole := _config(name, revision)).get_text_config()
     if config is not whole:
         raise ValueError(f"model {name!r} is not of text alone: give its text-only version")
     if not 0 <= layer < config.num_hidden_layers:
@@ -235,7 +234,10 @@ def _from_pretrained(where, dtype: str, revision: str | None, **extra):
         extra["attn_implementation"] = "eager"
     extra |= dict(dtype=getattr(torch, dtype), revision=revision, use_safetensors=True)
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(where, **extra)
+        load = AutoModelForCausalLM.from_pretrained
+        model, told = load(where, output_loading_info=True, **extra)
+    if lost := sorted(told["missing_keys"]):  # transformers draws them at random
+        raise ValueError(f"{where} lacks {len(lost)} weights, as {lost[0]}: save the model whole")
     return model.eval().to(device())
 
 

@@ -16,7 +16,7 @@ from sts_utils.config import Profile
 from sts_utils.correlation import TESTABLE, Correlation
 from sts_utils.examples import DOMAINS
 from sts_utils.stats import Estimate
-from sts_utils.store import DATA, FIGURES
+from sts_utils.store import DATA, FIGURES, versions
 
 #: Colour-blind safe; one of MMLU-Pro's domains has the same colour and marker in every figure.
 PALETTE = sns.color_palette("colorblind", 7)
@@ -76,14 +76,19 @@ class Result(NamedTuple):
 def setting(profile: Profile) -> str:
     """What every caption states of the run: model, SAE, the corpora read, seeds, the paper's."""
     p, e, s = profile, profile.evaluation, profile.sft
+    sets = [p, p.also] if p.also else [p]
+    domains = " and ".join(of.domains for of in sets)
+    demonstrations = " and ".join(of.demonstrations for of in sets)
     written = f", of answers written behind {e.shots} examples," if e.mode == "generation" else ""
     return (
         f"Model {p.model}, SAE {p.sae} on the residual stream after block {p.layer}; training set "
         f"{p.train} (SFT on at most {s.examples} examples, {s.epochs} epoch(s), batch {s.batch}); "
-        f"domains from {p.domains}, demonstrations from {p.demonstrations}; {len(p.seeds)} "
-        f"seed(s); N = {p.top_n}; definition {p.definition}, alignment {p.alignment}. Performance "
-        f"is {MEASURE_NAMES[e.measure]}{written} on at most {e.questions} questions a domain. The "
-        "paper: 7–9B models, LIMO, MMLU-Pro 5-shot chain-of-thought accuracy."
+        f"domains from {domains}, demonstrations from {demonstrations}; {len(p.seeds)} seed(s), "
+        f"one where said; N = {p.top_n}; definition {p.definition}, alignment {p.alignment}. "
+        f"Performance is {MEASURE_NAMES[e.measure]}{written} on at most {e.questions} questions a "
+        f"domain. Features read in {p.dtype}, SFT in {s.dtype}, performance in {e.dtype}, torch "
+        f"{versions()['torch']}. The paper: 7–9B models, LIMO, MMLU-Pro 5-shot chain-of-thought "
+        "accuracy."
     )
 
 
@@ -128,7 +133,7 @@ def r_panel(
     if len(axis.containers) > 1:
         figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
     return figure, (
-        f"{title}. r of score and absolute change over all domains, {what}; bars: 95% intervals, "
+        f"{title}. r of score and absolute change over {what}; bars: 95% intervals, "
         f"other domains drawn. The paper: {theirs}."
     )
 

@@ -59,11 +59,11 @@ def test_unknown_profile_names_the_nearest():
 
 
 def test_paper_stands_for_its_three_models():
-    assert [p.name for p in config.load_all("paper", "5")] == [
-        "llama3-8b",
-        "qwen2.5-7b",
-        "gemma2-9b",
-    ]
+    three = ["llama3-8b", "qwen2.5-7b", "gemma2-9b"]
+    assert [p.name for p in config.load_all("paper")] == three
+    # the results of other seeds lie beside the profile's own
+    assert [p.name for p in config.load_all("paper", "5")] == [f"{n}-seeds-5" for n in three]
+    assert config.load("smol", "0,1,2") == config.load("smol")
     assert {p.seeds for p in config.load_all("paper", "5")} == {(5,)}
     assert {p.seeds for p in config.load_all("paper")} == {(0, 1, 2)}
     assert config.load_all("tiny") == [config.load("tiny")]

@@ -72,13 +72,13 @@ def test_a_domain_looks_the_same_everywhere():
 def test_points_of_r_are_the_estimates_in_groups():
     rng = np.random.default_rng(0)
     rows = {x: {m: Estimate(rng.random(), rng.random(99)) for m in "ab"} for x in ("one", "two")}
-    figure, caption = results.r_panel("Fig 0", rows, "what", "of two", "the same")
+    figure, caption = results.r_panel("Fig 0", rows, "what", "two domains", "the same")
     (axis,) = figure.axes
     for metric, container in zip("ab", axis.containers, strict=True):
         shown = container.lines[0].get_ydata()
         assert list(shown) == [row[metric].value for row in rows.values()]
         assert list(container.lines[0].get_xdata().round()) == [0, 1]
-    assert caption.startswith("Fig 0. r of score and absolute change over all domains, of two;")
+    assert caption.startswith("Fig 0. r of score and absolute change over two domains;")
     assert results.r_panel("Fig 0", {}, "what", "of none", "the same") is None
     plt.close(figure)
 

@@ -1,7 +1,8 @@
 """SFT over several processes: `launch` starts them with accelerate, each runs `main` on its share.
 
 The processes get a plain file (job.json) and rank 0 leaves safetensors and the log; the result
-agrees with `sft.sft` in one process up to rounding, and has the same key in the store.
+agrees with `sft.sft` in one process up to rounding and, where rows can't be shared evenly, up to
+those few that accelerate takes twice in an epoch; it has the same key in the store.
 """
 
 import inspect

@@ -174,7 +174,8 @@ def _control(activity: dict[int, float]) -> str:
     matched = [str(count) for count in sorted(activity) if activity[count] >= MATCHED]
     if matched:
         return f"Others as active ({MATCHED:.0%} or more): only at {', '.join(matched)}."
-    return f"No others are as active (at most {max(activity.values()):.0%}), so none are shown."
+    most = max(activity.values())
+    return f"The most active others reach {most:.0%} of the shifted ones' activity: not shown."
 
 
 def claims(numbers: Numbers, run: Run) -> Iterator[Claim]:

@@ -35,7 +35,8 @@ def compute(run: Run) -> Numbers:
     rows = []
     for name, of in observed.items():
         rows += measures(name, run.sets[name], of | {"cosine": run.sets[name].signed()})
-    return Numbers(observed, table, pd.DataFrame(rows))
+    columns = ["domains", "measure", "change", "metric", "value", "low", "high", "reliability"]
+    return Numbers(observed, table, pd.DataFrame(rows, columns=columns))
 
 
 def measures(name: str, run: Run, observed: dict[str, Observations]) -> Iterator[dict]:
@@ -67,10 +68,10 @@ def fig3(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     sure = [f"{name} {_reliability(of):.2f}" for name, of in numbers.observed.items()]
     theirs = paper("table06_pearson").pearson_mean
     return figure, (
-        "Fig 3. Score before training, change after SFT: a point a domain, mean over seeds; bars "
-        "are 95% intervals over questions, those of r over domains. Reliability of the absolute "
-        f"change: {', '.join(sure)} (below {correlation.TESTABLE} nothing can be tested). The "
-        f"paper, over 8 domains: r = {theirs.min():.2f} to {theirs.max():.2f}."
+        "Fig 3. Score before training, signed change after it: a point a domain, mean over seeds; "
+        "bars are 95% intervals over questions, those of r over domains. Reliability of the "
+        f"absolute change: {', '.join(sure)} (below {correlation.TESTABLE} nothing can be tested). "
+        f"The paper, over 8 domains: r = {theirs.min():.2f} to {theirs.max():.2f}."
     )
 
 

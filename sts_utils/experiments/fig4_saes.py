@@ -65,21 +65,23 @@ def l0(profile: Profile) -> float:
 
 def fig4a(numbers: dict[str, Panel], run: Run) -> tuple[Figure, str] | None:
     """r by the SAE's width."""
-    what = f"for SAEs of {len(numbers['widths'].at)} widths at one layer and L0"
+    what = (
+        f"{run.profile.domains}, for SAEs of {len(numbers['widths'].at)} widths at one layer and L0"
+    )
     theirs = "wider (131k against 16k) is lower"
     return r_panel("Fig 4a", numbers["widths"].rows, "SAE features", what, theirs)
 
 
 def fig4b(numbers: dict[str, Panel], run: Run) -> tuple[Figure, str] | None:
     """r by the block that the SAE reads."""
-    what = f"for SAEs at {len(numbers['layers'].at)} layers"
+    what = f"{run.profile.domains}, for SAEs at {len(numbers['layers'].at)} layers"
     theirs = "stable over layers 15, 20, 25"
     return r_panel("Fig 4b", numbers["layers"].rows, "block", what, theirs)
 
 
 def fig4c(numbers: dict[str, Panel], run: Run) -> tuple[Figure, str] | None:
     """r by the SAE's L0."""
-    what = f"for SAEs of {len(numbers['sparsities'].at)} sparsities"
+    what = f"{run.profile.domains}, for SAEs of {len(numbers['sparsities'].at)} sparsities"
     theirs = "falls from 0.78 at L0 13 to 0.65 at 109"
     return r_panel("Fig 4c", numbers["sparsities"].rows, "L0 of the SAE", what, theirs)
 
@@ -92,7 +94,8 @@ def table12(numbers: dict[str, Panel], run: Run) -> tuple[pd.DataFrame, str]:
             rows.append({**common, "l0": at, "metric": metric, **results.numbers(e)})
     for r in results.paper("table12_sparsity").itertuples():
         rows.append({"source": "paper", "model": r.model, "l0": r.l0, "value": r.pearson})
-    caption = "Table 12. r of score and absolute change over all domains against the SAE's L0."
+    of = run.profile.domains
+    caption = f"Table 12. r of score and absolute change over {of} against the SAE's L0."
     return pd.DataFrame(rows), caption
 
 

@@ -23,8 +23,9 @@ def compute(run: Run) -> dict[str, dict[str, Correlation]]:
 
 def fig4d(numbers: dict[str, dict[str, Correlation]], run: Run) -> tuple[Figure, str]:
     """r of each range of ranks."""
-    what, theirs = "with these dims in place of D_N", "falls for dims of smaller shift"
-    return r_panel("Fig 4d", numbers, "ranks of the shifted dims used", what, theirs, rotate=20)
+    what = f"{run.profile.domains}, with these dims in place of D_N"
+    label, theirs = "ranks of the shifted dims used", "falls for dims of smaller shift"
+    return r_panel("Fig 4d", numbers, label, what, theirs, rotate=20)
 
 
 def claims(numbers: dict[str, dict[str, Correlation]], run: Run) -> Iterator[Claim]:

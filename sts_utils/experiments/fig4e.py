@@ -165,7 +165,7 @@ def costs(profile: Profile, tokens: Mapping[str, int]) -> dict[str, float]:
 
 def fig4e(numbers: dict[str, Numbers], run: Run) -> tuple[Figure, str]:
     """Out-of-fold skill of STS and of the probes, in each set of domains."""
-    words = ("STS act", "STS ICL", "probe, raw", "probe, SAE")
+    words = (*map(results.METRIC_NAMES.get, STS), "raw\nprobe", "SAE\nprobe")
     figure, axis = plt.subplots(figsize=(3.4, 2.9))
     for i, (name, found) in enumerate(numbers.items()):
         of = [found.skill[predictor] for predictor in STS + PROBES]

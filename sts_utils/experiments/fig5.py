@@ -189,7 +189,7 @@ def fig5(numbers: Numbers, run: Run) -> tuple[Figure, str]:
         look = {"label": f"{domain} ({kind})", "color": colour, "fmt": marker}
         _points(axis, x, [of[name][domain] for name in names], **look)
         without = 100 * of["none"][domain].value
-        axis.axhline(without, color=colour, ls=":", label="no extra examples")
+        axis.axhline(without, color=colour, ls=":")
         axis.set(xlabel=f"examples of {domain}\namong {settings.extra} extra ones")
         axis.set_xticks(x)
         x = np.array([0, 1]) + 0.1 * (side - 0.5)
@@ -199,16 +199,17 @@ def fig5(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     axes[2].set(xlim=(-0.5, 1.5))
     for axis, title in zip(axes, "abc", strict=True):
         axis.set_title(title)
+    axes[2].plot([], [], color="0.3", ls=":", label="no extra examples")
     names = axes[2].get_legend_handles_labels()
-    figure.legend(*names, frameon=False, loc="outside upper center", ncols=2)
+    figure.legend(*names, frameon=False, loc="outside upper center", ncols=3)
     axes[0].set_ylabel(f"change of\n{SHORT_NAMES[run.profile.evaluation.measure]}")
     by_own = zip((high, low), ("all high", "all low"), strict=True)
     own = [f"{d} by {of[name][d] - of['none'][d]}" for d, name in by_own]
     return figure, (
-        f"Fig 5. {high} and {low} (highest and lowest STS_ICL before training), test halves, after "
-        f"SFT on {settings.examples} training and {settings.extra} extra examples that the "
-        "untouched model answered; one seed, 95% over questions. Against no extra (dotted) 'all "
-        f"of its own' moves {' and '.join(own)}. The paper: engineering gains much, law little."
+        f"Fig 5. {high} and {low} (highest and lowest STS_ICL), test halves, after SFT on "
+        f"{settings.examples} training and {settings.extra} extra examples (c: split by STS) that "
+        "the untouched model answered; one seed, 95% over questions. Against no extra 'all of its "
+        f"own' moves {' and '.join(own)}. The paper: engineering gains much, law little."
     )
 
 

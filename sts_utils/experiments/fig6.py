@@ -113,7 +113,7 @@ def reinforced(profile: Profile) -> TrainedModel:
 
     held_out = profile.shift.held_out
     recipe = {"grpo": profile.grpo.model_dump(), "held_out": held_out, "seed": seed}
-    recipe |= {"questions": asked}
+    recipe |= {"questions": asked} | ({"sampler": "vllm"} if engine.uses_vllm(run) else {})
     return models.train_once(profile, recipe, train)
 
 
@@ -172,10 +172,10 @@ def fig6(numbers: Numbers, run: Run) -> tuple[Figure, str]:
     solved = numbers.accuracy.groupby("when").accuracy.mean()
     sure = [f"{of['actual'][PAPER_SCORES[0]].reliability:.2f}" for of in numbers.r.values()]
     return figure, (
-        f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, one seed. GRPO: greedy "
-        f"accuracy {solved['before']:.0%} before, {solved['after']:.0%} after; completions of "
+        f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, one seed (pale: main SFT). "
+        f"GRPO: accuracy {solved['before']:.0%}, then {solved['after']:.0%}; completions "
         f"{numbers.length[0]:.0f}, then {numbers.length[1]:.0f} tokens. a: overlap of estimated "
-        "and actual dims (dashed: chance); squared shift. b: r; reliability of the change "
+        "and actual dims (dashed: chance); Σ squared shifts. b: r; reliability of the change "
         f"{sure[0]} (SFT), {sure[1]} (GRPO). The paper: overlap lower for RL; r low with estimated "
         "dims, high with actual ones."
     )

@@ -92,6 +92,7 @@ def predict(
     if probe is not None and (not isinstance(probe, int) or probe < 2):
         raise ValueError(f"probe is {probe!r}: give 2 or more steps")
     scores.check(score, n, has_icl=demonstrations != "none")
+    held.forget(tuple(_files(model, sae)))
     profile, notes = _profile(model, sae, dtype), []
     tokenizer = samples.tokenizer(model, profile.revision)
     longest = models.context_length(model) // (shots + 1) - 32  # 32: a turn's marks

@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 import time
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,7 +107,12 @@ def _stage(name: str, profile: Profile, parameters: dict, recipe: dict) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
     done = folder.exists()
     print("done before" if done else "running", flush=True)
-    make = partial(_execute, name, parameters, FIGURES / profile.name)
+
+    def make(out: Path) -> None:
+        _execute(name, parameters, FIGURES / profile.name, out)
+        if _recipe(name, profile, parameters) != recipe:
+            raise ValueError(f"{name}: the project's code changed while it ran: start again")
+
     executed = store.folder(f"stage-{name}", recipe, make) / f"{name}.ipynb"
     if not done:
         print(f"{name}: {time.time() - start:.0f} s", flush=True)

@@ -89,6 +89,14 @@ def _first_prompts(model: str, revision: str | None) -> list[Prompt]:
     return [prompts.chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
 
 
+@cache
+def forget(_files: tuple) -> None:
+    """Once for each new state of a model's and an SAE's files: what a process holds under their
+    names may be of an older one."""
+    for held in (_truncated, _sae, _sae_on, _sink_norm, _check_sae, samples.tokenizer):
+        held.cache_clear()
+
+
 def load_whole(profile: Profile, model: "TrainedModel | None" = None):
     """The whole model to evaluate: untouched (None) or fine-tuned."""
     torch.set_num_threads(batches.cpu_threads())

@@ -125,6 +125,7 @@ def _recipe(profile: Profile, model: TrainedModel | None, questions: Sequence[Ex
     if e.mode == "generation":
         recipe |= {"shots": e.shots, "max_new_tokens": e.max_new_tokens, "rule": e.rule}
         recipe |= {"shown": profile.demonstrations}
+        recipe |= {"engine": "vllm"} if engine.uses_vllm(profile) else {}
     return recipe
 
 

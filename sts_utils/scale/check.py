@@ -188,8 +188,9 @@ def _reach(profile: Profile) -> list[str]:
         except HfHubHTTPError as error:  # missing, private, rate limits: the hub's own words
             lines.append(f"hub: {name}: {_first_line(error)}")
         except Exception as error:  # no answer: the client's errors have no base of their own
-            names = ", ".join(name for _, name in listed)
-            command = f"python -m sts_utils fetch --profile {profile.name} --folder F"
+            names = ", ".join(of for _, of in listed)
+            name = profile.name.partition("-seeds-")[0]
+            command = f"python -m sts_utils fetch --profile {name} --folder F"
             mend = f"Where there is access, run `{command}`, and here set STS_MIRROR=F"
             why = f"can't be reached ({_first_line(error)})"
             return [f"hub: {why}, and not here: {names}. {mend}"]

@@ -93,7 +93,7 @@ def test_lines_are_the_estimates(made, run, matched):
     activity = {k: 0.9 if k in matched else 0.33 for k in (3, 10, 100)}
     numbers = fig1b.Numbers(lost, activity)
     figure, caption = fig1b.fig1b(numbers, run)
-    said = "only at 3, 10." if matched else "No others are as active (at most 33%)"
+    said = "only at 3, 10." if matched else "The most active others reach 33% of the"
     assert said in caption and len(caption.split()) <= 60
     (axis,) = figure.axes
     lines = {line.get_label(): line for line in axis.lines}

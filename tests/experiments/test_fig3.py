@@ -5,9 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sts_utils import correlation
+from sts_utils import correlation, results
 from sts_utils.evaluation.options import MEASURES
 from sts_utils.experiments import fig3
+from sts_utils.report import page
 from sts_utils.results import paper
 from sts_utils.runs import performance
 
@@ -78,6 +79,15 @@ def test_r_with_every_measure_that_can_be_tested(numbers, run):
     arrays = performance.change_arrays(run.changes, "accuracy", run.domain_names)
     noise = correlation.reliability(arrays, "absolute")
     assert noise < correlation.TESTABLE and ("mmlu-test", "accuracy", "absolute") not in rows.index
+
+
+def test_where_no_measure_can_be_tested_the_table_is_empty(numbers, run, monkeypatch):
+    """As of a rehearsal's random model, whose page could not read a file without columns."""
+    monkeypatch.setattr(fig3, "measures", lambda *_: iter(()))
+    table, caption = fig3.table6_measures(fig3.compute(run), run)
+    results.save("none", table, caption, "", "test")
+    again = page._table(results.FIGURES / "test/none.csv")
+    assert again["columns"] == list(numbers.measures.columns) and not again["rows"]
 
 
 def test_the_points_as_numbers(numbers, run):

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from sts_utils import corpora, models
+from sts_utils import corpora, models, results
 from sts_utils.examples import by_domain
 from sts_utils.experiments import fig4e
 from sts_utils.method import prompts
@@ -138,7 +138,7 @@ def numbers(made_r):
 def test_fig4e_points_are_the_skills(numbers, run, same):
     figure, caption = fig4e.fig4e(numbers, run)
     (axis,) = figure.axes
-    words = ["STS act", "STS ICL", "probe, raw", "probe, SAE"]
+    words = [*map(results.METRIC_NAMES.get, fig4e.STS), "raw\nprobe", "SAE\nprobe"]
     assert [t.get_text() for t in axis.get_xticklabels()] == words
     for container, of in zip(axis.containers, numbers.values(), strict=True):
         shown = [of.skill[name] for name in fig4e.STS + fig4e.PROBES]

@@ -105,7 +105,8 @@ def test_points_are_the_changes(numbers, run, same):
         for of in (container, axis.containers[0]):
             assert of.lines[0].get_color() == colour and of.lines[0].get_marker() == marker
     assert "STS split\n6:2" in [t.get_text() for t in both.get_xticklabels()]
-    assert [t.get_text() for t in figure.legends[0].texts] == ["law (high-STS)", "math (low-STS)"]
+    names = ["no extra examples", "law (high-STS)", "math (low-STS)"]
+    assert [t.get_text() for t in figure.legends[0].texts] == names
     for axis, domain, name in zip(alone, numbers.domains, ("all high", "all low"), strict=True):
         dotted = [line for line in axis.lines if line.get_linestyle() == ":"]
         assert list(dotted[0].get_ydata()) == [100 * gains["none"][domain].value] * 2

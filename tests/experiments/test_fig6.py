@@ -33,7 +33,7 @@ def test_bars_and_points_are_the_estimates(numbers, run, same):
     of = [numbers.r[name][dims] for name in ("SFT", "GRPO") for dims in ("estimated", "actual")]
     for metric, container in zip(("sts_act", "sts_icl"), right.containers, strict=True):
         same(container, [row[metric] for row in of], x=[0, 1, 2, 3])
-    assert "accuracy 25% before, 75% after; completions of 57, then 8 tokens" in caption
+    assert "accuracy 25%, then 75%; completions 57, then 8 tokens" in caption
     assert list(left.lines[-1].get_ydata()) == [8 / 40] * 2  # chance
     assert "0.90 (SFT), 0.90 (GRPO)" in caption and len(caption.split()) <= 60
     plt.close(figure)

@@ -12,7 +12,7 @@ import pytest
 from tiny_sets import ALONE, SMALL, questions
 
 import sts_utils
-from sts_utils import corpora, saes, store
+from sts_utils import corpora, models, saes, store
 from sts_utils.method import extract
 from sts_utils.prediction import sources
 from sts_utils.runs import samples
@@ -41,6 +41,19 @@ def test_the_same_again_without_the_model(found, monkeypatch):
         other.table.sts_icl,
         found.rescored(score="sts_icl", domains=["pears", "code"]).table.sts_icl,
     )
+
+
+def test_a_model_that_was_trained_on_in_its_folder_is_read_again(tmp_path):
+    """In one process, as in a notebook; what is stored of it is not what the old one read."""
+    whole, told = models.load_model("tiny"), ALONE | {"domains": {"apples": questions("apples")}}
+    tables = []
+    for place, factor in (("model", 1.0), ("model", 2.0), ("elsewhere", 1.0)):
+        whole.model.layers[0].mlp.down_proj.weight.data *= factor
+        models.save(whole, samples.tokenizer("tiny"), tmp_path / place)
+        own = told | {"model": str(tmp_path / place)}
+        tables.append(sts_utils.predict(questions("train"), seeds=(0,), **own).table)
+    assert abs(tables[1].sts_act - tables[0].sts_act).min() > 1e-3
+    pd.testing.assert_frame_equal(tables[1], tables[2])
 
 
 def test_domains_are_computed_once_for_all_training_sets(found, monkeypatch):

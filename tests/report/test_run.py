@@ -78,6 +78,15 @@ def test_a_deleted_figure_comes_back(reproduced):
     assert figure.read_bytes() == before
 
 
+def test_code_that_changes_while_a_notebook_runs_is_no_stage(profile, monkeypatch):
+    """What was executed is not what its key says."""
+    monkeypatch.setattr(run, "_execute", lambda *_: None)
+    recipe = {"code": "as it was"}
+    with pytest.raises(ValueError, match="03_score: the project's code changed while it ran"):
+        run._stage("03_score", profile, {}, recipe)
+    assert not store.path("stage-03_score", recipe).exists()
+
+
 #: Whether to kill at every kind of artifact that a run makes (by hand).
 EVERY_KIND = os.environ.get("STS_FAULTS") == "all"
 

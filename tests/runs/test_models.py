@@ -1,4 +1,8 @@
-from sts_utils.runs import engine, models
+import pytest
+from safetensors.torch import load_file, save_file
+
+from sts_utils import models as ground
+from sts_utils.runs import engine, models, performance
 
 
 def test_a_released_gpu_holds_no_model(profile, monkeypatch):
@@ -23,3 +27,26 @@ def test_a_released_gpu_holds_no_model(profile, monkeypatch):
     )
     models.release()
     assert closed
+
+
+def test_a_checkpoint_without_some_weights_is_one_line(tmp_path):
+    """transformers would draw them at random, others at each load."""
+    ground.save(ground.load_model("tiny"), ground.load_tokenizer("tiny"), tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    lost = "model.layers.1.mlp.up_proj.weight"
+    tensors[f"_orig_mod.{lost}"] = tensors.pop(lost)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"lacks 1 weights, as {lost}: save the model whole"):
+        ground.load_model(str(tmp_path))
+    ground.load_truncated(str(tmp_path), 0)  # its first block is whole
+
+
+def test_who_wrote_the_answers_is_in_their_key(profile):
+    """A run that goes on with vLLM does not compare its answers with transformers' of before."""
+    generation = profile.evaluation.model_copy(update={"mode": "generation"})
+    engines = ("transformers", "vllm")
+    for evaluation, same in ((profile.evaluation, True), (generation, False)):
+        of = [{"evaluation": evaluation, "engine": engine} for engine in engines]
+        one, two = (performance._recipe(profile.model_copy(update=u), None, []) for u in of)
+        assert (one == two) == same
