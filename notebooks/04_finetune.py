@@ -16,8 +16,9 @@
 #
 # Only now is the model trained: full supervised fine-tuning on the training set, with the paper's
 # optimizer and schedule (AdamW, β = (0.9, 0.95), weight decay 0.01, gradient clipping at 1, cosine
-# decay after 10% warm-up). On a CPU the forward and backward pass run in bfloat16 and the updates
-# in float32: plain bfloat16 would round most of them away.
+# decay after 10% warm-up). The forward and backward pass run in the profile's `sft.dtype`, by
+# default what the machine computes faster, and updates always in float32: plain bfloat16 would
+# round most of them away.
 
 # %% tags=["parameters"]
 PROFILE = "smol"

@@ -91,7 +91,7 @@ if by_options:
 
 # %% [markdown]
 # That is what the run stored for this question; the difference is its change. (Read in a batch of
-# other questions, a bfloat16 model rounds otherwise.)
+# other questions, a model rounds otherwise, in bfloat16 more.)
 
 # %%
 if by_options:

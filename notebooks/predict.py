@@ -162,7 +162,7 @@ prediction.explain(5)
 #
 # A budget of extra examples, split over the domains in the ratio of their score. `mixture` draws
 # them, as far as the domains' worked examples reach. That such a mixture helps is not shown: in our
-# run of the paper's Fig 5 every mixture raised both of its domains less than no extra examples did.
+# run of the paper's Fig 5 both domains gained less with every mixture than with no extra examples.
 
 # %%
 prediction.advice(100).round(3)
