@@ -140,8 +140,8 @@ show(tables.control_heat, control)
 # ## Topics
 #
 # Training sets that are categories of MMLU reward knowing the topic, and the overlap of words knows
-# it each time: "own domain first" is no success. What counts is whether a score and the change agree off
-# the diagonal, without mathematics, and **beyond** the overlap of words.
+# it each time: "own domain first" is no success. What counts is whether a score and the change
+# agree off the diagonal, without mathematics, and **beyond** the overlap of words.
 
 # %%
 show(tables.control_topics, control)
