@@ -39,6 +39,7 @@ def prepare(name: str, folder: Path, sizes: dict) -> tuple[Path, dict[str, str]]
         "HF_HUB_CACHE": str(folder / "hub"),
         "HF_HUB_OFFLINE": "1",
         "STS_EXECUTOR": os.environ.get("STS_EXECUTOR", "local"),  # an engine a step takes long
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # narrow models gain by none
         "SAE_WIDTH": str(hub.WIDTH),
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
     }
