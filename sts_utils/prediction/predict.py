@@ -37,8 +37,8 @@ SETS = 4
 def predict(
     train=EXAMPLE,
     *,
-    model: str = models.SMOL,
-    sae: str = "data/saes/smollm2-135m-instruct/layer20-8x-k32",
+    model: str | os.PathLike = models.SMOL,
+    sae: str | os.PathLike = "data/saes/smollm2-135m-instruct/layer20-8x-k32",
     domains="mmlu-test",
     demonstrations=None,
     n: int = 100,
@@ -92,6 +92,9 @@ def predict(
     if probe is not None and (not isinstance(probe, int) or probe < 2):
         raise ValueError(f"probe is {probe!r}: give 2 or more steps")
     scores.check(score, n, has_icl=demonstrations != "none")
+    if not all(isinstance(name, str | os.PathLike) for name in (model, sae)):
+        raise ValueError(f"model {model!r}, sae {sae!r}: give a name or a folder of each")
+    model, sae = os.fspath(model), os.fspath(sae)
     held.forget(tuple(_files(model, sae)))
     profile, notes = _profile(model, sae, dtype), []
     tokenizer = samples.tokenizer(model, profile.revision)

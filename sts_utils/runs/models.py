@@ -91,8 +91,7 @@ def _first_prompts(model: str, revision: str | None) -> list[Prompt]:
 
 @cache
 def forget(_files: tuple) -> None:
-    """Once for each new state of a model's and an SAE's files: what a process holds under their
-    names may be of an older one."""
+    """Once for each new state of a model's and an SAE's files: what is held may be of an older."""
     for held in (_truncated, _sae, _sae_on, _sink_norm, _check_sae, samples.tokenizer):
         held.cache_clear()
 

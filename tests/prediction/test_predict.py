@@ -50,10 +50,12 @@ def test_a_model_that_was_trained_on_in_its_folder_is_read_again(tmp_path):
     for place, factor in (("model", 1.0), ("model", 2.0), ("elsewhere", 1.0)):
         whole.model.layers[0].mlp.down_proj.weight.data *= factor
         models.save(whole, samples.tokenizer("tiny"), tmp_path / place)
-        own = told | {"model": str(tmp_path / place)}
+        own = told | {"model": tmp_path / place}
         tables.append(sts_utils.predict(questions("train"), seeds=(0,), **own).table)
     assert abs(tables[1].sts_act - tables[0].sts_act).min() > 1e-3
     pd.testing.assert_frame_equal(tables[1], tables[2])
+    with pytest.raises(ValueError, match="model None, sae 'random-8x': give a name or a folder"):
+        sts_utils.predict(questions("train"), **told | {"model": None})
 
 
 def test_domains_are_computed_once_for_all_training_sets(found, monkeypatch):
