@@ -214,7 +214,7 @@ def names() -> list[str]:
 @cache
 def groups() -> dict[str, tuple[str, ...]]:
     """Profiles that stand for several (a YAML with `profiles: [...]`), and which."""
-    texts = {p.stem: p.read_text(encoding="utf-8") for p in (ROOT / "profiles").glob("*.yaml")}
+    texts = {p.stem: f"\n{p.read_text('utf-8')}" for p in (ROOT / "profiles").glob("*.yaml")}
     return {n: tuple(yaml.safe_load(t)["profiles"]) for n, t in texts.items() if "\nprofiles:" in t}
 
 
@@ -224,11 +224,11 @@ def load_all(name: str, seeds: str | tuple[int, ...] | None = None) -> list[Prof
 
 
 def load(name: str, seeds: str | tuple[int, ...] | None = None) -> Profile:
-    """The profile `name` (or a YAML file) over its `base`; other seeds ("0,1") are in its name."""
+    """The profile `name` (or a YAML file's path) over its `base`; other seeds ("0,1") go into its
+    name. Raises ValueError, in one line, for an unknown profile, base, key or value."""
     path, title, values = _path(name), _path(name).stem, _values(name)
-    for key in ("engine", "executor"):  # of `make reproduce ENGINE=vllm EXECUTOR=ray`
-        if chosen := os.environ.get(f"STS_{key.upper()}"):
-            values[key] = chosen
+    # of `make reproduce ENGINE=vllm EXECUTOR=ray`
+    values |= {k: v for k in ("engine", "executor") if (v := os.environ.get(f"STS_{k.upper()}"))}
     if seeds:
         given = seeds.split(",") if isinstance(seeds, str) else seeds
         if not all(re.fullmatch(r"\s*\d+\s*", str(seed)) for seed in given):
@@ -283,14 +283,14 @@ def _first(error: ValidationError | TypeError) -> str:
     """The first complaint, in one line; a TypeError is of a key that is no name."""
     if isinstance(error, TypeError):
         return str(error)
-    first, *_ = error.errors()
+    first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         sections = {name: of.annotation for name, of in Profile.model_fields.items()}
         sections |= {"also": DomainSet, "parts": ControlPart, None: Profile}
         *_, above, key = (None, *(part for part in first["loc"] if isinstance(part, str)))
         return f"unknown key {where!r}{nearest(key, list(sections[above].model_fields))}"
-    got = f" (it is {first['input']!r})" if first["type"] != "missing" else ""
+    got = "" if first["type"] == "missing" else f" (it is {first['input']!r})"
     return f"{where}: {first['msg'].lower()}{got}"
 
 

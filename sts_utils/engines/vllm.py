@@ -289,7 +289,7 @@ def close() -> None:
 @cache
 def _folder(sae) -> Path:
     """The folder in the cache from which workers load `sae`: written once, for all processes."""
-    bits = hashlib.sha256(json.dumps(sae.cfg.to_dict(), sort_keys=True, default=str).encode())
+    bits = hashlib.sha256(store.digest(sae.cfg.to_dict()).encode())
     for weight in sae.parameters():
         bits.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
     folder = store.CACHE / "models" / f"sae-{bits.hexdigest()[:12]}"
