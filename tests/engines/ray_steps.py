@@ -27,6 +27,11 @@ def counted(profile, folder, name):
     store.folder("counted", {"name": name}, make)
 
 
+def seen(profile, folder, *names):
+    """What the worker's variables are."""
+    (Path(folder) / "seen").write_text(" ".join(os.environ.get(name, "-") for name in names))
+
+
 def wrong(profile):
     """Fails as bad input does."""
     raise ValueError("corpus 'x' is empty: choose another\nsecond line")

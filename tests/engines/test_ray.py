@@ -53,6 +53,16 @@ def test_an_error_is_one_line_and_the_round_ends(workers, tmp_path, profile):
     assert (tmp_path / "d").exists()
 
 
+@pytest.mark.slow
+def test_a_worker_finds_what_this_process_finds(workers, tmp_path, profile, monkeypatch):
+    """The hub's cache lies where its variables say, which were set after the cluster's start."""
+    names = "HF_HUB_CACHE", "STS_MIRROR"
+    for name in names:
+        monkeypatch.setenv(name, f"/of/{name}")
+    engine.execute([[step(ray_steps.seen, profile, str(tmp_path), *names)]], call_alone)
+    assert (tmp_path / "seen").read_text() == "/of/HF_HUB_CACHE /of/STS_MIRROR"
+
+
 def _make(barrier, name):
     def make(out):
         (out / "value").write_text("x" * 100_000)
