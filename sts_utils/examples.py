@@ -52,7 +52,7 @@ def chat(*texts: str) -> list[dict[str, str]]:
 
 def digest(examples: Iterable[Example]) -> str:
     """A short hash of what examples say, not of their names alone."""
-    fields = ("id", "query", "solution", "answer", "options")
+    fields = ("id", "group", "domain", "query", "solution", "answer", "options")
     return store.digest([[getattr(e, name) for name in fields] for e in examples])
 
 

@@ -16,7 +16,7 @@ import platform
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +39,8 @@ for _name in ("STS_OUT", "STS_MIRROR"):  # the same folder for processes started
 OUT = os.environ.get("STS_OUT")
 RUNS = Path(OUT) / "runs" if OUT else DATA / "runs"
 FIGURES = Path(OUT) / "figures" if OUT else ROOT / "figures"
+#: What of a large file says which one it is: bytes of a piece, and how many pieces.
+PIECE, SAMPLES = 2**16, 256
 MEND = "set STS_OUT to a folder that can"
 FULL = f"the disk is full: free some space below {RUNS} and start again"
 
@@ -60,6 +62,31 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content(folder: Path, patterns: Sequence[str]) -> str:
+    """A short hash of the files in a folder: their names, sizes, and SAMPLES pieces of each, which
+    is all of one under 16 MB; weights that were trained differ everywhere."""
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    return _content(tuple(files), _touched(files))
+
+
+@cache
+def _content(files: tuple[Path, ...], touched: tuple[tuple[int, ...], ...]) -> str:
+    bits = hashlib.sha256()
+    for path, (size, *_) in zip(files, touched, strict=True):
+        bits.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            for start in range(0, size, max(PIECE, size // SAMPLES)):
+                file.seek(start)
+                bits.update(file.read(PIECE))
+    return bits.hexdigest()[:12]
+
+
+def _touched(files: Iterable[Path]) -> tuple[tuple[int, ...], ...]:
+    """(size, times and inode) of files: another tuple when one was written."""
+    stats = [file.stat() for file in files]
+    return tuple((s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for s in stats)
 
 
 def is_full(error: Exception) -> bool:
@@ -152,8 +179,7 @@ def _whole(path: Path) -> bool:
     """Whether every file of an artifact is there and matches its hash."""
     try:
         hashes = json.loads((path / "made.json").read_text())["files"]
-        stats = [(path / file).stat() for file in hashes]
-        touched = tuple((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats)
+        touched = _touched(path / file for file in hashes)
         return _matches(path, tuple(hashes.items()), touched)
     except (OSError, ValueError, KeyError):
         return False

@@ -17,7 +17,7 @@ from sts_utils.config import ControlSettings, Profile
 from sts_utils.corpora import contrast, skills
 from sts_utils.evaluation import options
 from sts_utils.examples import Example, by_domain, digest
-from sts_utils.runs import engine, performance, samples
+from sts_utils.runs import engine, performance, recipes, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.models import TrainedModel
 from sts_utils.training import sft
@@ -100,10 +100,9 @@ def finetune(profile: Profile, name: str, seed: int, steps: int | None = None) -
     size["micro_batch"] = min(profile.sft.micro_batch, settings.batch)
     sft = profile.sft.model_copy(update=size)
     steps, chosen = steps or full_steps(settings), examples(profile, name, seed)
-    recipe = {"control": name, "sft": sft.model_dump(), "steps": steps, "seed": seed}
-    recipe["examples"] = digest(chosen)
+    told = {"control": name, "sft": sft.model_dump(), "steps": steps, "seed": seed}
     train = partial(engine.sft, profile, sft, chosen, seed, steps=steps)
-    return held.train_once(profile, recipe, train)
+    return held.train_once(profile, train, **told, examples=digest(chosen))
 
 
 def change(
@@ -158,8 +157,7 @@ def probe(profile: Profile, name: str, seed: int, kind: str) -> pd.DataFrame:
         return options.option_likelihoods(read, tokenizer, questions, desc=desc)
 
     dtype = profile.evaluation.dtype
-    recipe = {"model": profile.model, "revision": profile.revision, "sft": told.model_dump()}
-    recipe |= {"dtype": dtype}
-    recipe |= {"seed": seed, "examples": digest(chosen)}
-    recipe |= {"questions": digest(questions)}
+    of = {"seed": seed, "examples": digest(chosen), "questions": digest(questions)}
+    of |= {"sft": told.model_dump(), "dtype": dtype}
+    recipe = recipes.of(profile, "model", "revision", **of)
     return _since(profile, store.frame("probe", recipe, compute))

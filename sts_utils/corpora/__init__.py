@@ -6,7 +6,7 @@ from functools import cache
 
 from sts_utils.corpora import benchmarks, hub, packaged, skills
 from sts_utils.corpora.entries import Entry, entries
-from sts_utils.examples import Example
+from sts_utils.examples import Example, digest
 
 
 def names() -> tuple[str, ...]:
@@ -43,6 +43,12 @@ def _read(name: str) -> tuple[Example, ...]:
     if not examples:
         raise ValueError(f"corpus {name!r} is empty")
     return tuple(sorted(examples, key=lambda e: e.id))
+
+
+@cache
+def content(name: str) -> str:
+    """A short hash of what the corpus `name` says."""
+    return digest(_read(name))
 
 
 def _readers() -> dict:

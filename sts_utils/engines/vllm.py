@@ -76,8 +76,8 @@ def truncated_checkpoint(name: str, layer: int, revision: str | None = None) -> 
     if not weights:
         only = "vLLM's engine reads nothing else"
         raise ValueError(f"model folder {source} has no *.safetensors: {only}")
-    made_of = [str(source), [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in weights]]
-    folder = store.CACHE / "models" / f"{Path(name).name}-to-{layer}-{store.digest(made_of)}"
+    content = store.content(source, models.FILES)
+    folder = store.CACHE / "models" / f"{Path(name).name}-to-{layer}-{content}"
     if folder.exists():
         return folder
 

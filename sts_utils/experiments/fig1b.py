@@ -13,7 +13,7 @@ from sts_utils.config import Profile
 from sts_utils.method import shift
 from sts_utils.method.extract import FeatureStats
 from sts_utils.results import CHANCE_COLOUR, PALETTE, SAE_COLOUR, Claim, Result
-from sts_utils.runs import features, models, performance, samples
+from sts_utils.runs import features, models, performance, recipes, samples
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
@@ -72,11 +72,9 @@ def zero_features(profile: Profile) -> pd.DataFrame:
             frames.append(frame.assign(features=which, count=count, draw=draw))
         return pd.concat(frames, ignore_index=True)
 
-    recipe = settings.model_dump() | {"sae": profile.sae, "layer": profile.layer}
-    recipe |= {"trained": model.key, "shift": profile.shift.model_dump()}
-    recipe |= {"dtypes": (profile.dtype, profile.evaluation.dtype)}
-    recipe |= {"place": profile.place} if profile.place != "query" else {}
-    recipe |= performance.mathematics(profile).recipe
+    told = {"trained": model.key, "dtypes": (profile.dtype, profile.evaluation.dtype)}
+    told |= performance.mathematics(profile).recipe
+    recipe = recipes.of(profile, "ablation", "sae", "layer", "shift", "place", **told)
     return store.frame("ablation", recipe, make)
 
 

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from sts_utils import generation, results, stats, store
 from sts_utils.config import Profile
-from sts_utils.examples import Example
+from sts_utils.examples import Example, digest
 from sts_utils.results import PALETTE, SHORT_NAMES, STYLES, Claim, Result, paper
-from sts_utils.runs import engine, models, performance, plan, samples
+from sts_utils.runs import engine, models, performance, plan, recipes, samples
 from sts_utils.runs.models import TrainedModel
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
@@ -111,15 +111,15 @@ def answered(profile: Profile, domain: str) -> list[Example]:
         written = generation.completions(whole, tokenizer, asked, tokens, **how)
         return pd.DataFrame({"id": [e.id for e in questions], "answer": written})
 
-    recipe = {"model": profile.model, "revision": revision, "tokens": tokens}
-    recipe |= {"dtype": profile.evaluation.dtype, "ids": [e.id for e in questions]}
+    told = {"tokens": tokens, "dtype": profile.evaluation.dtype, "questions": digest(questions)}
+    recipe = recipes.of(profile, "model", "revision", **told)
     answers = store.frame("answers", recipe, compute).set_index("id").answer
     return [replace(e, solution=answers[e.id] or e.answer) for e in questions]
 
 
 def train_mixture(profile: Profile, name: str) -> TrainedModel:
     """The model after SFT on the training set and a mixture's extra examples, first seed."""
-    seed, settings, sft = profile.seeds[0], profile.mixture, profile.sft
+    seed, settings = profile.seeds[0], profile.mixture
     domains, extra = mixtures(profile)
 
     def train(out: Path) -> pd.DataFrame:
@@ -127,13 +127,12 @@ def train_mixture(profile: Profile, name: str) -> TrainedModel:
         for answers, n in zip(write_answers(profile), extra[name], strict=True):
             examples = examples + answers[:n]
         random.Random(seed).shuffle(examples)
-        return engine.sft(profile, sft, examples, seed, out)
+        return engine.sft(profile, profile.sft, examples, seed, out)
 
-    recipe = {"train": profile.train, "sft": sft.model_dump(), "seed": seed}
-    told = {"examples", "extra", "answer_tokens"}
-    recipe |= {"held_out": profile.shift.held_out, "mixture": settings.model_dump(include=told)}
-    recipe |= {"from": (profile.domains, profile.demonstrations), "dtype": profile.evaluation.dtype}
-    return models.train_once(profile, recipe | {"domains": domains, "extra": extra[name]}, train)
+    sizes_ = settings.model_dump(include={"examples", "extra", "answer_tokens"})
+    told = {"seed": seed, "held_out": profile.shift.held_out, "mixture": sizes_}
+    told |= {"dtype": profile.evaluation.dtype, "ends": domains, "extra": extra[name]}
+    return models.train_once(profile, train, "train", "sft", "domains", "demonstrations", **told)
 
 
 def measure_mixture(profile: Profile, name: str | None = None) -> pd.Series:

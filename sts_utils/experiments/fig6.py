@@ -111,10 +111,9 @@ def reinforced(profile: Profile) -> TrainedModel:
     def train(out: Path) -> pd.DataFrame:
         return engine.grpo(run, samples.training_examples(run, seed)[0][:asked], seed, out)
 
-    held_out = profile.shift.held_out
-    recipe = {"grpo": profile.grpo.model_dump(), "held_out": held_out, "seed": seed}
-    recipe |= {"questions": asked} | ({"sampler": "vllm"} if engine.uses_vllm(run) else {})
-    return models.train_once(profile, recipe, train)
+    told = {"held_out": run.shift.held_out, "seed": seed, "questions": asked}
+    told |= {"sampler": "vllm"} if engine.uses_vllm(run) else {}
+    return models.train_once(run, train, "train", "grpo", **told)
 
 
 def accuracy(profile: Profile) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from sts_utils import models, results, stats, store
 from sts_utils.config import Profile
 from sts_utils.method import shift
 from sts_utils.results import CHANCE_COLOUR, SAE_COLOUR, Claim, Result
-from sts_utils.runs import features, performance, samples
+from sts_utils.runs import features, performance, recipes, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
@@ -98,13 +98,13 @@ def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
         table.to_parquet(out / "table.parquet", index=False)
 
     keys = ("model", "revision", "train", "sft", "shift", "shown", "dtype", "definition")
-    recipe = {key: profile.model_dump()[key] for key in (*keys, "alignment")}
-    recipe |= {"selective": settings.model_dump(include={"examples", "lr"})}
-    recipe |= {"saes": profile.sweep.layers, "questions": profile.evaluation.held_out}
-    recipe |= {"seed": seed, "which": which, "n": n, "draw": draw}
-    recipe["frozen"] = profile.evaluation.dtype  # what is trained is float32
-    recipe |= {"place": profile.place} if profile.place != "query" else {}
-    recipe |= performance.mathematics(profile).recipe
+    told = {"selective": settings.model_dump(include={"examples", "lr"})}
+    told |= {"saes": [(name, recipes.sae_content(name)) for name in profile.sweep.layers]}
+    told |= {"questions": profile.evaluation.held_out}
+    told |= {"seed": seed, "which": which, "n": n, "draw": draw}
+    told |= {"frozen": profile.evaluation.dtype}  # what is trained is float32
+    told |= performance.mathematics(profile).recipe
+    recipe = recipes.of(profile, *keys, "alignment", "place", **told)
     return pd.read_parquet(store.folder("selective", recipe, make) / "table.parquet")
 
 

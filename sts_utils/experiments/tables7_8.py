@@ -13,7 +13,7 @@ from sts_utils.config import Profile
 from sts_utils.evaluation.options import OptionsLM
 from sts_utils.method.extract import Hook
 from sts_utils.results import Claim, Result
-from sts_utils.runs import models, samples
+from sts_utils.runs import models, recipes, samples
 from sts_utils.runs.peaks import activations
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
@@ -64,8 +64,9 @@ def peaks_of(profile: Profile) -> Labels:
         found = peaks(models.backbone(p), models.hook(p), sequences)
         return {"peaks": found, "judged": judged(models.load_whole(p), tokenizer, sequences)}
 
-    recipe = p.labels.model_dump() | {"model": p.model, "revision": p.revision, "sae": p.sae}
-    recipe |= {"train": p.train, "dtypes": (p.dtype, p.evaluation.dtype)}
+    others = [corpora.content(name) for name in (p.labels.code, p.labels.dialogue)]
+    told = {"others": others, "dtypes": (p.dtype, p.evaluation.dtype)}
+    recipe = recipes.of(p, "model", "revision", "sae", "train", "labels", **told)
     read = store.arrays("labels", recipe, compute)
     return Labels(read["peaks"], kinds, read["judged"])
 

@@ -8,7 +8,6 @@ import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -23,7 +22,7 @@ from sts_utils.prediction import probe as probes
 from sts_utils.prediction import scores, sources
 from sts_utils.prediction.prediction import TRAIN, Prediction
 from sts_utils.prediction.probe import Probe
-from sts_utils.runs import features, samples
+from sts_utils.runs import features, recipes, samples
 from sts_utils.runs import models as held
 
 log = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def predict(
     if not all(isinstance(name, str | os.PathLike) for name in (model, sae)):
         raise ValueError(f"model {model!r}, sae {sae!r}: give a name or a folder of each")
     model, sae = os.fspath(model), os.fspath(sae)
-    held.forget(tuple(_files(model, sae)))
+    held.forget(recipes.model_content(model), recipes.sae_content(sae))
     profile, notes = _profile(model, sae, dtype), []
     tokenizer = samples.tokenizer(model, profile.revision)
     longest = models.context_length(model) // (shots + 1) - 32  # 32: a turn's marks
@@ -205,21 +204,13 @@ def _probe(profile, steps: int, learned, asked, pairs, seed: int, progress: bool
     cost = probes.cost(profile, steps, train, questions, [pair for of in pairs for pair in of])
     log.warning(cost)
     with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
-        answers = probes.run(profile, _files(profile.model), steps, train, questions, seed)
+        answers = probes.run(profile, steps, train, questions, seed)
     return Probe(steps, answers, cost, probes.measure(questions))
-
-
-def _files(*names: str) -> list[tuple]:
-    """What tells folders of the same name apart: their files' names, sizes and times."""
-    roots = Path(), Path(os.environ.get("STS_MIRROR", store.ROOT)), store.ROOT
-    files = [f for name in names for root in roots for f in sorted((root / name).glob("*.*"))]
-    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 
 def _features(profile: Profile, pairs: Sequence[tuple[Prompt, Prompt]], desc) -> FeatureStats:
     """Features of pairs of prompts, stored by what was read: model, SAE and the prompts' tokens."""
     said = store.digest([(a.example_id, a.ids, a.span, b.ids, b.span) for a, b in pairs])
-    stated = _files(profile.model, profile.sae)
-    recipe = features.settings_of(profile, files=stated, prompts=said)
+    recipe = features.settings_of(profile, prompts=said)
     made = features.extract("features-predict", [profile], lambda _: recipe, lambda: pairs, desc)
     return replace(made, **{name: np.empty(0) for name in ("h2", "r", "dr", "dr2")})  # not used

@@ -11,12 +11,12 @@ from sts_utils import correlation, models, stats, store
 from sts_utils.config import Profile, SftSettings
 from sts_utils.corpora import contrast
 from sts_utils.evaluation import options
-from sts_utils.examples import Example
+from sts_utils.examples import Example, digest
 from sts_utils.method.extract import tokens_read
 from sts_utils.method.prompts import Prompt
 from sts_utils.prediction.sources import drawn
 from sts_utils.runs import models as held
-from sts_utils.runs import samples
+from sts_utils.runs import recipes, samples
 from sts_utils.training import sft
 
 #: The quick probe of the positive control: small batches at ten times fine-tuning's learning rate
@@ -136,15 +136,10 @@ def cost(
 
 
 def run(
-    profile: Profile,
-    files: Sequence,
-    steps: int,
-    train: Sequence[Example],
-    asked: Sequence[Example],
-    seed: int,
+    profile: Profile, steps: int, train: Sequence[Example], asked: Sequence[Example], seed: int
 ) -> pd.DataFrame:
     """Fine-tune the model for `steps` and measure `asked` before and after; nothing but that is
-    stored. `files`: what tells the model from another of its name."""
+    stored."""
 
     def compute() -> pd.DataFrame:
         held.release()
@@ -168,8 +163,7 @@ def run(
 
     chosen = measure(asked)
     lr = SETTINGS.lr * min(1, WIDTH / models.check(profile.model, profile.layer, profile.revision))
-    recipe = {"model": profile.model, "dtype": profile.dtype, "files": files, "steps": steps}
-    recipe |= {"sft": SETTINGS.model_dump() | {"lr": lr}, "seed": seed, "measure": chosen}
-    recipe |= {"train": store.digest([(e.query, e.solution) for e in train])}
-    recipe |= {"asked": store.digest([(e.domain, e.query, e.solution, e.answer) for e in asked])}
+    told = {"sft": SETTINGS.model_dump() | {"lr": lr}, "seed": seed, "measure": chosen}
+    told |= {"steps": steps, "examples": digest(train), "asked": digest(asked)}
+    recipe = recipes.of(profile, "model", "revision", "dtype", **told)
     return store.frame("probe", recipe, compute)

@@ -17,7 +17,7 @@ from sts_utils.examples import Example
 from sts_utils.method import extract as method
 from sts_utils.method import prompts, released
 from sts_utils.method.extract import FeatureStats
-from sts_utils.runs import engine, samples
+from sts_utils.runs import engine, recipes, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.models import TrainedModel
 
@@ -108,10 +108,10 @@ def extract_domain_after(profile: Profile, domain: str, seed: int) -> FeatureSta
 
 
 def settings_of(profile: Profile, *sections: str, **more) -> dict:
-    """The settings that an artifact depends on: model, SAE and the sections named."""
-    keys = ("model", "revision", "layer", "sae", "dtype", *sections)
-    keys += ("place",) if profile.place != "query" else ()
-    return {key: profile.model_dump()[key] for key in keys} | more
+    """The recipe of what is read of prompts: model, SAE and the sections named."""
+    place = ("place",) if profile.place != "query" else ()
+    keys = ("model", "revision", "layer", "sae", "dtype", *sections, *place)
+    return recipes.of(profile, *keys, **more)
 
 
 def extract(
@@ -183,8 +183,7 @@ def rollouts(profile: Profile, seed: int) -> list[Example]:
 
 
 def _rollout_recipe(profile: Profile, seed: int) -> dict:
-    settings = {"model": profile.model, "train": profile.train, "seed": seed}
-    settings |= {"dtype": profile.evaluation.dtype, "questions": ROLLOUTS}
-    settings |= {"tokens": profile.grpo.completion_tokens, "revision": profile.revision}
-    settings |= {"temperature": profile.grpo.temperature, "held_out": profile.shift.held_out}
-    return settings
+    told = {"seed": seed, "dtype": profile.evaluation.dtype, "questions": ROLLOUTS}
+    told |= {"tokens": profile.grpo.completion_tokens, "temperature": profile.grpo.temperature}
+    told |= {"held_out": profile.shift.held_out}
+    return recipes.of(profile, "model", "revision", "train", **told)

@@ -15,7 +15,7 @@ from sts_utils.config import Profile
 from sts_utils.method import extract, prompts
 from sts_utils.method.extract import Hook
 from sts_utils.method.prompts import Prompt
-from sts_utils.runs import engine, samples
+from sts_utils.runs import engine, recipes, samples
 from sts_utils.training.saes import activations
 
 # --- held in memory ----------------------------------------------------------------------------
@@ -90,8 +90,8 @@ def _first_prompts(model: str, revision: str | None) -> list[Prompt]:
 
 
 @cache
-def forget(_files: tuple) -> None:
-    """Once for each new state of a model's and an SAE's files: what is held may be of an older."""
+def forget(*_contents: str | None) -> None:
+    """Once for each new content of a model and an SAE: what is held may be of an older one."""
     for held in (_truncated, _sae, _sae_on, _sink_norm, _check_sae, samples.tokenizer):
         held.cache_clear()
 
@@ -145,10 +145,13 @@ class TrainedModel(NamedTuple):
 
 
 def train_once(
-    profile: Profile, recipe: Mapping, train: Callable[[Path], pd.DataFrame]
+    profile: Profile, train: Callable[[Path], pd.DataFrame], *keys: str, **more
 ) -> TrainedModel:
-    """The model that `train(out)` leaves in `out`; its training log becomes `log.parquet`."""
-    recipe = {"model": profile.model, "revision": profile.revision, **recipe}
+    """The model that `train(out)` leaves in `out`; its training log becomes `log.parquet`.
+
+    `keys`, `more`: what it depends on beside the untouched model (recipes.of).
+    """
+    recipe = recipes.of(profile, "model", "revision", *keys, **more)
 
     def make(out: Path) -> None:
         release()
@@ -161,14 +164,12 @@ def train_once(
 
 def finetune(profile: Profile, seed: int) -> TrainedModel:
     """The model after SFT on the training set."""
-    sft, held_out = profile.sft, profile.shift.held_out
 
     def train(out: Path) -> pd.DataFrame:
-        pool, _ = samples.training_examples(profile, seed)
-        return engine.sft(profile, sft, pool[: sft.examples], seed, out)
+        chosen = samples.training_examples(profile, seed)[0][: profile.sft.examples]
+        return engine.sft(profile, profile.sft, chosen, seed, out)
 
-    recipe = {"train": profile.train, "sft": sft.model_dump(), "held_out": held_out, "seed": seed}
-    return train_once(profile, recipe, train)
+    return train_once(profile, train, "train", "sft", held_out=profile.shift.held_out, seed=seed)
 
 
 def training_logs(trained: Mapping[object, TrainedModel]) -> pd.DataFrame:

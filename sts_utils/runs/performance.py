@@ -11,7 +11,7 @@ from sts_utils import corpora, generation, models, store
 from sts_utils.config import Profile
 from sts_utils.evaluation import options, written
 from sts_utils.examples import Example, by_domain, digest
-from sts_utils.runs import engine, samples
+from sts_utils.runs import engine, recipes, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.models import TrainedModel
 from sts_utils.runs.samples import evaluation_questions
@@ -109,7 +109,8 @@ def mathematics(profile: Profile) -> Mathematics:
     if not (corpus := profile.evaluation.mathematics):
         of = "held-out training-set solutions"
         return Mathematics("solution_loglik", "log-likelihood", "nats a token", of, {})
-    recipe = {"mathematics": [corpus, profile.evaluation.max_new_tokens]}
+    told = corpus, corpora.content(corpus), profile.evaluation.max_new_tokens
+    recipe = {"mathematics": told}
     return Mathematics("accuracy", "accuracy", "share", f"verified answers to {corpus}", recipe)
 
 
@@ -118,15 +119,14 @@ def _tokenizer(profile: Profile):
 
 
 def _recipe(profile: Profile, model: TrainedModel | None, questions: Sequence[Example]) -> dict:
-    e = profile.evaluation
-    recipe = {"model": profile.model, "revision": profile.revision, "dtype": e.dtype}
-    recipe |= {"questions": digest(questions)}
-    recipe |= {"trained": model.key if model else None, "measures": options.MEASURES}
+    e, keys = profile.evaluation, ("model", "revision")
+    told = {"dtype": e.dtype, "questions": digest(questions), "measures": options.MEASURES}
+    told |= {"trained": model.key if model else None}
     if e.mode == "generation":
-        recipe |= {"shots": e.shots, "max_new_tokens": e.max_new_tokens, "rule": e.rule}
-        recipe |= {"shown": profile.demonstrations}
-        recipe |= {"engine": "vllm"} if engine.uses_vllm(profile) else {}
-    return recipe
+        keys += ("demonstrations",)
+        told |= {"shots": e.shots, "max_new_tokens": e.max_new_tokens, "rule": e.rule}
+        told |= {"engine": "vllm"} if engine.uses_vllm(profile) else {}
+    return recipes.of(profile, *keys, **told)
 
 
 # --- changes -----------------------------------------------------------------------------------
