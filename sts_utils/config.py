@@ -57,7 +57,7 @@ class SftSettings(Section):
 class EvaluationSettings(Section):
     """Performance before and after fine-tuning; scores are correlated with `measure`'s change."""
 
-    questions: PositiveInt = 50  # questions a domain (fewer where a domain has fewer)
+    questions: int = Field(50, ge=2)  # a domain (fewer where it has fewer); halves are compared
     asked: PositiveInt | None = None  # of these, of a fine-tuned model (all if left out)
     held_out: PositiveInt = 48  # of the training set, to see that fine-tuning taught it
     dtype: Precision = AUTO

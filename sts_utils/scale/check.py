@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import psutil
@@ -176,9 +177,13 @@ def _disk(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:
 
 def _reach(profile: Profile) -> list[str]:
     """Whether what is not here can be had from the hub, and access to gated repositories."""
-    missing = [n for n in fetch.needs(profile) if not fetch.at_hand(n)]
+    needs, mirror, lines = fetch.needs(profile), os.environ.get("STS_MIRROR"), []
+    for need in needs if mirror else ():
+        if commit := fetch.other_commit(need, Path(mirror)):
+            mend = f"run `python -m sts_utils fetch --folder {mirror}` again"
+            lines.append(f"mirror: {need} is there of commit {commit}: {mend}")
+    missing = [n for n in needs if not fetch.at_hand(n)]
     listed = dict.fromkeys((n.repo_type, fetch.repository(n)) for n in missing)
-    lines = []
     for kind, name in listed:
         try:
             HfApi().auth_check(name, repo_type=kind)
@@ -193,7 +198,7 @@ def _reach(profile: Profile) -> list[str]:
             command = f"python -m sts_utils fetch --profile {name} --folder F"
             mend = f"Where there is access, run `{command}`, and here set STS_MIRROR=F"
             why = f"can't be reached ({_first_line(error)})"
-            return [f"hub: {why}, and not here: {names}. {mend}"]
+            return [*lines, f"hub: {why}, and not here: {names}. {mend}"]
     return lines
 
 

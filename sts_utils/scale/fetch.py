@@ -75,9 +75,24 @@ def place(need: Need, folder: Path) -> Path:
 
 
 def fetched(need: Need, folder: Path) -> bool:
-    """Whether a mirror holds `need`, whole: what `fetch` writes appears at once or not at all."""
+    """Whether a mirror holds `need`, whole (what `fetch` writes appears at once or not at all), and
+    not of another commit."""
     last = {"dataset": "", "model": "config.json", "sae": "cfg.json"}[need.kind]
-    return (place(need, folder) / last).exists()
+    return (place(need, folder) / last).exists() and not other_commit(need, folder)
+
+
+def other_commit(need: Need, folder: Path) -> str | None:
+    """The commit of what a mirror holds, where its record says that it is not the pinned one."""
+    written = _record(need, place(need, folder))
+    if need.revision is None or not written.exists():  # put there by hand
+        return None
+    said = json.loads(written.read_text())
+    return None if need.revision in (said["commit"], said["revision"]) else said["commit"]
+
+
+def _record(need: Need, at: Path) -> Path:
+    """Where the record of what lies at a place of the mirror is."""
+    return at.with_name(f"{need.split}.{RECORD}") if need.kind == "dataset" else at / RECORD
 
 
 def cached(need: Need) -> bool:
@@ -125,10 +140,14 @@ def _write(need: Need, commit: str, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".part") as scratch:
         made = Path(scratch) / target.name
         download(need, commit, made)
-        beside = made / RECORD if made.is_dir() else target.with_name(f"{need.split}.{RECORD}")
-        beside.write_text(json.dumps(record, indent=1))
-        shutil.rmtree(target, ignore_errors=True)  # torn
+        if target.is_dir():  # torn, or of another commit
+            shutil.rmtree(target)
+        told = json.dumps(record, indent=1)
+        if made.is_dir():
+            _record(need, made).write_text(told)
         os.replace(made, target)
+    if not target.is_dir():
+        _record(need, target).write_text(told)
 
 
 def hub_commit(need: Need) -> str:

@@ -13,7 +13,7 @@ from rehearsal.families import NAMES
 PARTS = ("fig3 table6 fig7", ("01_extract", "02_shift_detect", "03_score"), ("04_finetune",))
 SIZES = {
     "seeds": [0],
-    "evaluation": {"max_new_tokens": 4, "questions": 1, "held_out": 2},
+    "evaluation": {"max_new_tokens": 4, "questions": 2, "held_out": 2},
     "sts": {"queries": 1},
 }
 

@@ -9,6 +9,7 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from sts_utils import config, models, saes
 from sts_utils.corpora.hub import rows
+from sts_utils.scale import check
 from sts_utils.scale import fetch as hub
 from sts_utils.scale.fetch import Need
 
@@ -126,6 +127,28 @@ def test_what_is_there_is_skipped_and_what_is_torn_is_not_there(tmp_path, fake, 
     fake.asked.clear()
     (again,) = hub.fetch(qwen, tmp_path)
     assert again.name == qwen.model and fake.asked == [("model", qwen.model, qwen.revision)]
+
+
+def test_what_is_of_another_commit_than_the_pinned_is_fetched_again(
+    tmp_path, fake, qwen, monkeypatch
+):
+    hub.fetch(qwen, tmp_path)
+    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
+    monkeypatch.setattr(check.HfApi, "auth_check", lambda *_, **__: None)
+    assert check._reach(qwen) == []
+    records = [
+        tmp_path / qwen.model / hub.RECORD,
+        tmp_path / "TIGER-Lab/MMLU-Pro/test.fetched.json",
+    ]
+    for file in records:
+        said = json.loads(file.read_text())
+        file.write_text(json.dumps(said | {"commit": "0ld", "revision": "0ld"}))
+    first, second = check._reach(qwen)
+    assert "MMLU-Pro (test)" in first and "is there of commit 0ld: run `python -m" in first
+    assert qwen.model in second
+    again = hub.fetch(qwen, tmp_path)
+    assert {need.name for need in again} == {qwen.model, "TIGER-Lab/MMLU-Pro"}
+    assert check._reach(qwen) == [] and hub.fetch(qwen, tmp_path) == []
 
 
 def test_a_failure_is_one_line_and_keeps_what_was_fetched(tmp_path, fake, qwen):
