@@ -80,7 +80,7 @@ predict: $(READY)  ## which domains will fine-tuning on TRAIN=my.jsonl move? a r
 	$(STS) predict --train "$(TRAIN)" --out "$(OUT)" $(ARGS)
 
 rehearse: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## a paper PROFILE whole on a CPU, with a small random model and hub (minutes); all three if left out
-	STS_ENGINE=$(or $(ENGINE),vllm) PYTHONPATH=tests $(BIN)/python -m rehearsal --profile $(PROFILE:smol=paper) $(if $(FOLDER),--folder $(FOLDER))
+	STS_ENGINE=$(or $(ENGINE),vllm) PYTHONPATH=tests $(BIN)/python -m rehearsal --profile $(PROFILE:smol=paper) $(if $(FOLDER),--folder $(FOLDER)) $(if $(NODES),--nodes $(NODES))
 
 bench: $(READY)  ## what the method costs, as ratios measured side by side (benchmarks/speed.csv)
 	$(BIN)/python benchmarks/speed.py --profile $(PROFILE)

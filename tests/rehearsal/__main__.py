@@ -2,7 +2,9 @@
 
 The profile as it is, with three substitutions alone: its model and SAEs are random and narrow (of
 the real classes and file formats), and `sizes.yaml`. The launcher takes two CPU processes for GPUs.
-Ends with 0 if every notebook ran and every figure and table was drawn.
+Ends with 0 if every notebook ran and every figure and table was drawn. With `NODES=2` the run is
+made once more over so many Ray nodes of this machine, of which one is killed in its middle; its
+tables must be those of before.
 """
 
 import argparse
@@ -58,7 +60,13 @@ def missing(folder: Path, name: str) -> list[str]:
     return [file for file in files if not (folder / file).is_file()]
 
 
-def rehearse(name: str, folder: Path, sizes: dict | None = None, figures: str | None = None) -> int:
+def rehearse(
+    name: str,
+    folder: Path,
+    sizes: dict | None = None,
+    figures: str | None = None,
+    nodes: int | None = None,
+) -> int:
     """Run profile `name` on its small hub in `folder`; 0 if nothing is missing."""
     start = time.time()
     profile, environment = prepare(name, folder, sizes or {})
@@ -68,8 +76,46 @@ def rehearse(name: str, folder: Path, sizes: dict | None = None, figures: str | 
     code = subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
     lost = [] if figures or (sizes or {}).get("stages") else missing(folder, name)
     took, said = time.time() - start, ", ".join(lost) or "nothing"
-    print(f"{name}: {took:.0f} s, exit code {code}, missing: {said}")
-    return code or bool(lost)
+    print(f"{name}: {took:.0f} s, exit code {code}, missing: {said}", flush=True)
+    return code or bool(lost) or bool(nodes and over_nodes(words, environment, folder, nodes))
+
+
+def over_nodes(words: list[str], environment: dict, folder: Path, nodes: int) -> int:
+    """The run once more, over Ray nodes of a core each, of which the last is killed when half of
+    what the run before stored is there; 0 if its tables are that run's, to the bit."""
+    from ray.cluster_utils import Cluster
+
+    from sts_utils.engines.ray import PATIENCE
+
+    start, out = time.time(), folder / "nodes"
+    os.environ.update(environment | PATIENCE)  # of the nodes
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        *_, last = [cluster.add_node(num_cpus=1) for _ in range(1, nodes)]
+        told = {"STS_OUT": str(out), "STS_EXECUTOR": "ray", "RAY_ADDRESS": cluster.address}
+        process = subprocess.Popen(words, cwd=ROOT, env=environment | told)
+        while process.poll() is None and stored(out) < stored(folder) / 2:
+            time.sleep(1)
+        cluster.remove_node(last, allow_graceful=False)
+        print(f"a node is killed, {stored(out)} artifacts are stored", flush=True)
+        code = process.wait()
+    finally:
+        cluster.shutdown()
+    tables = sorted(file.relative_to(folder) for file in (folder / "figures").rglob("*.csv"))
+    other = [str(t) for t in tables if not same(folder / t, out / t)]
+    took, said = time.time() - start, ", ".join(other) or f"none of {len(tables)}"
+    print(f"over {nodes} nodes: {took:.0f} s, exit code {code}, tables that differ: {said}")
+    return code or bool(other) or not tables
+
+
+def stored(folder: Path) -> int:
+    """Artifacts of a run, without its notebooks."""
+    return sum(not f.name.startswith((".", "stage")) for f in (folder / "runs").glob("*-*"))
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files are there and hold the same."""
+    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def main() -> int:
@@ -78,14 +124,18 @@ def main() -> int:
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--folder", type=Path, help="kept; a temporary one if left out")
     parser.add_argument("--figures")
+    parser.add_argument("--nodes", type=int, help="two or more: once more over so many Ray nodes")
     chosen = parser.parse_args()
+    if chosen.nodes is not None and chosen.nodes < 2:
+        parser.error(f"--nodes {chosen.nodes}: one is killed, give 2 or more")
     names = config.groups().get(chosen.profile, (chosen.profile,))
     codes = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
             folder = chosen.folder / name if chosen.folder else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
-            codes.append(rehearse(name, folder.absolute(), figures=chosen.figures))
+            how = {"figures": chosen.figures, "nodes": chosen.nodes}
+            codes.append(rehearse(name, folder.absolute(), **how))
     return max(codes)
 
 
