@@ -1,8 +1,7 @@
 """SFT over several processes: `launch` starts them with accelerate, each runs `main` on its share.
 
 The processes get a plain file (job.json) and rank 0 leaves safetensors and the log; the result
-agrees with `sft.sft` in one process up to rounding and, where rows can't be shared evenly, up to
-those few that accelerate takes twice in an epoch; it has the same key in the store.
+agrees with `sft.sft` in one process up to rounding, and has the same key in the store.
 """
 
 import inspect
@@ -30,6 +29,9 @@ from sts_utils.config import SftSettings
 from sts_utils.engines.watch import watch
 from sts_utils.examples import Example
 from sts_utils.training import sft
+
+#: A row of which nothing is learned.
+BLANK = {"input_ids": [0, 0], "labels": [-100, -100]}
 
 
 def launch(launcher: str, *training) -> pd.DataFrame:
@@ -136,6 +138,8 @@ def train(
             # without it gradients stay whole on every GPU while they accumulate
             accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}},
         )
+        spare = -len(rows) % (settings.micro_batch * state.num_processes)
+        rows += [BLANK] * spare
         trainer = SharedTrainer(whole, TrainingArguments(**arguments), generation.collate, rows)
         log = sft.run(trainer, f"SFT seed {seed}, {state.num_processes} processes")
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
@@ -171,7 +175,24 @@ class SharedTrainer(sft.AnswerTrainer):
 
     def _get_train_sampler(self, train_dataset=None):
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(batch * self.args.world_size, dataset=self.train_dataset)
+        rows = [row for row in self.train_dataset if row is not BLANK]
+        return Filled(len(self.train_dataset), batch * self.args.world_size, dataset=rows)
+
+
+class Filled(LengthGroupedSampler):
+    """The rows in one process's order, then blank ones up to `size`: accelerate would fill the last
+    batch with rows of the first, which count twice then."""
+
+    def __init__(self, size: int, *args, **more):
+        super().__init__(*args, **more)
+        self.size = size
+
+    def __iter__(self):
+        yield from super().__iter__()
+        yield from range(len(self.lengths), self.size)
+
+    def __len__(self):
+        return self.size
 
 
 def main(folder: str) -> int:
