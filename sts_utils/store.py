@@ -39,8 +39,10 @@ for _name in ("STS_OUT", "STS_MIRROR"):  # the same folder for processes started
 OUT = os.environ.get("STS_OUT")
 RUNS = Path(OUT) / "runs" if OUT else DATA / "runs"
 FIGURES = Path(OUT) / "figures" if OUT else ROOT / "figures"
-#: What of a large file says which one it is: bytes of a piece, and how many pieces.
-PIECE, SAMPLES = 2**16, 256
+#: What of a large file says which one it is: bytes of a piece and how many, and all of its ends.
+PIECE, PIECES, END = 2**14, 2**12, 2**22
+#: What `fetch` notes beside the files of a mirror (scale/fetch.py).
+FETCHED = "fetched.json"
 MEND = "set STS_OUT to a folder that can"
 FULL = f"the disk is full: free some space below {RUNS} and start again"
 
@@ -65,9 +67,10 @@ def file_hash(path: Path) -> str:
 
 
 def content(folder: Path, patterns: Sequence[str]) -> str:
-    """A short hash of the files in a folder: their names, sizes, and SAMPLES pieces of each, which
-    is all of one under 16 MB; weights that were trained differ everywhere."""
-    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    """A short hash of the files in a folder: their names, sizes, and PIECES of each, which is all
+    of one under 64 MB; training changes a matrix everywhere, and the vectors of an SAE lie last."""
+    found = {file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}
+    files = sorted(file for file in found if file.name != FETCHED)
     return _content(tuple(files), _touched(files))
 
 
@@ -77,9 +80,11 @@ def _content(files: tuple[Path, ...], touched: tuple[tuple[int, ...], ...]) -> s
     for path, (size, *_) in zip(files, touched, strict=True):
         bits.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
-            for start in range(0, size, max(PIECE, size // SAMPLES)):
+            for start in range(0, size, max(PIECE, size // PIECES)):
                 file.seek(start)
                 bits.update(file.read(PIECE))
+            file.seek(max(0, size - END))
+            bits.update(file.read())
     return bits.hexdigest()[:12]
 
 

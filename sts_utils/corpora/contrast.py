@@ -26,7 +26,7 @@ def prose(tokenizer, rng: random.Random, like: Example) -> Example:
     question, solution = (len(_ids(tokenizer, text)) for text in (like.query, like.solution))
     ids = []
     while len(ids) < question + solution:
-        ids += _ids(tokenizer, rng.choice(_passages()))
+        ids += _ids(tokenizer, rng.choice(passages()))
     parts = tokenizer.decode(ids[:question]), tokenizer.decode(ids[question : question + solution])
     return Example(*parts, "", "prose", f"prose-{like.id}", instruction="")
 
@@ -36,5 +36,6 @@ def _ids(tokenizer, text: str) -> list[int]:
 
 
 @cache
-def _passages() -> list[str]:
+def passages() -> list[str]:
+    """The packaged prose."""
     return [text for text in texts.passages() if len(text) > 400]

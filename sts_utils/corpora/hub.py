@@ -8,17 +8,17 @@ from pathlib import Path
 from sts_utils.corpora.entries import Entry
 from sts_utils.corpora.packaged import boxed, mmlu_categories
 from sts_utils.examples import Example
-from sts_utils.store import CACHE
 
 
 def rows(path: str, split: str, **more) -> list[dict]:
     """Rows of a dataset: from ``$STS_MIRROR/<path>/<split>.parquet`` first, then the hub."""
     import datasets
+    from pyarrow import parquet
 
     mirror = os.environ.get("STS_MIRROR")
     file = Path(mirror or "$STS_MIRROR") / path / f"{split}.parquet"
     if mirror and file.exists():
-        return datasets.Dataset.from_parquet(str(file), cache_dir=str(CACHE / "hub")).to_list()
+        return parquet.read_table(file).to_pylist()  # datasets would cache it by its name and time
     try:
         return datasets.load_dataset(path, split=split, **more).to_list()
     except Exception as error:  # the hub client raises a dozen unrelated types

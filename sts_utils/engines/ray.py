@@ -10,7 +10,7 @@ from tqdm import tqdm
 from sts_utils import batches
 
 #: How the names of variables begin that a worker must see as this process does.
-PASSED = ("STS_", "HF_", "PYTHONPATH")
+PASSED = ("STS_", "HF_", "HUGGINGFACE_", "XDG_CACHE_HOME", "PYTHONPATH")
 RETRIES = 3
 #: How long a cluster's head may take to answer.
 SECONDS = 10
@@ -90,7 +90,8 @@ def execute(
     shown = {"bar_format": "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]", "smoothing": 0}
     bar, count = tqdm(total=sum(map(weight, every)), desc="steps", **shown), 0
     with cluster(workers) as ray, bar:
-        seen = {name: v for name, v in os.environ.items() if name.startswith(PASSED)}
+        seen = {"STS_OUT": "", "STS_MIRROR": ""}  # not the node's own, if there is none here
+        seen |= {name: v for name, v in os.environ.items() if name.startswith(PASSED)}
         has, here = ray.cluster_resources(), os.environ.get("RAY_ADDRESS", "local") == "local"
         cores = batches.cpu_threads() if here else has["CPU"]
         has_gpus = has.get("GPU", 0) > 0

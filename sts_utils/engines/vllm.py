@@ -247,7 +247,8 @@ def _engine(folder: Path | str, dtype: str, beside: int, extra: dict):
     if find_spec("vllm") is None:
         mend = "run `make vllm`, or use ENGINE=transformers"
         raise ValueError(f"ENGINE=vllm: vLLM is not installed; {mend}")
-    key = (str(folder), dtype, *sorted(extra.items()))
+    content = store.content(Path(folder), models.FILES)
+    key = (str(folder), content, dtype, *sorted(extra.items()))
     if key not in _alive or beside > _alive[key][0]:
         close()
         os.environ.update({k: os.environ.get(k, v) for k, v in ENVIRONMENT.items()})

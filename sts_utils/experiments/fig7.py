@@ -97,8 +97,9 @@ def tune(profile: Profile, which: str, n: int, draw: int) -> pd.DataFrame:
         log.to_parquet(out / "log.parquet", index=False)
         table.to_parquet(out / "table.parquet", index=False)
 
-    keys = ("model", "revision", "train", "sft", "shift", "shown", "dtype", "definition")
-    told = {"selective": settings.model_dump(include={"examples", "lr"})}
+    keys = ("model", "revision", "train", "sft", "shift", "dtype", "definition")
+    told = features.shown_recipe(profile, seed)
+    told |= {"selective": settings.model_dump(include={"examples", "lr"})}
     told |= {"saes": [(name, recipes.sae_content(name)) for name in profile.sweep.layers]}
     told |= {"questions": profile.evaluation.held_out}
     told |= {"seed": seed, "which": which, "n": n, "draw": draw}

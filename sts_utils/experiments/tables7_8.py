@@ -66,7 +66,7 @@ def peaks_of(profile: Profile) -> Labels:
 
     others = [corpora.content(name) for name in (p.labels.code, p.labels.dialogue)]
     told = {"others": others, "dtypes": (p.dtype, p.evaluation.dtype)}
-    recipe = recipes.of(p, "model", "revision", "sae", "train", "labels", **told)
+    recipe = recipes.of(p, "model", "revision", "layer", "sae", "train", "labels", **told)
     read = store.arrays("labels", recipe, compute)
     return Labels(read["peaks"], kinds, read["judged"])
 

@@ -22,7 +22,7 @@ from sts_utils.prediction import probe as probes
 from sts_utils.prediction import scores, sources
 from sts_utils.prediction.prediction import TRAIN, Prediction
 from sts_utils.prediction.probe import Probe
-from sts_utils.runs import features, recipes, samples
+from sts_utils.runs import features, samples
 from sts_utils.runs import models as held
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,6 @@ def predict(
     if not all(isinstance(name, str | os.PathLike) for name in (model, sae)):
         raise ValueError(f"model {model!r}, sae {sae!r}: give a name or a folder of each")
     model, sae = os.fspath(model), os.fspath(sae)
-    held.forget(recipes.model_content(model), recipes.sae_content(sae))
     profile, notes = _profile(model, sae, dtype), []
     tokenizer = samples.tokenizer(model, profile.revision)
     longest = models.context_length(model) // (shots + 1) - 32  # 32: a turn's marks

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import jupytext
@@ -18,10 +19,11 @@ import torch
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from sts_utils import config, store
+from sts_utils import config, corpora, store
 from sts_utils.config import Profile
 from sts_utils.prediction import command as predict
 from sts_utils.report import page
+from sts_utils.runs import recipes, samples
 from sts_utils.runs.check import prepare
 from sts_utils.scale import check, cost, fetch, plan
 from sts_utils.store import DATA, FIGURES, ROOT, RUNS
@@ -97,7 +99,12 @@ def _recipe(name: str, profile: Profile, parameters: dict) -> dict:
         data = (*data, DATA / "example.jsonl", *(ROOT / "figures" / "control").glob("*.csv"))
     files = [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.jinja"), NOTEBOOKS / f"{name}.py", *data]
     code = {path.relative_to(ROOT).as_posix(): store.file_hash(path) for path in sorted(files)}
-    return {"code": code, "profile": profile.model_dump(), "figures": parameters.get("FIGURES")}
+    saes = {profile.sae, *chain.from_iterable(profile.sweep.model_dump().values())}
+    read = {name: recipes.sae_content(name) for name in saes}
+    read |= {name: corpora.content(name) for name in samples.corpora_of(profile)}
+    read["model"] = recipes.model_content(profile.model, profile.revision)
+    of = {"code": code, "profile": profile.model_dump(), "read": read}
+    return of | {"figures": parameters.get("FIGURES")}
 
 
 def _stage(name: str, profile: Profile, parameters: dict, recipe: dict) -> Path:
@@ -111,7 +118,7 @@ def _stage(name: str, profile: Profile, parameters: dict, recipe: dict) -> Path:
     def make(out: Path) -> None:
         _execute(name, parameters, FIGURES / profile.name, out)
         if _recipe(name, profile, parameters) != recipe:
-            raise ValueError(f"{name}: the project's code changed while it ran: start again")
+            raise ValueError(f"{name}: the project's code or data changed during it: start again")
 
     executed = store.folder(f"stage-{name}", recipe, make) / f"{name}.ipynb"
     if not done:

@@ -32,9 +32,7 @@ def extract_train(profile: Profile, seed: int, also: Sequence[Profile] = ()) -> 
     """
 
     def recipe(p):
-        own = {"shown": p.shown, "rollouts": _rollout_recipe(p, seed)}
-        more = {} if p.shown == "ground_truth" else own
-        return settings_of(p, "train", "shift", "alignment", seed=seed) | more
+        return settings_of(p, "train", "shift", "alignment", seed=seed, **shown_recipe(p, seed))
 
     def pairs():
         shown = rollouts(profile, seed) if profile.shown == "rollouts" else None
@@ -59,7 +57,8 @@ def extract_prose(profile: Profile, seed: int) -> FeatureStats:
         passages = [[contrast.prose(tokenizer, rng, e) for e in group] for group in sets]
         return samples.pairs(profile, asked[: shown.queries], passages)
 
-    recipe = settings_of(profile, "train", "shift", "alignment", seed=seed)
+    told = {"seed": seed, "passages": store.digest(contrast.passages())}
+    recipe = settings_of(profile, "train", "shift", "alignment", **told)
     if profile.alignment == "stream":
         return _stored("features-prose", recipe, lambda: _stream(profile, pairs()))
     return extract("features-prose", [profile], lambda _: recipe, pairs, f"prose seed {seed}")
@@ -137,11 +136,13 @@ def extract(
         model = held.backbone(deepest)
         return method.feature_stats(pairs(), model, hooks, other_model=other, desc=desc)
 
-    missing = [p for p in profiles if not store.path(name, recipe(p)).exists()]
+    own = {"engine": "vllm"} if engine.uses_vllm(profiles[0]) and after is None else {}
+    recipes_of = {p: recipe(p) | own for p in profiles}
+    missing = [p for p, told in recipes_of.items() if not store.path(name, told).exists()]
     for p, made in zip(missing, extracted(missing) if missing else (), strict=True):
-        _stored(name, recipe(p), lambda made=made: made)
+        _stored(name, recipes_of[p], lambda made=made: made)
     # computed again only if it is damaged
-    return _stored(name, recipe(profiles[0]), lambda: extracted(profiles[:1])[0])
+    return _stored(name, recipes_of[profiles[0]], lambda: extracted(profiles[:1])[0])
 
 
 def _stored(name: str, recipe: dict, compute: Callable[[], FeatureStats]) -> FeatureStats:
@@ -180,6 +181,13 @@ def rollouts(profile: Profile, seed: int) -> list[Example]:
 
     table = store.frame("rollouts", _rollout_recipe(profile, seed), compute).set_index("id")
     return [replace(e, solution=table.solution[e.id]) for e in pool if table.correct[e.id]]
+
+
+def shown_recipe(profile: Profile, seed: int) -> dict:
+    """What the demonstrations of D_N depend on beside the training set."""
+    if profile.shown == "ground_truth":
+        return {}
+    return {"shown": profile.shown, "rollouts": _rollout_recipe(profile, seed)}
 
 
 def _rollout_recipe(profile: Profile, seed: int) -> dict:

@@ -22,42 +22,50 @@ from sts_utils.training.saes import activations
 
 
 @lru_cache(maxsize=2)  # the untouched model and one fine-tuned one
-def _truncated(name: str, layer: int, dtype: str, revision: str | None):
+def _truncated(name: str, layer: int, dtype: str, revision: str | None, _content: str | None):
     torch.set_num_threads(batches.cpu_threads())
     return models.load_truncated(name, layer, dtype, revision)
 
 
+def _model(profile: Profile) -> tuple:
+    """What `_truncated` is told: the content too, for another model may come to lie there."""
+    content = recipes.model_content(profile.model, profile.revision)
+    return profile.model, profile.layer, profile.dtype, profile.revision, content
+
+
 @cache
-def _sae(name: str, d_in: int, layer: int):
+def _sae(name: str, d_in: int, layer: int, _content: str | None):
     return saes.load(name, d_in, layer)  # in main memory
 
 
 @cache
-def _sae_on(device: str, name: str, d_in: int, layer: int):
-    loaded = _sae(name, d_in, layer)
+def _sae_on(device: str, *sae):
+    loaded = _sae(*sae)
     return loaded if device == "cpu" else copy.deepcopy(loaded).to(device)
 
 
 def backbone(profile: Profile, folder: Path | None = None):
     """The profile's model (or a fine-tuned one, of `folder`) up to the SAE's layer."""
-    revision = None if folder else profile.revision
-    return _truncated(str(folder or profile.model), profile.layer, profile.dtype, revision)
+    if folder:
+        return _truncated(str(folder), profile.layer, profile.dtype, None, None)
+    return _truncated(*_model(profile))
 
 
 def sae(profile: Profile, device: str | None = None):
     """The profile's SAE, on the device that models run on if no other is named."""
     width = models.check(profile.model, profile.layer, profile.revision)
-    return _sae_on(device or models.device(), profile.sae, width, profile.layer)
+    told = profile.sae, width, profile.layer, recipes.sae_content(profile.sae)
+    return _sae_on(device or models.device(), *told)
 
 
 def sink_norm(profile: Profile) -> float:
     """The attention-sink threshold of the profile's model, from 16 plain prompts."""
-    return _sink_norm(profile.model, profile.layer, profile.dtype, profile.revision)
+    return _sink_norm(*_model(profile))
 
 
 @cache  # not by the whole profile: vLLM may fill the GPU when another variant of it asks
 def _sink_norm(*model) -> float:
-    return extract.sink_norm(_truncated(*model), _first_prompts(model[0], model[-1]))
+    return extract.sink_norm(_truncated(*model), _first_prompts(model[0], model[3]))
 
 
 def hook(profile: Profile, device: str | None = None) -> Hook:
@@ -72,14 +80,14 @@ def hook(profile: Profile, device: str | None = None) -> Hook:
 def check_sae(profile: Profile) -> None:
     """`saes.check` on the plain prompts that the sink threshold is from."""
     if not saes.RANDOM.fullmatch(profile.sae):
-        _check_sae(profile.sae, profile.model, profile.layer, profile.dtype, profile.revision)
+        _check_sae(profile.sae, recipes.sae_content(profile.sae), *_model(profile))
 
 
 @cache
-def _check_sae(name: str, *model) -> None:
-    width = models.check(model[0], model[1], model[-1])
-    read = _sae_on(models.device(), name, width, model[1])
-    ids = [list(prompt.ids) for prompt in _first_prompts(model[0], model[-1])]
+def _check_sae(name: str, content: str | None, *model) -> None:
+    width = models.check(model[0], model[1], model[3])
+    read = _sae_on(models.device(), name, width, model[1], content)
+    ids = [list(prompt.ids) for prompt in _first_prompts(model[0], model[3])]
     saes.check(read, name, list(activations(_truncated(*model), ids, 4096)))
 
 
@@ -87,13 +95,6 @@ def _first_prompts(model: str, revision: str | None) -> list[Prompt]:
     """The same for every run of a model: what is stored of a domain serves all training sets."""
     tokenizer = samples.tokenizer(model, revision)
     return [prompts.chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
-
-
-@cache
-def forget(*_contents: str | None) -> None:
-    """Once for each new content of a model and an SAE: what is held may be of an older one."""
-    for held in (_truncated, _sae, _sae_on, _sink_norm, _check_sae, samples.tokenizer):
-        held.cache_clear()
 
 
 def load_whole(profile: Profile, model: "TrainedModel | None" = None):

@@ -1,5 +1,7 @@
 """The recipe of an artifact: its settings, and what the names among them stand for now."""
 
+from pathlib import Path
+
 from sts_utils import corpora, models, saes, store
 from sts_utils.config import Profile
 
@@ -8,16 +10,17 @@ def of(profile: Profile, *keys: str, **more) -> dict:
     """The settings `keys` of a profile and `more`; of a corpus, a model and an SAE that is named
     the content too, so that another one under the same name is not taken for it."""
     values = profile.model_dump()
-    contents = {key: CONTENTS[key](values[key]) for key in keys if key in CONTENTS}
+    contents = {key: CONTENTS[key](profile) for key in keys if key in CONTENTS}
     return {key: values[key] for key in keys} | {"contents": contents} | more
 
 
-def model_content(name: str) -> str | None:
-    """Of a model's folder; None for one of a wheel or of the hub, pinned by version or commit."""
-    if name in models.PACKAGED or name in models.RANDOM:
+def model_content(name: str, revision: str | None) -> str | None:
+    """Of a model's files; None for one that its commit pins, wherever it lies, and for what is to
+    come from the hub."""
+    where = models.resolve(name)
+    if isinstance(where, str) or (revision and not Path(name).is_dir()):
         return None
-    folder = models.resolve(name)
-    return None if isinstance(folder, str) else store.content(folder, models.FILES)
+    return store.content(where, models.FILES)
 
 
 def sae_content(name: str) -> str | None:
@@ -26,5 +29,10 @@ def sae_content(name: str) -> str | None:
     return store.content(folder, models.FILES) if folder else None
 
 
-CONTENTS = {"model": model_content, "sae": sae_content}
-CONTENTS |= dict.fromkeys(("train", "domains", "demonstrations"), corpora.content)
+CONTENTS = {
+    "model": lambda profile: model_content(profile.model, profile.revision),
+    "sae": lambda profile: sae_content(profile.sae),
+    "train": lambda profile: corpora.content(profile.train),
+    "domains": lambda profile: corpora.content(profile.domains),
+    "demonstrations": lambda profile: corpora.content(profile.demonstrations),
+}

@@ -12,13 +12,18 @@ from sts_utils.examples import Example, by_domain, split
 from sts_utils.method import prompts
 from sts_utils.method.extract import ROWS
 from sts_utils.method.prompts import Prompt
+from sts_utils.runs import recipes
 
 log = logging.getLogger(__name__)
 
 
-@cache
 def tokenizer(name: str, revision: str | None = None):
     """The tokenizer of a model name, loaded once a process."""
+    return _tokenizer(name, revision, recipes.model_content(name, revision))
+
+
+@cache
+def _tokenizer(name: str, revision: str | None, _content: str | None):
     return models.load_tokenizer(name, revision)
 
 

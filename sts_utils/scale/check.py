@@ -178,9 +178,10 @@ def _disk(profile: Profile, model: Shape, plan: pd.DataFrame) -> list[str]:
 def _reach(profile: Profile) -> list[str]:
     """Whether what is not here can be had from the hub, and access to gated repositories."""
     needs, mirror, lines = fetch.needs(profile), os.environ.get("STS_MIRROR"), []
+    command = f"python -m sts_utils fetch --profile {profile.name.partition('-seeds-')[0]} --folder"
     for need in needs if mirror else ():
         if commit := fetch.other_commit(need, Path(mirror)):
-            mend = f"run `python -m sts_utils fetch --folder {mirror}` again"
+            mend = f"run `{command} {mirror}` again where there is access"
             lines.append(f"mirror: {need} is there of commit {commit}: {mend}")
     missing = [n for n in needs if not fetch.at_hand(n)]
     listed = dict.fromkeys((n.repo_type, fetch.repository(n)) for n in missing)
@@ -194,9 +195,7 @@ def _reach(profile: Profile) -> list[str]:
             lines.append(f"hub: {name}: {_first_line(error)}")
         except Exception as error:  # no answer: the client's errors have no base of their own
             names = ", ".join(of for _, of in listed)
-            name = profile.name.partition("-seeds-")[0]
-            command = f"python -m sts_utils fetch --profile {name} --folder F"
-            mend = f"Where there is access, run `{command}`, and here set STS_MIRROR=F"
+            mend = f"Where there is access, run `{command} F`, and here set STS_MIRROR=F"
             why = f"can't be reached ({_first_line(error)})"
             return [*lines, f"hub: {why}, and not here: {names}. {mend}"]
     return lines

@@ -15,10 +15,7 @@ from huggingface_hub.file_download import repo_folder_name
 from sts_utils import config, corpora, models, saes
 from sts_utils.config import Profile
 from sts_utils.runs import samples
-from sts_utils.store import ROOT
-
-#: Beside what `fetch` writes: where it is from, and the commit that the hub resolved.
-RECORD = "fetched.json"
+from sts_utils.store import FETCHED, ROOT
 
 
 class Need(NamedTuple):
@@ -86,13 +83,17 @@ def other_commit(need: Need, folder: Path) -> str | None:
     written = _record(need, place(need, folder))
     if need.revision is None or not written.exists():  # put there by hand
         return None
-    said = json.loads(written.read_text())
-    return None if need.revision in (said["commit"], said["revision"]) else said["commit"]
+    try:
+        said = json.loads(written.read_text())
+        known, commit = (said["commit"], said["revision"]), said["commit"]
+    except (ValueError, KeyError, TypeError):
+        return f"unknown ({written} can't be read)"
+    return None if need.revision in known else commit
 
 
 def _record(need: Need, at: Path) -> Path:
-    """Where the record of what lies at a place of the mirror is."""
-    return at.with_name(f"{need.split}.{RECORD}") if need.kind == "dataset" else at / RECORD
+    """Where it is noted of what lies at a place of the mirror whence it is, and of which commit."""
+    return at.with_name(f"{need.split}.{FETCHED}") if need.kind == "dataset" else at / FETCHED
 
 
 def cached(need: Need) -> bool:

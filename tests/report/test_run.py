@@ -82,7 +82,7 @@ def test_code_that_changes_while_a_notebook_runs_is_no_stage(profile, monkeypatc
     """What was executed is not what its key says."""
     monkeypatch.setattr(run, "_execute", lambda *_: None)
     recipe = {"code": "as it was"}
-    with pytest.raises(ValueError, match="03_score: the project's code changed while it ran"):
+    with pytest.raises(ValueError, match="03_score: the project's code or data changed during it"):
         run._stage("03_score", profile, {}, recipe)
     assert not store.path("stage-03_score", recipe).exists()
 

@@ -3,12 +3,14 @@ the one before."""
 
 import os
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from sts_utils import corpora, models, saes, store
+from sts_utils.report import run as report
 from sts_utils.runs import features, performance, recipes
 from sts_utils.runs import models as held
 
@@ -61,21 +63,54 @@ def test_an_sae_or_a_model_that_was_trained_again_is_another_artifact(profile, t
     assert (held.finetune(run, 0).key, performance._recipe(run, None, [])) != before
 
 
-def test_what_is_packaged_or_on_the_hub_is_known_by_its_version():
-    known = recipes.model_content(models.SMOL), recipes.sae_content("random-8x")
-    assert known == (None, None)
-    assert recipes.model_content("org/name") is None
+def test_what_a_commit_pins_is_the_same_wherever_it_lies(tmp_path, monkeypatch):
+    of = recipes.model_content("org/name", "c0ffee"), recipes.model_content("org/name", None)
+    assert of == (None, None) == (recipes.sae_content("random-8x"), recipes.sae_content("a/b"))
+    monkeypatch.setenv("STS_MIRROR", str(tmp_path))
+    (tmp_path / "org/name").mkdir(parents=True)
+    (tmp_path / "org/name/config.json").write_text("{}")
+    assert recipes.model_content("org/name", "c0ffee") is None
+    assert recipes.model_content("org/name", None)
+
+
+def test_a_process_lets_go_of_what_lay_there_before(profile, tmp_path):
+    """Also where the first comes back: what is computed is stored under the key of what is read."""
+    model, sae = tmp_path / "model", tmp_path / "sae"
+    run = profile.model_copy(update={"model": str(model), "sae": str(sae)})
+    held_ = []
+    for scale in (1, 2, 1):
+        whole, read = models.load_model("tiny"), saes.load("random-8x", 64)
+        whole.model.embed_tokens.weight.data *= scale
+        read.W_enc.data *= scale
+        models.save(whole, models.load_tokenizer("tiny"), model)
+        read.save_model(sae)
+        weights = held.backbone(run).embed_tokens.weight, held.sae(run).W_enc
+        held_.append([of.norm().item() for of in weights])
+    first, second, third = held_
+    assert first == third and np.allclose(np.array(second), 2 * np.array(first))
+
+
+def test_a_stage_is_not_done_when_its_sae_was_trained_again(profile, tmp_path):
+    saes.load("random-8x", 64).save_model(tmp_path)
+    own, keys = profile.model_copy(update={"sae": str(tmp_path)}), []
+    for n in range(2):
+        (tmp_path / "cfg.json").write_text((tmp_path / "cfg.json").read_text() + " " * n)
+        keys.append(report._recipe("01_extract", own, {}))
+    assert keys[0]["code"] == keys[1]["code"] and keys[0] != keys[1]
 
 
 def test_of_gigabytes_pieces_are_read(tmp_path, monkeypatch):
     """A changed tenth of a file is seen, wherever it lies."""
     monkeypatch.setattr(store, "PIECE", 64)
-    monkeypatch.setattr(store, "SAMPLES", 16)
+    monkeypatch.setattr(store, "PIECES", 16)
+    monkeypatch.setattr(store, "END", 1000)
     seen = set()
-    for start in (None, 0, 33_333, 70_000, 90_000):
+    for start, stop in ((0, 0), (0, 10_000), (33_333, 43_333), (90_000, 100_000), (99_900, 99_901)):
         weights = torch.zeros(100_000)
-        if start is not None:
-            weights[start : start + 10_000] = 1
+        weights[start:stop] = 1
         save_file({"all": weights}, tmp_path / "model.safetensors")
         seen.add(store.content(tmp_path, models.FILES))
     assert len(seen) == 5
+    (tmp_path / store.FETCHED).write_text("{}")  # whence it is
+    (tmp_path / "log.json").mkdir()
+    assert store.content(tmp_path, models.FILES) in seen

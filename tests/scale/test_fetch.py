@@ -12,6 +12,7 @@ from sts_utils.corpora.hub import rows
 from sts_utils.scale import check
 from sts_utils.scale import fetch as hub
 from sts_utils.scale.fetch import Need
+from sts_utils.store import FETCHED
 
 ROW = {"question": "1+1?", "answer": "1+1=2\n#### 2", "solution": "2"}
 ROW |= {"options": ["1", "2"], "answer_index": 1}
@@ -113,9 +114,9 @@ def test_fetch_writes_what_the_package_reads(tmp_path, fake, qwen, monkeypatch):
     sae = saes.load(qwen.sae, 64, 23)
     torch.testing.assert_close(sae.W_enc.data, small_sae("").W_enc.data)
     assert saes.layer(qwen.sae) == 23 and all(hub.at_hand(n) for n in done)
-    record = json.loads((tmp_path / qwen.model / hub.RECORD).read_text())
+    record = json.loads((tmp_path / qwen.model / FETCHED).read_text())
     assert record["commit"] == qwen.revision == record["revision"]
-    record = json.loads((tmp_path / "GAIR/LIMO" / f"train.{hub.RECORD}").read_text())
+    record = json.loads((tmp_path / "GAIR/LIMO" / f"train.{FETCHED}").read_text())
     assert (record["commit"], record["revision"]) == ("commit-of-GAIR/LIMO", None)
     left = [f for f in tmp_path.rglob("*") if f.suffix in (".pt", ".pkl", ".bin")]
     assert not left and not list(tmp_path.rglob(".part*"))
@@ -136,16 +137,20 @@ def test_what_is_of_another_commit_than_the_pinned_is_fetched_again(
     monkeypatch.setenv("STS_MIRROR", str(tmp_path))
     monkeypatch.setattr(check.HfApi, "auth_check", lambda *_, **__: None)
     assert check._reach(qwen) == []
-    records = [
-        tmp_path / qwen.model / hub.RECORD,
-        tmp_path / "TIGER-Lab/MMLU-Pro/test.fetched.json",
-    ]
+    records = [tmp_path / qwen.model / FETCHED, tmp_path / "TIGER-Lab/MMLU-Pro/test.fetched.json"]
     for file in records:
         said = json.loads(file.read_text())
         file.write_text(json.dumps(said | {"commit": "0ld", "revision": "0ld"}))
     first, second = check._reach(qwen)
-    assert "MMLU-Pro (test)" in first and "is there of commit 0ld: run `python -m" in first
+    assert (
+        "MMLU-Pro (test)" in first
+        and f"commit 0ld: run `python -m sts_utils fetch --profile qwen2.5-7b --folder {tmp_path}`"
+        in first
+    )
     assert qwen.model in second
+    for torn in ("", "{}", "[]"):
+        file.write_text(torn)
+        assert f"commit unknown ({file} can't be read): run" in check._reach(qwen)[0]
     again = hub.fetch(qwen, tmp_path)
     assert {need.name for need in again} == {qwen.model, "TIGER-Lab/MMLU-Pro"}
     assert check._reach(qwen) == [] and hub.fetch(qwen, tmp_path) == []
