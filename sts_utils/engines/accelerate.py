@@ -21,7 +21,6 @@ import torch
 import yaml
 from accelerate import PartialState
 from transformers import TrainingArguments
-from transformers.integrations import sdpa_attention
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from sts_utils import generation, models, store
@@ -122,7 +121,7 @@ def train(
     tokenizer = models.load_tokenizer(name, revision)
     whole = models.load_model(name, "float32", revision).train()
     whole.forward = types.MethodType(answers_loss, whole)
-    repeat_keys()
+    sft.repeat_keys()
     rows = generation.tokenize(tokenizer, examples, settings.max_length)
     models.train_on_rows_of(whole, max(len(row["input_ids"]) for row in rows))
     accumulated = settings.batch // settings.micro_batch // state.num_processes
@@ -153,12 +152,6 @@ def train(
     own = {name: weight.to("cpu", dtype) for name, weight in own.items()}
     models.save(whole, tokenizer, out, state_dict=own)
     return log
-
-
-def repeat_keys() -> None:
-    """From now on a process gives attention as many key heads as query heads: with fewer, float32
-    has no fused kernel on a GPU, and plain products hold tokens² numbers a head."""
-    sdpa_attention.use_gqa_in_sdpa = lambda *_: False
 
 
 def answers_loss(model, input_ids, attention_mask, labels, **_) -> torch.Tensor:

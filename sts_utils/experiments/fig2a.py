@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 
 from sts_utils import stats
 from sts_utils.config import Profile
-from sts_utils.method import shift
 from sts_utils.results import PALETTE, RAW_COLOUR, SAE_COLOUR, Claim, Result
 from sts_utils.runs import features
 from sts_utils.runs.plan import Step
-from sts_utils.runs.run import Run, overlap
+from sts_utils.runs.run import Run, overlap, overlaps
 from sts_utils.stats import Estimate
 
 
@@ -67,11 +66,11 @@ def compute(run: Run) -> dict[str, Curve]:
         ranked, actual = run.shifts(side, raw, field=field), moved[raw]
         size = ranked.shape[-1]
         ks = np.unique(np.round(np.geomspace(1, size, 40)).astype(int))
-        overlaps = shift.overlaps(ranked[: 1 + CURVE_DRAWS], actual[: 1 + CURVE_DRAWS], ks)
-        low, high = stats.interval(stats.over_seeds(overlaps[1:]))
+        drawn = overlaps(ranked[: 1 + CURVE_DRAWS], actual[: 1 + CURVE_DRAWS], ks)
+        low, high = stats.interval(stats.over_seeds(drawn[1:]))
         taken = min(run.profile.top_n, size), run.overlap_size(size)
         at = [At(k, overlap(ranked, actual, k), k / size) for k in taken]
-        curves[name] = Curve(ks, size, overlaps[0].mean(0), low, high, *at)
+        curves[name] = Curve(ks, size, drawn[0].mean(0), low, high, *at)
     return curves
 
 

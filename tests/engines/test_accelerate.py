@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers.integrations import sdpa_attention
 
 from sts_utils import corpora, models, store
 from sts_utils.engines import accelerate
@@ -102,6 +103,26 @@ def test_the_gpus_of_this_machine_train_as_one_process(settings, examples, dtype
     for name, value in a.items():
         moved = (value.float() - before[name].float()).norm()
         assert (b[name].float() - value.float()).norm() < 0.2 * moved, name
+
+
+def test_gradients_are_shared_at_each_micro_batch(settings, examples, tmp_path, monkeypatch):
+    """Else they stay whole on every GPU; and float32 keys are repeated, or no kernel is fused."""
+
+    class Asked(Exception):
+        """With the trainer's arguments."""
+
+    def ask(_model, arguments, *_):
+        raise Asked(arguments)
+
+    monkeypatch.setattr(accelerate, "SharedTrainer", ask)
+    monkeypatch.setattr(sdpa_attention, "use_gqa_in_sdpa", lambda *_: True)
+    told = {"model": "tiny", "revision": None, "seed": 1, "processes": 1}
+    with pytest.raises(Asked) as caught:
+        accelerate.train(told, settings[1], examples, tmp_path)
+    (arguments,) = caught.value.args
+    kept = arguments.accelerator_config.gradient_accumulation_kwargs
+    assert kept["sync_each_batch"] and arguments.gradient_accumulation_steps == 4
+    assert not sdpa_attention.use_gqa_in_sdpa(None, None)
 
 
 def same_training(alone, log, folder):

@@ -1,5 +1,7 @@
 """Selective fine-tuning: which features, how the change is averaged, and what is shown."""
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -40,6 +42,24 @@ def test_one_step_for_each_choice_of_dims(profile):
     assert choices == [("estimated", 8, 0), ("random", 8, 0), ("random", 8, 1)]
     none = profile.model_copy(update={"sweep": type(profile.sweep)()})
     assert not fig7.steps(none) and fig7.fig7({}, None) is fig7.table11({}, None) is None
+
+
+def test_truncated_models_are_gone_before_the_whole_one_is_loaded(profile, monkeypatch, tmp_path):
+    """What they read first: dims and sink thresholds. Together they would not fit on a GPU."""
+    order = []
+    monkeypatch.setattr(fig7.features, "extract_train", lambda *_: order.append("dims"))
+    ranked = SimpleNamespace(ids=np.arange(40))
+    monkeypatch.setattr(fig7.shift, "shifted_dims", lambda *_: ranked)
+    monkeypatch.setattr(fig7.held, "sink_norm", lambda _: order.append("sink"))
+    monkeypatch.setattr(fig7.held, "release", lambda: order.append("release"))
+
+    def load(*_):
+        raise InterruptedError(" ".join(order))
+
+    monkeypatch.setattr(fig7.models, "load_model", load)
+    own = profile.model_copy(update={"seeds": (31,)})  # not in the store
+    with pytest.raises(InterruptedError, match=r"^(dims )+(sink )+release$"):
+        fig7.tune(own, "estimated", 8, 0)
 
 
 @pytest.fixture

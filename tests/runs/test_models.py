@@ -2,6 +2,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from sts_utils import models as ground
+from sts_utils import saes
 from sts_utils.runs import engine, models, performance
 
 
@@ -42,6 +43,19 @@ def test_a_checkpoint_without_some_weights_is_one_line(tmp_path):
     ground.load_truncated(str(tmp_path), 0)  # its first block is whole
 
 
+def test_weights_go_to_the_gpu_without_a_copy_in_main_memory(monkeypatch):
+    """Eight processes of 8B float32 weights would hold 256 GB there."""
+
+    def load(_, **told):
+        raise KeyError(told["device_map"][""])
+
+    monkeypatch.setattr(ground, "device", lambda: "cuda")
+    monkeypatch.setattr(ground.torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(ground.AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(KeyError, match=r"^3$"):
+        ground.load_model("tiny")
+
+
 def test_who_wrote_the_answers_is_in_their_key(profile):
     """A run that goes on with vLLM does not compare its answers with transformers' of before."""
     generation = profile.evaluation.model_copy(update={"mode": "generation"})
@@ -50,3 +64,9 @@ def test_who_wrote_the_answers_is_in_their_key(profile):
         of = [{"evaluation": evaluation, "engine": engine} for engine in engines]
         one, two = (performance._recipe(profile.model_copy(update=u), None, []) for u in of)
         assert (one == two) == same
+
+
+def test_an_sae_of_another_model_stops_before_features_are_read(profile, tmp_path):
+    saes.load("random-8x", 64).save_model(tmp_path)
+    with pytest.raises(ValueError, match=r"^SAE .* is not of this model: of "):
+        models.hook(profile.model_copy(update={"sae": str(tmp_path)}))

@@ -6,6 +6,7 @@ import torch
 from rehearsal.families import PUBLIC
 
 from sts_utils import config, corpora, models
+from sts_utils.report import run as report
 from sts_utils.runs.plan import Step
 from sts_utils.scale import check, cost, plan
 from sts_utils.scale.cost import Shape
@@ -36,7 +37,7 @@ def offline(monkeypatch):
 
 @pytest.fixture
 def laptop(monkeypatch, offline):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ def gpus(monkeypatch, offline):
     """A machine with GPUs of the sizes given (GB)."""
 
     def have(*sizes, memory=256):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
         properties = [type("P", (), {"total_memory": int(size * 1e9)}) for size in sizes]
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: properties[i])
@@ -158,7 +160,7 @@ def test_a_laptop_runs_the_small_profiles(name, laptop, monkeypatch, capsys):
 
 def test_a_gpu_that_torch_can_t_use_is_one_line(laptop, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)  # as NVML says beside an old driver
     monkeypatch.setattr(check.shutil, "which", lambda name: f"/usr/bin/{name}")
     for built, why in (("13.0", "CUDA 13.0: CUDA 13 needs driver 580"), (None, "without CUDA")):
         monkeypatch.setattr(torch.version, "cuda", built)
@@ -210,7 +212,9 @@ def test_gpu_memory_is_compared_with_the_need(gpus):
     assert line.startswith("GPU memory: fine-tuning")
     # 16 bytes of each of 8.03 billion weights over two, and what a pass holds
     assert "takes 94 GB on each of 2 that share a batch, the smallest has 80: use more" in line
-    assert check._gpus(alone, model) == []  # the optimizer is in main memory
+    one = alone.model_copy(update={"executor": "local"})
+    assert check._gpus(one, model) == []  # the optimizer is in main memory
+    assert "308 GB there or in main memory" in check._gpus(alone, model)[0]  # of two seeds' at once
     gpus(80, 80, 80)  # a batch of 256 is shared by two of them
     (line,) = check._gpus(profile, model)
     assert "on each of 2 that share a batch" in line
@@ -218,13 +222,13 @@ def test_gpu_memory_is_compared_with_the_need(gpus):
     line, _ = check._gpus(profile, model)
     assert (
         "4 processes read float32 weights" in line
-        and "128 GB together, this machine has 64 GB" in line
+        and "152 GB together, this machine has 64 GB" in line
     )
-    grpo, tuning = check._gpus(alone, model)
+    grpo, tuning = check._gpus(one, model)
     assert tuning.startswith("GPU memory: fine-tuning")
     assert tuning.endswith("set launcher: profiles/accelerate/fsdp.yaml")
     assert "GRPO of meta-llama" in grpo
-    assert "takes 45 GB on one GPU and 128 GB there or in main memory" in grpo
+    assert "takes 45 GB on one GPU and 154 GB there or in main memory" in grpo
     gpus(*[12] * 20)
     (line,) = check._gpus(profile, model)
     assert "with its SAEs needs 23 GB on one GPU, the largest has 12 GB" in line
@@ -232,6 +236,37 @@ def test_gpu_memory_is_compared_with_the_need(gpus):
     gpus(*[48] * 8)  # eight SAEs at once: 30 GB beside 21 of the model
     (line,) = check._gpus(gemma, cost.shape(gemma.model))
     assert "with its SAEs needs 51 GB" in line
+
+
+@pytest.mark.parametrize(
+    "name, count, size, memory, said",
+    [
+        ("llama3-8b", 8, 80, 320, None),
+        ("qwen2.5-7b", 8, 80, 320, None),
+        ("gemma2-9b", 8, 80, 350, None),
+        ("gemma2-9b", 8, 80, 320, "8 processes read float32 weights"),
+        ("llama3-8b", 1, 80, 320, "as profile llama3-8b-one-gpu"),
+        ("llama3-8b", 1, 141, 320, "as profile llama3-8b-one-gpu"),
+        ("llama3-8b-one-gpu", 1, 80, 190, None),
+        ("llama3-8b-one-gpu", 1, 141, 190, None),
+        ("llama3-8b-one-gpu", 1, 80, 130, "154 GB there or in main memory"),
+        ("llama3-8b-one-gpu", 8, 80, 190, None),  # one after the other
+    ],
+)
+def test_the_paper_s_profiles_on_the_machines_of_the_page(name, count, size, memory, said, gpus):
+    """docs/scale.md's table: which machine holds which."""
+    gpus(*[size] * count, memory=memory)
+    profile = config.load(name)
+    lines = check._gpus(profile, cost.shape(profile.model))
+    assert lines == [] if said is None else any(said in line for line in lines), lines
+
+
+def test_reproduce_stops_on_what_check_finds(laptop, monkeypatch, capsys):
+    """Before anything is prepared, so before anything is downloaded."""
+    monkeypatch.setattr(report, "reproduce", lambda *_: pytest.fail("it went on"))
+    assert report.main(["reproduce", "--profile", "llama3-8b"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: can't run llama3-8b: no GPU: fine-tuning")
 
 
 def test_what_is_in_the_mirror_is_not_missed(offline, monkeypatch, tmp_path):
@@ -267,10 +302,11 @@ def test_gated_models_are_asked_for_once_each(offline, monkeypatch):
 def test_engine_executor_disk_and_versions(laptop, monkeypatch):
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda package: None)
     profile = config.load("tiny").model_copy(update={"engine": "vllm", "executor": "ray"})
-    assert [line.split(":")[0] for line in check.versions(profile)] == ["engine", "executor"]
+    found = check.problems(profile, cost.table(profile))  # what `reproduce` stops on
+    assert [line.split(":")[0] for line in found][:2] == ["engine", "executor"]
     monkeypatch.setattr(check.importlib.metadata, "version", lambda package: "0.0.1")
     told = "torch is 0.0.1, constraints.txt has"
-    assert any(line.startswith(told) for line in check.versions(profile))
+    assert any(line.startswith(told) for line in check.versions())
     monkeypatch.setattr(check.shutil, "disk_usage", lambda place: argparse.Namespace(free=1e3))
     smol, shape = config.load("smol"), cost.listed()["smollm2-135m-instruct"]
     (line,) = check._disk(smol, shape, cost.table(smol))

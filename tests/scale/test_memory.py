@@ -25,7 +25,6 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM
 
 from sts_utils import batches, config, models, store
-from sts_utils.engines import accelerate
 from sts_utils.method import extract as method
 from sts_utils.scale import cost
 from sts_utils.training import grpo, sft
@@ -44,7 +43,7 @@ def count(name: str, gpus: int, stage: str) -> dict[str, float]:
     profile = config.load(name)
     dtype = profile.grpo.dtype  # bfloat16: what one GPU does
     if gpus > 1:
-        accelerate.repeat_keys()
+        sft.repeat_keys()
         dtype = profile.sft.dtype
         distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=gpus)
         mesh = distributed.device_mesh.init_device_mesh("cpu", (gpus,))
