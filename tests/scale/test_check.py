@@ -314,7 +314,7 @@ def test_engine_executor_disk_and_versions(laptop, monkeypatch):
 
 
 def test_what_vllm_loads_is_counted_once(laptop, monkeypatch):
-    """Gemma's nine SAEs and its first blocks, whatever the number of processes."""
+    """Gemma's eight SAEs and its first blocks, whatever the number of processes."""
     monkeypatch.setattr(check.shutil, "disk_usage", lambda place: argparse.Namespace(free=1e3))
     profile, shape = config.load("gemma2-9b"), cost.listed()["google/gemma-2-9b-it"]
     needed = []
@@ -322,7 +322,7 @@ def test_what_vllm_loads_is_counted_once(laptop, monkeypatch):
         own = profile.model_copy(update={"engine": engine})
         (line,) = check._disk(own, shape, cost.table(own))
         needed.append(float(line.removeprefix("disk: about ").split()[0]))
-    saes = 9 * 131_072 * 3584 * 8 / 1e9
+    saes = 8 * 131_072 * 3584 * 8 / 1e9
     assert needed[1] - needed[0] == pytest.approx(saes + 18.5, abs=10)  # both to two digits
 
 
