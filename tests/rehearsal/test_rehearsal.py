@@ -1,5 +1,5 @@
-"""A paper profile on the small hub: each day another family and another part of the run, so that
-every notebook of each comes round; `make rehearse` runs all of it at once."""
+"""A paper profile on the small hub: each day another family and another part of the run. Notebooks
+05 and 06 whole evaluate every fine-tuned model, which only `make rehearse` has the time for."""
 
 import datetime
 
