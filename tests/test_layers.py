@@ -57,7 +57,7 @@ ENTRIES = {"sts_utils": "prediction", "sts_utils.__main__": "report"}
 #: an audit of the paper's own way: a key holds the content of the corpora, SAEs and models that it
 #: names, a mirror's commits are compared with the pinned ones, no row counts twice where several
 #: GPUs share an epoch, weights go straight to the GPU, and `check` counts several processes.
-MOST_LINES = {"package": 12_626, "code": 8_510, "method": 600, "module": 300}
+MOST_LINES = {"package": 12_632, "code": 8_516, "method": 600, "module": 300}
 MOST_COLUMNS = 100
 NAMELESS = {"utils", "helpers", "misc", "common"}
 REFERENCE = re.compile(r"\bsts_utils((?:\.\w+)+)(?::(\w+))?|\b(sts_utils/[\w/.]+\.(?:py|jinja))\b")
