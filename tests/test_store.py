@@ -103,6 +103,8 @@ def test_a_large_artifact_is_hashed_once_for_all_processes(monkeypatch):
         store.folder("large", {}, _one_file)
         assert len(read) == hashed
     monkeypatch.setattr(store, "LARGE", 0)
+    (made / "verified.json").write_text("[[")  # torn: another process is writing it
+    assert store.folder("large", {}, lambda _: pytest.fail("it is there")) == made
     (made / "value").write_bytes(b"Something")
     assert (store.folder("large", {}, _one_file) / "value").read_bytes() == b"something"
 
