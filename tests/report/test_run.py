@@ -209,8 +209,8 @@ def changes_of(runs: Path) -> dict[int, pd.Series]:
         frame, model = pd.read_parquet(path / "table.parquet"), recipe(path)["trained"]
         if frame.domain.nunique() == 14 and (not model or (runs / model).exists()):  # no control's
             how = recipe(runs / model) if model else {}
-            of = how.get("train", "rl") if model else "before", how.get("seed")
-            gold[of] = frame.set_index(["id", "domain"]).gold_loglik
+            kind = "rl" if "grpo" in how else how.get("train", "before")
+            gold[kind, how.get("seed")] = frame.set_index(["id", "domain"]).gold_loglik
     assert len(gold) == 6  # before, two seeds, another training set, Fig 6's SFT and RL
     before = gold["before", None]
     return {s: (gold["gsm-symbolic", s] - before).groupby("domain").mean() for s in (0, 1)}
