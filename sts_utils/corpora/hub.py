@@ -12,13 +12,14 @@ from sts_utils.examples import Example
 
 def rows(path: str, split: str, **more) -> list[dict]:
     """Rows of a dataset: from ``$STS_MIRROR/<path>/<split>.parquet`` first, then the hub."""
-    import datasets
-    from pyarrow import parquet
-
     mirror = os.environ.get("STS_MIRROR")
     file = Path(mirror or "$STS_MIRROR") / path / f"{split}.parquet"
     if mirror and file.exists():
+        from pyarrow import parquet
+
         return parquet.read_table(file).to_pylist()  # datasets would cache it by its name and time
+    import datasets
+
     try:
         return datasets.load_dataset(path, split=split, **more).to_list()
     except Exception as error:  # the hub client raises a dozen unrelated types

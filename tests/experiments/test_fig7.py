@@ -44,7 +44,7 @@ def test_one_step_for_each_choice_of_dims(profile):
     assert not fig7.steps(none) and fig7.fig7({}, None) is fig7.table11({}, None) is None
 
 
-def test_truncated_models_are_gone_before_the_whole_one_is_loaded(profile, monkeypatch, tmp_path):
+def test_truncated_models_are_gone_before_the_whole_one_is_loaded(profile, monkeypatch):
     """What they read first: dims and sink thresholds. Together they would not fit on a GPU."""
     order = []
     monkeypatch.setattr(fig7.features, "extract_train", lambda *_: order.append("dims"))

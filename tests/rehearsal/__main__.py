@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import yaml
 from rehearsal import hub
@@ -88,10 +89,10 @@ def over_nodes(words: list[str], environment: dict, folder: Path, nodes: int) ->
     from sts_utils.engines.ray import PATIENCE
 
     start, out = time.time(), folder / "nodes"
-    os.environ.update(environment | PATIENCE)  # of the nodes
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
+    with mock.patch.dict(os.environ, environment | PATIENCE):  # of the nodes
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         *_, last = [cluster.add_node(num_cpus=1) for _ in range(1, nodes)]
+    try:
         told = {"STS_OUT": str(out), "STS_EXECUTOR": "ray", "RAY_ADDRESS": cluster.address}
         process = subprocess.Popen(words, cwd=ROOT, env=environment | told)
         while process.poll() is None and stored(out) < stored(folder) / 2:
