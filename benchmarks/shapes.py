@@ -25,14 +25,14 @@ from sae_lens.saes.standard_sae import StandardSAEConfig
 from speed import long_pairs, seconds
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from sts_utils import config, corpora, generation, models
+from sts_utils import config, corpora, models, vllm
+from sts_utils import evaluate as options
+from sts_utils import features as extract
+from sts_utils import generate as generation
+from sts_utils import train as sft
 from sts_utils.config import Profile
-from sts_utils.engines import vllm
-from sts_utils.evaluation import options
-from sts_utils.method import extract
-from sts_utils.method.extract import Hook
+from sts_utils.features import Hook
 from sts_utils.runs import engine
-from sts_utils.training import sft
 
 FAMILY = "llama3-8b"
 PARTS = ["extraction", "vllm", "evaluation", "sft", "grpo"]
@@ -166,7 +166,7 @@ def reinforcement(folder: str, out: Path) -> None:
     settings = profile.grpo.model_copy(update={"steps": 2})
     profile = profile.model_copy(update={"model": folder, "revision": None, "grpo": settings})
     pool = corpora.load("gsm-symbolic")[:64]
-    with mock.patch("sts_utils.training.grpo.reward", lambda text, _: len(text) % 2):
+    with mock.patch("sts_utils.grpo.reward", lambda text, _: len(text) % 2):
         took = seconds(lambda: engine.grpo(profile, pool, 0, out))
     say(seconds_of_two_grpo_steps_and_saving=round(took), peak=peak())
 

@@ -32,11 +32,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from sts_utils import config, models, saes
+from sts_utils import sae_training as training
 from sts_utils.corpora import texts
 from sts_utils.runs import check
 from sts_utils.runs import models as held
 from sts_utils.store import ROOT
-from sts_utils.training import saes as training
 
 profile = config.load(PROFILE, SEEDS)
 check.prepare(profile)

@@ -27,8 +27,7 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from sts_utils import config
-from sts_utils.method import prompts
+from sts_utils import config, prompts
 from sts_utils.runs import check, models, samples
 from sts_utils.runs.run import Run
 from sts_utils.scale import plan

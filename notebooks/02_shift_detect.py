@@ -34,8 +34,8 @@ import pandas as pd
 from IPython.display import Code
 
 from sts_utils import config, results
+from sts_utils import scores as shift
 from sts_utils.experiments import tables7_8
-from sts_utils.method import shift
 from sts_utils.prediction import explanation
 from sts_utils.runs.run import Run
 from sts_utils.scale import plan

@@ -37,7 +37,7 @@ import seaborn as sns
 from IPython.display import Code
 
 from sts_utils import config, results
-from sts_utils.method import score
+from sts_utils import scores as score
 from sts_utils.runs.run import Run
 
 profile = config.load(PROFILE, SEEDS)

@@ -31,7 +31,8 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import display
 
-from sts_utils import config, generation
+from sts_utils import config
+from sts_utils import generate as generation
 from sts_utils.experiments import fig5, fig6, fig7, training
 from sts_utils.runs import models, samples
 from sts_utils.runs.run import Run

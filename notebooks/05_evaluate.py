@@ -32,8 +32,11 @@ import pandas as pd
 from IPython.display import display
 from lm_eval.api.instance import Instance
 
-from sts_utils import config, correlation, generation, results
-from sts_utils.evaluation import options, written
+from sts_utils import config, results
+from sts_utils import evaluate as options
+from sts_utils import evaluate as written
+from sts_utils import generate as generation
+from sts_utils import stats as correlation
 from sts_utils.experiments import fig1b, fig5, fig6, tables2_4
 from sts_utils.runs import models, performance, samples
 from sts_utils.runs.run import Run

@@ -33,7 +33,10 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import display
 
-from sts_utils import config, correlation, results
+from sts_utils import config, results
+from sts_utils import scores as score
+from sts_utils import scores as shift
+from sts_utils import stats as correlation
 from sts_utils.experiments import (
     EXPERIMENTS,
     fig1a,
@@ -54,7 +57,6 @@ from sts_utils.experiments import (
     tables7_8,
     training,
 )
-from sts_utils.method import score, shift
 from sts_utils.report import page
 from sts_utils.runs.run import Run
 from sts_utils.scale import plan

@@ -13,9 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sts_utils.config import Profile
-from sts_utils.correlation import TESTABLE, Correlation
 from sts_utils.examples import DOMAINS
-from sts_utils.stats import Estimate
+from sts_utils.stats import TESTABLE, Correlation, Estimate
 from sts_utils.store import DATA, FIGURES, versions
 
 #: Colour-blind safe; one of MMLU-Pro's domains has the same colour and marker in every figure.

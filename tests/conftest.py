@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sts_utils import batches, config, models, saes
-from sts_utils.method.extract import FeatureStats
+from sts_utils.features import FeatureStats
 from sts_utils.runs import samples
 
 torch.set_num_threads(batches.cpu_threads())

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sts_utils import correlation
-from sts_utils.correlation import Observations, combined, correlate
+from sts_utils import stats as correlation
+from sts_utils.stats import Observations, combined, correlate
 
 DOMAINS, QUESTIONS = 14, 40
 

@@ -2,7 +2,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sts_utils import corpora, generation
+from sts_utils import corpora
+from sts_utils import generate as generation
 
 
 @pytest.fixture(scope="module")

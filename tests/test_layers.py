@@ -221,7 +221,7 @@ def test_no_circle_when_modules_are_imported():
 
 
 def test_names_of_modules_in_strings_and_texts_resolve():
-    """Like "sts_utils.engines.vllm_worker.Worker", `python -m sts_utils.x`, or sts_utils/x.py."""
+    """Like "sts_utils.vllm_worker.Worker", `python -m sts_utils.x`, or sts_utils/x.py."""
     texts = ["README.md", "Makefile", "pyproject.toml", "docs/*.md", "notebooks/*.py"]
     texts += ["profiles/*.yaml", "sts_utils/**/*.jinja", "benchmarks/*.py"]
     files = [*MODULES.values(), *(path for pattern in texts for path in ROOT.glob(pattern))]

@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 
 from sts_utils import config, results
-from sts_utils.correlation import Correlation
 from sts_utils.examples import DOMAINS
 from sts_utils.results import Claim
-from sts_utils.stats import Estimate
+from sts_utils.stats import Correlation, Estimate
 
 
 @pytest.mark.parametrize(

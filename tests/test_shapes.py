@@ -15,9 +15,9 @@ from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from transformers import AutoModelForCausalLM, Gemma2Config
 
-from sts_utils import config, corpora, models, saes
-from sts_utils.method import extract, prompts
-from sts_utils.method.extract import Hook
+from sts_utils import config, corpora, models, prompts, saes
+from sts_utils import features as extract
+from sts_utils.features import Hook
 from sts_utils.scale import cost
 
 

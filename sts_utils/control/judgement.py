@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
-from sts_utils import correlation, stats
+from sts_utils import stats
+from sts_utils import stats as correlation
 from sts_utils.control import scores
 from sts_utils.control.matrix import Matrix
 from sts_utils.control.scores import OVERLAP, Score

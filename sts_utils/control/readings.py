@@ -4,13 +4,13 @@ import random
 
 import numpy as np
 
-from sts_utils import corpora, generation, models, store
+from sts_utils import corpora, models, prompts, store
+from sts_utils import generate as generation
 from sts_utils.config import Profile
 from sts_utils.control import sets
 from sts_utils.examples import Example, by_domain, digest
-from sts_utils.method import prompts
-from sts_utils.method.extract import FeatureStats, tokens_read
-from sts_utils.method.prompts import Prompt
+from sts_utils.features import FeatureStats, tokens_read
+from sts_utils.prompts import Prompt
 from sts_utils.runs import features, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.gradients import answer_gradients

@@ -6,12 +6,12 @@ from functools import cache, lru_cache
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from sts_utils import scores as shift
 from sts_utils.config import Profile
 from sts_utils.control import readings, sets
 from sts_utils.control.matrix import Matrix
-from sts_utils.method import shift
 from sts_utils.runs import features, samples
-from sts_utils.runs.scores import SCORES, cosine, over_domains
+from sts_utils.scores import SCORES, cosine, over_domains
 
 #: From demonstrations with wrong answers to the same with right ones: cosine of two shifts.
 ANSWERS = ("right − wrong answers", "right − wrong answers, residual")

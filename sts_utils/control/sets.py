@@ -13,14 +13,14 @@ import pandas as pd
 import torch
 
 from sts_utils import corpora, models, store
+from sts_utils import evaluate as options
+from sts_utils import train as sft
 from sts_utils.config import ControlSettings, Profile
 from sts_utils.corpora import contrast, skills
-from sts_utils.evaluation import options
 from sts_utils.examples import Example, by_domain, digest
 from sts_utils.runs import engine, performance, recipes, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.models import TrainedModel
-from sts_utils.training import sft
 
 #: Short runs of fine-tuning, whose change stands in for a score: a twentieth of the steps, and a
 #: tenth of the examples at a higher learning rate.

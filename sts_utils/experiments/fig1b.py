@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sts_utils import scores as shift
 from sts_utils import stats, store
 from sts_utils.config import Profile
-from sts_utils.method import shift
-from sts_utils.method.extract import FeatureStats
+from sts_utils.features import FeatureStats
+from sts_utils.interventions import edited, zeroed
 from sts_utils.results import CHANCE_COLOUR, PALETTE, SAE_COLOUR, Claim, Result
 from sts_utils.runs import features, models, performance, recipes, samples
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
-from sts_utils.training.interventions import edited, zeroed
 
 #: The least activity of the "active" features, of that of the shifted, for them to be a control.
 MATCHED = 0.8

@@ -9,12 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sts_utils import correlation, results, stats
-from sts_utils.correlation import CHANGES, Observations, correlate
-from sts_utils.evaluation.options import MEASURES
+from sts_utils import results, stats
+from sts_utils import stats as correlation
+from sts_utils.evaluate import MEASURES
 from sts_utils.results import METRIC_NAMES, SHORT_NAMES, Claim, Result, paper
 from sts_utils.runs import performance
 from sts_utils.runs.run import Run
+from sts_utils.stats import CHANGES, Observations, correlate
 
 
 class Numbers(NamedTuple):

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 
 from sts_utils import corpora, results, saes
 from sts_utils.config import Profile
-from sts_utils.correlation import Correlation, combined
-from sts_utils.method.score import PAPER_SCORES
 from sts_utils.results import Claim, Result, r_panel
 from sts_utils.runs import models, samples
 from sts_utils.runs.run import Run
-from sts_utils.training.saes import activations
+from sts_utils.sae_training import activations
+from sts_utils.scores import PAPER_SCORES
+from sts_utils.stats import Correlation, combined
 
 #: "The layer matters little" is judged by a standard deviation of r over layers below this, fixed
 #: before looking.

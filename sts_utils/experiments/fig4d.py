@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
-from sts_utils.correlation import Correlation, combined
-from sts_utils.method.score import PAPER_SCORES
 from sts_utils.results import Claim, Result, r_panel
 from sts_utils.runs.run import Run
+from sts_utils.scores import PAPER_SCORES
+from sts_utils.stats import Correlation, combined
 
 #: How many ranges of N ranks, of which D_N is the first.
 RANGES = 6

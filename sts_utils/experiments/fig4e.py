@@ -13,16 +13,16 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sts_utils import corpora, generation, models, results
+from sts_utils import corpora, models, results
+from sts_utils import generate as generation
 from sts_utils.config import Profile
-from sts_utils.correlation import Correlation, correlate, reliability
-from sts_utils.method.extract import FeatureStats, tokens_read
-from sts_utils.method.score import expectation
+from sts_utils.features import FeatureStats, tokens_read
 from sts_utils.results import PALETTE, Claim, Result
 from sts_utils.runs import features, samples
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
-from sts_utils.runs.scores import cosine
+from sts_utils.scores import cosine, expectation
+from sts_utils.stats import Correlation, correlate, reliability
 
 PROBES = ("probe_raw_activations", "probe_sae_activations")
 BASELINES = (

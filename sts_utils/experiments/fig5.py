@@ -13,7 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sts_utils import generation, results, stats, store
+from sts_utils import generate as generation
+from sts_utils import results, stats, store
 from sts_utils.config import Profile
 from sts_utils.examples import Example, digest
 from sts_utils.results import PALETTE, SHORT_NAMES, STYLES, Claim, Result, paper

@@ -11,17 +11,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sts_utils import results, store
+from sts_utils import scores as shift
 from sts_utils.config import Profile
-from sts_utils.correlation import Correlation
-from sts_utils.method import shift
-from sts_utils.method.extract import FeatureStats
-from sts_utils.method.score import PAPER_SCORES
+from sts_utils.features import FeatureStats
 from sts_utils.results import CHANCE_COLOUR, PALETTE, SAE_COLOUR, Claim, Result
 from sts_utils.runs import engine, features, models, samples
 from sts_utils.runs.models import TrainedModel
 from sts_utils.runs.plan import Step, demonstrated, measured, training
 from sts_utils.runs.run import Run
-from sts_utils.stats import Estimate
+from sts_utils.scores import PAPER_SCORES
+from sts_utils.stats import Correlation, Estimate
 
 
 class Numbers(NamedTuple):
@@ -122,7 +121,7 @@ def accuracy(profile: Profile) -> pd.DataFrame:
     examples = samples.training_examples(run, 0)[1][: profile.evaluation.held_out]
 
     def compute() -> pd.DataFrame:
-        from sts_utils.training import grpo
+        from sts_utils import grpo
 
         tokenizer, frames = samples.tokenizer(profile.model, profile.revision), []
         for when, model in (("before", None), ("after", after)):

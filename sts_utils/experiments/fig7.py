@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
 from sts_utils import models, results, stats, store
+from sts_utils import scores as shift
+from sts_utils import train as sft
 from sts_utils.config import Profile
-from sts_utils.method import shift
+from sts_utils.interventions import SelectiveMaps, edited
 from sts_utils.results import CHANCE_COLOUR, SAE_COLOUR, Claim, Result
 from sts_utils.runs import features, performance, recipes, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run
 from sts_utils.stats import Estimate
-from sts_utils.training import sft
-from sts_utils.training.interventions import SelectiveMaps, edited
 
 Changes = dict[tuple[str, int], Estimate]
 

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sts_utils import corpora, results
-from sts_utils.correlation import TESTABLE, fisher, pearson
 from sts_utils.results import CHANCE_COLOUR, METRIC_NAMES, PALETTE, Result
 from sts_utils.runs.run import Run
+from sts_utils.stats import TESTABLE, fisher, pearson
 
 #: Of all questions, those whose correctness SFT flips. The paper does not print it.
 SHARES = (0.05, 0.10, 0.20, 0.30)

@@ -7,12 +7,11 @@ import pandas as pd
 
 from sts_utils import results
 from sts_utils.config import Profile
-from sts_utils.correlation import Correlation
 from sts_utils.results import Claim, Result
 from sts_utils.runs import models, performance, plan, samples
 from sts_utils.runs.plan import Step
 from sts_utils.runs.run import Run, loss_change
-from sts_utils.stats import Estimate
+from sts_utils.stats import Correlation, Estimate
 
 
 class Numbers(NamedTuple):

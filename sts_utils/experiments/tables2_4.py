@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sts_utils import correlation, results
-from sts_utils.evaluation.options import MEASURES
+from sts_utils import results
+from sts_utils import stats as correlation
+from sts_utils.evaluate import MEASURES
 from sts_utils.results import MEASURE_NAMES, Result
 from sts_utils.runs import performance
 from sts_utils.runs.run import Run

@@ -9,10 +9,11 @@ import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
-from sts_utils import corpora, generation, results, stats, store
+from sts_utils import corpora, results, stats, store
+from sts_utils import generate as generation
 from sts_utils.config import Profile
-from sts_utils.evaluation.options import OptionsLM
-from sts_utils.method.extract import Hook
+from sts_utils.evaluate import OptionsLM
+from sts_utils.features import Hook
 from sts_utils.results import Claim, Result
 from sts_utils.runs import models, recipes, samples
 from sts_utils.runs.peaks import activations

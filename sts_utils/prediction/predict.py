@@ -12,16 +12,15 @@ from dataclasses import replace
 import numpy as np
 from tqdm import tqdm
 
-from sts_utils import models, saes, store
+from sts_utils import models, prompts, saes, store
 from sts_utils.config import Profile
 from sts_utils.examples import Example, split
-from sts_utils.method import prompts
-from sts_utils.method.extract import FeatureStats
-from sts_utils.method.prompts import Prompt
+from sts_utils.features import FeatureStats
 from sts_utils.prediction import probe as probes
 from sts_utils.prediction import scores, sources
 from sts_utils.prediction.prediction import TRAIN, Prediction
 from sts_utils.prediction.probe import Probe
+from sts_utils.prompts import Prompt
 from sts_utils.runs import features, samples
 from sts_utils.runs import models as held
 

@@ -8,18 +8,18 @@ from functools import cached_property, partial
 import numpy as np
 import pandas as pd
 
-from sts_utils import correlation, stats
+from sts_utils import features as extract
+from sts_utils import scores as shift
+from sts_utils import stats
+from sts_utils import stats as correlation
 from sts_utils.config import Profile
 from sts_utils.examples import Example
-from sts_utils.method import extract, shift
-from sts_utils.method.extract import FeatureStats
-from sts_utils.method.score import PAPER_SCORES
-from sts_utils.method.shift import ShiftedDims
+from sts_utils.features import FeatureStats
 from sts_utils.prediction import explanation, page, scores
 from sts_utils.prediction.probe import Probe
 from sts_utils.prediction.scores import DEFAULT_SCORE, SCORES
 from sts_utils.prediction.sources import drawn, key
-from sts_utils.runs.scores import over_domains
+from sts_utils.scores import PAPER_SCORES, ShiftedDims, over_domains
 
 #: The training set's key beside the domains'.
 TRAIN = ""

@@ -7,17 +7,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sts_utils import correlation, models, stats, store
+from sts_utils import evaluate as options
+from sts_utils import models, stats, store
+from sts_utils import stats as correlation
+from sts_utils import train as sft
 from sts_utils.config import Profile, SftSettings
 from sts_utils.corpora import contrast
-from sts_utils.evaluation import options
 from sts_utils.examples import Example, digest
-from sts_utils.method.extract import tokens_read
-from sts_utils.method.prompts import Prompt
+from sts_utils.features import tokens_read
 from sts_utils.prediction.sources import drawn
+from sts_utils.prompts import Prompt
 from sts_utils.runs import models as held
 from sts_utils.runs import recipes, samples
-from sts_utils.training import sft
 
 #: The quick probe of the positive control: small batches at ten times fine-tuning's learning rate
 #: (control/sets.py), which is lower where a model is wider than the one it was found on.

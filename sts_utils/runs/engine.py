@@ -8,9 +8,9 @@ import pandas as pd
 import torch
 
 from sts_utils import models
+from sts_utils import train as training
 from sts_utils.config import Profile, SftSettings
 from sts_utils.examples import Example
-from sts_utils.training import sft as training
 
 
 def sft(
@@ -24,7 +24,7 @@ def sft(
     """Fine-tune the profile's model into `out`, here or over the processes of its launcher."""
     model = profile.model, profile.revision
     if profile.launcher:
-        from sts_utils.engines import accelerate
+        from sts_utils import fsdp as accelerate
 
         return accelerate.launch(profile.launcher, *model, settings, examples, seed, out, steps)
     return training.sft(*model, settings, examples, seed, out, steps)
@@ -32,12 +32,12 @@ def sft(
 
 def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> pd.DataFrame:
     """GRPO of the profile's model into `out`; vLLM samples where it is used."""
-    from sts_utils.training.grpo import grpo  # TRL takes seconds to import
+    from sts_utils.grpo import grpo
 
     told = profile.grpo, examples, seed, out, profile.sft.gradient_checkpointing
     if not uses_vllm(profile):
         return grpo(profile.model, profile.revision, *told)
-    from sts_utils.engines import vllm
+    from sts_utils import vllm
 
     vllm.close()
     folder = str(vllm.checkpoint(profile.model, profile.revision))
@@ -55,7 +55,7 @@ def training_gpus(profile: Profile) -> int:
     """GPUs that a step of Ray which starts SFT must hold."""
     if not profile.launcher or profile.executor != "ray":
         return 1
-    from sts_utils.engines import accelerate
+    from sts_utils import fsdp as accelerate
 
     return accelerate.gpus_here(profile.launcher, profile.sft)
 
@@ -68,7 +68,7 @@ def uses_vllm(profile: Profile) -> bool:
 
 def feature_stats(profile: Profile, pairs, hooks, desc: str | None) -> list:
     """`extract.feature_stats` by vLLM."""
-    from sts_utils.engines import vllm
+    from sts_utils import vllm
 
     folder = vllm.truncated_checkpoint(profile.model, profile.layer, profile.revision)
     return vllm.feature_stats(pairs, folder, hooks, dtype=profile.dtype, desc=desc)
@@ -76,7 +76,7 @@ def feature_stats(profile: Profile, pairs, hooks, desc: str | None) -> list:
 
 def generate(profile: Profile, folder: Path | None, stop: Sequence[str]) -> Callable:
     """Written answers by vLLM: of the profile's model, or of a fine-tuned one in `folder`."""
-    from sts_utils.engines import vllm
+    from sts_utils import vllm
 
     where = folder or vllm.checkpoint(profile.model, profile.revision)
     settings = profile.evaluation
@@ -88,13 +88,13 @@ def generate(profile: Profile, folder: Path | None, stop: Sequence[str]) -> Call
 def close() -> None:
     """End vLLM's engine, which may be alive where there is a GPU, and free its memory."""
     if torch.cuda.is_available():
-        from sts_utils.engines import vllm
+        from sts_utils import vllm
 
         vllm.close()
 
 
 def execute(rounds: Sequence[Sequence], call: Callable, *how) -> None:
     """Each round's steps over a Ray cluster, `call(step)` in one of its processes."""
-    from sts_utils.engines import ray
+    from sts_utils import parallel as ray
 
     ray.execute(rounds, call, *how)

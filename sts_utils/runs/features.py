@@ -10,13 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from sts_utils import generation, models, store
+from sts_utils import features as method
+from sts_utils import features as released
+from sts_utils import generate as generation
+from sts_utils import models, prompts, store
 from sts_utils.config import Profile
 from sts_utils.corpora import contrast
 from sts_utils.examples import Example
-from sts_utils.method import extract as method
-from sts_utils.method import prompts, released
-from sts_utils.method.extract import FeatureStats
+from sts_utils.features import FeatureStats
 from sts_utils.runs import engine, recipes, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.models import TrainedModel
@@ -170,7 +171,7 @@ def rollouts(profile: Profile, seed: int) -> list[Example]:
     settings = profile.grpo
 
     def compute():
-        from sts_utils.training import grpo  # TRL takes seconds to import
+        from sts_utils import grpo
 
         whole, asked = held.load_whole(profile), [e.query for e in pool]
         tokenizer = samples.tokenizer(profile.model, profile.revision)

@@ -12,10 +12,10 @@ import torch
 from sae_lens import SAE
 from tqdm import tqdm
 
-from sts_utils import generation, saes
-from sts_utils.evaluation.options import OptionsLM
+from sts_utils import generate as generation
+from sts_utils import interventions, saes
+from sts_utils.evaluate import OptionsLM
 from sts_utils.examples import Example
-from sts_utils.training import interventions
 
 #: Questions of one backward pass.
 QUESTIONS = 8

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from sts_utils import batches, corpora, models, saes, store
+from sts_utils import batches, corpora, models, prompts, saes, store
+from sts_utils import features as extract
 from sts_utils.config import Profile
-from sts_utils.method import extract, prompts
-from sts_utils.method.extract import Hook
-from sts_utils.method.prompts import Prompt
+from sts_utils.features import Hook
+from sts_utils.prompts import Prompt
 from sts_utils.runs import engine, recipes, samples
-from sts_utils.training.saes import activations
+from sts_utils.sae_training import activations
 
 # --- held in memory ----------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from sts_utils import saes
-from sts_utils.method.extract import Hook
+from sts_utils.features import Hook
 
 
 @torch.inference_mode()

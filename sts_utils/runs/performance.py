@@ -7,9 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from sts_utils import corpora, generation, models, store
+from sts_utils import corpora, models, store
+from sts_utils import evaluate as options
+from sts_utils import evaluate as written
+from sts_utils import generate as generation
 from sts_utils.config import Profile
-from sts_utils.evaluation import options, written
 from sts_utils.examples import Example, by_domain, digest
 from sts_utils.runs import engine, recipes, samples
 from sts_utils.runs import models as held
@@ -87,7 +89,7 @@ def solve(profile: Profile, examples: Sequence[Example], model=None, whole=None)
     tokenizer, whole = _tokenizer(profile), whole or held.load_whole(profile, model)
     frame = options.solution_loglik(whole, tokenizer, examples, profile.sft.max_length)
     if profile.evaluation.mathematics:
-        from sts_utils.training import grpo  # TRL takes seconds to import
+        from sts_utils import grpo
 
         tokens = profile.evaluation.max_new_tokens
         frame = frame.merge(grpo.accuracy(whole, tokenizer, examples, tokens), on="id")

@@ -7,15 +7,16 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from sts_utils import correlation, results, stats
+from sts_utils import results, scores, stats
+from sts_utils import scores as score
+from sts_utils import scores as shift
+from sts_utils import stats as correlation
 from sts_utils.config import Profile
-from sts_utils.correlation import Correlation, Observations
-from sts_utils.method import score, shift
-from sts_utils.method.extract import FeatureStats
-from sts_utils.method.shift import ShiftedDims
-from sts_utils.runs import features, models, performance, samples, scores
+from sts_utils.features import FeatureStats
+from sts_utils.runs import features, models, performance, samples
 from sts_utils.runs.models import TrainedModel
-from sts_utils.stats import Estimate
+from sts_utils.scores import ShiftedDims
+from sts_utils.stats import Correlation, Estimate, Observations
 
 
 class Run:

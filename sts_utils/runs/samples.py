@@ -5,13 +5,12 @@ import random
 from collections.abc import Sequence
 from functools import cache
 
-from sts_utils import corpora, models
+from sts_utils import corpora, models, prompts
 from sts_utils.config import Profile
 from sts_utils.corpora import contrast
 from sts_utils.examples import Example, by_domain, split
-from sts_utils.method import prompts
-from sts_utils.method.extract import ROWS
-from sts_utils.method.prompts import Prompt
+from sts_utils.features import ROWS
+from sts_utils.prompts import Prompt
 from sts_utils.runs import recipes
 
 log = logging.getLogger(__name__)

@@ -14,13 +14,13 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from sts_utils import batches, config
+from sts_utils import train as sft
 from sts_utils.config import Profile
-from sts_utils.method.extract import ROWS
+from sts_utils.features import ROWS
 from sts_utils.runs import engine
 from sts_utils.scale import cost, fetch
 from sts_utils.scale.cost import Shape
 from sts_utils.store import ROOT, RUNS
-from sts_utils.training import sft
 
 #: FLOP/s that a CPU core sustains (measured: 3.4e11 on two, SmolLM2 in bfloat16), and the hours
 #: that are too many.

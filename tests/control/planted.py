@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from sae_lens import StandardSAE, StandardSAEConfig
 
-from sts_utils.method import extract, shift
-from sts_utils.method.extract import FeatureStats, Hook
-from sts_utils.method.prompts import Prompt
-from sts_utils.method.shift import ShiftedDims
-from sts_utils.runs.scores import SCORES, over_domains
+from sts_utils import features as extract
+from sts_utils import scores as shift
+from sts_utils.features import FeatureStats, Hook
+from sts_utils.prompts import Prompt
+from sts_utils.scores import SCORES, ShiftedDims, over_domains
 
 #: Share of each domain's words that are the training set's; the first domain is its own.
 AFFINITY = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from sts_utils import scores as score
+from sts_utils import scores as shift
 from sts_utils.control import judgement, readings, scores, sets, tables
 from sts_utils.control.scores import FIXED, Score
-from sts_utils.method import score, shift
 from sts_utils.results import Result
 from sts_utils.runs import features
 

@@ -5,7 +5,7 @@ import planted
 import pytest
 from scipy.stats import spearmanr
 
-from sts_utils.runs.scores import SCORES
+from sts_utils.scores import SCORES
 
 LABELS = list(SCORES)
 

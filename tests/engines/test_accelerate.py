@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from transformers.integrations import sdpa_attention
 
 from sts_utils import corpora, models, store
-from sts_utils.engines import accelerate
+from sts_utils import fsdp as accelerate
+from sts_utils import train as sft
 from sts_utils.runs import engine
 from sts_utils.runs import models as held
-from sts_utils.training import sft
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ accelerate.launch({str(fsdp)!r}, "tiny", None, *told)
 
     def training():
         found = starter.children(recursive=True)
-        return [p for p in found if "sts_utils.engines.accelerate" in p.cmdline()]
+        return [p for p in found if "sts_utils.fsdp" in p.cmdline()]
 
     deadline = time.time() + 120
     while len(training()) < 3:  # accelerate's own and two that train

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import ray_steps
 
+from sts_utils import parallel as engine
 from sts_utils import store
-from sts_utils.engines import ray as engine
 from sts_utils.runs.plan import Step, call_alone
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")

@@ -8,12 +8,12 @@ import psutil
 import pytest
 import torch
 
-from sts_utils import batches, config, corpora, generation, models, saes
+from sts_utils import batches, config, corpora, grpo, models, prompts, saes, vllm
+from sts_utils import features as extract
+from sts_utils import generate as generation
+from sts_utils import train as sft
 from sts_utils.config import GrpoSettings
-from sts_utils.engines import vllm
-from sts_utils.method import extract, prompts
 from sts_utils.runs import engine, samples
-from sts_utils.training import grpo, sft
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed (make vllm)", allow_module_level=True)

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 import torch
 
-from sts_utils import batches, corpora, generation
-from sts_utils.evaluation import options
+from sts_utils import batches, corpora
+from sts_utils import evaluate as options
+from sts_utils import generate as generation
 from sts_utils.examples import by_domain
 
 

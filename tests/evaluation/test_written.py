@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from sts_utils import corpora
+from sts_utils import evaluate as written
 from sts_utils.config import EvaluationSettings
 from sts_utils.corpora import packaged
-from sts_utils.evaluation import written
 from sts_utils.examples import Example, by_domain
-from sts_utils.generation import generate
+from sts_utils.generate import generate
 
 GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, max_new_tokens=8)
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from sts_utils import corpora
-from sts_utils.correlation import GROUPS, Correlation
 from sts_utils.runs.run import Run
-from sts_utils.stats import Estimate
+from sts_utils.stats import GROUPS, Correlation, Estimate
 
 
 @pytest.fixture

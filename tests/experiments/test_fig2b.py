@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from sts_utils import scores as shift
 from sts_utils.experiments import fig2b
-from sts_utils.method import shift
 
 
 def test_top_share_by_hand(run):

@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sts_utils import correlation, results
-from sts_utils.evaluation.options import MEASURES
+from sts_utils import results
+from sts_utils import stats as correlation
+from sts_utils.evaluate import MEASURES
 from sts_utils.experiments import fig3
 from sts_utils.report import page
 from sts_utils.results import paper

@@ -4,10 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from sts_utils import corpora, models, results
+from sts_utils import corpora, models, prompts, results
 from sts_utils.examples import by_domain
 from sts_utils.experiments import fig4e
-from sts_utils.method import prompts
 from sts_utils.results import paper
 from sts_utils.runs import samples
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import same_color
 from scipy import stats as scipy_stats
 
-from sts_utils import correlation
+from sts_utils import stats as correlation
 from sts_utils.experiments import paper_numbers
 from sts_utils.results import paper
 

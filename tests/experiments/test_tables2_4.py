@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sts_utils import correlation
-from sts_utils.evaluation import options
+from sts_utils import evaluate as options
+from sts_utils import stats as correlation
 from sts_utils.experiments import tables2_4
 from sts_utils.results import paper
 from sts_utils.runs import performance

@@ -8,7 +8,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from sts_utils.experiments import tables7_8
-from sts_utils.method.extract import Hook
+from sts_utils.features import Hook
 from sts_utils.results import paper
 
 

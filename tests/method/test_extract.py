@@ -3,9 +3,9 @@ import psutil
 import pytest
 import torch
 
-from sts_utils import corpora, models, saes
-from sts_utils.method import extract, prompts
-from sts_utils.method.extract import FeatureStats, Hook, feature_stats
+from sts_utils import corpora, models, prompts, saes
+from sts_utils import features as extract
+from sts_utils.features import FeatureStats, Hook, feature_stats
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,7 @@ import re
 
 import pytest
 
-from sts_utils import corpora
-from sts_utils.method import prompts
+from sts_utils import corpora, prompts
 
 LLAMA3 = (
     "{{ '<|begin_of_text|>' }}{% for m in messages %}"

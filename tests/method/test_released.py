@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from sts_utils import corpora
-from sts_utils.method import prompts, released
-from sts_utils.method.extract import Hook
+from sts_utils import corpora, prompts
+from sts_utils import features as released
+from sts_utils.features import Hook
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from sts_utils.method import score, shift
+from sts_utils import scores as score
+from sts_utils import scores as shift
 
 
 def test_shifted_dims_are_the_paper_s_formula(random_stats):

@@ -7,8 +7,8 @@ import copy
 
 import pytest
 
-from sts_utils import corpora, generation
-from sts_utils.method import prompts
+from sts_utils import corpora, prompts
+from sts_utils import generate as generation
 
 TEMPLATES = {
     # roles by name, nothing cut (Qwen, SmolLM2, Yi)

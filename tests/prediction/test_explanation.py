@@ -35,7 +35,7 @@ def test_explanation(found):
 
 def test_spans_peak_where_the_feature_is_strongest(found, backbone, sae):
     """Against the features of the text alone, by brute force."""
-    from sts_utils.method.extract import query_residuals
+    from sts_utils.features import query_residuals
 
     feature = found.explain(1).features[0]
     span = feature.train[0]

@@ -13,7 +13,7 @@ from tiny_sets import ALONE, SMALL, questions
 
 import sts_utils
 from sts_utils import corpora, models, saes, store
-from sts_utils.method import extract
+from sts_utils import features as extract
 from sts_utils.prediction import sources
 from sts_utils.runs import samples
 

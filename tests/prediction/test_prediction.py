@@ -8,9 +8,10 @@ import pytest
 from tiny_sets import SMALL
 
 import sts_utils
-from sts_utils.method import score, shift
+from sts_utils import scores as ours
+from sts_utils import scores as score
+from sts_utils import scores as shift
 from sts_utils.prediction import prediction, scores
-from sts_utils.runs import scores as ours
 
 
 def test_table_holds_every_score_with_its_interval(found):

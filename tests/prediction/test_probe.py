@@ -10,10 +10,10 @@ from tiny_sets import SMALL, questions
 
 import sts_utils
 from sts_utils import models
+from sts_utils import train as sft
 from sts_utils.examples import Example
 from sts_utils.prediction import probe
 from sts_utils.prediction.scores import SCORES
-from sts_utils.training import sft
 
 DOMAINS = {"apples": questions("apples"), "code": "code-io"}
 

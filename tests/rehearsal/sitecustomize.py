@@ -42,7 +42,7 @@ def small_gemma_scope(loaders) -> None:
 
 
 def small_head(sft) -> None:
-    """sts_utils.training.sft: fewer logits at once."""
+    """sts_utils.train: fewer logits at once."""
     sft.LOGITS = int(os.environ["LOGITS"])
 
 
@@ -50,7 +50,7 @@ CHANGES = {}
 if os.environ.get("ACCELERATE_USE_FSDP"):
     CHANGES["accelerate.state"] = shard_on_cpus
 if os.environ.get("LOGITS"):
-    CHANGES["sts_utils.training.sft"] = small_head
+    CHANGES["sts_utils.train"] = small_head
 if os.environ.get("SAE_WIDTH"):
     CHANGES["sae_lens.loading.pretrained_sae_loaders"] = small_gemma_scope
 

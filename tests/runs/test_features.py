@@ -1,7 +1,7 @@
 import numpy as np
 
+from sts_utils import features as extract
 from sts_utils import store
-from sts_utils.method import extract
 from sts_utils.runs import features, models
 from sts_utils.runs.run import Run
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sts_utils import corpora, models, saes
-from sts_utils.evaluation import options
+from sts_utils import corpora, interventions, models, saes
+from sts_utils import evaluate as options
 from sts_utils.examples import Example
 from sts_utils.runs import gradients, samples
-from sts_utils.training import interventions
 
 
 @pytest.fixture(scope="module")

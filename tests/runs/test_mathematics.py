@@ -1,8 +1,7 @@
 """Mathematics as figures show it: verified answers where a corpus is named, else likelihood."""
 
-from sts_utils import corpora
+from sts_utils import corpora, grpo
 from sts_utils.runs import performance, samples
-from sts_utils.training import grpo
 
 
 def with_answers(profile, corpus):

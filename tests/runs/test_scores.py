@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sts_utils.method import shift
-from sts_utils.runs import scores
+from sts_utils import scores
+from sts_utils import scores as shift
 
 
 def test_relative_score_ranks_the_domain_that_uses_the_dims_more_than_others():

@@ -24,10 +24,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM
 
-from sts_utils import batches, config, models, store
-from sts_utils.method import extract as method
+from sts_utils import batches, config, grpo, models, store
+from sts_utils import features as method
+from sts_utils import train as sft
 from sts_utils.scale import cost
-from sts_utils.training import grpo, sft
 
 GPUS = 8
 #: Tokens of a context of five worked answers, and of its SAE's features.

@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 from trl import GRPOTrainer
 
-from sts_utils import corpora, models
+from sts_utils import corpora, grpo, models
+from sts_utils import train as sft
 from sts_utils.config import GrpoSettings
-from sts_utils.training import grpo, sft
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from sts_utils import corpora
+from sts_utils import sae_training as saes
 from sts_utils import saes as shipped
 from sts_utils.store import DATA
-from sts_utils.training import saes
 
 
 def test_rows_for_saes_are_the_streams_after_each_block(backbone):

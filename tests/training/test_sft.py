@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from sts_utils import config, corpora, models
-from sts_utils.training import sft
+from sts_utils import train as sft
 
 
 @pytest.fixture(scope="module")

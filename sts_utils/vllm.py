@@ -27,11 +27,11 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from sts_utils import batches, models, store
-from sts_utils.engines.watch import watch
-from sts_utils.generation import stop_ids
-from sts_utils.method import extract
-from sts_utils.method.extract import FeatureStats, Hook
-from sts_utils.method.prompts import Prompt
+from sts_utils import features as extract
+from sts_utils.features import FeatureStats, Hook
+from sts_utils.generate import stop_ids
+from sts_utils.prompts import Prompt
+from sts_utils.watch import watch
 
 ENVIRONMENT = {
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # vllm_worker reads the first runner's batch
@@ -43,8 +43,8 @@ ENVIRONMENT = {
 }
 #: What `feature_stats` needs of the engine: who reads the residual stream, and when.
 READING = {
-    "worker_extension_cls": "sts_utils.engines.vllm_worker.ResidualReader",
-    "scheduler_cls": "sts_utils.engines.vllm_worker.QueryScheduler",
+    "worker_extension_cls": "sts_utils.vllm_worker.ResidualReader",
+    "scheduler_cls": "sts_utils.vllm_worker.QueryScheduler",
     "async_scheduling": False,
     "enforce_eager": True,
 }

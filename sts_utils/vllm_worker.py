@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save
 from vllm.v1.core.sched.scheduler import Scheduler
 
+from sts_utils import features as extract
 from sts_utils import saes
-from sts_utils.method import extract
-from sts_utils.method.extract import Hook
+from sts_utils.features import Hook
 
 
 class QueryScheduler(Scheduler):

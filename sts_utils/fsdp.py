@@ -23,11 +23,12 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from sts_utils import generation, models, store
+from sts_utils import generate as generation
+from sts_utils import models, store
+from sts_utils import train as sft
 from sts_utils.config import SftSettings
-from sts_utils.engines.watch import watch
 from sts_utils.examples import Example
-from sts_utils.training import sft
+from sts_utils.watch import watch
 
 #: A row of which nothing is learned.
 BLANK = {"input_ids": [0, 0], "labels": [-100, -100]}
@@ -52,7 +53,7 @@ def launch(launcher: str, *training) -> pd.DataFrame:
         start = [sys.executable, "-m", "accelerate.commands.launch", "--dynamo_backend", "no"]
         start += ["--config_file", chosen["path"], "--num_processes", str(processes)]
         start += ["--mixed_precision", chosen["mixed_precision"]]
-        start += ["-m", "sts_utils.engines.accelerate", str(job)]
+        start += ["-m", "sts_utils.fsdp", str(job)]
         code = _run(start)
         failed, log = f"SFT over {processes} processes", job / "log.parquet"
         if (error := job / "error.txt").exists():

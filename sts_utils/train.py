@@ -16,7 +16,7 @@ from transformers.utils import is_torch_tf32_available
 from sts_utils import models
 from sts_utils.config import SftSettings
 from sts_utils.examples import Example
-from sts_utils.generation import collate, tokenize
+from sts_utils.generate import collate, tokenize
 
 log = logging.getLogger(__name__)
 

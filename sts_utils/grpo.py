@@ -12,10 +12,11 @@ from datasets import Dataset
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from trl import GRPOConfig, GRPOTrainer
 
-from sts_utils import generation, models
+from sts_utils import generate as generation
+from sts_utils import models
+from sts_utils import train as sft
 from sts_utils.config import GrpoSettings
 from sts_utils.examples import Example
-from sts_utils.training import sft
 
 #: Seconds for reading an answer, and for each comparison with the gold answer.
 SECONDS = 5

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ import torch
 from sae_lens import SAE
 from tqdm import tqdm
 
-from sts_utils import batches, saes
-from sts_utils.method.prompts import Prompt
+from sts_utils import batches, generate, saes
 from sts_utils.models import behind, context_cache, reading
+from sts_utils.prompts import Prompt
 
 log = logging.getLogger(__name__)
 
@@ -255,3 +255,55 @@ def sink_norm(model, prompts: Sequence[Prompt]) -> float:
     if not np.isfinite(median := torch.cat(norms).median().item()):
         raise ValueError("the model's residual stream is not finite; try dtype: float32")
     return saes.SINK_FACTOR * median
+
+
+#: Blocks of rows that stand in for examples, so that a bootstrap can draw them again.
+BLOCKS = 32
+
+
+@torch.inference_mode()
+def stream_stats(
+    pairs: Sequence[tuple[Prompt, Prompt]],
+    model,
+    hook: Hook,
+    max_rows: int = 10_000,
+    generated: Mapping[tuple[str, str], Sequence[int]] | None = None,
+) -> FeatureStats:
+    """Paired sums over the rows of two streams.
+
+    A stream is every token of a condition's prompts in order (header, demonstrations, query, and
+    the tokens of `generated[example_id, condition]`), its first `max_rows` rows without sinks.
+    """
+    conditions = ([pair[side] for pair in pairs] for side in (0, 1))
+    streams = [_stream(of, model, hook.sink_norm, max_rows, generated or {}) for of in conditions]
+    rows = min(map(len, streams))
+    lengths = [len(block) for block in torch.arange(rows).split(-(-rows // BLOCKS))]
+    ids = [f"rows-{i}" for i in range(len(lengths))]
+    every = hook._replace(sink_norm=np.inf)
+    sides = [stream[:rows] for stream in streams]
+    sums = {}
+    add_sums(sums, range(len(lengths)), lengths, sides, every, None, ids)
+    return stacked(sums, ids, hook.sae)
+
+
+def _stream(prompts: Sequence[Prompt], model, sink_norm: float, max_rows: int, generated):
+    """The first `max_rows` residual rows of whole prompts, one after the other."""
+    rows, n = [], 0
+    for prompt in tqdm(prompts, desc="stream", unit="prompt", leave=False):
+        ids = [*prompt.ids, *generated.get((prompt.example_id, prompt.condition), ())]
+        ids = torch.tensor([ids], device=model.device)
+        hidden = model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
+        rows.append(hidden[hidden.norm(dim=-1) < sink_norm])
+        n += len(rows[-1])
+        if n >= max_rows:
+            break
+    return torch.cat(rows)[:max_rows]
+
+
+def continuations(model, tokenizer, prompts: Sequence[Prompt], new_tokens: int) -> dict:
+    """(example id, condition) -> ids of the whole model's greedy continuation of a prompt."""
+    ids, greedy = [prompt.ids for prompt in prompts], {"do_sample": False}
+    greedy |= {"max_new_tokens": new_tokens}  # the rest is the model's own
+    rows = generate.continued(model, tokenizer, ids, 1, "generate", **greedy)
+    keys = [(prompt.example_id, prompt.condition) for prompt in prompts]
+    return dict(zip(keys, rows, strict=True))

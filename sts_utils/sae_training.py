@@ -16,10 +16,9 @@ from sae_lens.training.sae_trainer import SAETrainer
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from sts_utils import batches, models, saes
+from sts_utils import batches, interventions, models, saes
 from sts_utils.saes import SINK_FACTOR
 from sts_utils.store import atomic_folder
-from sts_utils.training import interventions
 
 #: Sequences that are sorted by length together.
 POOL = 256

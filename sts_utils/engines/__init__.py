@@ -1,1 +1,0 @@
-"""Who runs a forward pass, a training, a list of steps: vLLM, accelerate, Ray."""

@@ -1,1 +1,0 @@
-"""Performance of a model: the likelihood of options, or written chains of thought."""

@@ -1,1 +1,0 @@
-"""The paper: pairs of prompts -> rows of features -> sums -> shifted dims -> scores of domains."""

@@ -1,0 +1,224 @@
+"""Shifted dimensions D_N: which features move, and how concentrated the movement is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from sts_utils.features import FeatureStats
+from sts_utils.stats import counts
+
+
+@dataclass(frozen=True)
+class ShiftedDims:
+    """Feature ids ranked by their shift, largest first, and the shift of each."""
+
+    ids: np.ndarray
+    shift: np.ndarray
+
+    def __getitem__(self, n: slice) -> "ShiftedDims":
+        return ShiftedDims(self.ids[n], self.shift[n])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> np.ndarray:
+    """Each feature's shift, [F] (or [d_model] with `raw`, for the residual stream's own dims).
+
+    `paper`: E_x (Δh_j)², the mean over query tokens. `released_code`: their sum; it ranks alike.
+    """
+    field = "dr2" if raw else "dh2"
+    if definition == "paper":
+        return stats.mean(field)
+    if definition == "released_code":
+        return getattr(stats, field).sum(0, dtype=np.float64)
+    raise ValueError(f"definition {definition!r}: choose paper or released_code")
+
+
+def shifted_dims(
+    stats: FeatureStats, n: int | None = 100, definition: str = "paper", raw: bool = False
+) -> ShiftedDims:
+    """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))². Ties go to the lower id.
+
+    `n=None` ranks every feature. Raises ValueError for n larger than the SAE.
+    """
+    moved = shift(stats, definition, raw)
+    ids = np.arange(len(moved)) if raw else stats.features
+    if n is not None and not 1 <= n <= len(moved):
+        raise ValueError(
+            f"top_n is {n}, but there are only {len(moved)} features: choose 1..{len(moved)}"
+        )
+    order = np.argsort(-moved, kind="stable")[:n]
+    return ShiftedDims(ids[order], moved[order])
+
+
+def overlap(a: ShiftedDims, b: ShiftedDims, k: int) -> float:
+    """Share of the top-k dims of `a` that are among the top-k of `b` (Fig 2a). Chance is k / F."""
+    return len(np.intersect1d(a.ids[:k], b.ids[:k])) / k
+
+
+def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
+    """Share of the total shift that the k most shifted dims hold (Fig 1a, 2b)."""
+    cumulative = np.concatenate([[0.0], np.cumsum(np.sort(moved)[::-1])])
+    return cumulative[np.asarray(k)] / cumulative[-1]
+
+
+def draws(
+    features: Sequence[FeatureStats],
+    raw: bool = False,
+    n: int = 200,
+    groups: Mapping[str, str] = MappingProxyType({}),
+) -> np.ndarray:
+    """[B, S, F] shifts of each seed's features under a bootstrap over its questions.
+
+    `groups`: example id -> template; a template's questions are drawn together, alike for seeds.
+    """
+    field = "dr2" if raw else "dh2"
+    shifts = []
+    for item in features:
+        weights = counts([groups.get(i, i) for i in item.ids], n)
+        shifts.append((weights @ getattr(item, field)) / (weights @ item.n)[:, None])
+    return np.stack(shifts, 1)
+
+
+#: The paper's two scores.
+PAPER_SCORES = ("sts_act", "sts_icl")
+
+
+def expectation(
+    sums: np.ndarray, tokens: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """E_x̃ over a domain's tokens, from `sums` [Q, …] and `tokens` [Q] a query: […].
+
+    With `weights` [B, Q], how often a bootstrap draws each query, [B, …].
+    """
+    if weights is None:
+        return sums.sum(0) / tokens.sum()
+    total = weights @ tokens
+    return (weights @ sums) / (total if sums.ndim == 1 else total[:, None])
+
+
+def sts_act(
+    domain: FeatureStats, dims: ShiftedDims, definition: str = "paper", weights=None
+) -> np.ndarray:
+    """STS_act(T̃) = E_x̃ Σ_{j∈D_N} h_j(x̃; Θ): how active the shifted dims are in the domain.
+
+    `definition: released_code` is the mean over D_N of h_j². A number, or [B] with `weights`.
+    """
+    field = "h" if _is_paper(definition) else "h2"
+    return expectation(_over_dims(domain, field, dims, definition), _tokens(domain), weights)
+
+
+def sts_icl(
+    domain: FeatureStats, dims: ShiftedDims, definition: str = "paper", weights=None
+) -> np.ndarray:
+    """STS_ICL(T̃) = E_x̃ Σ_{j∈D_N} (h_j(x̃_0, ỹ_0, …, x̃; Θ) − h_j(x̃; Θ))²: how far the domain's
+    own demonstrations move the shifted dims.
+
+    `definition: released_code` is the mean over D_N. A number, or [B] with `weights`.
+    """
+    return expectation(_over_dims(domain, "dh2", dims, definition), _tokens(domain), weights)
+
+
+def _over_dims(domain: FeatureStats, field: str, dims: ShiftedDims, definition: str) -> np.ndarray:
+    """[Q] a field's sum over D_N; its mean in the released code."""
+    sums = getattr(domain, field)[:, columns(domain, dims)].sum(1, dtype=np.float64)
+    return sums if _is_paper(definition) else sums / len(dims)
+
+
+def _tokens(domain: FeatureStats) -> np.ndarray:
+    return domain.n.astype(np.float64)
+
+
+def _is_paper(definition: str) -> bool:
+    if definition not in ("paper", "released_code"):
+        raise ValueError(f"definition {definition!r}: choose paper or released_code")
+    return definition == "paper"
+
+
+def columns(stats: FeatureStats, dims: ShiftedDims) -> np.ndarray:
+    """[N] where the features of D_N stand in `stats`. Raises ValueError where one is missing."""
+    places = np.searchsorted(stats.features, dims.ids)
+    if (places >= len(stats.features)).any() or (stats.features[places] != dims.ids).any():
+        raise ValueError("these statistics do not hold every feature of D_N: extract them again")
+    return places
+
+
+def relative_activity(h: np.ndarray) -> np.ndarray:
+    """[…, D, F] log of a feature's mean activation in a domain over its mean over the domains.
+
+    A hundredth of the mean is added to both, so that a feature silent in one domain counts as that
+    and no less. `h` […, D, F] are the domains' mean activations.
+    """
+    mean = h.mean(-2, keepdims=True)
+    return np.log((h + 0.01 * mean + 1e-4) / (1.01 * mean + 1e-4))
+
+
+def sts_relative(
+    domains: Sequence[FeatureStats], dims: ShiftedDims, weights: Sequence | None = None, **_
+) -> np.ndarray:
+    """STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active D_N's
+    features are in a domain than in the others (ours). [D], or [B, D] with `weights` [D][B, Q].
+    """
+    return relative_activity(_means(domains, "h", dims, weights)).mean(-1)
+
+
+def shift_cosine(
+    domains: Sequence[FeatureStats], dims: ShiftedDims, towards: np.ndarray, weights=None, **_
+) -> np.ndarray:
+    """Cosine on D_N of a domain's mean signed shift and the training set's, `towards` [F] (ours).
+
+    [D], or [B, D] with `weights`, [B, Q] a domain. Above zero: both move alike.
+    """
+    return cosine(towards[dims.ids], _means(domains, "dh", dims, weights))
+
+
+def _means(domains, field: str, dims: ShiftedDims, weights) -> np.ndarray:
+    """[D, N] means of a field over each domain's tokens; [B, D, N] with `weights`."""
+    drawn = weights if weights is not None else [None] * len(domains)
+    means = [
+        expectation(getattr(d, field)[:, columns(d, dims)].astype(np.float64), d.n, w)
+        for d, w in zip(domains, drawn, strict=True)
+    ]
+    return np.stack(means, axis=-2)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine along the last axis; 0 where a side is 0."""
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.divide((a * b).sum(-1), norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+# --- the list of scores ----------------------------------------------------------------------
+
+
+def _of_each(score: Callable) -> Callable:
+    """A score of one domain as a score of several, which does not compare them."""
+
+    def scores(domains, dims, *, definition="paper", weights=None, towards=None):
+        drawn = weights if weights is not None else [None] * len(domains)
+        pairs = zip(domains, drawn, strict=True)
+        return np.stack([score(d, dims, definition, w) for d, w in pairs], axis=-1)
+
+    return scores
+
+
+#: Every score of domains that reads D_N, by name: (domains, dims, …) -> [D] or [B, D].
+SCORES: dict[str, Callable] = {
+    "sts_act": _of_each(sts_act),
+    "sts_icl": _of_each(sts_icl),
+    "sts_relative": sts_relative,
+    "cosine": shift_cosine,
+}
+
+
+def over_domains(name: str, domains: Sequence[FeatureStats], dims: ShiftedDims, **how):
+    """[D] the score `name` of each domain, or [B, D] with `weights`, [B, Q] for each domain.
+
+    `how`: `definition` of the paper's scores, `weights`, and `towards` [F] of the cosine.
+    """
+    if name not in SCORES:
+        raise ValueError(f"score {name!r}: choose from {', '.join(SCORES)}")
+    return SCORES[name](domains, dims, **how)

@@ -1,1 +1,0 @@
-"""Supervised fine-tuning, GRPO, maps on the residual stream, SAEs."""
