@@ -6,6 +6,7 @@ import time
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from importlib.util import find_spec
 from typing import TypeVar
 
 import psutil
@@ -38,6 +39,14 @@ def by_length(lengths: Sequence[int], tokens: int, most: float = math.inf) -> It
 def cpu_threads() -> int:
     """Threads for torch: OMP_NUM_THREADS (as Ray sets it), or the cores this process may use."""
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+
+
+def engine(asked: str) -> str:
+    """Who reads and writes: `asked`, or for "auto" vLLM where it is, beside a GPU."""
+    if asked != "auto":
+        return asked
+    at_hand = torch.cuda.is_available() and find_spec("vllm") is not None
+    return "vllm" if at_hand else "transformers"
 
 
 def precision(asked: str = "auto") -> str:

@@ -196,6 +196,12 @@ class Profile(Section):
     stages: tuple[str, ...] = ()  # the notebooks that `reproduce` runs; all of them if left out
 
     @property
+    def saes(self) -> tuple[str, ...]:
+        """Every SAE that the run reads, its own first."""
+        s = self.sweep
+        return tuple(dict.fromkeys((self.sae, *s.widths, *s.layers, *s.sparsities)))
+
+    @property
     def runs_paper(self) -> bool:
         """Whether the paper's own experiments are part of the run."""
         return not self.stages or bool(set(self.stages) - {"07_control"})

@@ -230,7 +230,7 @@ LETTERS = ascii_uppercase[:10]
 Generate = Callable[[Sequence[str]], Sequence[tuple[str, int, bool]]]
 
 
-def accuracy(
+def written_accuracy(
     generate: Generate,
     tokenizer,
     examples: Sequence[Example],

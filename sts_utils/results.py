@@ -1,6 +1,6 @@
-"""Figures, tables and claims: how they look, how they are judged, and their files."""
+"""How figures, tables and claims look, how claims are judged, and the files they leave."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -12,21 +12,14 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sts_utils.cache import versions
 from sts_utils.config import Profile
 from sts_utils.examples import DOMAINS
 from sts_utils.stats import TESTABLE, Correlation, Estimate
-from sts_utils.store import DATA, FIGURES, versions
+from sts_utils.store import DATA, FIGURES
 
 #: Colour-blind safe; one of MMLU-Pro's domains has the same colour and marker in every figure.
 PALETTE = sns.color_palette("colorblind", 7)
-
-
-def styles(domains: Sequence[str]) -> dict[str, tuple]:
-    """Domain -> (colour, marker), two rounds of the palette."""
-    return {d: (PALETTE[i % 7], "oD"[i // 7 % 2]) for i, d in enumerate(domains)}
-
-
-STYLES = styles(DOMAINS)
 SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
 METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
 MEASURE_NAMES = {
@@ -59,25 +52,20 @@ sns.set_theme(
 )
 
 
-class Result(NamedTuple):
-    """A figure or table: `draw` makes (it, its caption), and its name is the function's."""
-
-    draw: Callable
-    title: str
-    kind: Literal["figure", "table"] = "figure"
-    notebook: str = "06_plot"
-
-    @property
-    def name(self) -> str:
-        return self.draw.__name__
+def styles(domains: Sequence[str]) -> dict[str, tuple]:
+    """Domain -> (colour, marker), two rounds of the palette."""
+    return {d: (PALETTE[i % 7], "oD"[i // 7 % 2]) for i, d in enumerate(domains)}
 
 
-def setting(profile: Profile) -> str:
+STYLES = styles(DOMAINS)
+
+
+def setting(p: Profile) -> str:
     """What every caption states of the run: model, SAE, the corpora read, seeds, the paper's."""
-    p, e, s = profile, profile.evaluation, profile.sft
-    sets = [p, p.also] if p.also else [p]
-    domains = " and ".join(of.domains for of in sets)
-    demonstrations = " and ".join(of.demonstrations for of in sets)
+    e, s, sets = p.evaluation, p.sft, [p, p.also] if p.also else [p]
+    domains, demonstrations = (
+        " and ".join(getattr(one, name) for one in sets) for name in ("domains", "demonstrations")
+    )
     written = f", of answers written behind {e.shots} examples," if e.mode == "generation" else ""
     return (
         f"Model {p.model}, SAE {p.sae} on the residual stream after block {p.layer}; training set "
@@ -109,32 +97,15 @@ def r_points(axis: Axes, rows: Mapping[str, Mapping[str, Estimate]], rotate: int
     metrics = list(next(iter(rows.values())))
     for i, metric in enumerate(metrics):
         x = np.arange(len(rows)) + 0.16 * (i - (len(metrics) - 1) / 2)
-        of = [row[metric] for row in rows.values()]
+        rs = [row[metric] for row in rows.values()]
         look = {"fmt": "os^D"[i], "color": PALETTE[i], "ms": 5, "capsize": 2}
         label = METRIC_NAMES.get(metric, metric)
-        axis.errorbar(x, [e.value for e in of], yerr=bars(of), label=label, **look)
+        axis.errorbar(x, [r.value for r in rs], yerr=bars(rs), label=label, **look)
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
     axis.set_xticks(
         range(len(rows)), list(rows), rotation=rotate, ha="right" if rotate else "center"
     )
     axis.set(ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
-
-
-def r_panel(
-    title: str, rows: Mapping, label: str, what: str, theirs: str, rotate: int = 0
-) -> tuple[Figure, str] | None:
-    """A panel of Fig 4, `r_points` of `rows`, and its caption; None where there are no rows."""
-    if not rows:
-        return None
-    figure, axis = plt.subplots(figsize=(3.4, 2.6))
-    r_points(axis, rows, rotate)
-    axis.set_xlabel(label)
-    if len(axis.containers) > 1:
-        figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
-    return figure, (
-        f"{title}. r of score and absolute change over {what}; bars: 95% intervals, "
-        f"other domains drawn. The paper: {theirs}."
-    )
 
 
 def numbers(e: Estimate) -> dict[str, float]:
@@ -143,24 +114,20 @@ def numbers(e: Estimate) -> dict[str, float]:
 
 
 def shown(table: pd.DataFrame) -> HTML:
-    """A table as notebooks show it: whole texts, no row numbers, nothing where a number is not."""
+    """A table as notebooks show it: whole texts, no row numbers, nothing where a number is not, and
+    of more than 30 rows the first; the file has all."""
     with pd.option_context("display.max_colwidth", None):
-        return HTML(table.round(3).to_html(index=False, na_rep="", border=0))
+        html = table.head(30).round(3).to_html(index=False, na_rep="", border=0)
+    return HTML(html + (f"<p>… {len(table)} rows</p>" if len(table) > 30 else ""))
 
 
-def show(name: str, thing: Figure | pd.DataFrame, caption: str, setting: str, run: str) -> None:
-    """`save` a figure or table, and show it with its caption."""
-    save(name, thing, caption, setting, run)
+def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -> None:
+    """Save a figure (pdf, png) or a table (csv, md, tex) into figures/<profile>/ with its caption
+    and the run's setting (txt), and show it."""
     display(shown(thing) if isinstance(thing, pd.DataFrame) else thing)
     display(Markdown(f"**{caption}**"))
-
-
-def save(name: str, thing: Figure | pd.DataFrame, caption: str, setting: str, run: str) -> None:
-    """Write a figure (pdf, png) or a table (csv, md, tex) into figures/<run>/, and as txt its
-    caption; after it, in a line of its own, the run's `setting`."""
-    folder = FIGURES / run
+    folder, whole = FIGURES / p.name, f"{caption} {setting(p)}"
     folder.mkdir(parents=True, exist_ok=True)
-    whole = f"{caption} {setting}"
     if isinstance(thing, Figure):
         thing.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None})
         thing.savefig(folder / f"{name}.png", metadata={"Software": None})
@@ -171,14 +138,10 @@ def save(name: str, thing: Figure | pd.DataFrame, caption: str, setting: str, ru
         (folder / f"{name}.md").write_text(f"{whole}\n\n{body}\n", encoding="utf-8")
         latex = thing.style.hide(axis="index").format(precision=3, na_rep="", escape="latex")
         latex = latex.format_index(escape="latex", axis=1)
-        text = latex.to_latex(caption=_latex(whole), label=f"tab:{name}", hrules=True)
+        escaped = "".join("\\" + c if c in "&%$#_{}" else c for c in whole)
+        text = latex.to_latex(caption=escaped, label=f"tab:{name}", hrules=True)
         (folder / f"{name}.tex").write_text(text, encoding="utf-8")
-    (folder / f"{name}.txt").write_text(f"{caption}\n{setting}\n", encoding="utf-8")
-
-
-def _latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+    (folder / f"{name}.txt").write_text(f"{caption}\n{setting(p)}\n", encoding="utf-8")
 
 
 # --- claims ------------------------------------------------------------------------------------
@@ -198,28 +161,26 @@ RULE = (
 
 
 class Claim(NamedTuple):
-    """A statement, the paper's or ours, in the words of data/paper/claims.csv, and what decides it.
+    """A claim of the paper or ours, by its id in data/paper/claims.csv, and what decides it.
 
     `paper`: what the paper found, if one claim has several statistics of its own.
     """
 
-    figure: str
-    claim: str
+    id: str
     statistic: str
     estimate: Estimate | Correlation
     paper: str | None = None
 
 
 @cache
-def _claims() -> pd.DataFrame:
-    """Claim -> what the paper found, and on which side of 0 the statistic speaks for it."""
-    return paper("claims").fillna("").set_index("claim")
+def claims() -> pd.DataFrame:
+    """Id -> figure, claim in words, what the paper found, and on which side of 0 the statistic
+    speaks for it."""
+    return paper("claims").fillna("").set_index("id")
 
 
 def verdict(low: float, high: float, side: Literal["above", "below"] = "above") -> str:
     """Which of VERDICTS an interval gives a claim that its statistic is above (or below) 0."""
-    if side not in ("above", "below"):
-        raise ValueError(f"side is 'above' or 'below', not {side!r}")
     if side == "below":
         low, high = -high, -low
     if 0 < low <= high:
@@ -227,32 +188,42 @@ def verdict(low: float, high: float, side: Literal["above", "below"] = "above") 
     return "does not" if low <= high < 0 else "inconclusive"
 
 
-def judged(claims: Iterable[Claim]) -> pd.DataFrame:
+def judged(made: Iterable[Claim]) -> pd.DataFrame:
     """Every statistic with its 95% interval, its outcome's reliability and verdict; a row each."""
     rows = []
-    for c in claims:
-        said, e = _claims().loc[c.claim], c.estimate
-        share = getattr(e, "reliability", np.nan)
-        found = "not testable" if share < TESTABLE else verdict(e.low, e.high, said.side)
-        row = {"figure": c.figure, "claim": c.claim, "statistic": c.statistic} | numbers(e)
-        row |= {"reliability": share, "paper": said.paper if c.paper is None else c.paper}
-        rows.append(row | {"verdict": found})
+    for c in made:
+        known, share = claims().loc[c.id], getattr(c.estimate, "reliability", np.nan)
+        found = verdict(c.estimate.low, c.estimate.high, known.side)
+        row = {"id": c.id, "figure": known.figure, "claim": known.claim, "statistic": c.statistic}
+        row |= numbers(c.estimate) | {"reliability": share, "paper": c.paper or known.paper}
+        rows.append(row | {"verdict": "not testable" if share < TESTABLE else found})
     return pd.DataFrame(rows)
+
+
+def judge(p: Profile, made: Sequence[Claim]) -> None:
+    """Show the verdicts, and put them in the place of these claims' earlier ones in
+    figures/<profile>/claims.csv."""
+    if not made:
+        return
+    table, path = judged(made), FIGURES / p.name / "claims.csv"
+    if path.exists():
+        before = pd.read_csv(path, keep_default_na=False, na_values={"reliability": [""]})
+        table = pd.concat([before[~before.id.isin(table.id)], table])
+    order = {id: place for place, id in enumerate(claims().index)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ordered = table.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
+    ordered.to_csv(path, index=False, float_format="%.6g")
+    display(shown(judged(made)[["verdict", "claim", "statistic", "value", "low", "high"]]))
 
 
 def by_claim(table: pd.DataFrame) -> pd.DataFrame:
     """One row a claim of the rows of `judged`: figure, claim, statistics (how many), verdict."""
 
-    def of(verdicts: pd.Series) -> str:
+    def summed(verdicts: pd.Series) -> str:
         found = set(verdicts)
         if "does not" in found:
             return "does not"
         return found.pop() if len(found) == 1 else "inconclusive"
 
     groups = table.groupby(["figure", "claim"], sort=False).verdict
-    return groups.agg(statistics="size", verdict=of).reset_index()
-
-
-def save_claims(table: pd.DataFrame, run: str) -> None:
-    """Write the verdicts as figures/<run>/claims.csv, which the report page reads."""
-    table.to_csv(FIGURES / run / "claims.csv", index=False, float_format="%.6g")
+    return groups.agg(statistics="size", verdict=summed).reset_index()

@@ -1,13 +1,18 @@
-"""Shifted dimensions D_N: which features move, and how concentrated the movement is."""
+"""The paper's two steps on sums of features: shifted dimensions D_N, and each domain's score."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
 
 from sts_utils.features import FeatureStats
 from sts_utils.stats import counts
+
+DEFINITIONS = ("paper", "released_code")
+#: The paper's two scores.
+PAPER_SCORES = ("sts_act", "sts_icl")
 
 
 @dataclass(frozen=True)
@@ -24,17 +29,19 @@ class ShiftedDims:
         return len(self.ids)
 
 
+# --- step 1: which features move ---------------------------------------------------------------
+
+
 def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> np.ndarray:
     """Each feature's shift, [F] (or [d_model] with `raw`, for the residual stream's own dims).
 
     `paper`: E_x (Δh_j)², the mean over query tokens. `released_code`: their sum; it ranks alike.
     """
+    _check(definition)
     field = "dr2" if raw else "dh2"
     if definition == "paper":
         return stats.mean(field)
-    if definition == "released_code":
-        return getattr(stats, field).sum(0, dtype=np.float64)
-    raise ValueError(f"definition {definition!r}: choose paper or released_code")
+    return getattr(stats, field).sum(0, dtype=np.float64)
 
 
 def shifted_dims(
@@ -47,9 +54,7 @@ def shifted_dims(
     moved = shift(stats, definition, raw)
     ids = np.arange(len(moved)) if raw else stats.features
     if n is not None and not 1 <= n <= len(moved):
-        raise ValueError(
-            f"top_n is {n}, but there are only {len(moved)} features: choose 1..{len(moved)}"
-        )
+        raise ValueError(f"top_n is {n}, but there are {len(moved)} features: choose fewer")
     order = np.argsort(-moved, kind="stable")[:n]
     return ShiftedDims(ids[order], moved[order])
 
@@ -59,32 +64,46 @@ def overlap(a: ShiftedDims, b: ShiftedDims, k: int) -> float:
     return len(np.intersect1d(a.ids[:k], b.ids[:k])) / k
 
 
+def overlaps(a: np.ndarray, b: np.ndarray, ks: np.ndarray) -> np.ndarray:
+    """[..., K] overlap of the top-k sets of two arrays of shifts [..., F], for every k at once."""
+    # a dim is in both top-k sets when its worse rank is < k
+    worst = np.maximum(*(_ranks(x, max(ks)) for x in (a, b)))
+    return np.stack([(worst < k).sum(-1) for k in ks], axis=-1) / ks
+
+
+def _ranks(x: np.ndarray, most: int) -> np.ndarray:
+    """The rank of each dim, `most` for all behind the first `most`: sorting 131,072 takes long."""
+    top = np.sort(np.argpartition(-x, most - 1, axis=-1)[..., :most], axis=-1)
+    order = np.argsort(-np.take_along_axis(x, top, -1), axis=-1, kind="stable")
+    ranks = np.full(x.shape, most)
+    np.put_along_axis(ranks, np.take_along_axis(top, order, -1), np.arange(most), -1)
+    return ranks
+
+
 def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
     """Share of the total shift that the k most shifted dims hold (Fig 1a, 2b)."""
     cumulative = np.concatenate([[0.0], np.cumsum(np.sort(moved)[::-1])])
     return cumulative[np.asarray(k)] / cumulative[-1]
 
 
-def draws(
+def shift_draws(
     features: Sequence[FeatureStats],
-    raw: bool = False,
+    field: str = "dh2",
     n: int = 200,
     groups: Mapping[str, str] = MappingProxyType({}),
 ) -> np.ndarray:
-    """[B, S, F] shifts of each seed's features under a bootstrap over its questions.
+    """[B, S, F] means of a field of each seed's features under a bootstrap over its questions.
 
     `groups`: example id -> template; a template's questions are drawn together, alike for seeds.
     """
-    field = "dr2" if raw else "dh2"
-    shifts = []
-    for item in features:
-        weights = counts([groups.get(i, i) for i in item.ids], n)
-        shifts.append((weights @ getattr(item, field)) / (weights @ item.n)[:, None])
-    return np.stack(shifts, 1)
+    drawn = []
+    for stats in features:
+        weights = counts([groups.get(i, i) for i in stats.ids], n)
+        drawn.append((weights @ getattr(stats, field)) / (weights @ stats.n)[:, None])
+    return np.stack(drawn, 1)
 
 
-#: The paper's two scores.
-PAPER_SCORES = ("sts_act", "sts_icl")
+# --- step 2: the score of a domain -------------------------------------------------------------
 
 
 def expectation(
@@ -107,7 +126,7 @@ def sts_act(
 
     `definition: released_code` is the mean over D_N of h_j². A number, or [B] with `weights`.
     """
-    field = "h" if _is_paper(definition) else "h2"
+    field = "h" if definition == "paper" else "h2"
     return expectation(_over_dims(domain, field, dims, definition), _tokens(domain), weights)
 
 
@@ -124,18 +143,18 @@ def sts_icl(
 
 def _over_dims(domain: FeatureStats, field: str, dims: ShiftedDims, definition: str) -> np.ndarray:
     """[Q] a field's sum over D_N; its mean in the released code."""
+    _check(definition)
     sums = getattr(domain, field)[:, columns(domain, dims)].sum(1, dtype=np.float64)
-    return sums if _is_paper(definition) else sums / len(dims)
+    return sums if definition == "paper" else sums / len(dims)
 
 
 def _tokens(domain: FeatureStats) -> np.ndarray:
     return domain.n.astype(np.float64)
 
 
-def _is_paper(definition: str) -> bool:
-    if definition not in ("paper", "released_code"):
+def _check(definition: str) -> None:
+    if definition not in DEFINITIONS:
         raise ValueError(f"definition {definition!r}: choose paper or released_code")
-    return definition == "paper"
 
 
 def columns(stats: FeatureStats, dims: ShiftedDims) -> np.ndarray:
@@ -146,27 +165,23 @@ def columns(stats: FeatureStats, dims: ShiftedDims) -> np.ndarray:
     return places
 
 
-def relative_activity(h: np.ndarray) -> np.ndarray:
-    """[…, D, F] log of a feature's mean activation in a domain over its mean over the domains.
-
-    A hundredth of the mean is added to both, so that a feature silent in one domain counts as that
-    and no less. `h` […, D, F] are the domains' mean activations.
-    """
-    mean = h.mean(-2, keepdims=True)
-    return np.log((h + 0.01 * mean + 1e-4) / (1.01 * mean + 1e-4))
+# --- ours: scores that compare domains, or directions ------------------------------------------
 
 
-def sts_relative(
-    domains: Sequence[FeatureStats], dims: ShiftedDims, weights: Sequence | None = None, **_
-) -> np.ndarray:
+def sts_relative(domains: Sequence[FeatureStats], dims: ShiftedDims, weights=None) -> np.ndarray:
     """STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active D_N's
     features are in a domain than in the others (ours). [D], or [B, D] with `weights` [D][B, Q].
+
+    A hundredth of the mean is added to both, so that a feature silent in one domain counts as that
+    and no less.
     """
-    return relative_activity(_means(domains, "h", dims, weights)).mean(-1)
+    h = _means(domains, "h", dims, weights)
+    mean = h.mean(-2, keepdims=True)
+    return np.log((h + 0.01 * mean + 1e-4) / (1.01 * mean + 1e-4)).mean(-1)
 
 
 def shift_cosine(
-    domains: Sequence[FeatureStats], dims: ShiftedDims, towards: np.ndarray, weights=None, **_
+    domains: Sequence[FeatureStats], dims: ShiftedDims, towards: np.ndarray, weights=None
 ) -> np.ndarray:
     """Cosine on D_N of a domain's mean signed shift and the training set's, `towards` [F] (ours).
 
@@ -177,10 +192,9 @@ def shift_cosine(
 
 def _means(domains, field: str, dims: ShiftedDims, weights) -> np.ndarray:
     """[D, N] means of a field over each domain's tokens; [B, D, N] with `weights`."""
-    drawn = weights if weights is not None else [None] * len(domains)
     means = [
         expectation(getattr(d, field)[:, columns(d, dims)].astype(np.float64), d.n, w)
-        for d, w in zip(domains, drawn, strict=True)
+        for d, w in zip(domains, weights or [None] * len(domains), strict=True)
     ]
     return np.stack(means, axis=-2)
 
@@ -191,34 +205,25 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide((a * b).sum(-1), norms, out=np.zeros_like(norms), where=norms > 0)
 
 
-# --- the list of scores ----------------------------------------------------------------------
-
-
-def _of_each(score: Callable) -> Callable:
-    """A score of one domain as a score of several, which does not compare them."""
-
-    def scores(domains, dims, *, definition="paper", weights=None, towards=None):
-        drawn = weights if weights is not None else [None] * len(domains)
-        pairs = zip(domains, drawn, strict=True)
-        return np.stack([score(d, dims, definition, w) for d, w in pairs], axis=-1)
-
-    return scores
-
-
-#: Every score of domains that reads D_N, by name: (domains, dims, …) -> [D] or [B, D].
-SCORES: dict[str, Callable] = {
-    "sts_act": _of_each(sts_act),
-    "sts_icl": _of_each(sts_icl),
-    "sts_relative": sts_relative,
-    "cosine": shift_cosine,
-}
-
-
-def over_domains(name: str, domains: Sequence[FeatureStats], dims: ShiftedDims, **how):
+def over_domains(
+    name: str,
+    domains: Sequence[FeatureStats],
+    dims: ShiftedDims,
+    *,
+    definition: str = "paper",
+    weights: Sequence | None = None,
+    towards: np.ndarray | None = None,
+) -> np.ndarray:
     """[D] the score `name` of each domain, or [B, D] with `weights`, [B, Q] for each domain.
 
-    `how`: `definition` of the paper's scores, `weights`, and `towards` [F] of the cosine.
+    `name`: sts_act, sts_icl, sts_relative, or cosine, which reads `towards` [F].
     """
-    if name not in SCORES:
-        raise ValueError(f"score {name!r}: choose from {', '.join(SCORES)}")
-    return SCORES[name](domains, dims, **how)
+    if name == "sts_relative":
+        return sts_relative(domains, dims, weights)
+    if name == "cosine":
+        return shift_cosine(domains, dims, towards, weights)
+    if name not in PAPER_SCORES:
+        raise ValueError(f"score {name!r}: choose sts_act, sts_icl, sts_relative or cosine")
+    score = partial(sts_act if name == "sts_act" else sts_icl, dims=dims, definition=definition)
+    drawn = weights or [None] * len(domains)
+    return np.stack([score(d, weights=w) for d, w in zip(domains, drawn, strict=True)], axis=-1)

@@ -95,6 +95,11 @@ def over_seeds(drawn: np.ndarray) -> np.ndarray:
     return np.take_along_axis(drawn, index, axis=1).mean(1)
 
 
+def over_seeds_of(values: np.ndarray) -> Estimate:
+    """The mean over seeds of [1 + B, S] values, as observed and as drawn."""
+    return Estimate(float(values[0].mean()), over_seeds(values[1:]))
+
+
 def interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95% percentile interval over the first axis (bootstrap draws)."""
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)

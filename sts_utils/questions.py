@@ -1,0 +1,171 @@
+"""Which questions a run uses, and the prompts made of them: by the profile and the seed alone."""
+
+import logging
+import random
+from collections.abc import Sequence
+from functools import cache
+
+from sts_utils import corpora, models, prompts
+from sts_utils.config import Profile, SweepSettings
+from sts_utils.corpora import contrast
+from sts_utils.examples import Example, by_domain, split
+from sts_utils.features import ROWS
+from sts_utils.prompts import Prompt
+
+log = logging.getLogger(__name__)
+Pairs = list[tuple[Prompt, Prompt]]
+
+
+@cache
+def _tokenizer(name: str, revision: str | None):
+    return models.load_tokenizer(name, revision)
+
+
+def tokenizer(p: Profile):
+    """The tokenizer of the profile's model, loaded once a process."""
+    return _tokenizer(p.model, p.revision)
+
+
+# --- other runs ----------------------------------------------------------------------------------
+
+
+def second_domains(p: Profile) -> Profile | None:
+    """The run on its second set of domains, with the same models; None where it has none."""
+    return p.model_copy(update={"sweep": SweepSettings(), **dict(p.also)}) if p.also else None
+
+
+def trained_on(p: Profile, corpus: str) -> Profile:
+    """The run with another training set, its first seed alone."""
+    sft = p.sft.model_copy(update={"examples": p.others_examples})
+    asked = p.evaluation.model_copy(update={"asked": p.others_questions})
+    changed = {"seeds": p.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
+    return p.model_copy(update=changed | {"sweep": SweepSettings()})
+
+
+# --- questions -----------------------------------------------------------------------------------
+
+
+def training_examples(p: Profile, seed: int) -> tuple[list[Example], list[Example]]:
+    """(SFT pool, held out) of the training corpus: the same split for every seed, other orders."""
+    train, held_out = split(corpora.load(p.train), p.shift.held_out, seed=0)
+    for part in (train, held_out):
+        random.Random(seed).shuffle(part)
+    return train, held_out
+
+
+def templates(p: Profile) -> dict[str, str]:
+    """Id of a training question -> its template, where several are variants of one. Empty where
+    more questions are read than there are rows of sums, which then mix templates."""
+    if p.shift.queries > ROWS:
+        return {}
+    return {e.id: e.group for e in corpora.load(p.train) if e.group}
+
+
+def mathematics(p: Profile, most: int) -> list[Example]:
+    """Mathematics questions that are never trained on: the profile's corpus, or held-out ones."""
+    if corpus := p.evaluation.mathematics:
+        return corpora.load(corpus, 0, most)
+    return training_examples(p, 0)[1][:most]
+
+
+def domain_questions(p: Profile) -> dict[str, list[Example]]:
+    """Every question of each domain that is not among the demonstrations, compared by its text."""
+    shown = {e.question for e in corpora.load(p.demonstrations)}
+    return by_domain(e for e in corpora.load(p.domains) if e.question not in shown)
+
+
+def evaluation_questions(p: Profile) -> dict[str, list[Example]]:
+    """The questions of each domain on which performance is measured; the same for all seeds."""
+    most = p.evaluation.questions
+    return {domain: group[:most] for domain, group in domain_questions(p).items()}
+
+
+def domain_queries(p: Profile, domain: str, seed: int) -> list[Example]:
+    """The questions on which a domain is scored: drawn for each seed from those it is evaluated
+    on."""
+    asked = evaluation_questions(p)[domain]
+    return asked if len(asked) < p.sts.queries else random.Random(seed).sample(asked, p.sts.queries)
+
+
+def halves(p: Profile, domain: str) -> tuple[list[Example], list[Example]]:
+    """(for training, for testing): a domain's questions split 1:1, as the paper's mixtures do."""
+    asked = domain_questions(p)[domain]
+    return asked[: len(asked) // 2], asked[len(asked) // 2 :]
+
+
+# --- pairs of prompts ----------------------------------------------------------------------------
+
+
+def training_pairs(p: Profile, seed: int, shown: Sequence[Example] | None = None) -> Pairs:
+    """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool
+    (or `shown`)."""
+    train, held_out = training_examples(p, seed)
+    if (n := len(held_out)) < 2:
+        raise ValueError(f"corpus {p.train!r} has {n} held-out questions: raise shift.held_out")
+    if n < p.shift.queries:
+        log.warning("%r: all %d held-out questions are read, not shift.queries", p.train, n)
+    pool = fitting(p, train if shown is None else shown, p.shift.demonstrations)
+    sets = prompts.choose_demonstrations(pool, p.shift.demonstrations, p.shift.sets, seed)
+    return pairs(p, held_out[: p.shift.queries], sets)
+
+
+def prose_pairs(p: Profile, seed: int) -> Pairs:
+    """(plain, prose) prompts of the same questions: each passage as long as the demonstration it
+    stands for, so that what moves is what any context moves."""
+    train, held_out = training_examples(p, seed)
+    pool = fitting(p, train, p.shift.demonstrations)
+    sets = prompts.choose_demonstrations(pool, p.shift.demonstrations, p.shift.sets, seed)
+    rng = random.Random(f"prose {seed}")
+    passages = [[contrast.prose(tokenizer(p), rng, e) for e in group] for group in sets]
+    return pairs(p, held_out[: p.shift.queries], passages)
+
+
+def domain_pairs(p: Profile, domain: str, seed: int) -> Pairs:
+    """(plain, icl) prompts of a downstream domain, with its own chain-of-thought demonstrations."""
+    shown = by_domain(corpora.load(p.demonstrations))[domain]
+    sets = prompts.choose_demonstrations(shown, p.sts.demonstrations, 1, seed)
+    return pairs(p, domain_queries(p, domain, seed), sets)
+
+
+def pairs(p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Example]]) -> Pairs:
+    """(plain, icl) prompts of `queries`, which take the `sets` of demonstrations in turn."""
+    longest = models.context_length(p.model, p.revision)
+    made = prompts.prompt_pairs(tokenizer(p), queries, sets, longest)
+    if p.place == "query":
+        return made
+    return [(prompts.behind(plain), prompts.behind(icl)) for plain, icl in made]
+
+
+def answer_pairs(
+    p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Example]], rng: random.Random
+) -> Pairs:
+    """(wrong, right) prompts of `queries`: behind demonstrations with a wrong option for an answer,
+    and behind the same with the right one (ours). Raises ValueError for one without options."""
+    queries = [contrast.right(e) for e in queries]
+    wrong = [[contrast.wrong(rng, e) for e in group] for group in sets]
+    right = [[contrast.right(e) for e in group] for group in sets]
+    both = [pairs(p, queries, shown) for shown in (wrong, right)]
+    return [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]
+
+
+def fitting(p: Profile, examples: Sequence[Example], demonstrations: int) -> list[Example]:
+    """The examples short enough that `demonstrations` of them and a query as long fit the context.
+
+    LIMO's chains of thought are longer than an 8,192-token context takes two of. Raises ValueError
+    where none is left.
+    """
+    limit = models.context_length(p.model, p.revision) // (demonstrations + 1)
+    kept = within(tokenizer(p), examples, limit - 1)
+    if len(kept) < demonstrations:
+        short = f"corpus {p.train!r} has {len(kept)} examples under {limit} tokens"
+        raise ValueError(f"{short}: lower shift.demonstrations")
+    if len(kept) < len(examples):
+        log.warning("%r: %d of %d examples can be shown", p.train, len(kept), len(examples))
+    return kept
+
+
+def within(tokenizer, examples: Sequence[Example], limit: int) -> list[Example]:
+    """The examples of at most `limit` tokens, question and solution."""
+    texts = [f"{e.query}\n{e.solution}" for e in examples]
+    read = tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    return [e for e, ids in zip(examples, read, strict=True) if len(ids) <= limit]

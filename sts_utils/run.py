@@ -1,0 +1,358 @@
+"""What a run computes: features of the untouched model, fine-tuned models, and what they changed.
+
+A `cached` function is computed once and read ever after. A fine-tuned model is named by a tuple
+(cached function, its arguments), like (finetuned, 0); None is the untouched one.
+"""
+
+import copy
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache, lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sts_utils import (
+    batches,
+    corpora,
+    evaluate,
+    features,
+    generate,
+    models,
+    prompts,
+    questions,
+    sae_training,
+    saes,
+    train,
+)
+from sts_utils.cache import cached
+from sts_utils.config import Profile, SftSettings
+from sts_utils.examples import Example, by_domain
+from sts_utils.features import FeatureStats, Hook
+from sts_utils.questions import tokenizer
+
+Model = tuple | None
+MODEL = ("model", "revision")
+READ = (*MODEL, "layer", "sae", "dtype", "place", "engine")
+SHOWN = (*READ, "sweep", "train", "shift", "alignment")
+DOMAINS = ("domains", "demonstrations", "sts", "evaluation.questions")
+#: Training questions that the untouched model answers, to find verified answers of its own.
+ROLLOUTS = 192
+
+# --- models and SAEs that a process holds --------------------------------------------------------
+
+
+@lru_cache(maxsize=2)  # the untouched model and one fine-tuned one
+def _backbone(name: str, layer: int, dtype: str, revision: str | None):
+    torch.set_num_threads(batches.cpu_threads())
+    return models.load_truncated(name, layer, dtype, revision)
+
+
+def backbone(p: Profile, folder: Path | None = None):
+    """The profile's model (or a fine-tuned one, of `folder`) up to the SAE's layer."""
+    if folder:
+        return _backbone(str(folder), p.layer, p.dtype, None)
+    return _backbone(p.model, p.layer, p.dtype, p.revision)
+
+
+@cache
+def _sae(name: str, d_in: int, layer: int, device: str):
+    if device != "cpu":
+        return copy.deepcopy(_sae(name, d_in, layer, "cpu")).to(device)
+    return saes.load(name, d_in, layer)
+
+
+def sae(p: Profile, device: str | None = None):
+    """The profile's SAE, on the device that models run on if no other is named."""
+    width = models.check(p.model, p.layer, p.revision)
+    return _sae(p.sae, width, p.layer, device or models.device())
+
+
+@cache
+def _first_prompts(model: str, revision: str | None) -> list[prompts.Prompt]:
+    """The same for every run of a model: what is stored of a domain serves all training sets."""
+    read = models.load_tokenizer(model, revision)
+    return [prompts.chat_prompt(read, e) for e in corpora.load("gsm-symbolic", 0, 16)]
+
+
+@cache
+def _sink_norm(*model) -> float:
+    return features.sink_norm(_backbone(*model), _first_prompts(model[0], model[3]))
+
+
+def sink_norm(p: Profile) -> float:
+    """The attention-sink threshold of the profile's model, from 16 plain prompts."""
+    return _sink_norm(p.model, p.layer, p.dtype, p.revision)
+
+
+@cache
+def _check_sae(name: str, *model) -> None:
+    read = _sae(name, models.check(model[0], model[1], model[3]), model[1], models.device())
+    ids = [list(prompt.ids) for prompt in _first_prompts(model[0], model[3])]
+    saes.check(read, name, list(sae_training.activations(_backbone(*model), ids, 4096)))
+
+
+def hook(p: Profile, device: str | None = None) -> Hook:
+    """The profile's SAE at its layer, with the threshold above which rows are sinks.
+
+    Raises ValueError, in one line, for an SAE that is not of the model, as 16 prompts show.
+    """
+    if not saes.RANDOM.fullmatch(p.sae):
+        _check_sae(p.sae, p.model, p.layer, p.dtype, p.revision)
+    return Hook(p.layer, sae(p, device), sink_norm(p))
+
+
+def with_sae(p: Profile, name: str) -> Profile:
+    """The same run read through another SAE, at its layer."""
+    return p.model_copy(update={"sae": name, "layer": saes.layer(name)})
+
+
+def folder(p: Profile, model: Model) -> Path | None:
+    """Where a fine-tuned model lies: trained now if it is missing."""
+    return model and model[0](p, *model[1:])
+
+
+def whole(p: Profile, model: Model = None):
+    """The whole model to evaluate: untouched or fine-tuned."""
+    torch.set_num_threads(batches.cpu_threads())
+    where = folder(p, model)
+    release()
+    name, revision = (str(where), None) if where else (p.model, p.revision)
+    return models.load_model(name, p.evaluation.dtype, revision)
+
+
+def release(engine: bool = True) -> None:
+    """Give the GPU back before another process or a whole model needs it: cached models and SAEs,
+    and vLLM's engine unless told otherwise. On a CPU those stay: loading takes time."""
+    if torch.cuda.is_available():
+        if engine:
+            from sts_utils import vllm
+
+            vllm.close()
+        _backbone.cache_clear()
+        _sae.cache_clear()
+    gc.collect()  # a Trainer, with its model and optimizer, lies in a reference cycle
+    torch.cuda.empty_cache()
+
+
+# --- features ------------------------------------------------------------------------------------
+
+
+def _features(
+    p: Profile, pairs: Sequence, desc: str, names: Sequence[str] = (), after: Path | None = None
+) -> dict[str, dict]:
+    """SAE (of `names`, or the profile's) -> FeatureStats as arrays; one pass serves all of them.
+    `after`: condition b is this model."""
+    read = {name: with_sae(p, name) if name != p.sae else p for name in names or [p.sae]}
+    if p.alignment == "stream" and after is None:
+        return {name: _stream(q, pairs).arrays() for name, q in read.items()}
+    deepest = max(read.values(), key=lambda q: q.layer)
+    if batches.engine(p.engine) == "vllm" and after is None:  # it holds one model at a time
+        from sts_utils import vllm
+
+        hooks = [hook(q) for q in read.values()]
+        release(engine=False)
+        found = vllm.feature_stats(pairs, p.model, p.revision, hooks, dtype=p.dtype, desc=desc)
+    else:
+        hooks = [hook(q) for q in read.values()]
+        other = backbone(deepest, after) if after else None
+        model = backbone(deepest)
+        found = features.feature_stats(pairs, model, hooks, other_model=other, desc=desc)
+    return {name: stats.arrays() for name, stats in zip(read, found, strict=True)}
+
+
+def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
+    """The released code's alignment: whole prompts with generated tokens, row by row."""
+    written = {}
+    if p.shift.generated_tokens:
+        model = models.load_model(p.model, p.dtype, p.revision)
+        flat = [prompt for pair in pairs for prompt in pair]
+        written = features.continuations(model, tokenizer(p), flat, p.shift.generated_tokens)
+    return features.stream_stats(pairs, backbone(p), hook(p), p.shift.stream_rows, written)
+
+
+@cached(*SHOWN)
+def train_features(p: Profile, seed: int):
+    """Training questions without and with training demonstrations (for D_N), of every SAE."""
+    pairs = questions.training_pairs(p, seed)
+    return _features(p, pairs, f"{p.train} seed {seed}", p.saes)
+
+
+@cached(*SHOWN, "grpo", "evaluation.dtype")
+def own_answer_features(p: Profile, seed: int):
+    """The same with the untouched model's own verified answers as demonstrations."""
+    pairs = questions.training_pairs(p, seed, verified(p, seed))
+    return _features(p, pairs, f"{p.train}, own answers, seed {seed}", p.saes)
+
+
+@cached(*READ, "train", "shift", "alignment")
+def prose_features(p: Profile, seed: int):
+    """The same training questions without and with prose in context."""
+    return _features(p, questions.prose_pairs(p, seed), f"prose seed {seed}")
+
+
+@cached(*READ, "sweep", *DOMAINS)
+def domain_features(p: Profile, domain: str, seed: int):
+    """A domain's questions without and with its demonstrations (for STS), of every SAE."""
+    pairs = questions.domain_pairs(p, domain, seed)
+    p = p.model_copy(update={"alignment": "query"})  # that of step 1 may be another
+    return _features(p, pairs, f"{domain} seed {seed}", p.saes)
+
+
+@cached(*READ, "train", "shift")
+def actual_features(p: Profile, seed: int, model: Model):
+    """The same plain training questions before and after fine-tuning."""
+    pairs = [(plain, plain) for plain, _ in questions.training_pairs(p, seed)]
+    return _features(p, pairs, f"after training, seed {seed}", after=folder(p, model))
+
+
+@cached(*READ, *DOMAINS)
+def domain_after(p: Profile, domain: str, seed: int, model: Model) -> dict:
+    """Residual stream of a domain's plain questions in the fine-tuned model (one SAE feature)."""
+    pairs = [(plain, plain) for plain, _ in questions.domain_pairs(p, domain, seed)]
+    read = {"features": np.array([0]), "desc": f"{domain} after SFT, seed {seed}"}
+    return features.feature_stats(pairs, backbone(p, folder(p, model)), [hook(p)], **read)[
+        0
+    ].arrays()
+
+
+# --- fine-tuning ---------------------------------------------------------------------------------
+
+
+@cached(*MODEL, "train", "sft", "shift.held_out", folder=True)
+def finetuned(p: Profile, seed: int, out: Path = None) -> None:
+    """The model after SFT on the training set."""
+    sft(p, p.sft, questions.training_examples(p, seed)[0][: p.sft.examples], seed, out)
+
+
+def sft(
+    p: Profile,
+    settings: SftSettings,
+    examples: Sequence[Example],
+    seed: int,
+    out: Path,
+    steps: int | None = None,
+) -> None:
+    """Fine-tune the profile's model into `out`, here or over the processes of its launcher; its log
+    is beside it."""
+    release()
+    told = (p.model, p.revision, settings, examples, seed, out, steps)
+    if p.launcher:
+        from sts_utils import fsdp
+
+        log = fsdp.launch(p.launcher, *told)
+    else:
+        log = train.sft(*told)
+    log.to_parquet(out / "log.parquet", index=False)
+    release()
+
+
+def training_logs(p: Profile, trained: Mapping[object, tuple]) -> pd.DataFrame:
+    """The logs of several models, a column `run` naming each."""
+    logs = {name: pd.read_parquet(folder(p, m) / "log.parquet") for name, m in trained.items()}
+    return pd.concat([log.assign(run=name) for name, log in logs.items()])
+
+
+# --- performance ---------------------------------------------------------------------------------
+
+WRITTEN = ("shots", "max_new_tokens", "rule")
+ASKED = (*MODEL, "domains", "demonstrations", "engine")
+ASKED += tuple(f"evaluation.{name}" for name in ("questions", "dtype", "mode", *WRITTEN))
+HELD_OUT = (*MODEL, "train", "shift.held_out", "sft.max_length")
+HELD_OUT += ("evaluation.held_out", "evaluation.dtype")
+SOLVED = ("evaluation.mathematics", "evaluation.max_new_tokens")
+
+
+@cached(*ASKED)
+def performance(
+    p: Profile,
+    model: Model = None,
+    asked: int | None = None,
+    given: tuple[Example, ...] | None = None,
+) -> pd.DataFrame:
+    """Each question's performance before (None) or after fine-tuning, a row a question.
+
+    Columns: domain, id and evaluate.MEASURES. The questions are the profile's evaluation questions,
+    at most `asked` of each domain, or those `given`.
+    """
+    groups = questions.evaluation_questions(p).values()
+    chosen = given or [e for group in groups for e in group[:asked]]
+    if p.evaluation.mode == "generation":
+        return _written_accuracy(p, model, chosen)
+    desc = f"evaluate {model[0].__name__}" if model else "evaluate before"
+    return evaluate.option_likelihoods(whole(p, model), tokenizer(p), chosen, desc=desc)
+
+
+def _written_accuracy(p: Profile, model: Model, asked: Sequence[Example]) -> pd.DataFrame:
+    """Accuracy of written chains of thought, by vLLM or transformers."""
+    e, stop = p.evaluation, [evaluate.STOP]
+    if batches.engine(p.engine) == "vllm":
+        from sts_utils import vllm
+
+        where = folder(p, model) or vllm.checkpoint(p.model, p.revision)
+        release()
+        write = vllm.generate(where, e.max_new_tokens, e.dtype, special_tokens=True, stop=stop)
+    else:
+        how = {"new_tokens": e.max_new_tokens, "batch": 16, "special_tokens": True, "stop": stop}
+        write = partial(generate.generate, whole(p, model), tokenizer(p), **how)
+    shots = by_domain(corpora.in_order(p.demonstrations))
+    context = models.context_length(p.model, p.revision)
+    return evaluate.written_accuracy(write, tokenizer(p), asked, shots, e, context)
+
+
+@cached(*HELD_OUT)
+def held_out_loss(p: Profile, model: Model = None) -> pd.DataFrame:
+    """Log-likelihood of held-out training-set solutions before (None) or after fine-tuning."""
+    examples = questions.training_examples(p, 0)[1][: p.evaluation.held_out]
+    return evaluate.solution_loglik(whole(p, model), tokenizer(p), examples, p.sft.max_length)
+
+
+@cached(*HELD_OUT, *SOLVED)
+def mathematics(p: Profile, model: Model = None) -> pd.DataFrame:
+    """`solve` before (None) or after fine-tuning."""
+    return solve(p, questions.mathematics(p, p.evaluation.held_out), whole(p, model))
+
+
+def solve(p: Profile, examples: Sequence[Example], model) -> pd.DataFrame:
+    """Mathematics: columns id, solution_loglik and, where answers are verified, accuracy."""
+    frame = evaluate.solution_loglik(model, tokenizer(p), examples, p.sft.max_length)
+    if p.evaluation.mathematics:
+        from sts_utils import grpo  # TRL takes seconds to import
+
+        tokens = p.evaluation.max_new_tokens
+        frame = frame.merge(grpo.accuracy(model, tokenizer(p), examples, tokens), on="id")
+    return frame
+
+
+def mathematics_measure(p: Profile) -> tuple[str, str, str, str]:
+    """How mathematics is measured: a column of `solve`, its name, its unit, and what it is of."""
+    if corpus := p.evaluation.mathematics:
+        return "accuracy", "accuracy", "share", f"verified answers to {corpus}"
+    of = "held-out training-set solutions"
+    return "solution_loglik", "log-likelihood", "nats a token", of
+
+
+# --- the model's own answers ---------------------------------------------------------------------
+
+
+@cached(*MODEL, "train", "shift.held_out", "grpo", "evaluation.dtype")
+def rollouts(p: Profile, seed: int) -> pd.DataFrame:
+    """The untouched model's sampled answers to training questions: id, solution, correct."""
+    from sts_utils import grpo
+
+    pool = questions.training_examples(p, seed)[0][:ROLLOUTS]
+    how = {"temperature": p.grpo.temperature, "seed": seed, "desc": "rollouts"}
+    asked = [e.query for e in pool]
+    written = generate.completions(whole(p), tokenizer(p), asked, p.grpo.completion_tokens, **how)
+    correct = [bool(grpo.reward(w, e.answer)) for w, e in zip(written, pool, strict=True)]
+    return pd.DataFrame({"id": [e.id for e in pool], "solution": written, "correct": correct})
+
+
+def verified(p: Profile, seed: int) -> list[Example]:
+    """Training questions with those of these answers that are correct."""
+    table = rollouts(p, seed).set_index("id")
+    pool = questions.training_examples(p, seed)[0][:ROLLOUTS]
+    return [replace(e, solution=table.solution[e.id]) for e in pool if table.correct[e.id]]
