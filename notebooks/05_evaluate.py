@@ -14,11 +14,10 @@
 # %% [markdown]
 # # 05 · Evaluate: what moved?
 #
-# lm-eval asks every domain's questions before and after fine-tuning. A 135M model is near chance
-# when it must name the right letter, so the likelihood of each option's text is read, and four
-# measures are taken from it: the log-likelihood a token of the **gold text** (what the default
-# run's scores are correlated with, because it is the most reliable), the log-odds and the
-# probability of the gold option among the options, and accuracy. The same questions are asked
+# Every domain's questions are asked before and after fine-tuning. A 135M model is near chance when
+# it must name the right letter, so the likelihood of each option's text is read. Four measures are
+# taken from it: the log-likelihood a token of the **gold** (right) option's text, its log-odds
+# against the others, its probability among the options, and accuracy. The same questions are asked
 # before and after, so each change is paired and has a standard error.
 
 # %% tags=["parameters"]
@@ -30,23 +29,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
-from lm_eval.api.instance import Instance
 
-from sts_utils import config, results
-from sts_utils import evaluate as options
-from sts_utils import evaluate as written
-from sts_utils import generate as generation
-from sts_utils import stats as correlation
-from sts_utils.experiments import fig1b, fig5, fig6, tables2_4
-from sts_utils.runs import models, performance, samples
-from sts_utils.runs.run import Run
-from sts_utils.scale import plan
+from sts_utils import config, evaluate, generate, questions, results, run, stats
+from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
-plan.compute(profile, plan.everything(profile), stage="05_evaluate")
-run, measure = Run(profile), profile.evaluation.measure
+measured, measure = Run(profile), profile.evaluation.measure
 by_options = profile.evaluation.mode == "options"
-before = performance.measure(profile)
+before = run.performance(profile)
 print(f"{len(before)} questions in {before.domain.nunique()} domains")
 
 # %% [markdown]
@@ -56,13 +46,14 @@ print(f"{len(before)} questions in {before.domain.nunique()} domains")
 # likely. Its options are not listed in the prompt: each is a text that could be the answer.
 
 # %%
-seed, domain = profile.seeds[0], run.domain_names[0]
+seed, domain = profile.seeds[0], measured.domain_names[0]
 if by_options:
-    its = run.changes.query("seed == @seed and domain == @domain and measure == 'gold_probability'")
+    chosen = "seed == @seed and domain == @domain and measure == 'gold_probability'"
+    its = measured.changes.query(chosen)
     moved = its.loc[its.change.abs().idxmax()]
-    asked = {e.id: e for e in samples.evaluation_questions(profile)[domain]}[moved.id]
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
-    prompt = generation.chat_text(tokenizer, asked.question)
+    asked = {e.id: e for e in questions.evaluation_questions(profile)[domain]}[moved.id]
+    tokenizer = questions.tokenizer(profile)
+    prompt = generate.chat_text(tokenizer, asked.question)
     right = asked.options.index(asked.answer)
     print(prompt)
     for i, text in enumerate(asked.options):
@@ -77,10 +68,10 @@ else:
 # %%
 if by_options:
     loglik = pd.DataFrame(index=asked.options)
-    requests = [Instance("loglikelihood", {}, (prompt, text), 0) for text in asked.options]
-    for when, model in (("before", None), ("after", run.after[seed])):
-        lm = options.OptionsLM(models.load_whole(profile, model), tokenizer)
-        loglik[when] = [value for value, _ in lm.loglikelihood(requests)]
+    pieces = [tokenizer(t, add_special_tokens=False).input_ids for t in (prompt, *asked.options)]
+    for when, model in (("before", None), ("after", measured.models[seed])):
+        lm = evaluate.OptionsLM(run.whole(profile, model), tokenizer)
+        loglik[when] = lm.score([pieces])[0].tolist()
     display(loglik.round(2))
 
 # %% [markdown]
@@ -115,14 +106,38 @@ before.drop(columns="id").groupby("domain").mean(numeric_only=True).round(3)
 # %% [markdown]
 # ## Change
 #
-# After − before, question by question, mean over seeds, × 100, in both sets of domains.
+# After − before, question by question, mean over seeds, × 100, in both sets of domains; the
+# standard error is over questions. Beside it the paper's change of accuracy (Tables 2–4).
 
 # %%
-numbers = tables2_4.compute(run)
-results.shown(numbers.changes.round(2).rename_axis(["set", None]).reset_index("set"))
+rows = []
+for name, one in measured.sets.items():
+    of_set = []
+    for domain, group in one.changes.groupby("domain"):
+        row = {"domains": name, "domain": domain, "questions": group.id.nunique()}
+        for of in dict.fromkeys((measure, "gold_log_odds", "accuracy")):
+            its = group[group.measure == of]
+            by_question = 100 * its.groupby("id").change.mean()
+            row[f"{of} before"] = 100 * its.before.mean()
+            row[f"{of} change"], row[f"{of} se"] = by_question.mean(), by_question.sem()
+        value, width = row[f"{measure} change"], 1.96 * row[f"{measure} se"]
+        of_set.append(row | {"low": value - width, "high": value + width})
+    rows += sorted(of_set, key=lambda row: -abs(row[f"{measure} change"]))
+changes = pd.DataFrame(rows)
+theirs = results.paper("table02_04_accuracy_change")
+theirs = theirs.pivot(index="domain", columns="model", values="change_percent")
+beside = changes.merge(theirs.add_prefix("paper: "), how="left", on="domain")
 
 # %%
-sets = {name: rows for name, rows in numbers.changes.groupby(level=0, sort=False)}
+caption = (
+    "Tables 2–4. Change of performance, after − before SFT, paired by question, × 100, mean over "
+    f"seeds: of {results.MEASURE_NAMES[measure]} (95% interval over questions), the log-odds of the "
+    "gold option and accuracy; beside the paper's change of accuracy."
+)
+results.publish(profile, "tables2_4", beside, caption)
+
+# %%
+sets = {name: rows for name, rows in changes.groupby("domains", sort=False)}
 figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3), squeeze=False)
 for axis, (name, rows) in zip(axes[0], sets.items()):
     rows = rows.sort_values(f"{measure} change")
@@ -137,12 +152,31 @@ for axis, (name, rows) in zip(axes[0], sets.items()):
 #
 # A score can foretell a change only as far as the change is one: what differs between domains must
 # be more than the noise of the questions asked. **Reliability** is the share of the variance
-# between domains that is not noise, $1 - \overline{se^2} / \mathrm{var}$, and, as a check, the
-# correlation of two halves of the questions (stepped up to the whole). Below a half nothing can be
-# tested.
+# between domains that is not noise, $1 - \overline{se^2} / \mathrm{var}$. As a check, two halves of
+# the questions are correlated (and stepped up to the whole). Below a half nothing can be tested.
 
 # %%
-results.shown(numbers.reliability.rename_axis(["set", None]).reset_index("set"))
+rows = []
+for name, one in measured.sets.items():
+    for of in evaluate.MEASURES:
+        arrays = one.changes_of(of)
+        row = {"domains": name, "measure": of, "questions": sum(c.shape[1] for c in arrays)}
+        row["sd over domains"] = np.std([c.mean() for c in arrays], ddof=1)
+        row["mean se"] = np.sqrt((stats.standard_errors(arrays) ** 2).mean())
+        for kind in stats.CHANGES:
+            row[f"reliability, {kind}"] = stats.reliability(arrays, kind)
+            row[f"split halves, {kind}"] = stats.split_half(arrays, kind)
+        rows.append(row)
+reliability = pd.DataFrame(rows).dropna().reset_index(drop=True)
+best = reliability.groupby("measure")["reliability, signed"].mean().idxmax()
+rule = "the most reliable" if best == measure else f"less reliable than {results.MEASURE_NAMES[best]}"
+caption = (
+    "Reliability of each measure's change: the share of its variance between domains that is "
+    "signal, as 1 − mean squared standard error / variance and from halves of the questions. "
+    f"Below {stats.TESTABLE} no correlation with it is testable. The run's scores are correlated "
+    f"with {results.MEASURE_NAMES[measure]}: {rule}, signed, over the sets of domains."
+)
+results.publish(profile, "reliability", reliability, caption)
 
 # %% [markdown]
 # ## Is a drop lost knowledge?
@@ -156,50 +190,15 @@ results.shown(numbers.reliability.rename_axis(["set", None]).reset_index("set"))
 if by_options:
     print("No answer is written in this run, so none can be missing or cut off.")
 else:
-    after = {s: performance.measure(profile, model) for s, model in run.after.items()}
-    reports = {s: written.answers_report(before, table) for s, table in after.items()}
-    answered = pd.concat(reports, names=["seed"]).groupby("domain").mean(numeric_only=True)
+    after = [run.performance(profile, model) for model in measured.models.values()]
+    reports = [evaluate.answers_report(before, table) for table in after]
+    answered = pd.concat(reports).groupby("domain").mean(numeric_only=True)
     display(answered.round(3))
-    for metric, seen in run.scores.groupby("metric"):
+    for metric, seen in measured.scores.groupby("metric"):
         scores = seen.groupby("domain").value.mean()[answered.index]
-        r = correlation.pearson(scores.to_numpy(), answered.change_answered.abs().to_numpy())
+        r = stats.pearson(scores.to_numpy(), answered.change_answered.abs().to_numpy())
         print(f"r of {metric} and |change among questions answered in both|: {r:.2f}")
 
-# %% [markdown]
-# ## Zeroing features
-#
-# Mathematics, by the log-likelihood of held-out solutions, while SAE features are taken out of the
-# fine-tuned model's residual stream (Fig 1b).
-
 # %%
-zeroed = fig1b.zero_features(profile)
-zeroed.groupby(["features", "count"]).solution_loglik.mean().unstack("features").round(3)
-
-# %% [markdown]
-# ## The other models
-#
-# The same questions, asked of the models fine-tuned on other sets and by reinforcement learning
-# (one seed): change of the measure × 100, with its standard error over questions.
-
-# %%
-changed = {name: run.trained_on(name).changes for name in profile.others}
-reinforced = {seed: fig6.reinforced(profile)}
-rl = run.trained_on(profile.grpo.train).with_models(reinforced)
-changed[f"GRPO on {profile.grpo.train}"] = rl.changes
-others = pd.concat(changed, names=["training"]).query("measure == @measure")
-points = 100 * others.groupby(["domain", "training"]).change.agg(["mean", "sem"])
-points.unstack("training").swaplevel(axis=1).sort_index(axis=1).round(1)
-
-# %% [markdown]
-# The mixtures are asked the test halves of their two domains and held-out mathematics: change of
-# the measure against the untouched model. What a mixture adds is the difference from "none", the
-# training set without extra examples.
-
-# %%
-gains = fig5.compute(run).gains
-pd.DataFrame(gains).T.map(str)
-
-# %%
-clear = (numbers.changes.low > 0) | (numbers.changes.high < 0)
+clear = (changes.low > 0) | (changes.high < 0)
 print(f"SFT on {profile.train}: {clear.sum()} of {len(clear)} domains moved by more than 1.96 se.")
-print(f"Measured too, one seed each: {len(changed)} other models and {len(gains)} mixtures.")

@@ -12,63 +12,75 @@
 # ---
 
 # %% [markdown]
-# # 06 · Every figure and table
+# # 06 · The central result, and every claim
 #
-# First Fig 3, the paper's main result, in full; then every experiment, a file of
-# `sts_utils/experiments` each: its figures and tables, with a caption that says which model and
-# data they come from and what the paper found, and the verdict on the paper's claims. A claim's
-# statistic has a 95% interval. The run **agrees** when the interval lies on the claim's side,
-# **does not** when it lies on the other, and is **inconclusive** when it holds both. A correlation
-# with an outcome that is mostly noise is **not testable**.
+# **The question**: do two scores that are read before any training foretell how much each domain's
+# performance moves in it? **The answer** is Fig 3 below. **How sure**: each statistic has a 95%
+# interval, and a verdict. The run **agrees** with a claim when the interval lies on the claim's
+# side, **does not** when it lies on the other, and is **inconclusive** when it holds both. A
+# correlation with an outcome that is mostly noise is **not testable**.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
-FIGURES = None  # like "fig3 table6"; all if None
 
 # %%
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import display
 
-from sts_utils import config, results
-from sts_utils import scores as score
-from sts_utils import scores as shift
-from sts_utils import stats as correlation
-from sts_utils.experiments import (
-    EXPERIMENTS,
-    fig1a,
-    fig1b,
-    fig2a,
-    fig2b,
-    fig3,
-    fig4_saes,
-    fig4d,
-    fig4e,
-    fig5,
-    fig6,
-    fig7,
-    paper_numbers,
-    show,
-    table1,
-    tables2_4,
-    tables7_8,
-    training,
-)
-from sts_utils.report import page
-from sts_utils.runs.run import Run
-from sts_utils.scale import plan
+from sts_utils import config, evaluate, results, scores, stats
+from sts_utils.measured import Run
+from sts_utils.results import FIGURES, METRIC_NAMES, Claim
 
 profile = config.load(PROFILE, SEEDS)
-wanted = page.chosen(FIGURES)
-if FIGURES is None:
-    plan.compute(profile, plan.everything(profile), stage="06_plot")
-run, claims = Run(profile), []
-in_full = bool(wanted & {result.name for result in fig3.RESULTS})
+measured, measure = Run(profile), profile.evaluation.measure
+observed = {name: one.observations() for name, one in measured.sets.items()}
 
 # %% [markdown]
+# ## The claims about Fig 3
+#
+# `observed` holds, for each set of domains and each score, the scores [seeds, domains] and the
+# changes of every question. The set whose change is more reliable comes first. Their correlations:
+
+# %%
+claims = [
+    Claim(f"fig3-{metric.removeprefix('sts_')}", f"r over the domains of {name}", stats.correlate(o))
+    for name, of_set in observed.items()
+    for metric, o in of_set.items()
+]
+if len(profile.seeds) > 1:  # how much each score's r varies over seeds; wide with three of them
+    first = next(iter(observed.values()))
+    rs = [stats.by_seed(o) for o in first.values()]
+    ratio = stats.variance_ratio(*rs, stats.correlate(first["sts_icl"]).reliability)
+    words = "log of the variance of r over seeds, sts_act minus sts_icl"
+    claims.append(Claim("fig3-steadier", words, ratio))
+results.judge(profile, claims)
+
+# %% [markdown]
+# ## Every claim
+#
+# Those that the other notebooks of this run have judged stand beside them (`claims.csv` has every
+# statistic).
+
+# %%
+every = pd.read_csv(FIGURES / profile.name / "claims.csv")
+summed = results.by_claim(every)
+display(summed.verdict.value_counts().rename("claims").to_frame())
+results.shown(summed[["verdict", "figure", "claim", "statistics"]].sort_values("verdict"))
+
+# %% [markdown]
+# The intervals are Fisher's of a correlation over domains, of a difference of such by leaving out
+# each domain in turn, F's of a ratio of variances, else a bootstrap over questions (variants of a
+# template together), seeds or random draws. A claim with several statistics agrees when all of them
+# do, and does not when any does not. The rule judges claims, not digits: the run may be of another
+# scale than the paper's. Where the paper's column in `claims.csv` says "not reported", the claim is
+# ours.
+#
 # ## Fig 3: the score before training, the change after it
 #
 # Two vectors of as many numbers as there are domains. The score $\mathrm{STS}_{ICL}$, read from the
@@ -76,211 +88,146 @@ in_full = bool(wanted & {result.name for result in fig3.RESULTS})
 # fine-tuned. Here of the first seed:
 
 # %%
-if in_full:
-    first, dims = run.domains[0].values(), run.dims[0]
-    x = np.array([score.sts_icl(domain, dims, profile.definition) for domain in first])
-    y = np.array([change[0].mean() for change in run.change_arrays])
-    vectors = pd.DataFrame({"STS_ICL": x, "change": y, "|change|": abs(y)}, run.domain_names)
-    display(vectors.sort_values("STS_ICL").round(4))
+domains, dims = measured.domains[0].values(), measured.dims[0]
+x = np.array([scores.sts_icl(domain, dims, profile.definition) for domain in domains])
+y = np.array([change[0].mean() for change in measured.change_arrays])
+vectors = pd.DataFrame({"STS_ICL": x, "change": y, "|change|": abs(y)}, measured.domain_names)
+vectors.sort_values("STS_ICL").round(4)
 
 # %% [markdown]
 # Their correlation, with the absolute change as in the paper:
 
 # %%
-if in_full:
-    r = np.corrcoef(x, abs(y))[0, 1]
-    print(f"r = {r:.3f} over {len(x)} domains")
-    figure, axis = plt.subplots(figsize=(3.4, 2.6))
-    sns.regplot(x=x, y=abs(y), ax=axis, ci=None, color=results.SAE_COLOUR, line_kws={"lw": 1})
-    axis.set(xlabel=results.METRIC_NAMES["sts_icl"], ylabel="|change|", title=f"r = {r:.2f}")
+r = np.corrcoef(x, abs(y))[0, 1]
+print(f"r = {r:.3f} over {len(x)} domains")
+figure, axis = plt.subplots(figsize=(3.4, 2.6))
+sns.regplot(x=x, y=abs(y), ax=axis, ci=None, color=results.SAE_COLOUR, line_kws={"lw": 1})
+_ = axis.set(xlabel=METRIC_NAMES["sts_icl"], ylabel="|change|", title=f"r = {r:.2f}")
 
 # %% [markdown]
 # That is all. The paper's number is the mean of this $r$ over the seeds. How sure is it? Two things
 # vary: which **domains** there are (fourteen, of all that could be asked), and which **questions**
 # were asked of them. Fisher's interval is for other domains; leaving out each twentieth of the
-# questions in turn gives the interval for other questions. And the outcome has a
-# **reliability**: divided by its root, $r$ becomes that with the true change.
+# questions in turn gives the interval for other questions. And the outcome has a **reliability**:
+# the share of its variance that is signal. Divided by its root, $r$ becomes that with the true
+# change.
 
 # %%
-if in_full:
-    observed = run.observations()["sts_icl"]
-    print("r of each seed:", correlation.by_seed(observed).round(3))
-    r = correlation.correlate(observed)
-    print(f"r of the means over seeds, and its 95% interval, other domains drawn: {r}")
-    print(f"reliability of the absolute change: {r.reliability:.2f}")
-    if r.testable:
-        low, high = r.within
-        print(f"r with the true change: {r.true:.2f}, other questions: [{low:.2f}, {high:.2f}]")
+seen = measured.observation("sts_icl")
+print("r of each seed:", stats.by_seed(seen).round(3))
+r = stats.correlate(seen)
+print(f"r of the means over seeds, and its 95% interval, other domains drawn: {r}")
+print(f"reliability of the absolute change: {r.reliability:.2f}")
+if r.testable:
+    low, high = r.within
+    print(f"r with the true change: {r.true:.2f}, other questions: [{low:.2f}, {high:.2f}]")
 
 # %% [markdown]
-# The same for both scores and both sets of domains, the set whose change is more reliable first,
-# with the signed change in the picture: the paper correlates with the absolute one. A last table
-# asks whether the choice of the measure mattered: the same r with every measure whose change is
-# reliable enough.
+# The same for both scores and both sets of domains, with the signed change in the picture: the
+# paper correlates with the absolute one.
 
 # %%
-claims += show(fig3, run, wanted)
+shape = {"figsize": (7.0, 0.4 + 2.6 * len(observed)), "sharey": "row", "squeeze": False}
+figure, axes = plt.subplots(len(observed), 2, **shape)
+for row, (name, of_set) in zip(axes, observed.items()):
+    for axis, (metric, seen) in zip(row, of_set.items()):
+        x, y = seen.scores.mean(0), 100 * seen.mean_changes().mean(0)
+        width = 196 * stats.standard_errors(seen.changes)
+        axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+        for i, (domain, (colour, marker)) in enumerate(results.styles(seen.domains).items()):
+            look = {"fmt": marker, "color": colour, "ms": 5, "elinewidth": 0.8, "label": domain}
+            axis.errorbar(x[i], y[i], yerr=width[i], **look)
+        rs = [f"r with {kind} change {stats.correlate(seen, kind)}" for kind in stats.CHANGES]
+        axis.set_title("\n".join(rs), loc="left", fontsize=8)
+        axis.set_xlabel(METRIC_NAMES[metric])
+    row[0].set_ylabel(f"{name}\nchange of {results.SHORT_NAMES[measure]}")
+    row[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+
+# %%
+sure = {name: stats.correlate(of_set["sts_icl"]).reliability for name, of_set in observed.items()}
+theirs = results.paper("table06_pearson").pearson_mean
+caption = (
+    "Fig 3. Score before training, signed change after it: a point a domain, mean over seeds; bars "
+    "are 95% intervals over questions, those of r over domains. Reliability of the absolute "
+    f"change: {', '.join(f'{name} {share:.2f}' for name, share in sure.items())} (below "
+    f"{stats.TESTABLE} nothing can be tested). The paper, over 8 domains: r = {theirs.min():.2f} to "
+    f"{theirs.max():.2f}."
+)
+results.publish(profile, "fig3", figure, caption)
+
+# %%
+tables = {}
+for name, of_set in observed.items():
+    seen = of_set["sts_icl"]
+    columns = {metric: o.scores.mean(0) for metric, o in of_set.items()}
+    columns |= {"change": 100 * seen.mean_changes().mean(0)}
+    columns |= {"se": 100 * stats.standard_errors(seen.changes)}
+    tables[name] = pd.DataFrame(columns, seen.domains)
+points = pd.concat(tables, names=["domains", "domain"]).reset_index()
+caption = (
+    f"The points of Fig 3: both scores and the change of {results.MEASURE_NAMES[measure]} × 100, "
+    "means over seeds, with its standard error over questions."
+)
+results.publish(profile, "table6_points", points, caption)
 
 # %% [markdown]
-# ## Fig 1: SFT moves few features, and they matter
+# ## Tables 6 and 9: r and R²
 #
-# How the change by SFT is spread over the SAE's features.
+# Beside the paper's numbers, which are over eight domains that were **selected by the outcome**:
+# the four of the largest and the four of the smallest change. That inflates r; both selections are
+# shown.
 
 # %%
-claims += show(fig1a, run, wanted)
+tables = {name: stats.correlations(of_set) for name, of_set in observed.items()}
+ours = pd.concat(tables, names=["domains"]).reset_index("domains")
+ours = ours.assign(source="ours", model=profile.model)
+theirs = {"source": "paper", "domains": "mmlu-pro", "selection": "paper", "n": 8}
+theirs |= {"change": "absolute"}
+about = ["source", "model", "domains", "metric", "selection", "change", "n"]
+columns = ["r_mean", "r_sd", "r", "low", "high", "rho", "p", "reliability", "split_half"]
+columns += ["r_true", "true_low", "true_high"]
+their_r = results.paper("table06_pearson")
+their_r = their_r.rename(columns={"pearson_mean": "r_mean", "pearson_sd": "r_sd"}).assign(**theirs)
+caption = (
+    "Table 6. Pearson r of score and change over domains. r_mean, r_sd: over seeds, as the paper "
+    "reports. r: of means over seeds, [low, high] with other domains drawn, Spearman ρ, permutation "
+    "p. r_true: without the questions' noise, [true_low, true_high] with other questions. Selection "
+    "paper: eight domains chosen by the outcome."
+)
+both = pd.concat([ours, their_r], ignore_index=True).reindex(columns=[*about, *columns])
+results.publish(profile, "table6", both, caption)
+
+# %%
+their_r2 = results.paper("table09_r2").assign(**theirs)
+both = pd.concat([ours, their_r2], ignore_index=True).reindex(columns=[*about, "r2_mean", "r2_sd"])
+caption = "Table 9. R² of score and change over domains, mean and spread over seeds."
+results.publish(profile, "table9", both, caption)
 
 # %% [markdown]
-# Features are taken out of the residual stream while the fine-tuned model reads held-out solutions.
-# The paper compares with random features; most of those hardly ever fire. Others as active as the
-# shifted ones would be a fairer control, and stand beside them where there are any.
+# Does r depend on the measure of performance? The same with every measure whose change is reliable
+# enough, and with a signed score of ours: the cosine, on $D_N$, of a domain's mean shift and the
+# training set's.
 
 # %%
-claims += show(fig1b, run, wanted)
-
-# %% [markdown]
-# ## Fig 2: demonstrations in context find the features that SFT moves
-#
-# The overlap of the features that demonstrations move most with those that SFT moves most, at every
-# number of features and at every fraction, and the same of the residual stream's own dimensions.
-# Two other rankings say how little it takes: the features that are most active anyway, and those
-# that any prose in context moves.
-
-# %%
-claims += show(fig2a, run, wanted)
-
-# %% [markdown]
-# SFT's change is more concentrated in SAE features than in raw dimensions.
-
-# %%
-claims += show(fig2b, run, wanted)
-
-# %% [markdown]
-# ## Fig 4a–c, Table 12: other SAEs
-#
-# The same model and the same changes, read through SAEs of another width, layer or sparsity.
+rows = []
+for name, of_set in observed.items():
+    one = measured.sets[name]
+    for of in evaluate.MEASURES:
+        changes = one.changes_of(of)
+        for change in stats.CHANGES:
+            for metric, seen in (of_set | {"cosine": one.observation("cosine")}).items():
+                r = stats.correlate(replace(seen, changes=changes), change)
+                row = {"domains": name, "measure": of, "change": change, "metric": metric}
+                if r.testable:
+                    rows.append(row | results.numbers(r) | {"reliability": r.reliability})
+columns = ["domains", "measure", "change", "metric", "value", "low", "high", "reliability"]
+caption = (
+    "Table 6 by measure. Pearson r of score and change over all domains, other domains drawn, for "
+    "every measure whose change is reliable enough. Main: "
+    f"{results.MEASURE_NAMES[measure]}, absolute; the others were looked at beside it. cosine: "
+    "ours, signed, of a domain's mean shift on D_N and the training set's. The paper: accuracy."
+)
+results.publish(profile, "table6_measures", pd.DataFrame(rows, columns=columns), caption)
 
 # %%
-claims += show(fig4_saes, run, wanted)
-
-# %% [markdown]
-# ## Fig 4d: does the top of the ranking matter?
-#
-# The next N features in the ranking by shift take the place of $D_N$, and the next, and so on.
-
-# %%
-claims += show(fig4d, run, wanted)
-
-# %% [markdown]
-# ## Fig 4e, Tables 5 and 13: simpler predictors, probes, and what each costs
-#
-# What a score must beat: how active a domain is at all, how similar it is to the training set, how
-# far fine-tuning moves it, and a probe that is trained on the other domains' changes. Probes are
-# compared by the error on the domain left out: r would punish one that learns nothing with −1.
-
-# %%
-claims += show(fig4e, run, wanted)
-
-# %% [markdown]
-# ## Fig 5, Table 10: which extra data to add
-#
-# The domains of the highest and the lowest score share a budget of extra training data, in several
-# ratios, one of them that of their scores; and what becomes of mathematics. Whether extra data
-# helps at all is the distance from the dotted line, the training set alone.
-
-# %%
-claims += show(fig5, run, wanted)
-
-# %% [markdown]
-# ## Fig 6: reinforcement learning
-#
-# RL has no ground-truth solutions to learn from, so demonstrations should find less of what it
-# moves than of what SFT on the same questions, in as many steps, does. The model's own answers,
-# where they are verified correct, may be nearer to what it is reinforced in: the table shows them
-# instead.
-
-# %%
-claims += show(fig6, run, wanted)
-
-# %% [markdown]
-# ## Fig 7, Table 11: training only what the shifted features decode to
-#
-# Nothing of the model trains but linear maps from chosen features into the residual stream, at
-# several layers: those of the features found by demonstrations, or of random ones.
-
-# %%
-claims += show(fig7, run, wanted)
-
-# %% [markdown]
-# ## Table 1: other training sets
-#
-# Does it hold when the model is fine-tuned on something other than mathematics?
-
-# %%
-claims += show(table1, run, wanted)
-
-# %% [markdown]
-# Are the features that demonstrations find those of a subject? The share of $D_N$ of the first
-# seed that each of the other training sets has as well:
-
-# %%
-if "table1" in wanted:
-    for name in profile.others:
-        shared = shift.overlap(run.dims[0], run.trained_on(name).dims[0], profile.top_n)
-        print(f"{profile.train} and {name}: {shared:.0%} of {profile.top_n}")
-
-# %% [markdown]
-# ## Tables 2–4: change of performance in every domain
-#
-# What the scores are to predict, beside the paper's changes.
-
-# %%
-claims += show(tables2_4, run, wanted)
-
-# %% [markdown]
-# ## Tables 7 and 8: what the shifted features are about
-#
-# A feature is labelled by the kind of text on which it fires hardest: mathematics, code, dialogue.
-
-# %%
-claims += show(tables7_8, run, wanted)
-
-# %% [markdown]
-# ## Training: did SFT teach its training set?
-#
-# If not, there would be no change to predict.
-
-# %%
-claims += show(training, run, wanted)
-
-# %% [markdown]
-# ## What the paper's own numbers can carry
-#
-# Nothing of this run: what follows from the paper's printed numbers, each under an assumption.
-#
-# - **The outcome.** How many answers fine-tuning flips is not printed. If it is a share $q$ of $n$
-#   questions, a change $\delta$ of accuracy has the standard error $\sqrt{(q - \delta^2)/n}$, and
-#   the changes over domains a reliability. Each domain is taken as evaluated once, on all of
-#   MMLU-Pro's questions; the mean of three independent runs has at best a third of the noise.
-# - **Few domains.** Fisher's interval of $r$ takes the 8 domains as drawn at random from a normal
-#   population. They are not, and engineering, which moves most in all three models, is far out.
-# - **Chosen by the outcome.** The 4 largest and 4 smallest changes of 14 are spread wider than the
-#   14, which raises $r$. Simulated with a score that is linear in the absolute change, with normal
-#   noise.
-# - **The paper's ± is a spread over three seeds**, on the same domains. It says how well the
-#   computation repeats, and nothing of what $r$ would be over other domains.
-
-# %%
-claims += show(paper_numbers, run, wanted)
-
-# %% [markdown]
-# ## All claims
-
-# %%
-if FIGURES is None:
-    verdicts = results.judged(claims)
-    results.save_claims(verdicts, profile.name)
-    display(results.shown(results.by_claim(verdicts).sort_values("verdict")))
-
-# %%
-of_06 = [result.name for experiment in EXPERIMENTS for result in experiment.RESULTS]
-print(f"Wrote {', '.join(n for n in of_06 if n in wanted)} to figures/{profile.name}/.")
+print(f"Fig 3, Tables 6 and 9, {len(every)} judged statistics: figures/{profile.name}/.")

@@ -171,6 +171,14 @@ CONTENTS: dict[str, Callable[[Profile], object]] = {
 }
 
 
+def without_docstrings(tree: ast.AST) -> ast.AST:
+    """A syntax tree (in place) in which a change of words is none."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            node.body[0].value.value = ""
+    return tree
+
+
 @functools.cache
 def code(function: Callable) -> str:
     """A hash of the functions, classes and constants of this package that `function` reaches."""
@@ -188,17 +196,17 @@ def code(function: Callable) -> str:
 def _reached(item) -> tuple[str, list, dict[str, str]]:
     """(the hash of an item's syntax tree, the items of this package that it names, constants)."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(item)))
+    without_docstrings(tree)
     names, items, constants = set(), [], {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
-            node.body[0].value.value = ""
-        elif isinstance(node, ast.Name | ast.Attribute):
+        if isinstance(node, ast.Name | ast.Attribute):
             names.add(node.id if isinstance(node, ast.Name) else node.attr)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sts_utils"):
             for alias in node.names:  # not loaded yet: the whole file
                 lazy = f"{node.module}.{alias.name}".split(".")[1]
                 spec = importlib.util.find_spec(f"sts_utils.{lazy}")
-                constants[lazy] = store.digest(ast.dump(ast.parse(Path(spec.origin).read_text())))
+                file = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+                constants[lazy] = store.digest(ast.dump(without_docstrings(file)))
     scope = vars(inspect.getmodule(item))
     for name in sorted(names & scope.keys()):
         value, things = scope[name], {f"{item.__module__}.{name}": scope[name]}

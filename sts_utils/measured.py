@@ -45,13 +45,18 @@ class Run:
         return Run(questions.trained_on(self.profile, corpus))
 
     @cached_property
-    def sets(self) -> dict[str, "Run"]:
-        """Corpus of domains -> the run on it; the set that can decide, of the more reliable
-        change, first."""
+    def sets_as_named(self) -> dict[str, "Run"]:
+        """Corpus of domains -> the run on it, in the profile's order: no outcome is read."""
         runs, second = {self.profile.domains: self}, questions.second_domains(self.profile)
         if second:
             other = runs[second.domains] = Run(second, self.models)
             other.train, other.ranked, other.dims = self.train, self.ranked, self.dims
+        return runs
+
+    @cached_property
+    def sets(self) -> dict[str, "Run"]:
+        """The same; the set that can decide, of the more reliable change, first."""
+        runs = self.sets_as_named
         sure = {name: stats.reliability(r.change_arrays, "absolute") for name, r in runs.items()}
         return {name: runs[name] for name in sorted(runs, key=sure.get, reverse=True)}
 

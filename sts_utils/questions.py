@@ -39,7 +39,7 @@ def trained_on(p: Profile, corpus: str) -> Profile:
     sft = p.sft.model_copy(update={"examples": p.others_examples})
     asked = p.evaluation.model_copy(update={"asked": p.others_questions})
     changed = {"seeds": p.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
-    return p.model_copy(update=changed | {"sweep": SweepSettings()})
+    return p.model_copy(update=changed)
 
 
 # --- questions -----------------------------------------------------------------------------------

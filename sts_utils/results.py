@@ -36,20 +36,9 @@ SHORT_NAMES = {
     "accuracy": "accuracy, points",
 }
 
-sns.set_theme(
-    context="paper",
-    style="ticks",
-    rc={
-        "pdf.fonttype": 42,
-        "figure.dpi": 120,
-        "savefig.dpi": 200,
-        "axes.titlesize": 9,
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.constrained_layout.use": True,
-    },
-)
+LOOK = {"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 200, "axes.titlesize": 9}
+LOOK |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
+sns.set_theme(context="paper", style="ticks", rc=LOOK | {"figure.constrained_layout.use": True})
 
 
 def styles(domains: Sequence[str]) -> dict[str, tuple]:
@@ -146,20 +135,6 @@ def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -
 
 # --- claims ------------------------------------------------------------------------------------
 
-VERDICTS = ("agrees", "does not", "inconclusive", "not testable")
-RULE = (
-    "A claim's statistic has a 95% interval: Fisher's of a correlation over domains, of a "
-    "difference of such by leaving out each domain in turn, F's of a ratio of variances, else a "
-    "bootstrap over questions (variants of a template together), seeds or random draws. The run "
-    "agrees with the claim when the interval lies on the claim's side, does not when it lies on "
-    "the other, is inconclusive when it holds both, and a correlation is not testable when less "
-    f"than {TESTABLE:.0%} of the variance of its outcome is signal. Where the paper's column says "
-    "'not reported' the claim is ours, not the paper's. A claim with several statistics agrees "
-    "when all of them do, and does not when any does not. The rule judges claims, not digits: the "
-    "run may be of another scale than the paper's."
-)
-
-
 class Claim(NamedTuple):
     """A claim of the paper or ours, by its id in data/paper/claims.csv, and what decides it.
 
@@ -180,7 +155,7 @@ def claims() -> pd.DataFrame:
 
 
 def verdict(low: float, high: float, side: Literal["above", "below"] = "above") -> str:
-    """Which of VERDICTS an interval gives a claim that its statistic is above (or below) 0."""
+    """What an interval says of a claim that its statistic is above (or below) 0."""
     if side == "below":
         low, high = -high, -low
     if 0 < low <= high:

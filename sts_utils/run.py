@@ -4,7 +4,6 @@ A `cached` function is computed once and read ever after. A fine-tuned model is 
 (cached function, its arguments), like (finetuned, 0); None is the untouched one.
 """
 
-import copy
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -46,63 +45,36 @@ ROLLOUTS = 192
 
 
 @lru_cache(maxsize=2)  # the untouched model and one fine-tuned one
-def _backbone(name: str, layer: int, dtype: str, revision: str | None):
+def _backbone(name: str, revision: str | None, layer: int, dtype: str):
     torch.set_num_threads(batches.cpu_threads())
     return models.load_truncated(name, layer, dtype, revision)
 
 
 def backbone(p: Profile, folder: Path | None = None):
     """The profile's model (or a fine-tuned one, of `folder`) up to the SAE's layer."""
-    if folder:
-        return _backbone(str(folder), p.layer, p.dtype, None)
-    return _backbone(p.model, p.layer, p.dtype, p.revision)
+    name, revision = (str(folder), None) if folder else (p.model, p.revision)
+    return _backbone(name, revision, p.layer, p.dtype)
 
 
 @cache
-def _sae(name: str, d_in: int, layer: int, device: str):
-    if device != "cpu":
-        return copy.deepcopy(_sae(name, d_in, layer, "cpu")).to(device)
-    return saes.load(name, d_in, layer)
+def _hook(sae_name: str, *model) -> Hook:
+    name, revision, layer, _ = model
+    sae = saes.load(sae_name, models.check(name, layer, revision), layer).to(models.device())
+    # 16 prompts, the same for every run: what is stored of a domain serves all training sets
+    asked, read = corpora.load("gsm-symbolic", 0, 16), models.load_tokenizer(name, revision)
+    shown = [prompts.chat_prompt(read, e) for e in asked]
+    if not saes.RANDOM.fullmatch(sae_name):
+        ids = [list(prompt.ids) for prompt in shown]
+        saes.check(sae, sae_name, list(sae_training.activations(_backbone(*model), ids, 4096)))
+    return Hook(layer, sae, features.sink_norm(_backbone(*model), shown))
 
 
-def sae(p: Profile, device: str | None = None):
-    """The profile's SAE, on the device that models run on if no other is named."""
-    width = models.check(p.model, p.layer, p.revision)
-    return _sae(p.sae, width, p.layer, device or models.device())
-
-
-@cache
-def _first_prompts(model: str, revision: str | None) -> list[prompts.Prompt]:
-    """The same for every run of a model: what is stored of a domain serves all training sets."""
-    read = models.load_tokenizer(model, revision)
-    return [prompts.chat_prompt(read, e) for e in corpora.load("gsm-symbolic", 0, 16)]
-
-
-@cache
-def _sink_norm(*model) -> float:
-    return features.sink_norm(_backbone(*model), _first_prompts(model[0], model[3]))
-
-
-def sink_norm(p: Profile) -> float:
-    """The attention-sink threshold of the profile's model, from 16 plain prompts."""
-    return _sink_norm(p.model, p.layer, p.dtype, p.revision)
-
-
-@cache
-def _check_sae(name: str, *model) -> None:
-    read = _sae(name, models.check(model[0], model[1], model[3]), model[1], models.device())
-    ids = [list(prompt.ids) for prompt in _first_prompts(model[0], model[3])]
-    saes.check(read, name, list(sae_training.activations(_backbone(*model), ids, 4096)))
-
-
-def hook(p: Profile, device: str | None = None) -> Hook:
-    """The profile's SAE at its layer, with the threshold above which rows are sinks.
+def hook(p: Profile) -> Hook:
+    """The profile's SAE at its layer, with the norm above which rows are attention sinks.
 
     Raises ValueError, in one line, for an SAE that is not of the model, as 16 prompts show.
     """
-    if not saes.RANDOM.fullmatch(p.sae):
-        _check_sae(p.sae, p.model, p.layer, p.dtype, p.revision)
-    return Hook(p.layer, sae(p, device), sink_norm(p))
+    return _hook(p.sae, p.model, p.revision, p.layer, p.dtype)
 
 
 def with_sae(p: Profile, name: str) -> Profile:
@@ -133,7 +105,7 @@ def release(engine: bool = True) -> None:
 
             vllm.close()
         _backbone.cache_clear()
-        _sae.cache_clear()
+        _hook.cache_clear()
     gc.collect()  # a Trainer, with its model and optimizer, lies in a reference cycle
     torch.cuda.empty_cache()
 
@@ -149,15 +121,14 @@ def _features(
     read = {name: with_sae(p, name) if name != p.sae else p for name in names or [p.sae]}
     if p.alignment == "stream" and after is None:
         return {name: _stream(q, pairs).arrays() for name, q in read.items()}
-    deepest = max(read.values(), key=lambda q: q.layer)
+    deepest, hooks = max(read.values(), key=lambda q: q.layer), [hook(q) for q in read.values()]
     if batches.engine(p.engine) == "vllm" and after is None:  # it holds one model at a time
         from sts_utils import vllm
 
-        hooks = [hook(q) for q in read.values()]
         release(engine=False)
-        found = vllm.feature_stats(pairs, p.model, p.revision, hooks, dtype=p.dtype, desc=desc)
+        where = vllm.checkpoint(p.model, p.revision)
+        found = vllm.feature_stats(pairs, where, hooks, dtype=p.dtype, desc=desc)
     else:
-        hooks = [hook(q) for q in read.values()]
         other = backbone(deepest, after) if after else None
         model = backbone(deepest)
         found = features.feature_stats(pairs, model, hooks, other_model=other, desc=desc)
@@ -223,7 +194,7 @@ def domain_after(p: Profile, domain: str, seed: int, model: Model) -> dict:
 
 
 @cached(*MODEL, "train", "sft", "shift.held_out", folder=True)
-def finetuned(p: Profile, seed: int, out: Path = None) -> None:
+def finetuned(p: Profile, seed: int, out: Path | None = None) -> None:
     """The model after SFT on the training set."""
     sft(p, p.sft, questions.training_examples(p, seed)[0][: p.sft.examples], seed, out)
 

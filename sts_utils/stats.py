@@ -22,13 +22,8 @@ class Estimate:
     value: float
     draws: np.ndarray
 
-    @property
-    def low(self) -> float:
-        return float(np.percentile(self.draws, 2.5))
-
-    @property
-    def high(self) -> float:
-        return float(np.percentile(self.draws, 97.5))
+    low = property(lambda self: float(np.percentile(self.draws, 2.5)))
+    high = property(lambda self: float(np.percentile(self.draws, 97.5)))
 
     def __sub__(self, other: "Estimate | float") -> "Estimate":
         if not isinstance(other, Estimate):
@@ -152,13 +147,8 @@ class Correlation:
             return _jackknife(self.value, self.domains)
         return fisher(self.value, len(self.domains))
 
-    @property
-    def low(self) -> float:
-        return self.interval[0]
-
-    @property
-    def high(self) -> float:
-        return self.interval[1]
+    low = property(lambda self: self.interval[0])
+    high = property(lambda self: self.interval[1])
 
     @property
     def within(self) -> tuple[float, float]:

@@ -1,28 +1,30 @@
-"""Shared by the tests: the tiny random model, and a folder of their own for what runs write."""
+"""Shared by the tests: the tiny random model, a run of `tiny`, and a folder of their own."""
 
 import os
+import subprocess
+import sys
 import tempfile
 
+for _name in [name for name in os.environ if name.startswith("STS_") and name != "STS_MIRROR"]:
+    del os.environ[_name]  # the caller's own
 os.environ["STS_OUT"] = tempfile.mkdtemp(prefix="sts-tests-")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
-from sts_utils import batches, config, models, saes
+from sts_utils import batches, config, models, questions, saes, store
 from sts_utils.features import FeatureStats
-from sts_utils.runs import samples
 
 torch.set_num_threads(batches.cpu_threads())
+#: The files that run the longest first, so that `-n` processes end together.
+LONGEST = ("test_pipeline.py", "test_faults.py", "test_vllm.py", "test_rehearsal.py", "test_fsdp.py")
 
 
 def pytest_collection_modifyitems(items):
-    """The files that run the longest first, so that `-n` processes end together; what the first and
-    the fourth compare with is made while the second process is at the second and third."""
-    longest = ("test_run.py", "test_memory.py", "test_vllm.py", "test_side_by_side.py")
-    longest += ("test_rehearsal.py", "test_accelerate.py")
-    items.sort(key=lambda item: (*longest, item.path.name).index(item.path.name))
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +34,7 @@ def profile():
 
 @pytest.fixture(scope="session")
 def tokenizer(profile):
-    return samples.tokenizer(profile.model)
+    return questions.tokenizer(profile)
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +50,34 @@ def backbone(profile):
 @pytest.fixture(scope="session")
 def sae():
     return saes.load("random-8x", 64).to(models.device())
+
+
+def command(out, *arguments: str, **variables: str) -> subprocess.Popen:
+    """`python -m sts_utils …` in a process of its own that writes into `out`."""
+    words = [sys.executable, "-m", "sts_utils", *arguments]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"STS_OUT": str(out)} | variables
+    return subprocess.Popen(words, env=environment, cwd=store.ROOT, **streams)
+
+
+def finished(process: subprocess.Popen) -> str:
+    """What a process said that must end well."""
+    out, err = process.communicate(timeout=1200)
+    assert process.returncode == 0, err[-3000:]
+    return out
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory):
+    """One uninterrupted run of `tiny` for every process of pytest: where it wrote, what it said."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all processes
+    out, said = folder / "reproduced", folder / "reproduced.txt"
+    with FileLock(folder / "reproduced.lock"):
+        if not said.exists():
+            said.write_text(finished(command(out, "reproduce", "--profile", "tiny")))
+    return out, said.read_text()
 
 
 @pytest.fixture

@@ -1,0 +1,220 @@
+"""Can this machine run a profile, what would it compute, and what does it need of the hub?"""
+
+import argparse
+import importlib.util
+import os
+import shutil
+
+import pandas as pd
+import psutil
+import torch
+import yaml
+from huggingface_hub import HfApi, scan_cache_dir, snapshot_download
+
+from sts_utils import batches, config, corpora, models, plan, questions, saes, store, train
+from sts_utils.config import Profile
+from sts_utils.examples import by_domain
+
+#: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy), and
+#: to load it; memory beside these (activations, caches), and GB of a process beside all that.
+TRAINING_BYTES, BYTES, HEADROOM, PROCESS = 20, {"bfloat16": 2, "float32": 4}, 1.15, 6
+#: FLOP/s that are reached: a CPU core, one A100 in a pass and token by token; hours that are too many.
+CORE, PASS, DECODING, HOURS = 1.7e11, 1.2e14, 3e13, 72
+#: Tokens that a written answer and an option's text are assumed to have.
+WRITTEN, OPTIONS = 300, 40
+
+
+def prepare(p: Profile) -> None:
+    """Raise a one-line ValueError for a profile whose parts are missing or do not fit."""
+    torch.set_num_threads(batches.cpu_threads())
+    if p.sft.batch % p.sft.micro_batch:
+        raise ValueError(f"sft.batch {p.sft.batch} is not made of whole micro-batches")
+    width = models.check(p.model, p.layer, p.revision)
+    for name in p.saes if p.runs_paper else ():
+        models.check(p.model, saes.layer(name), p.revision)
+    if p.top_n > (features := saes.load(p.sae, width, p.layer).cfg.d_sae):
+        raise ValueError(f"top_n is {p.top_n}, but SAE {p.sae!r} has {features} features")
+    for name in corpora_of(p):
+        corpora.load(name)
+    for one in filter(None, (p, questions.second_domains(p)) if p.runs_paper else ()):
+        shown = by_domain(corpora.load(one.demonstrations))
+        for domain in questions.evaluation_questions(one):
+            if (n := len(shown.get(domain, ()))) < p.sts.demonstrations:
+                few = f"domain {domain!r} has {n} demonstrations in {one.demonstrations!r}"
+                raise ValueError(f"{few}, sts.demonstrations asks for {p.sts.demonstrations}")
+
+
+def corpora_of(p: Profile) -> list[str]:
+    """The names of the corpora that a run reads, each once."""
+    names, sets = [], list(p.control.parts) if p.runs_control else []
+    if p.runs_paper:
+        names += [p.train, *p.others, p.grpo.train, p.labels.code, p.labels.dialogue]
+        names += [p.evaluation.mathematics]
+        sets += [p, *([p.also] if p.also else [])]
+    names += [name for one in sets for name in (one.domains, one.demonstrations)]
+    return list(dict.fromkeys(filter(None, names)))
+
+
+# --- how much it is, and whether it fits ---------------------------------------------------------
+
+
+def weights(p: Profile) -> int:
+    """Weights of the profile's model: of data/models.yaml, or counted from its config."""
+    known = yaml.safe_load((store.DATA / "models.yaml").read_text(encoding="utf-8"))
+    return known.get(p.model) or models.size(p.model, p.revision)
+
+
+def estimate(p: Profile) -> pd.DataFrame:
+    """A row a cached function that the plan calls: calls, tokens, FLOPs and hours of one A100.
+
+    2 FLOPs a weight and token of a forward pass, 6 of a training step (8 with checkpointing).
+    """
+    n, rows = weights(p), []
+    for function, (q, *_) in (call for calls in plan.rounds(p) for call in calls):
+        kind, tokens = _tokens(function.__name__, q)
+        passes = 2 if kind != "train" else 8 if q.sft.gradient_checkpointing else 6
+        flops = passes * n * tokens
+        hours = flops / (DECODING if kind == "write" else PASS) / 3600
+        rows.append((function.__name__, 1, tokens, flops, hours))
+    columns = ["function", "calls", "tokens", "flops", "a100_hours"]
+    return pd.DataFrame(rows, columns=columns).groupby("function", as_index=False).sum()
+
+
+def _tokens(name: str, p: Profile) -> tuple[str, float]:
+    """("read", "write" or "train", tokens) of one call; lengths are means (data/corpora.yaml)."""
+    (query, solution), (asked, _) = corpora.entry(p.train).tokens, corpora.entry(p.domains).tokens
+    e, g, length = p.evaluation, p.grpo, min(query + solution, p.sft.max_length)
+    shown = p.sts.demonstrations * sum(corpora.entry(p.demonstrations).tokens)
+    many = sum(min(k, e.questions) for k in corpora.entry(p.domains).questions.values())
+    answer = min(WRITTEN, e.max_new_tokens) if e.mode == "generation" else OPTIONS
+    table = {
+        "train_features": ("read", p.shift.queries * 2 * query + p.shift.sets * 2 * length),
+        "domain_features": ("read", p.sts.queries * 2 * asked + shown),
+        "domain_after": ("read", p.sts.queries * asked),
+        "actual_features": ("read", 2 * p.shift.queries * query),
+        "finetuned": ("train", p.sft.epochs * p.sft.examples * length),
+        "mixed": ("train", p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
+        "tune": ("train", p.sft.epochs * p.selective.examples * length),
+        "reinforced": ("write", 4 * g.steps * g.prompts * g.generations * g.completion_tokens),
+        "performance": ("write" if answer > OPTIONS else "read", many * (answer + asked)),
+        "zero_features": ("read", 7 * len(p.ablation.counts) * p.ablation.questions * length),
+        "peaks": ("read", 6 * p.labels.samples * p.labels.tokens),
+    }
+    return table.get(name, ("read", e.held_out * length))
+
+
+def workers(p: Profile) -> int:
+    """Processes that compute side by side: one a GPU; else as many as there are cores and memory
+    for (one thread each makes more of two cores than two threads)."""
+    if p.executor == "local" or importlib.util.find_spec("ray") is None:
+        return 1
+    if torch.cuda.is_available():
+        return torch.cuda.device_count()
+    each = weights(p) * TRAINING_BYTES * HEADROOM / 1e9 + PROCESS
+    return max(1, min(int(psutil.virtual_memory().available / 1e9 / each), batches.cpu_threads()))
+
+
+def problems(p: Profile) -> list[str]:
+    """Why this machine can't run the profile: a line each, or none."""
+    lines = [
+        f"{key}: {package} is not installed"
+        for key, package in (("engine", "vllm"), ("executor", "ray"))
+        if getattr(p, key) == package and importlib.util.find_spec(package) is None
+    ]
+    need = (len(p.seeds) + len(p.others) + 8) * weights(p) * BYTES[p.sft.dtype]  # models kept
+    need -= sum(
+        f.stat().st_size for f in store.RUNS.rglob("*") if f.is_file()
+    )  # of one that goes on
+    place = next(folder for folder in (store.RUNS, *store.RUNS.parents) if folder.exists())
+    if need > (free := shutil.disk_usage(place).free):
+        sizes = f"about {need / 1e9:.2g} GB needed, {free / 1e9:.2g} GB free at {place}"
+        lines.append(f"disk: {sizes}: set STS_OUT to a larger disk")
+    return [*(_gpus(p) if torch.cuda.is_available() else _cpu(p)), *lines, *_hub(p)]
+
+
+def _cpu(p: Profile) -> list[str]:
+    """Memory and time without a GPU, or one that torch can't use."""
+    if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+        return [f"CUDA: torch {torch.__version__} can't use this GPU: install a build that can"]
+    memory, need = psutil.virtual_memory().total / 1e9, weights(p) * TRAINING_BYTES * HEADROOM / 1e9
+    hours = estimate(p).flops.sum() / (CORE * batches.cpu_threads()) / 3600
+    if need < memory and hours < HOURS:
+        return []
+    size = f"fine-tuning takes {need:.0f} GB of {memory:.0f}, all about {hours:,.0f} hours"
+    return [f"no GPU: {size}: use a CUDA machine"]
+
+
+def _gpus(p: Profile) -> list[str]:
+    """The GPUs' memory for fine-tuning, and main memory for what of AdamW they have no room for."""
+    n, memory, count = (
+        weights(p) / 1e9,
+        psutil.virtual_memory().total / 1e9,
+        torch.cuda.device_count(),
+    )
+    most = max(torch.cuda.get_device_properties(i).total_memory / 1e9 for i in range(count))
+    share = train.processes(p.sft, count) if p.launcher else 1
+    if share > 1:  # each reads float32 weights, then holds its shard
+        each, beside = n * train.MASTER_BYTES / share * HEADROOM, share * n * BYTES["float32"]
+    else:
+        each, beside = n * 2 * BYTES[p.sft.dtype] * HEADROOM, n * train.MASTER_BYTES + PROCESS
+    spills = share > 1 or most < n * TRAINING_BYTES * HEADROOM
+    if most < each or (spills and memory < beside):
+        sizes = f"{each:.0f} GB on each of {share} GPUs and {beside:.0f} GB beside"
+        return [f"memory: fine-tuning takes {sizes}, here are {most:.0f} and {memory:.0f}"]
+    return []
+
+
+# --- the hub -------------------------------------------------------------------------------------
+
+
+def needs(p: Profile) -> list[tuple[str, str, str | None]]:
+    """(kind, repository, revision) of all that the profile reads from the hub."""
+    entries = [corpora.entry(name) for name in corpora_of(p)]
+    found = [("dataset", e.hub["path"], e.hub.get("revision")) for e in entries if e.hub]
+    if "/" in p.model and not os.path.isdir(p.model):
+        found.append(("model", p.model, p.revision))
+    for name in p.saes if p.runs_paper else (p.sae,):
+        if not (saes.RANDOM.fullmatch(name) or saes.folder_of(name)):
+            found.append(("model", saes.repository(name), None))
+    return list(dict.fromkeys(found))
+
+
+def _hub(p: Profile) -> list[str]:
+    """What is not here and can't be had from the hub, in its client's own words."""
+    mirror, lines = os.environ.get("STS_MIRROR") or "/none", []
+    try:
+        here = {repository.repo_id for repository in scan_cache_dir().repos}
+    except Exception:  # no cache yet
+        here = set()
+    for kind, name, _ in needs(p):
+        if name not in here and not os.path.isdir(os.path.join(mirror, name)):
+            try:
+                HfApi().auth_check(name, repo_type=kind)
+            except Exception as error:  # gated, missing, no answer: they have no base of their own
+                said = (str(error).strip().splitlines() or [""])[0]
+                lines.append(f"hub: {name}: {type(error).__name__}: {said}")
+    return lines
+
+
+def fetch(chosen: argparse.Namespace) -> int:
+    """The command `fetch`: all of it into the hub client's cache, for HF_HUB_OFFLINE=1."""
+    for profile in map(config.load, config.members(chosen.profile)):
+        for kind, repository, revision in needs(profile):
+            print(snapshot_download(repository, repo_type=kind, revision=revision), flush=True)
+        for corpus in corpora_of(profile):
+            corpora.load(corpus)  # as `datasets` prepares it
+    return 0
+
+
+def main(chosen: argparse.Namespace) -> int:
+    """The command `check`: each profile's plan and its problems; 0 if there are none."""
+    lines = []
+    for name in config.members(chosen.profile):
+        profile = config.load(name, chosen.seeds)
+        table = estimate(profile)
+        table.loc[len(table)] = ["total", *table.sum(numeric_only=True)]
+        print(f"{profile.name}: {profile.model}, {len(profile.seeds)} seeds")
+        print(table.to_string(index=False, float_format="{:.3g}".format), end="\n\n")
+        lines += [f"can't run {profile.name}: {line}" for line in problems(profile)]
+    print("\n".join(lines) or "This machine can run it.")
+    return 1 if lines else 0

@@ -1,0 +1,112 @@
+"""The notebooks in order: papermill runs them, nbconvert makes the pages of a run."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+from jinja2 import DictLoader
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+
+from sts_utils.config import Profile
+from sts_utils.store import FIGURES, ROOT, RUNS
+
+NOTEBOOKS = ROOT / "notebooks"
+#: In the order in which they run: the central one gathers the claims of all.
+STAGES = (
+    *("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate"),
+    *("07_moved", "08_training_sets", "09_saes", "10_baselines", "11_mixtures"),
+    *("12_reinforcement", "13_selective", "14_labels", "15_paper_numbers", "06_plot"),
+)
+CONTROL, CENTRAL = "16_control", "06_plot"
+#: Rendered for readers too: how the SAEs were trained, and a prediction.
+OTHERS = ("00_train_saes", "predict")
+#: nbconvert's own page, with the code folded and links to the other pages.
+PAGE = """{% extends 'lab/index.html.j2' %}
+{% block body_header %}{{ super() }}
+<style>body { max-width: 60rem; margin: 0 auto; padding: 0 1rem; overflow-wrap: anywhere; }
+.jp-OutputArea-output, table { max-width: 100%; overflow-x: auto; } img { max-width: 100%; }
+nav a { display: inline-block; margin-right: 1rem; } summary { opacity: .6; cursor: pointer; }
+.jp-InputPrompt, .jp-OutputPrompt { display: none; }</style>
+<nav>{% for name in resources.pages %}<a href="{{ name }}.html">{{ name }}</a>{% endfor %}</nav>
+{% endblock %}
+{% block input_group %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}
+"""
+
+
+def stages(p: Profile) -> list[str]:
+    """The notebooks of a run: the profile's own, or all, with the control where it has parts."""
+    if p.stages:
+        return [s for s in (*STAGES[:-1], CONTROL, CENTRAL) if s in p.stages]
+    return [*STAGES[:-1], *([CONTROL] if p.control.parts else []), CENTRAL]
+
+
+def execute(name: str, parameters: Mapping, out: Path) -> Path:
+    """Run one notebook from its source; its executed pair lies in the folder `out`.
+
+    Raises ValueError, in one line, where its kernel died, and papermill's error for a cell's.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        source, executed = Path(scratch) / "source.ipynb", Path(scratch) / f"{name}.ipynb"
+        nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)
+        try:
+            papermill.execute_notebook(
+                source,
+                executed,
+                dict(parameters),
+                kernel_name="python3",
+                progress_bar=False,
+                stderr_file=sys.stderr,  # the notebook's progress bars
+                extra_arguments=["--log-level=ERROR"],
+                cwd=str(NOTEBOOKS),
+            )
+        except DeadKernelError:
+            why = "its kernel was killed (too little memory?): start again, what is done is kept"
+            raise ValueError(f"{name}: {why}") from None
+        tidy(executed)
+        return Path(shutil.copy(executed, out / executed.name))
+
+
+def tidy(path: Path) -> None:
+    """Strip what running left in a notebook: the injected cell, bars, warnings, times, ids."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    for number, cell in enumerate(cells):
+        cell.id = f"{path.stem}-{number}"
+        cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    notebook.cells = cells
+    keep = ("kernelspec", "language_info", "jupytext")
+    notebook.metadata = {k: notebook.metadata[k] for k in keep if k in notebook.metadata}
+    nbformat.write(notebook, path)
+
+
+def page(executed: Path, target: Path, others: list[str]) -> None:
+    """The executed notebook as a page, its pictures inside, with links to `others` beside it."""
+    loader = [DictLoader({"page.html.j2": PAGE})]
+    exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=loader)
+    html, _ = exporter.from_filename(str(executed), {"pages": others})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(html, encoding="utf-8")
+
+
+def run(p: Profile, name: str) -> list[Path]:
+    """Every notebook of a profile, loaded by its `name`, and its page in figures/<profile>/; the
+    central one is index.html."""
+    asked, done = stages(p), []
+    parameters = {"PROFILE": name, "SEEDS": ",".join(map(str, p.seeds))}
+    for number, stage in enumerate(asked, 1):
+        print(f"[{number}/{len(asked)}] {stage}", flush=True)
+        done.append(execute(stage, parameters, RUNS / "notebooks" / p.name))
+    links = {"index" if s == CENTRAL else s: path for s, path in zip(asked, done, strict=True)}
+    links = dict(sorted(links.items(), key=lambda item: item[0] != "index"))
+    for link, executed in links.items():
+        page(executed, FIGURES / p.name / f"{link}.html", list(links))
+    return done

@@ -1,0 +1,198 @@
+"""One run of `tiny`, as a user starts it, and what it must leave."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import command, finished
+from safetensors.numpy import load_file
+
+from sts_utils import config, notebooks, results, store
+
+FIGURES = "fig1a fig1b fig2a fig2b fig3 fig4a fig4b fig4c fig4d fig4e fig5 fig6 fig7 training"
+FIGURES += " paper_numbers control_heat control_aucs"
+TABLES = "table1 tables2_4 reliability table5 table6 table6_points table6_measures table7 table8"
+TABLES += " table9 table10 table11 table12 table13 rl_and_sft rollouts control_gains"
+TABLES += " control_design control_judgement control_goals"
+PRODUCTS = [f"{name}.{kind}" for name in FIGURES.split() for kind in ("pdf", "png", "txt")]
+PRODUCTS += [f"{name}.{kind}" for name in TABLES.split() for kind in ("csv", "md", "tex", "txt")]
+
+
+def test_every_figure_table_page_and_notebook_is_written(reproduced):
+    out, said = reproduced
+    stages = notebooks.stages(config.load("tiny"))
+    pages = ["index.html", *(f"{s}.html" for s in stages if s != notebooks.CENTRAL)]
+    made = sorted(p.name for p in (out / "figures/tiny").iterdir())
+    assert made == sorted([*PRODUCTS, *pages, "claims.csv"])
+    executed = sorted(p.stem for p in (out / "runs/notebooks/tiny").glob("*.ipynb"))
+    assert executed == sorted(stages) and str(out / "figures/tiny") in said
+
+
+def test_executed_notebooks_are_clean_and_cells_are_short(reproduced):
+    for path in (reproduced[0] / "runs/notebooks/tiny").glob("*.ipynb"):
+        notebook = nbformat.read(path, as_version=4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert all(cell.execution_count for cell in code if cell.source)
+        outputs = [o for cell in code for o in cell.outputs]
+        assert outputs and not [o for o in outputs if o.output_type == "error"]
+        assert not [o for o in outputs if o.get("name") == "stderr"]
+        tables = [o.data.get("text/html", "") for o in outputs if "data" in o]
+        assert all(html.count("<tr") <= 34 for html in tables), path.name  # 30 rows and heads
+
+
+def test_pages_fold_the_code_and_link_to_each_other(reproduced):
+    folder = reproduced[0] / "figures/tiny"
+    html = (folder / "index.html").read_text(encoding="utf-8")
+    assert html.count("<details>") > 10
+    links = set(re.findall(r'<nav>(.*?)</nav>', html, flags=re.S)[0].split('href="')[1:])
+    names = {link.split('"')[0] for link in links}
+    assert len(names) > 10 and all((folder / name).exists() for name in names)
+
+
+def test_again_nothing_is_computed(reproduced):
+    runs = reproduced[0] / "runs"
+    before = {p: p.stat().st_mtime_ns for p in runs.glob("*-*/made.json")}
+    finished(command(reproduced[0], "reproduce", "--profile", one_stage(reproduced[0])))
+    assert before == {p: p.stat().st_mtime_ns for p in runs.glob("*-*/made.json")}
+
+
+def one_stage(folder: Path) -> str:
+    """`tiny` with one short notebook: all its calls, little to draw."""
+    path = folder / "short/tiny.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{base: tiny, stages: [03_score]}")
+    return str(path)
+
+
+def test_one_notebook_runs_alone_by_papermill(reproduced, tmp_path):
+    out = tmp_path / "out.ipynb"
+    words = [Path(sys.executable).parent / "papermill", "notebooks/06_plot.ipynb", out]
+    words += ["-p", "PROFILE", "tiny", "-p", "SEEDS", "0,1"]
+    environment = os.environ | {"STS_OUT": str(reproduced[0])}
+    done = subprocess.run(words, env=environment, cwd=store.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+# --- numbers -------------------------------------------------------------------------------------
+
+
+def test_tables_hold_what_the_artifacts_hold(reproduced):
+    """The changes and r of Tables 2-4 and 6, from the stored answers and sums, by hand."""
+    figures, runs = reproduced[0] / "figures/tiny", reproduced[0] / "runs"
+    changes = changes_of(runs)
+    table = pd.read_csv(figures / "tables2_4.csv").query("domains == 'mmlu-test'")
+    by_hand = 100 * sum(changes.values()) / 2
+    ours = table.set_index("domain").sort_index()["gold_loglik change"]
+    np.testing.assert_allclose(ours, by_hand.sort_index(), rtol=1e-4)
+    chosen = "source == 'ours' and selection == 'all' and change == 'absolute'"
+    rows = pd.read_csv(figures / "table6.csv").query(f"{chosen} and domains == 'mmlu-test'")
+    rows = rows.set_index("metric")
+    for metric, field in (("sts_act", "h"), ("sts_icl", "dh2")):
+        scores = {seed: scores_of(runs, seed, field) for seed in (0, 1)}
+        rs = [scores[seed].corr(changes[seed].abs()) for seed in (0, 1)]
+        assert rows.r_mean[metric] == pytest.approx(np.mean(rs), rel=1e-4)
+        r = sum(scores.values()).corr(sum(changes.values()).abs())
+        assert rows.r[metric] == pytest.approx(r, rel=1e-4)
+        assert rows.low[metric] < r < rows.high[metric]
+
+
+def recipe(path: Path) -> dict:
+    return json.loads((path / "made.json").read_text())["recipe"]
+
+
+def changes_of(runs: Path) -> dict[int, pd.Series]:
+    """Each seed's change of the gold text's log-likelihood by MMLU's categories."""
+    gold = {}
+    for path in runs.glob("performance-*"):
+        told = recipe(path)
+        model, asked, given = told["arguments"] + ["None"] * (3 - len(told["arguments"]))
+        if told["settings"]["domains"] == "mmlu-test" and given == "None":
+            seed = None
+            if model.startswith("finetuned"):
+                made = recipe(runs / model)
+                plain = made["settings"]["train"] == "gsm-symbolic" and asked == "None"
+                seed = int(made["arguments"][0]) if plain else "other"
+            frame = pd.read_parquet(path / "table.parquet").set_index(["id", "domain"])
+            if model in ("None", ) or seed in (0, 1):
+                gold[seed] = frame.gold_loglik
+    return {s: (gold[s] - gold[None]).groupby("domain").mean() for s in (0, 1)}
+
+
+def scores_of(runs: Path, seed: int, field: str, n: int = 20) -> pd.Series:
+    """Each domain's mean over tokens of `field`, summed over the n most shifted features."""
+    (train,) = sums_of(runs, "train_features-*", seed, train="gsm-symbolic").values()
+    dims = np.argsort(-train["dh2"].sum(0))[:n]
+    domains = sums_of(runs, "domain_features-*", seed, domains="mmlu-test")
+    return pd.Series({d: x[field][:, dims].sum() / x["n"].sum() for d, x in domains.items()})
+
+
+def sums_of(runs: Path, pattern: str, seed: int, **settings) -> dict[str, dict[str, np.ndarray]]:
+    """First argument (a domain) -> the stored arrays of the main SAE, of a seed."""
+    found = {}
+    for path in runs.glob(pattern):
+        told = recipe(path)
+        swept = bool(told["settings"]["sweep"]["widths"]) or "domains" in settings
+        if told["settings"].items() >= (settings | {"place": "query"}).items() and swept:
+            if told["arguments"][-1] == str(seed):
+                name = told["arguments"][0].strip("'")
+                found.setdefault(name, load_file(path / "random-8x.safetensors"))
+    return found
+
+
+def test_claims_follow_the_rule(reproduced):
+    claims = pd.read_csv(reproduced[0] / "figures/tiny/claims.csv")
+    assert set(claims.id) <= set(results.claims().index) and len(set(claims.id)) > 25
+    for row in claims.itertuples():
+        side = results.claims().side[row.id]
+        low, high = (-row.high, -row.low) if side == "below" else (row.low, row.high)
+        expected = "agrees" if low > 0 else "does not" if high < 0 else "inconclusive"
+        assert row.verdict == ("not testable" if row.reliability < 0.5 else expected)
+
+
+# --- what is committed ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*notebooks.STAGES, notebooks.CONTROL, *notebooks.OTHERS])
+def test_each_notebook_matches_its_source_and_has_short_cells(name):
+    source = jupytext.read(notebooks.NOTEBOOKS / f"{name}.py")
+    executed = nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    cells = [[(c.cell_type, c.source) for c in n.cells] for n in (source, executed)]
+    assert cells[0] == cells[1]
+    assert all(c.source.count("\n") < 26 for c in source.cells if c.cell_type == "code")
+    assert all(c.execution_count for c in executed.cells if c.cell_type == "code" and c.source)
+
+
+def test_nothing_unpickles_or_runs_remote_code():
+    bad = r"import pickle|torch\.load\(|trust_remote_code\s*=\s*True|allow_pickle=True|joblib\.load"
+    folders = ("sts_utils", "notebooks", "benchmarks")
+    files = [path for folder in folders for path in (store.ROOT / folder).rglob("*.py")]
+    assert len(files) > 40
+    assert not [f for f in files if re.search(bad, f.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--profile", "smoll"), "error: unknown profile 'smoll'"),
+        (("--profile", "tiny", "--seeds", "x"), "error: "),
+    ],
+)
+def test_bad_input_is_one_line_and_a_failure(tmp_path, arguments, line):
+    process = command(tmp_path, "reproduce", *arguments)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert err.strip().splitlines()[-1].startswith(line)
+
+
+def test_where_nothing_can_be_written_the_variable_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    _, err = command(tmp_path / "file", "reproduce", "--profile", "tiny").communicate(timeout=120)
+    assert re.search(r"error: .*/runs can't be written \(.*\): set STS_OUT to a folder", err)
