@@ -1,0 +1,109 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 08 · Other training sets
+#
+# The main result is of fine-tuning on mathematics. Does it hold when the model is fine-tuned on
+# something else? Table 1 repeats two of its numbers for every training set: the correlation r of
+# each score with the absolute change over domains, and the **overlap** of the features that the
+# set's demonstrations move with those that training on it moves.
+
+# %% tags=["parameters"]
+PROFILE = "smol"
+SEEDS = None  # like "0,1,2"; the profile's own if None
+
+# %%
+import pandas as pd
+
+from sts_utils import config, results, scores
+from sts_utils.measured import Run, loss_change
+from sts_utils.results import Claim
+
+profile = config.load(PROFILE, SEEDS)
+run, n = Run(profile), profile.top_n
+runs = {profile.train: run} | {name: run.trained_on(name) for name in profile.others}
+
+# %% [markdown]
+# ## Was it learnt?
+#
+# If SFT did not teach a set, there is no change to predict. The test is the loss on held-out
+# solutions, before and after: a set is **learnt** when the interval of the change lies below 0.
+
+# %%
+loss, change, learnt = {}, {}, {}
+for name, one in runs.items():
+    mean = -one.held_out.groupby("when").solution_loglik.mean()
+    loss[name] = {"loss before": mean["before"], "loss after": mean["after"]}
+    change[name] = loss_change(one.held_out, one.templates)
+    learnt[name] = change[name].high < 0
+pd.DataFrame(loss).T.assign(change=pd.Series(change).map(str), learnt=learnt)
+
+# %% [markdown]
+# ## Table 1
+#
+# Each set's own $D_N$, its own fine-tuned model and that model's changes over the same domains.
+
+# %%
+measures = {
+    name: one.correlations() | {"overlap": one.overlap(), "change of loss": change[name]}
+    for name, one in runs.items()
+}
+pd.DataFrame(measures).T.map(str)
+
+# %%
+rows = []
+for name, estimates in measures.items():
+    of_set = loss[name] | {"learnt": "learnt" if learnt[name] else "not learnt"}
+    for measure, e in estimates.items():
+        row = {"source": "ours", "model": profile.model, "training set": name, "measure": measure}
+        row |= results.numbers(e) | {"reliability": getattr(e, "reliability", None)}
+        rows.append(row | of_set)
+for r in results.paper("table01_other_training_sets").itertuples():
+    row = {"source": "paper", "model": r.model, "training set": r.training_domain}
+    rows.append(row | {"measure": r.metric, "value": r.pearson_mean})
+    rows.append(row | {"measure": "overlap", "value": r.overlap_top100 / 100})
+
+asked = profile.others_questions or profile.evaluation.questions
+missed = ", ".join(name for name in runs if not learnt[name])
+caption = (
+    "Table 1. Other training sets: r of each score with the absolute change over domains, and "
+    f"overlap of estimated and actual dims at {n}, with 95% intervals; held-out loss, "
+    f"nats a token. The first set has all seeds and {profile.sft.examples} examples, the others "
+    f"one seed, {profile.others_examples} examples and {asked} questions a domain."
+    f"{f' Unlearnt: {missed}.' if missed else ''} The paper's r: 8 domains."
+)
+results.publish(profile, "table1", pd.DataFrame(rows), caption)
+
+# %% [markdown]
+# With every training set that was learnt: are the dims found, and does STS_ICL correlate?
+
+# %%
+claims, chance = [], n / len(run.train[0].features)
+for name in filter(learnt.get, runs):
+    above = measures[name]["overlap"] - chance
+    claims.append(Claim("table1-found", f"{name}: overlap minus chance", above))
+    r = measures[name]["sts_icl"]
+    claims.append(Claim("table1-correlates", f"{name}: r over all domains", r))
+results.judge(profile, claims)
+
+# %% [markdown]
+# ## Are they the features of a subject?
+#
+# If so, another training set's demonstrations should find other features. The share of $D_N$ of the
+# first seed that each of the other sets has as well:
+
+# %%
+for name in profile.others:
+    shared = scores.overlap(run.dims[0], runs[name].dims[0], n)
+    print(f"{profile.train} and {name}: {shared:.0%} of {n}")
