@@ -1,1 +1,0 @@
-"""Running the notebooks, and the page that shows a finished run."""

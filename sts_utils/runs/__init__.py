@@ -1,1 +1,0 @@
-"""What a run computes, each once, stored."""

@@ -1,0 +1,101 @@
+"""Whether a machine can run a profile, before anything is downloaded."""
+
+import argparse
+
+import pytest
+import torch
+
+from sts_utils import check, config, models
+
+LLAMA = "llama3-8b"
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No mirror and no hub, wherever the tests run."""
+
+    def no_network(*_, **__):
+        raise RuntimeError("no network\nat all")
+
+    monkeypatch.delenv("STS_MIRROR", raising=False)
+    monkeypatch.setattr(check, "scan_cache_dir", lambda: argparse.Namespace(repos=[]))
+    monkeypatch.setattr(check.HfApi, "auth_check", no_network)
+
+
+@pytest.fixture
+def machine(monkeypatch, offline):
+    """A machine with GPUs of the sizes given (GB), and main memory."""
+
+    def have(*sizes, memory=256):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(sizes))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
+        properties = [argparse.Namespace(total_memory=int(size * 1e9)) for size in sizes]
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: properties[i])
+        has = argparse.Namespace(total=memory * 1e9, available=memory * 1e9)
+        monkeypatch.setattr(check.psutil, "virtual_memory", lambda: has)
+        monkeypatch.setattr(check.shutil, "which", lambda _: None)
+        free = argparse.Namespace(free=10**13)
+        monkeypatch.setattr(check.shutil, "disk_usage", lambda _: free)
+        return check._gpus(config.load(LLAMA)) if sizes else check._cpu(config.load(LLAMA))
+
+    return have
+
+
+def test_the_default_runs_here_and_the_paper_s_models_do_not(machine, capsys):
+    machine(memory=24)
+    chosen = argparse.Namespace(profile="smol", seeds=None)
+    assert check.main(chosen) == 0 and "can run it" in capsys.readouterr().out
+    chosen.profile = "paper"
+    assert check.main(chosen) == 1
+    said = capsys.readouterr().out
+    assert said.count("no GPU: fine-tuning takes") == 3 and said.count("hub: ") > 3
+    assert "no network" in said and "at all" not in said
+
+
+@pytest.mark.parametrize(
+    ("sizes", "memory", "fits"),
+    [
+        ((80,) * 8, 2000, True),
+        ((80,) * 8, 100, False),  # eight processes read 32 GB of float32 weights each
+        ((141,), 500, True),
+        ((24,), 500, False),
+    ],
+)
+def test_gpus_and_the_memory_beside_them(machine, sizes, memory, fits):
+    assert (machine(*sizes, memory=memory) == []) == fits
+
+
+def test_an_unusable_gpu_is_one_line(machine, monkeypatch):
+    machine(memory=24)
+    monkeypatch.setattr(check.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (line,) = check._cpu(config.load("smol"))
+    assert line.startswith("CUDA: torch")
+
+
+def test_weights_of_the_table_are_those_of_the_configs_at_hand():
+    for name in ("tiny", "smol"):
+        profile = config.load(name)
+        assert check.weights(profile) == models.size(profile.model)
+
+
+def test_a_run_s_size_is_said_of_every_function_and_grows_with_it(profile):
+    table = check.estimate(profile).set_index("function")
+    assert {"finetuned", "performance", "train_features"} <= set(table.index)
+    more = profile.model_copy(update={"sft": profile.sft.model_copy(update={"epochs": 3})})
+    twice = check.estimate(more).set_index("function")
+    assert twice.flops.finetuned > 2 * table.flops.finetuned
+    assert twice.flops.performance == table.flops.performance
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"top_n": 10_000}, "top_n is 10000, but SAE 'random-8x' has 512 features"),
+        ({"layer": 7}, "blocks 0..1, not 7"),
+        ({"train": "nothing"}, "unknown corpus 'nothing'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_before_anything_is_loaded(profile, change, line):
+    with pytest.raises(ValueError, match=line):
+        check.prepare(profile.model_copy(update=change))
