@@ -15,7 +15,7 @@ from sts_utils import features as released
 from sts_utils import generate as generation
 from sts_utils import models, prompts, store
 from sts_utils.config import Profile
-from sts_utils.corpora import contrast
+from sts_utils.corpora import texts
 from sts_utils.examples import Example
 from sts_utils.features import FeatureStats
 from sts_utils.runs import engine, recipes, samples
@@ -55,10 +55,10 @@ def extract_prose(profile: Profile, seed: int) -> FeatureStats:
         sets = prompts.choose_demonstrations(pool, shown.demonstrations, shown.sets, seed)
         tokenizer = samples.tokenizer(profile.model, profile.revision)
         rng = random.Random(f"prose {seed}")
-        passages = [[contrast.prose(tokenizer, rng, e) for e in group] for group in sets]
+        passages = [[texts.prose(tokenizer, rng, e) for e in group] for group in sets]
         return samples.pairs(profile, asked[: shown.queries], passages)
 
-    told = {"seed": seed, "passages": store.digest(contrast.passages())}
+    told = {"seed": seed, "passages": store.digest(texts.prose_passages())}
     recipe = settings_of(profile, "train", "shift", "alignment", **told)
     if profile.alignment == "stream":
         return _stored("features-prose", recipe, lambda: _stream(profile, pairs()))

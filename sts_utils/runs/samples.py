@@ -7,8 +7,7 @@ from functools import cache
 
 from sts_utils import corpora, models, prompts
 from sts_utils.config import Profile
-from sts_utils.corpora import contrast
-from sts_utils.examples import Example, by_domain, split
+from sts_utils.examples import Example, by_domain, split, with_answer, with_wrong_answer
 from sts_utils.features import ROWS
 from sts_utils.prompts import Prompt
 from sts_utils.runs import recipes
@@ -152,9 +151,9 @@ def answer_pairs(
 ) -> list[tuple[Prompt, Prompt]]:
     """(wrong, right) prompts of `queries`: behind demonstrations with a wrong option for an answer,
     and behind the same with the right one (ours). Raises ValueError for one without options."""
-    queries = [contrast.right(e) for e in queries]
-    wrong = [[contrast.wrong(rng, e) for e in group] for group in sets]
-    right = [[contrast.right(e) for e in group] for group in sets]
+    queries = [with_answer(e) for e in queries]
+    wrong = [[with_wrong_answer(rng, e) for e in group] for group in sets]
+    right = [[with_answer(e) for e in group] for group in sets]
     both = [pairs(profile, queries, shown) for shown in (wrong, right)]
     return [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]
 

@@ -8,7 +8,7 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from sts_utils import config, models, saes
-from sts_utils.corpora.hub import rows
+from sts_utils.corpora import rows
 from sts_utils.scale import check
 from sts_utils.scale import fetch as hub
 from sts_utils.scale.fetch import Need
