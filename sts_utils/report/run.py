@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     """The commands `reproduce` and `render`."""
-    names = config.groups().get(chosen.profile, (chosen.profile,))
+    names = config.members(chosen.profile)
     profiles = {name: config.load(name, chosen.seeds) for name in names}
     # beside a GPU what a loaded model leaves in main memory must go back
     variables = {"TQDM_MININTERVAL": "5"} | ({} if torch.cuda.is_available() else ALLOCATOR)

@@ -305,7 +305,7 @@ def test_bad_input_ends_the_process_with_one_line(tmp_path):
     process = command(tmp_path, "reproduce", "--profile", "smoll")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and "Traceback" not in err
-    assert err.strip().splitlines()[-1].startswith("error: unknown profile 'smoll' (did you mean")
+    assert err.strip().splitlines()[-1].startswith("error: unknown profile 'smoll': choose from")
 
 
 def test_where_nothing_can_be_written_the_variable_is_named(monkeypatch, tmp_path):

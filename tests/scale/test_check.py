@@ -141,7 +141,7 @@ def test_a_kind_without_a_cost_is_named():
 
 def test_the_prediction_costs_a_hundredth_of_what_it_replaces(laptop):
     """Counted: features of training set and domains over SFT and its evaluation."""
-    for name in config.groups()["paper"]:
+    for name in config.members("paper"):
         flops = rows(name, whole=False).flops
         parts = ("features of the training set (D_N)", "features of the domains (STS)")
         replaced = flops["fine-tuning (SFT)"] + flops["evaluation"]
