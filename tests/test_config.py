@@ -135,7 +135,10 @@ def test_the_saes_of_a_run_are_named_once():
             {"sae": "data/saes/smollm2-135m-instruct/layer20-8x-k32"},
             "reads width 576, the model's residual stream is 64",
         ),
-        ({"sae": "no-such-release/x"}, "SAE 'no-such-release/x' is no folder and sae-lens can't load it"),
+        (
+            {"sae": "no-such-release/x"},
+            "SAE 'no-such-release/x' is no folder and sae-lens can't load it",
+        ),
         ({"top_n": 9999}, "top_n is 9999, but SAE 'random-8x' has 512 features"),
         ({"seeds": [0, 1, 0]}, r"seeds \(0, 1, 0\) holds one twice: give each once"),
         ({"sft": {"batch": 10, "micro_batch": 4}}, "sft.batch is 10, sft.micro_batch 4: a batch"),
@@ -153,7 +156,9 @@ def test_what_does_not_fit_is_one_line_before_any_model_is_loaded(
 
 
 def test_sae_of_another_layer_is_refused():
-    with pytest.raises(ValueError, match=r"trained at blocks\.20\.hook_resid_post, the profile reads blocks\.3\."):
+    with pytest.raises(
+        ValueError, match=r"trained at blocks\.20\.hook_resid_post, the profile reads blocks\.3\."
+    ):
         saes.load(config.load("smol").sae, 576, 3)
 
 

@@ -196,19 +196,14 @@ def test_columns_can_be_named(tmp_path):
     file = jsonl(tmp_path / "x.jsonl", [{"ask": "Q", "say": "A", "answer": "no"}])
     (example,) = read(file, domain="x", columns={"question": "ask", "solution": "say"})
     assert (example.question, example.solution) == ("Q", "A")
-    with pytest.raises(
-        ValueError, match=r"no column 'aks'; it has ask, say, answer"
-    ):
+    with pytest.raises(ValueError, match=r"no column 'aks'; it has ask, say, answer"):
         read(file, domain="x", columns={"question": "aks"})
     with pytest.raises(ValueError, match="columns names 'questoin': choose from question"):
         read(file, domain="x", columns={"questoin": "ask"})
 
 
 def test_a_missing_column_names_those_there():
-    with pytest.raises(
-        ValueError,
-        match=r"no column for the question; it has questions",
-    ):
+    with pytest.raises(ValueError, match=r"no column for the question; it has questions"):
         read([{"questions": "Q", "answer": "A"}], domain="x")
     rows = [{"question": "Q", "anwser": "A"}]
     with pytest.raises(ValueError, match=r"no column for the solution.*it has question, anwser"):
