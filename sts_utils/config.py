@@ -183,7 +183,8 @@ class Profile(Section):  # one run: the model, its SAE, the corpora and the size
 
 def names() -> list[str]:
     """The profiles at hand, without those that stand for several."""
-    return [name for name in _stems() if members(name) == [name]]
+    stems = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+    return [name for name in stems if members(name) == [name]]
 
 
 def members(name: str) -> list[str]:
@@ -222,15 +223,12 @@ def _path(name: str) -> Path:
     return Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
 
 
-def _stems() -> list[str]:
-    return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
-
-
 def _read(name: str) -> dict:
     """The keys of a profile's own file."""
     path = _path(name)
     if not path.exists():
-        raise ValueError(f"unknown profile {name!r}: choose from {', '.join(_stems())}")
+        known = sorted(other.stem for other in path.parent.glob("*.yaml"))
+        raise ValueError(f"unknown profile {name!r}: choose from {', '.join(known)}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -391,9 +391,9 @@ def test_columns_that_are_no_text_and_domains_without_a_name_are_one_line():
         read(pd.DataFrame({"question": ["a"], "answer": ["b"]}), domain="x")
 
 
-def test_demonstrations_of_a_domain_of_another_name_are_guessed(caplog):
+def test_demonstrations_of_a_domain_of_another_name_are_none(caplog):
     worked = {"Law": [*PAIRS, ("", "c")]}
-    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="mean 'Law'"):
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="no worked examples"):
         sources.read_evaluation({"law": [("x?", "y"), ("z?", "u")]}, worked, None, [])
     assert "left out, empty, asked twice" in caplog.text
 
