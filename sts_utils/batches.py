@@ -5,17 +5,15 @@ import os
 import time
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
-from typing import TypeVar
 
 import psutil
 import torch
+from torch.nn.functional import linear
 
-T = TypeVar("T")
 
-
-def greedy(items: Iterable[T], fits: Callable[[list[T], T], bool]) -> Iterator[list[T]]:
+def greedy(items: Iterable, fits: Callable[[list, object], bool]) -> Iterator[list]:
     """`items` in runs of neighbours: a batch ends before the item that does not fit to it."""
     batch = []
     for item in items:
@@ -29,11 +27,8 @@ def greedy(items: Iterable[T], fits: Callable[[list[T], T], bool]) -> Iterator[l
 
 def by_length(lengths: Sequence[int], tokens: int, most: float = math.inf) -> Iterator[list[int]]:
     """Indices, shortest first: `most` of so many padded `tokens` at once, or a longer one alone."""
-
-    def fits(batch, i):
-        return len(batch) < most and (len(batch) + 1) * lengths[i] <= tokens
-
-    return greedy(sorted(range(len(lengths)), key=lengths.__getitem__), fits)
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return greedy(order, lambda b, i: len(b) < most and (len(b) + 1) * lengths[i] <= tokens)
 
 
 def cpu_threads() -> int:
@@ -49,30 +44,26 @@ def engine(asked: str) -> str:
     return "vllm" if at_hand else "transformers"
 
 
-def precision(asked: str = "auto") -> str:
-    """`asked`, or for "auto" the dtype in which this machine computes faster."""
-    return _faster() if asked == "auto" else asked
-
-
 @cache
-def _faster() -> str:
-    """A CPU without units for bfloat16 emulates it, up to ten times slower than float32; one with
-    them is about three times faster. One thread's own time and a margin between the two decide: on
-    a busy machine the clock took now the one, now the other, and every artifact has its dtype."""
-    if torch.cuda.is_available():
-        return "bfloat16"
+def precision(asked: str = "auto") -> str:
+    """`asked`, or for "auto" the dtype in which this machine computes faster.
 
-    def seconds(dtype: str) -> float:
-        a, b = (torch.ones(n, 512, dtype=getattr(torch, dtype)) for n in (256, 1024))
-        passes = timeit.Timer(lambda: torch.nn.functional.linear(a, b), timer=time.thread_time)
-        return min(passes.repeat(repeat=7, number=1))
-
-    threads = torch.get_num_threads()
+    A CPU without units for bfloat16 emulates it, up to ten times slower than float32; one with them
+    is about three times faster. One thread's own time and a margin between the two decide: on a
+    busy machine the clock took now the one, now the other, and every artifact has its dtype.
+    """
+    if asked != "auto" or torch.cuda.is_available():
+        return "bfloat16" if asked == "auto" else asked
+    threads, seconds = torch.get_num_threads(), {}
     torch.set_num_threads(1)
     try:
-        return "bfloat16" if 1.3 * seconds("bfloat16") < seconds("float32") else "float32"
+        for dtype in (torch.bfloat16, torch.float32):
+            a, b = (torch.ones(n, 512, dtype=dtype) for n in (256, 1024))
+            timer = timeit.Timer(partial(linear, a, b), timer=time.thread_time)
+            seconds[dtype] = min(timer.repeat(repeat=7, number=1))
     finally:
         torch.set_num_threads(threads)
+    return "bfloat16" if 1.3 * seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
 
 
 def batch_tokens() -> int:
@@ -93,15 +84,12 @@ def free_memory() -> int:
 
 
 def cached_tokens(model, tokens: int) -> int:
-    """Tokens that the copies of a context's key-value cache may hold together.
-
-    On a GPU a quarter of its free memory, on a CPU 16 batches of `tokens`.
-    """
+    """Tokens that the copies of a context's key-value cache may hold together: on a GPU a quarter
+    of its free memory, on a CPU 16 batches of `tokens`."""
     if not torch.cuda.is_available():
         return 16 * tokens
     config = model.config.get_text_config()
-    heads, width = config.num_attention_heads, config.hidden_size
-    width = getattr(config, "head_dim", None) or width // heads
-    heads = getattr(config, "num_key_value_heads", None) or heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     token_bytes = 2 * len(model.layers) * heads * width * model.dtype.itemsize
     return max(tokens, free_memory() // (4 * token_bytes))

@@ -1,16 +1,14 @@
 """A question with its solution and answer, as every corpus gives them."""
 
 import random
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_uppercase
 
 from sts_utils import store
 
 #: The paper's instruction after every training question.
 MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
-
 #: MMLU-Pro's 14 categories.
 DOMAINS = (
     *("biology", "business", "chemistry", "computer science", "economics", "engineering"),
@@ -41,8 +39,20 @@ class Example:
         if not self.options:
             return f"{self.question}\n{self.instruction}".rstrip()
         lettered = zip(ascii_uppercase, self.options, strict=False)
-        listed = " ".join(f"({c}) {text}" for c, text in lettered)
-        return f"{self.question}\n{listed}"
+        return f"{self.question}\n" + " ".join(f"({c}) {text}" for c, text in lettered)
+
+
+def with_answer(example: Example) -> Example:
+    """The example with the text of its answer for a solution, and its options not shown."""
+    return replace(example, options=(), instruction="", solution=example.answer)
+
+
+def with_wrong_answer(rng: random.Random, example: Example) -> Example:
+    """The same with one of its wrong options for an answer. Raises ValueError without any."""
+    others = [option for option in example.options if option != example.answer]
+    if not others:
+        raise ValueError(f"question {example.id} has no options, so no wrong answer")
+    return with_answer(replace(example, answer=rng.choice(others)))
 
 
 def chat(*texts: str) -> list[dict[str, str]]:
@@ -58,15 +68,13 @@ def digest(examples: Iterable[Example]) -> str:
 
 def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:
     """The examples of each domain, domains in alphabetical order."""
-    groups = defaultdict(list)
-    for example in examples:
-        groups[example.domain].append(example)
-    return {domain: groups[domain] for domain in sorted(groups)}
+    groups = {}
+    for example in sorted(examples, key=lambda e: e.domain):
+        groups.setdefault(example.domain, []).append(example)
+    return groups
 
 
-def split(
-    examples: list[Example], held_out: float, seed: int
-) -> tuple[list[Example], list[Example]]:
+def split(examples: list[Example], held_out: float, seed: int) -> tuple[list, list]:
     """(training, held-out) examples; whole groups go to one side, so no template is on both."""
     groups = sorted({e.group or e.id for e in examples})
     random.Random(seed).shuffle(groups)

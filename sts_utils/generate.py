@@ -25,16 +25,14 @@ def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[di
     """
     rows = []
     for example in examples:
-        prompt = chat_text(tokenizer, example.query)
-        turns = chat(example.query, example.solution)
+        prompt, turns = chat_text(tokenizer, example.query), chat(example.query, example.solution)
         whole = tokenizer.apply_chat_template(turns, tokenize=False)
         answer = whole.removeprefix(prompt).rstrip("\n")
         # a template may write prompts otherwise than dialogues, or leave thoughts out
         if not whole.startswith(prompt) or example.solution.strip() not in answer:
             name = f"the chat template of {tokenizer.name_or_path}"
             raise ValueError(f"{name} does not extend its own prompt by the answer of {example.id}")
-        texts = (prompt, answer)
-        head, tail = (tokenizer(text, add_special_tokens=False).input_ids for text in texts)
+        head, tail = tokenizer([prompt, answer], add_special_tokens=False).input_ids
         ids, labels = head + tail, [-100] * len(head) + tail
         rows.append({"input_ids": ids[-max_length:], "labels": labels[-max_length:]})
     return rows
@@ -67,10 +65,8 @@ def stop_ids(model, tokenizer) -> list[int]:
 def continued(
     model, tokenizer, prompts: Sequence[Sequence[int]], batch: int, desc: str, **settings
 ) -> list[list[int]]:
-    """The ids that follow each prompt's ids, padded where others of its batch go on.
-
-    Prompts go `batch` at a time, in their order; `settings` are those of transformers' generate.
-    """
+    """The ids that follow each prompt's ids, padded where others of its batch go on. Prompts go
+    `batch` at a time, in their order; `settings` are those of transformers' generate."""
     rows, pad = [], tokenizer.pad_token_id
     with models.quiet(), tqdm(total=len(prompts), desc=desc, unit="prompt", leave=False) as bar:
         for start in range(0, len(prompts), batch):
@@ -102,13 +98,13 @@ def generate(
     """
     stops = stop_ids(model, tokenizer)
     settings = dict(max_new_tokens=new_tokens, repetition_penalty=1.0, eos_token_id=stops)
+    if stop:
+        settings["stop_strings"] = list(stop)
     if temperature:
         torch.manual_seed(seed)
         settings |= dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
     else:
-        settings |= dict(do_sample=False)
-    if stop:
-        settings |= dict(stop_strings=list(stop))
+        settings["do_sample"] = False
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     prompts = [tokenizer(texts[i], add_special_tokens=special_tokens).input_ids for i in order]
     rows = continued(model, tokenizer, prompts, batch, desc, **settings)

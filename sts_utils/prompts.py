@@ -42,11 +42,8 @@ class Prompt:
 
 
 def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = ()) -> Prompt:
-    """The chat turns [x_1, y_1, ..., x_t, y_t, x] and the span of x (the paper's step 1).
-
-    The span is found by rendering the template around a mark, and by character offsets, so it holds
-    for any chat template.
-    """
+    """The chat turns [x_1, y_1, ..., x_t, y_t, x] and the span of x (the paper's step 1), found by
+    rendering the template around a mark, and by character offsets: it holds for any template."""
     turns = chat(*(text for e in demonstrations for text in (e.query, e.solution)), _MARK)
     rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     before, mark, after = rendered.partition(_MARK)
@@ -54,8 +51,7 @@ def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = (
         raise ValueError(f"the chat template of {tokenizer.name_or_path} drops the user's text")
     if lost := [e.id for e in demonstrations if e.solution.strip() not in before]:
         raise ValueError(f"the chat template drops the worked example {lost[0]}")
-    text = query.query.strip()
-    how = {"add_special_tokens": False, "return_offsets_mapping": True}
+    text, how = query.query.strip(), {"add_special_tokens": False, "return_offsets_mapping": True}
     encoded = tokenizer(before + text + after, **how)
     starts, ends = zip(*encoded["offset_mapping"], strict=True)
     span = bisect_left(starts, len(before)), bisect_right(ends, len(before) + len(text))
@@ -74,10 +70,8 @@ def prompt_pairs(
     context_length: int,
 ) -> list[tuple[Prompt, Prompt]]:
     """(plain, icl) prompts of each query; query i gets demonstrations[i mod len(demonstrations)].
-
     Raises ValueError where a query's tokens differ between the conditions, or a prompt is longer
-    than the model's context.
-    """
+    than the model's context."""
     pairs = []
     for i, query in enumerate(queries):
         plain = chat_prompt(tokenizer, query)
@@ -85,10 +79,8 @@ def prompt_pairs(
         if plain.query != icl.query:
             raise ValueError(f"question {query.id} is tokenized differently after demonstrations")
         if len(icl.ids) > context_length:
-            raise ValueError(
-                f"question {query.id} with its demonstrations is {len(icl.ids)} tokens, more than "
-                f"the model's {context_length}: use fewer demonstrations or drop it"
-            )
+            long = f"question {query.id} with its demonstrations is {len(icl.ids)} tokens"
+            raise ValueError(f"{long}, more than the model's {context_length}: use fewer of them")
         pairs.append((plain, icl))
     return pairs
 
@@ -103,9 +95,9 @@ def choose_demonstrations(
         shuffled = rng.sample(list(examples), len(examples))
         chosen = list({e.group or e.id: e for e in reversed(shuffled)}.values())[:per_set]
         if len(chosen) < per_set:
+            where = examples[0].domain if examples else "an empty corpus"
             raise ValueError(
-                f"{per_set} demonstrations asked for, {len(chosen)} at hand in "
-                f"{examples[0].domain if examples else 'an empty corpus'!r}"
+                f"{per_set} demonstrations asked for, {len(chosen)} at hand in {where!r}"
             )
         sets.append(chosen)
     return sets

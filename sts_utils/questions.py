@@ -7,8 +7,8 @@ from functools import cache
 
 from sts_utils import corpora, models, prompts
 from sts_utils.config import Profile, SweepSettings
-from sts_utils.corpora import contrast
-from sts_utils.examples import Example, by_domain, split
+from sts_utils.corpora import texts
+from sts_utils.examples import Example, by_domain, split, with_answer, with_wrong_answer
 from sts_utils.features import ROWS
 from sts_utils.prompts import Prompt
 
@@ -116,7 +116,7 @@ def prose_pairs(p: Profile, seed: int) -> Pairs:
     pool = fitting(p, train, p.shift.demonstrations)
     sets = prompts.choose_demonstrations(pool, p.shift.demonstrations, p.shift.sets, seed)
     rng = random.Random(f"prose {seed}")
-    passages = [[contrast.prose(tokenizer(p), rng, e) for e in group] for group in sets]
+    passages = [[texts.prose(tokenizer(p), rng, e) for e in group] for group in sets]
     return pairs(p, held_out[: p.shift.queries], passages)
 
 
@@ -141,9 +141,9 @@ def answer_pairs(
 ) -> Pairs:
     """(wrong, right) prompts of `queries`: behind demonstrations with a wrong option for an answer,
     and behind the same with the right one (ours). Raises ValueError for one without options."""
-    queries = [contrast.right(e) for e in queries]
-    wrong = [[contrast.wrong(rng, e) for e in group] for group in sets]
-    right = [[contrast.right(e) for e in group] for group in sets]
+    queries = [with_answer(e) for e in queries]
+    wrong = [[with_wrong_answer(rng, e) for e in group] for group in sets]
+    right = [[with_answer(e) for e in group] for group in sets]
     both = [pairs(p, queries, shown) for shown in (wrong, right)]
     return [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]
 

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,30 +24,21 @@ WRONG_FVU, WRONG_L0 = 0.9, 5.0
 
 
 def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
-    """The SAE `name`, float32: a folder (relative to the project), "release/sae_id" of sae-lens, or
-    "random-8x" or "random-4x-layer1", a seeded random one of any width for tests.
-
-    Raises ValueError, in one line, if it is not there or does not fit a residual stream of width
-    `d_in` after block `layer`.
-    """
+    """The SAE `name`, float32: a folder, "release/sae_id" of sae-lens, or a random one. Raises
+    ValueError, in one line, if it is not there or does not fit a residual stream of width `d_in`
+    after block `layer`."""
     if random_one := RANDOM.fullmatch(name):
         sae = _random(random_one, d_in)
     elif folder := folder_of(name):
         sae = SAE.load_from_disk(folder, dtype="float32")
     else:
-        release, _, sae_id = name.partition("/")
-        try:
-            sae = SAE.from_pretrained(release, sae_id)
-        except Exception as error:  # unknown release, unknown id, no hub: one line for all
-            why = str(error).split("\n")[0]
-            said = f"SAE {name!r} is no folder and sae-lens can't load it"
-            raise ValueError(f"{said}: {why}") from None
-    reads, hook = sae.cfg.d_in, sae.cfg.metadata.hook_name
-    if d_in is not None and reads != d_in:
-        raise ValueError(f"SAE {name!r} reads width {reads}, the model's residual stream is {d_in}")
+        sae = _of_sae_lens(name, SAE.from_pretrained)
+    width, hook = sae.cfg.d_in, sae.cfg.metadata.hook_name
+    if d_in is not None and width != d_in:
+        raise ValueError(f"SAE {name!r} reads width {width}, the model's residual stream is {d_in}")
     if layer is not None and hook and hook != hook_point(layer):
-        here = hook_point(layer)
-        raise ValueError(f"SAE {name!r} was trained at {hook}, the profile reads {here}")
+        reads = hook_point(layer)
+        raise ValueError(f"SAE {name!r} was trained at {hook}, the profile reads {reads}")
     for weight in sae.parameters():  # some loaders leave views, which safetensors refuses to write
         weight.data = weight.data.contiguous()
     return sae.eval().requires_grad_(False)
@@ -55,8 +46,8 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
 
 def _random(name: re.Match, d_in: int) -> SAE:
     """A seeded TopK SAE of random weights."""
-    metadata = SAEMetadata(hook_name=hook_point(int(name["layer"] or 0)))
     shape = {"d_in": d_in, "d_sae": int(name["expansion"]) * d_in, "k": int(name["k"] or 8)}
+    metadata = SAEMetadata(hook_name=hook_point(int(name["layer"] or 0)))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sae = TopKSAE(TopKSAEConfig(**shape, dtype="float32", device="cpu", metadata=metadata))
@@ -66,36 +57,36 @@ def _random(name: re.Match, d_in: int) -> SAE:
 
 def folder_of(name: str) -> Path | None:
     """Where the SAE `name` lies: a folder of the project, any other, or one of ``$STS_MIRROR``."""
-    mirror = os.environ.get("STS_MIRROR")
-    places = [ROOT / name, Path(name), *([Path(mirror) / name] if mirror else [])]
+    places = ROOT / name, Path(name), Path(os.environ.get("STS_MIRROR") or ROOT, name)
     return next((place for place in places if (place / "cfg.json").exists()), None)
 
 
 def layer(name: str) -> int:
-    """The block whose residual stream the SAE `name` reads, from its metadata."""
+    """The block whose residual stream the SAE `name` reads, from its config alone: the weights of a
+    public SAE are gigabytes. Raises ValueError for one that reads something else."""
     if random_one := RANDOM.fullmatch(name):
         return int(random_one["layer"] or 0)
-    hook = _hook_name(name)
-    if not (block := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook)):
+    if folder := folder_of(name):
+        cfg = json.loads((folder / "cfg.json").read_text())
+        hook = cfg.get("metadata", cfg).get("hook_name")  # sae-lens < 6: at the top
+    elif name.partition("/")[0] in get_pretrained_saes_directory():
+        hook = _of_sae_lens(name, load_sae_config_from_huggingface)["metadata"].get("hook_name")
+    else:
+        hook = load(name).cfg.metadata.hook_name
+    if not (block := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook or "")):
         reads = f"SAE {name!r} reads {hook or 'no known place'}"
         raise ValueError(f"{reads}: choose one on the residual stream after a block")
     return int(block[1])
 
 
-def _hook_name(name: str) -> str:
-    """Where an SAE reads, from its config alone: the weights of a public SAE are gigabytes."""
-    folder, (release, _, sae_id) = folder_of(name), name.partition("/")
-    if folder:
-        cfg = json.loads((folder / "cfg.json").read_text())
-        return cfg.get("metadata", cfg).get("hook_name") or ""  # sae-lens < 6: at the top
-    if release not in get_pretrained_saes_directory():
-        return load(name).cfg.metadata.hook_name or ""
+def _of_sae_lens(name: str, read: Callable):
+    """`read` of an SAE's release and id; what goes wrong, in one line."""
+    release, _, sae_id = name.partition("/")
     try:
-        cfg = load_sae_config_from_huggingface(release, sae_id)
-    except Exception as error:
-        why = str(error).splitlines()[0]
-        raise ValueError(f"SAE {name!r}: sae-lens can't read its config: {why}") from None
-    return cfg["metadata"].get("hook_name") or ""
+        return read(release, sae_id)
+    except Exception as error:  # unknown release, unknown id, no hub
+        first, *_ = str(error).split("\n")
+        raise ValueError(f"SAE {name!r} is no folder and sae-lens can't load it: {first}") from None
 
 
 def hook_point(layer: int) -> str:
@@ -119,15 +110,13 @@ def encode(sae: SAE, rows: torch.Tensor, features=None) -> torch.Tensor:
 def check(sae: SAE, name: str, rows: Sequence[torch.Tensor]) -> None:
     """Raise ValueError, in one line, for an SAE that is not of the model whose residual `rows` it
     reads: it explains nothing of them, or fires far more or less than its name says."""
-    found, k = quality(sae, rows), getattr(sae.cfg, "k", None)
-    stated = re.search(r"l0_(\d+)", name)
-    l0 = k or (int(stated[1]) if stated else None)
+    found, stated = quality(sae, rows), re.search(r"l0_(\d+)", name)
+    l0 = getattr(sae.cfg, "k", None) or (int(stated[1]) if stated else None)
     if found["fvu"] >= WRONG_FVU or (l0 and not 1 / WRONG_L0 <= found["l0"] / l0 <= WRONG_L0):
-        listed = f", its L0 is stated as {l0:g}" if l0 else ""
         raise ValueError(
             f"SAE {name!r} is not of this model: of {found['rows']:.0f} rows it leaves "
             f"{found['fvu']:.0%} of the variance unexplained, with {found['l0']:.0f} features a "
-            f"row{listed}: check model, layer and sae"
+            f"row (stated: {l0 or 'no L0'}): check model, layer and sae"
         )
 
 

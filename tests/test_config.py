@@ -15,34 +15,17 @@ def written(tmp_path, **changes):
     return str(path)
 
 
-def test_every_profile_is_valid():
-    assert {"tiny", "smol", "smol-hub"} <= set(config.names())
-    for name in config.names():
-        assert config.load(name).name == name
-
-
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"layr": 3}, r"unknown key 'layr' \(did you mean 'layer'\?\)"),
-        ({"sft": {"learning_rate": 1}}, r"unknown key 'sft.learning_rate'"),
-        ({"sts": {"demos": 1}}, r"unknown key 'sts.demos' \(did you mean 'demonstrations'\?\)"),
-        (
-            {"also": {"domains": "a", "demonstrations": "b", "domain": 1}},
-            r"'also.domain' \(did you mean 'domains'\?\)",
-        ),
-        (
-            {"control": {"parts": [{"name": "", "domains": "", "demonstrations": "", "sed": 1}]}},
-            r"unknown key 'control.parts.0.sed' \(did you mean 'seeds'\?\)",
-        ),
-        ({"seeds": []}, r"seeds: tuple should have at least 1 item"),
-        ({"layer": "three"}, r"layer: input should be a valid integer.*\(it is 'three'\)"),
-        (
-            {"definition": "mine"},
-            r"definition: input should be 'paper' or 'released_code' \(it is 'mine'\)",
-        ),
-        ({"model": None}, r"model: field required"),
-        ({"top_n": 0}, r"top_n: input should be greater than 0"),
+        ({"layr": 3}, "profile mine: layr: Extra inputs are not permitted"),
+        ({"sft": {"learning_rate": 1}}, r"sft\.learning_rate: Extra inputs"),
+        ({"seeds": []}, "seeds: Tuple should have at least 1 item"),
+        ({"layer": "three"}, "layer: Input should be a valid integer.*input_value='three'"),
+        ({"definition": "mine"}, "definition: Input should be 'paper' or 'released_code'"),
+        ({"model": None}, "model: Field required"),
+        ({"top_n": 0}, "top_n: Input should be greater than 0"),
+        ({"evaluation": {"mode": "generation"}}, "mode: generation measures accuracy alone"),
     ],
 )
 def test_a_wrong_key_or_value_is_one_line(tmp_path, changes, line):
@@ -51,30 +34,56 @@ def test_a_wrong_key_or_value_is_one_line(tmp_path, changes, line):
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_profile_names_the_nearest():
-    with pytest.raises(
-        ValueError, match=r"unknown profile 'smoll' \(did you mean 'smol'\?\): choose from"
-    ):
-        config.load("smoll")
+@pytest.mark.parametrize(
+    ("base", "line"),
+    [
+        ("smoll", r"unknown profile 'smoll': choose from control, .*paper"),
+        ("paper", r"profile 'paper' stands for several: choose one of \['llama3-8b', "),
+        ("{0}/mine.yaml", "mine.yaml' is its own base: .*mine.yaml -> .*mine.yaml"),
+        ("{0}/other.yaml", "is its own base: .*mine.yaml -> .*other.yaml -> .*mine.yaml"),
+        ("{0}/torn.yaml", "torn.yaml is not YAML"),
+        ("{0}/words.yaml", "words.yaml is not a list of `key: value` lines"),
+    ],
+)
+def test_a_wrong_base_is_one_line(tmp_path, base, line):
+    (tmp_path / "mine.yaml").write_text(f"about: x\nbase: {base.format(tmp_path)}\n")
+    (tmp_path / "other.yaml").write_text(f"about: x\nbase: {tmp_path}/mine.yaml\n")
+    (tmp_path / "torn.yaml").write_text("about: [")
+    (tmp_path / "words.yaml").write_text("about")
+    with pytest.raises(ValueError, match=line) as caught:
+        config.load(str(tmp_path / "mine.yaml"))
+    assert "\n" not in str(caught.value)
 
 
-def test_paper_stands_for_its_three_models():
-    three = ["llama3-8b", "qwen2.5-7b", "gemma2-9b"]
-    assert [p.name for p in config.load_all("paper")] == three
-    # the results of other seeds lie beside the profile's own
-    assert [p.name for p in config.load_all("paper", "5")] == [f"{n}-seeds-5" for n in three]
-    assert config.load("smol", "0,1,2") == config.load("smol")
-    assert {p.seeds for p in config.load_all("paper", "5")} == {(5,)}
-    assert {p.seeds for p in config.load_all("paper")} == {(0, 1, 2)}
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [(0, (0,)), (1, (1,)), ("0", (0,)), ("4, 5", (4, 5)), ([0], (0,)), ((4, "5"), (4, 5))],
+)
+def test_seeds_as_papermill_gives_them(given, seeds):
+    """`-p SEEDS 0` is a number, and 0 is not "none said"; others' results lie beside the own."""
+    profile = config.load("tiny", given)
+    assert (profile.seeds, profile.name) == (seeds, f"tiny-seeds-{'-'.join(map(str, seeds))}")
+
+
+@pytest.mark.parametrize("given", [None, "", "0,1", [0, 1]])
+def test_a_profile_s_own_seeds(given):
+    assert config.load("tiny", given) == config.load("tiny")
+
+
+@pytest.mark.parametrize("given", ["a,b", "-1", 0.5, [], "0,"])
+def test_wrong_seeds(given):
+    with pytest.raises(ValueError, match="profile tiny: seeds"):
+        config.load("tiny", given)
+
+
+def test_every_profile_is_valid_and_paper_stands_for_its_three_models():
+    names = config.names()
+    assert {"tiny", "smol", "smol-hub"} <= {*names} and "paper" not in names
+    assert [config.load(name).name for name in names] == names
+    paper = config.load_all("paper", 5)
+    assert [p.name.removesuffix("-seeds-5") for p in paper] == config.members("paper")
+    assert config.members("paper") == ["llama3-8b", "qwen2.5-7b", "gemma2-9b"]
     assert config.load_all("tiny") == [config.load("tiny")]
-    assert "paper" in config.groups() and "paper" not in config.names()
-    with pytest.raises(ValueError, match="profile 'paper' stands for several"):
-        config.load("paper")
-    with pytest.raises(ValueError, match=r"unknown profile 'papr' \(did you mean 'paper'\?\)"):
-        config.load_all("papr")
-
-
-def test_paper_profiles_hold_the_paper_s_protocol():
     for profile in config.load_all("paper"):
         assert (profile.train, profile.grpo.train) == ("limo", "math")
         assert (profile.domains, profile.demonstrations) == ("mmlu-pro", "mmlu-pro-cot")
@@ -82,7 +91,7 @@ def test_paper_profiles_hold_the_paper_s_protocol():
         sft, evaluation = profile.sft, profile.evaluation
         assert (sft.epochs, sft.batch, sft.micro_batch, sft.max_length) == (10, 256, 1, 8192)
         assert sft.dtype == "float32" and sft.gradient_checkpointing
-        assert profile.top_n == 100 and profile.definition == "paper"
+        assert (profile.seeds, profile.top_n, profile.definition) == ((0, 1, 2), 100, "paper")
         assert (evaluation.mode, evaluation.measure) == ("generation", "accuracy")
         assert (evaluation.shots, evaluation.rule) == (5, "official")
         assert (profile.shift.demonstrations, profile.sts.demonstrations) == (2, 5)
@@ -98,8 +107,7 @@ def test_a_profile_says_what_differs_from_its_base(tmp_path):
     assert mine.sft == base.sft.model_copy(update={"lr": 0.5}) and mine.others == ()
     differ = {"name", "about", "seeds", "sft", "others"}
     assert mine.model_dump(exclude=differ) == base.model_dump(exclude=differ)
-    smol = config.load("smol")
-    assert (base.sft, base.sweep, base.train) == (smol.sft, smol.sweep, "gsm8k")
+    assert (base.sft, base.train) == (config.load("smol").sft, "gsm8k")
 
 
 def test_of_two_bases_the_later_lies_above(tmp_path):
@@ -110,39 +118,18 @@ def test_of_two_bases_the_later_lies_above(tmp_path):
     assert mine.about == "mine" and mine.stages == control.stages
 
 
-@pytest.mark.parametrize(
-    ("base", "line"),
-    [
-        ("smoll", r"has an unknown base 'smoll' \(did you mean 'smol'\?\): choose from control, "),
-        ("paper", r"profile 'paper' stands for several: choose one of \('llama3-8b', "),
-        ("{0}/mine.yaml", "mine.yaml' is its own base: .*mine.yaml -> .*mine.yaml"),
-        ("{0}/other.yaml", "is its own base: .*mine.yaml -> .*other.yaml -> .*mine.yaml"),
-    ],
-)
-def test_a_wrong_base_is_one_line(tmp_path, base, line):
-    (tmp_path / "mine.yaml").write_text(f"about: x\nbase: {base.format(tmp_path)}\n")
-    (tmp_path / "other.yaml").write_text(f"about: x\nbase: {tmp_path}/mine.yaml\n")
-    with pytest.raises(ValueError, match=line) as caught:
-        config.load(str(tmp_path / "mine.yaml"))
-    assert "\n" not in str(caught.value)
-
-
-def test_generation_measures_accuracy_alone(tmp_path):
-    with pytest.raises(ValueError, match="mode: generation measures accuracy alone"):
-        config.load(written(tmp_path, evaluation={"mode": "generation"}))
-
-
-def test_seeds():
-    assert config.load("tiny", "4,5").seeds == (4, 5)
-    with pytest.raises(ValueError, match="SEEDS='a,b': give whole numbers"):
-        config.load("tiny", "a,b")
+def test_the_saes_of_a_run_are_named_once():
+    four = ("random-8x", "random-4x", "random-4x-layer1", "random-4x-k2")
+    assert config.load("tiny").saes == four
+    llama = config.load("llama3-8b")
+    assert llama.saes == (llama.sae,)
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         ({"model": "tinny"}, "model 'tinny' is neither packaged"),
-        ({"model": "org/absent"}, "model 'org/absent' can't be fetched from the hub; put it in"),
+        ({"model": "org/absent"}, "model 'org/absent' can't be loaded: .*huggingface.co"),
         ({"layer": 2}, r"model 'tiny' has blocks 0\.\.1, not 2"),
         (
             {"sae": "data/saes/smollm2-135m-instruct/layer20-8x-k32"},
@@ -162,17 +149,16 @@ def test_seeds():
 def test_what_does_not_fit_is_one_line_before_any_model_is_loaded(
     tmp_path, monkeypatch, changes, line
 ):
-    monkeypatch.setattr(
-        models, "_from_pretrained", lambda *_, **__: pytest.fail("a model was loaded")
-    )
+    monkeypatch.setattr(models, "_from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(ValueError, match=line) as caught:
         check.prepare(config.load(written(tmp_path, **changes)))
     assert "\n" not in str(caught.value)
 
 
 def test_sae_of_another_layer_is_refused():
-    line = r"trained at blocks\.20\.hook_resid_post, the profile reads blocks\.3\."
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(
+        ValueError, match=r"trained at blocks\.20\.hook_resid_post, the profile reads blocks\.3\."
+    ):
         saes.load(config.load("smol").sae, 576, 3)
 
 

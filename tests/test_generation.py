@@ -12,23 +12,18 @@ def questions():
 
 
 def test_the_chat_templates_end_of_turn_stops(whole, tokenizer):
-    assert generation.stop_ids(whole, tokenizer) == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert generation.stop_ids(whole, tokenizer) == [end]
     other = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[0]))
-    assert generation.stop_ids(other, tokenizer) == [
-        0,
-        tokenizer.convert_tokens_to_ids("<|im_end|>"),
-    ]
+    assert generation.stop_ids(other, tokenizer) == [0, end]
 
 
 def test_where_a_completion_ends(tokenizer):
     ids = tokenizer("The answer is (A).", add_special_tokens=False).input_ids
     pad, stop, answer = tokenizer.pad_token_id, ["Question:"], generation._answer
-    assert answer(tokenizer, [*ids, pad, pad], {pad}, stop) == (
-        "The answer is (A).",
-        len(ids),
-        True,
-    )
-    assert answer(tokenizer, ids, {pad}, stop) == ("The answer is (A).", len(ids), False)
+    said = "The answer is (A).", len(ids)
+    assert answer(tokenizer, [*ids, pad, pad], {pad}, stop) == (*said, True)
+    assert answer(tokenizer, ids, {pad}, stop) == (*said, False)
     asked = tokenizer("Yes.\nQuestion:", add_special_tokens=False).input_ids
     assert answer(tokenizer, asked, {pad}, stop)[2]
 

@@ -16,8 +16,8 @@ from sts_utils import corpora, models, store
 from sts_utils import evaluate as options
 from sts_utils import train as sft
 from sts_utils.config import ControlSettings, Profile
-from sts_utils.corpora import contrast, skills
-from sts_utils.examples import Example, by_domain, digest
+from sts_utils.corpora import skills
+from sts_utils.examples import Example, by_domain, digest, with_answer
 from sts_utils.runs import engine, performance, recipes, samples
 from sts_utils.runs import models as held
 from sts_utils.runs.models import TrainedModel
@@ -65,7 +65,7 @@ def pools(profile: Profile) -> dict[str, tuple[Example, ...]]:
     for name in part.sets:
         if name in domains:
             free = [e for e in domains[name] if e.question not in asked]
-            free = [contrast.right(e) for e in free]
+            free = [with_answer(e) for e in free]
         else:
             free = corpora.load(name)
         at_hand[name] = tuple(free)

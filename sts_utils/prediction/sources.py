@@ -8,7 +8,6 @@ from functools import wraps
 from pathlib import Path
 
 from sts_utils import corpora
-from sts_utils.config import nearest
 from sts_utils.examples import Example, by_domain
 from sts_utils.prediction import columns as cells
 from sts_utils.prediction.rows import parsed, rows, sample
@@ -145,7 +144,7 @@ def read_evaluation(
         for entry in (corpora.entry(path) for path in paths if path in corpora.names()):
             if entry.demonstrations:
                 worked |= by_domain(corpora.load(entry.demonstrations))
-    known, both, shown = _asked_by(training), (asked, worked), tuple(worked)
+    known, both = _asked_by(training), (asked, worked)
     if left := {key(e) for of in both for group in of.values() for e in group if known(e)}:
         note(f"{len(left)} questions of the domains are in the training set too and were left out.")
     asked, worked = ({d: [e for e in of[d] if not known(e)] for d in of} for of in both)
@@ -155,9 +154,8 @@ def read_evaluation(
         if not asked[d]:
             raise ValueError(f"domain {d!r} has no question that the training set lacks: add some")
         if worked and not worked[d]:
-            near = nearest(d, list(shown)) if demonstrations is not None else ""
             needs = "which STS_ICL needs: give demonstrations with answers, or 'none'"
-            raise ValueError(f"domain {d!r} has no worked examples{near}, {needs}")
+            raise ValueError(f"domain {d!r} has no worked examples, {needs}")
     return asked, worked
 
 

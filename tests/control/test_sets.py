@@ -4,8 +4,8 @@ import pytest
 
 from sts_utils import config, corpora
 from sts_utils.control import readings, sets, steps
-from sts_utils.corpora import contrast, skills
-from sts_utils.examples import Example
+from sts_utils.corpora import skills
+from sts_utils.examples import Example, with_wrong_answer
 from sts_utils.runs import samples
 
 
@@ -36,7 +36,7 @@ def test_wrong_answers_stand_in_the_same_demonstrations(tiny):
             differ = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
             assert len(differ) == part.control.demonstrations  # the answers, and nothing else
     with pytest.raises(ValueError, match="has no options, so no wrong answer"):
-        contrast.wrong(random.Random(0), Example("q", "a", "a", "d", "id"))
+        with_wrong_answer(random.Random(0), Example("q", "a", "a", "d", "id"))
 
 
 def test_each_step_is_of_a_set_and_seed_that_the_profile_names(tiny):

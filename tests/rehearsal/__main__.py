@@ -129,7 +129,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.nodes is not None and chosen.nodes < 2:
         parser.error(f"--nodes {chosen.nodes}: one is killed, give 2 or more")
-    names = config.groups().get(chosen.profile, (chosen.profile,))
+    names = config.members(chosen.profile)
     codes = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
