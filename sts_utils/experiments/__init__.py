@@ -1,1 +1,1 @@
-"""What one experiment of the paper alone computes; its notebook shows the rest."""
+"""What one notebook alone computes and keeps."""

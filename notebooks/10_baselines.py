@@ -1,0 +1,256 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 · Simpler predictors, probes, and what each costs
+#
+# STS reads an SAE and demonstrations. A score is worth that only if it beats what is simpler
+# (Table 5): how active a domain is at all, how similar it is to the training set, how far
+# fine-tuning moves it. And it should beat a probe (Fig 4e, Table 13): a regression that has seen
+# the changes of all other domains. Both are compared on each set of domains; the set whose change
+# is more reliable comes first.
+
+# %% tags=["parameters"]
+PROFILE = "smol"
+SEEDS = None  # like "0,1,2"; the profile's own if None
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from sts_utils import config, results, run, stats
+from sts_utils.experiments import baselines
+from sts_utils.features import FeatureStats
+from sts_utils.measured import Run
+from sts_utils.results import Claim
+from sts_utils.stats import Correlation
+
+profile = config.load(PROFILE, SEEDS)
+main = Run(profile)
+sets = main.sets  # corpus of domains -> the run on it
+METRICS = ("sts_act", "sts_icl")
+print("sets of domains:", {name: len(of.domain_names) for name, of in sets.items()})
+
+# %% [markdown]
+# ## Three simple predictors
+#
+# All three are of one vector a domain: the mean $\bar r$ of the residual stream's rows over the
+# tokens of its questions, at the SAE's layer and without any demonstration. `FeatureStats.r` holds
+# the sum of each question's rows, `n` how many tokens it has.
+
+# %%
+first = next(iter(sets.values()))
+name, domain = next(iter(first.domains[0].items()))
+mean_row = domain.r.sum(0, dtype=np.float64) / domain.n.sum()  # [d_model]
+print(f"{name}: {len(domain.n)} questions, {domain.n.sum()} tokens, a row of {len(mean_row)}")
+np.testing.assert_allclose(mean_row, baselines.mean_row(domain))
+
+# %% [markdown]
+# - *mean raw activation*: the mean of $\bar r$ over its dimensions.
+# - *similarity to the training set*: $\cos(\bar r, \bar r_\mathrm{train})$.
+# - *distance before and after SFT*: $1 - \cos(\bar r, \bar r')$, where $\bar r'$ is of the
+#   fine-tuned model. It needs the training that STS foretells. The paper says similarity, and not
+#   with which sign.
+#
+# Each of them is one number a domain and seed. `after` are the same questions, read by the
+# fine-tuned models:
+
+
+# %%
+def after_training(of: Run) -> list[list[FeatureStats]]:
+    """[S][D] the residual stream of each domain in each fine-tuned model."""
+    read = [
+        [run.domain_after(of.profile, d, seed, model) for d in of.domain_names]
+        for seed, model in of.models.items()
+    ]
+    return [[FeatureStats.from_arrays(arrays) for arrays in row] for row in read]
+
+
+before = {name: [list(seed.values()) for seed in of.domains] for name, of in sets.items()}
+after = {name: after_training(of) for name, of in sets.items()}
+rows = zip(before[next(iter(sets))][0], after[next(iter(sets))][0])
+values = [
+    (baselines.mean_activation(a), baselines.similarity(a, first.train[0]), baselines.moved(a, b))
+    for a, b in rows
+]
+shown = pd.DataFrame(values, first.domain_names, ["mean activation", "similarity", "distance"])
+shown.astype(float).assign(change=[of[0].mean() for of in first.change_arrays]).round(4)
+
+# %% [markdown]
+# Their correlation with the absolute change, of the means over seeds. `observe` also computes each
+# predictor without every twentieth of a domain's questions in turn, which is the weight 0 for
+# these: the interval for other questions is made of that.
+
+# %%
+SIMPLE = ("mean_raw_activation", "similarity_domain_to_training_set", "distance_before_after_sft")
+
+
+def r_of(of: Run, predictor, *sides: list[list[FeatureStats]]) -> Correlation:
+    """r with the absolute change of a predictor of each domain's `sides` [S][D]."""
+    return stats.correlate(
+        of.observe(
+            lambda s, weights: baselines.over_domains(
+                predictor, *(side[s] for side in sides), weights=weights
+            )
+        )
+    )
+
+
+r = {}
+for name, of in sets.items():
+    train = [[seed] * len(of.domain_names) for seed in of.train]
+    activity = r_of(of, baselines.mean_activation, before[name])
+    similar = r_of(of, baselines.similarity, before[name], train)
+    distance = r_of(of, baselines.moved, before[name], after[name])
+    r[name] = dict(zip(SIMPLE, (activity, similar, distance))) | of.correlations()
+pd.DataFrame(r).map(str)
+
+# %% [markdown]
+# What does each cost? A forward pass takes two floating-point operations a weight and token, up to
+# the SAE's layer; a step of training takes six, and of all weights. $\mathrm{STS}_{ICL}$ reads
+# every domain a second time, behind its demonstrations.
+
+# %%
+tokens = {name: baselines.tokens(of.profile) for name, of in sets.items()}
+flops = {name: baselines.costs(of.profile, tokens[name]) for name, of in sets.items()}
+display(pd.DataFrame(tokens).rename_axis("tokens read"))
+(pd.DataFrame(flops) / 1e12).rename_axis("TFLOP").round(3)
+
+# %% [markdown]
+# ## Table 5
+
+# %%
+theirs = results.paper("table05_baselines").set_index("baseline").pearson
+ours = {"feature_activations": SIMPLE[0], "similarity_before_after_sft": SIMPLE[2]}
+theirs = theirs.rename(ours | {"sts": "sts_icl"})  # the paper has one number for STS
+table = [
+    {
+        "domains": name,
+        "predictor": predictor,
+        **results.numbers(r[name][predictor]),
+        "uses the tuned model": predictor == "distance_before_after_sft",
+        "cost, TFLOP": flops[name][predictor] / 1e12,
+        "paper": theirs.get(predictor),
+    }
+    for name in sets
+    for predictor in SIMPLE + METRICS
+]
+caption = (
+    "Table 5. r of simple predictors with the absolute change over all domains, 95% intervals "
+    "(other domains drawn), and what each costs for one seed in floating-point operations, "
+    "evaluation left out. The distance is 1 − cosine of the mean rows; the paper says "
+    "similarity, and not its sign. Its column is for 8 domains, with one number for STS."
+)
+results.publish(profile, "table5", pd.DataFrame(table), caption)
+
+# %% [markdown]
+# The paper's claim is that $\mathrm{STS}_{ICL}$ beats each of them. Both are of the same domains,
+# so it is the difference of the two r that has the interval, by leaving out each domain in turn.
+
+# %%
+ids = dict(zip(SIMPLE, ("table5-activation", "table5-similarity", "table5-distance")))
+claims = [
+    Claim(ids[predictor], f"{name}: r of sts_icl minus r of it", of["sts_icl"] - of[predictor])
+    for name, of in r.items()
+    for predictor in SIMPLE
+]
+results.judge(profile, claims)
+
+# %% [markdown]
+# ## Probes
+#
+# A probe is a ridge regression from a domain's mean activations to its absolute change. It is
+# fitted on all domains but one and foretells that one; the penalty is chosen inside each fold. The
+# paper shows r of such predictions. That misleads: a probe that learns nothing answers with the
+# mean of the other domains, which is the lower the higher the one left out, so its r is −1.
+
+# %%
+change = np.array([abs(of.mean()) for of in first.change_arrays])  # [D], over seeds and questions
+predicted = baselines.probe(np.ones((len(change), 1)), change)
+print(f"r of a probe that sees nothing: {np.corrcoef(predicted, change)[0, 1]:.2f}")
+
+# %% [markdown]
+# So predictors are compared by their **skill** on the domain left out:
+# $1 - \sum_d (\hat y_d - y_d)^2 \,/\, \sum_d (\bar y_{-d} - y_d)^2$. It is 0 for the mean
+# $\bar y_{-d}$ of the other domains and 1 for a perfect prediction. A score of STS goes through the
+# same regression.
+
+# %%
+PROBES = {"probe_raw_activations": "r", "probe_sae_activations": "h"}
+skill = {}
+for name, of in sets.items():
+    inputs = {metric: seen.scores.mean(0)[:, None] for metric, seen in of.observations().items()}
+    for probe, field in PROBES.items():  # [D, d_model] and [D, F], means over seeds
+        inputs[probe] = np.mean([[d.mean(field) for d in seed] for seed in before[name]], axis=0)
+    change = np.abs([of.mean() for of in of.change_arrays])
+    share = stats.reliability(of.change_arrays, "absolute")
+    skill[name] = {key: baselines.skill(x, change, share) for key, x in inputs.items()}
+pd.DataFrame(skill).map(str)
+
+# %% [markdown]
+# ## Fig 4e
+
+# %%
+figure, axis = plt.subplots(figsize=(3.4, 2.9))
+for i, (name, found) in enumerate(skill.items()):
+    of = [found[predictor] for predictor in (*METRICS, *PROBES)]
+    x = np.arange(4) + 0.16 * (i - (len(skill) - 1) / 2)
+    look = {"fmt": "os"[i], "color": results.PALETTE[i], "ms": 5, "capsize": 2, "label": name}
+    axis.errorbar(x, [e.value for e in of], yerr=results.bars(of), **look)
+figure.legend(frameon=False, loc="outside upper center", ncols=2)
+axis.axhline(0, color=results.CHANCE_COLOUR, ls="--", lw=0.8)
+axis.set_xticks(range(4), [*map(results.METRIC_NAMES.get, METRICS), "raw\nprobe", "SAE\nprobe"])
+axis.set(ylabel="skill on a left-out domain")
+caption = (
+    "Fig 4e. How well a ridge regression on each predictor foretells the |change| of a domain "
+    "left out: 1 − squared error over that of the other domains' mean (dashed: no better than "
+    "that), 95% intervals over domains. The paper shows r: STS 0.79, probes 0.03 and 0.08."
+)
+results.publish(profile, "fig4e", figure, caption)
+
+# %% [markdown]
+# ## Table 13
+
+# %%
+theirs = results.paper("table13_probes").set_index("predictor").pearson
+theirs = theirs.rename({"sts": "sts_icl"})
+table = [
+    {
+        "domains": name,
+        "predictor": predictor,
+        **results.numbers(found[predictor]),
+        "paper": theirs.get(predictor),
+    }
+    for name, found in skill.items()
+    for predictor in (*PROBES, *METRICS)
+]
+table = pd.DataFrame(table).rename(columns={"value": "skill", "paper": "paper: r"})
+caption = (
+    "Table 13. Skill (1 − squared error over that of the mean) with which ridge regression on "
+    "a domain's mean activations, or on its STS, foretells the absolute change of a domain "
+    "left out, with 95% intervals over domains. r of such predictions misleads: for a constant "
+    "it is −1."
+)
+results.publish(profile, "table13", table, caption)
+
+# %%
+ids = dict(zip(PROBES, ("table13-raw-probe", "table13-sae-probe")))
+words = "skill of sts_icl on a left-out domain minus that of the probe"
+claims = [
+    Claim(ids[probe], f"{name}: {words}", found["sts_icl"] - found[probe])
+    for name, found in skill.items()
+    for probe in PROBES
+]
+results.judge(profile, claims)
