@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sts_utils import corpora
-from sts_utils.runs.run import Run
+from sts_utils.measured import Run
 from sts_utils.stats import GROUPS, Correlation, Estimate
 
 
