@@ -256,6 +256,30 @@ def training_logs(p: Profile, trained: Mapping[object, tuple]) -> pd.DataFrame:
     return pd.concat([log.assign(run=name) for name, log in logs.items()])
 
 
+def grpo(p: Profile, examples: Sequence[Example], seed: int, out: Path) -> None:
+    """GRPO of the profile's model into `out`, its log beside it; vLLM samples where it is used."""
+    from sts_utils.grpo import grpo as learn  # TRL takes seconds to import
+
+    release()
+    settings = (p.grpo, examples, seed, out, p.sft.gradient_checkpointing)
+    if batches.engine(p.engine) == "vllm":
+        from sts_utils import vllm
+
+        vllm.close()
+        name = str(vllm.checkpoint(p.model, p.revision))
+        numbers = models.size(name)
+        weights = numbers * getattr(torch, p.grpo.dtype).itemsize
+        beside = 2 * weights  # their gradients, too
+        if torch.cuda.is_available():
+            beside += train.masters_beside(numbers, torch.cuda.mem_get_info()[0] - weights)
+        with vllm.sampler(weights, beside) as sampling:
+            log = learn(name, None, *settings, sampling)
+    else:
+        log = learn(p.model, p.revision, *settings)
+    log.to_parquet(out / "log.parquet", index=False)
+    release()
+
+
 # --- performance ---------------------------------------------------------------------------------
 
 WRITTEN = ("shots", "max_new_tokens", "rule")
