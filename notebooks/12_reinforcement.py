@@ -79,7 +79,7 @@ solved = {
     when: reinforced.accuracy(like, model).accuracy
     for when, model in (("before", None), ("after", grpo))
 }
-pd.DataFrame({when: of.agg(["mean", "count"]) for when, of in solved.items()}).T.round(3)
+pd.DataFrame({when: right.agg(["mean", "count"]) for when, right in solved.items()}).T.round(3)
 
 # %% [markdown]
 # ## The same questions, learnt from their solutions
@@ -102,11 +102,11 @@ print(f"SFT: {like.sft.examples} examples, batch {like.sft.batch}, learning rate
 
 # %%
 moved = {
-    name: float(np.mean([scores.shift(after).sum() for after in of.actual]))
-    for name, of in runs.items()
+    name: float(np.mean([scores.shift(after).sum() for after in one.actual]))
+    for name, one in runs.items()
 }
-overlap = {name: of.overlap() for name, of in runs.items()}
-both = [scores.shifted_dims(of.actual[0], n) for of in (sft, rl)]
+overlap = {name: one.overlap() for name, one in runs.items()}
+both = [scores.shifted_dims(one.actual[0], n) for one in (sft, rl)]
 shared = scores.overlap(*both, n)
 print(f"SFT and GRPO share {shared:.0%} of the {n} features that each moved most")
 pd.DataFrame({"shift": moved, "overlap": {name: str(e) for name, e in overlap.items()}})
@@ -128,6 +128,17 @@ pd.DataFrame(
 ).T
 
 # %%
+sure = [f"{rs['actual'][PAPER_SCORES[0]].reliability:.2f}" for rs in r.values()]
+caption = (
+    f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, one seed (pale: main SFT). GRPO: "
+    f"accuracy {solved['before'].mean():.0%}, then {solved['after'].mean():.0%}; completions "
+    f"{log.length.iloc[0]:.0f}, then {log.length.iloc[-1]:.0f} tokens. a: overlap of estimated "
+    "and actual dims (dashed: chance); Σ squared shifts. b: r; reliability of the change "
+    f"{sure[0]} (SFT), {sure[1]} (GRPO). The paper: overlap lower for RL; r low with estimated "
+    "dims, high with actual ones."
+)
+
+# %%
 trained = dict(zip(runs, (profile.train, g.train, g.train)))
 labels = [f"{k} on\n{on}\nshift {float(f'{moved[k]:.3g}'):,g}" for k, on in trained.items()]
 
@@ -139,20 +150,9 @@ drawn[0].set_alpha(0.5)  # on another set, with other steps
 left.axhline(n / len(base.train[0].features), color=CHANCE_COLOUR, ls="--", lw=0.8)
 left.set_xticks(range(3), labels)
 left.set(ylabel=f"overlap of the top {n}", ylim=(0, 1), title="a")
-results.r_points(right, {f"{k}\n{dims}": of for k in r for dims, of in r[k].items()})
+results.r_points(right, {f"{k}\n{dims}": rs for k in r for dims, rs in r[k].items()})
 right.set(xlabel="dims", title="b")
 right.legend(frameon=False, loc="lower right", ncols=2)
-
-# %%
-sure = [f"{of['actual'][PAPER_SCORES[0]].reliability:.2f}" for of in r.values()]
-caption = (
-    f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, one seed (pale: main SFT). GRPO: "
-    f"accuracy {solved['before'].mean():.0%}, then {solved['after'].mean():.0%}; completions "
-    f"{log.length.iloc[0]:.0f}, then {log.length.iloc[-1]:.0f} tokens. a: overlap of estimated "
-    "and actual dims (dashed: chance); Σ squared shifts. b: r; reliability of the change "
-    f"{sure[0]} (SFT), {sure[1]} (GRPO). The paper: overlap lower for RL; r low with estimated "
-    "dims, high with actual ones."
-)
 results.publish(profile, "fig6", figure, caption)
 
 # %% [markdown]

@@ -50,8 +50,8 @@ if not choices:
 # random, several times.
 
 # %%
-sizes = {name: run.with_sae(profile, name) for name in profile.sweep.layers}
-rows = [{"layer": q.layer, "features": run.sae(q).cfg.d_sae, "SAE": n} for n, q in sizes.items()]
+layers = {name: run.with_sae(profile, name) for name in profile.sweep.layers}
+rows = [{"layer": q.layer, "features": run.sae(q).cfg.d_sae, "SAE": n} for n, q in layers.items()]
 pd.DataFrame(rows)
 
 # %%
@@ -67,7 +67,7 @@ if trained:
 # and random draws.
 
 # %%
-column, name, unit, of = run.mathematics_measure(profile)
+column, name, unit, source = run.mathematics_measure(profile)
 before, templates = run.mathematics(profile), questions.templates(profile)
 tables = {}
 for (which, n, _), model in trained.items():
@@ -75,15 +75,15 @@ for (which, n, _), model in trained.items():
     tables.setdefault((which, n), []).append(table)
 changes = {key: selective.change(before, after, column, templates) for key, after in tables.items()}
 sizes = sorted({n for _, n in changes})
-print(f"{name} of {of}, {unit}:", {f"{n} {which}": str(e) for (which, n), e in changes.items()})
+print(f"{name} of {source}, {unit}:", {f"{n} {which}": str(e) for (which, n), e in changes.items()})
 
 # %% [markdown]
 # ## Fig 7
 
 # %%
 caption = (
-    f"Fig 7. {name.capitalize()} of {of} after selective fine-tuning, against the untouched model: "
-    "only linear maps from the chosen features into the residual stream train, at "
+    f"Fig 7. {name.capitalize()} of {source} after selective fine-tuning, against the untouched "
+    "model: only linear maps from the chosen features into the residual stream train, at "
     f"{len(profile.sweep.layers)} layers (the paper: five), on {profile.selective.examples} "
     f"examples; one seed, {profile.selective.draws} random draws, of features that may seldom "
     "fire; 95% over questions and draws. The paper: estimated dims are better."
@@ -118,7 +118,7 @@ for row in theirs.itertuples():
         rows[-1] |= {"value": change}
 caption = (
     "Table 11. Selective fine-tuning: change against the untouched model; ours of the "
-    f"{name} of {of} ({unit}), the paper's in points of accuracy. Dims are of one layer; the "
+    f"{name} of {source} ({unit}), the paper's in points of accuracy. Dims are of one layer; the "
     "paper's SAE has 28,672."
 )
 if changes:

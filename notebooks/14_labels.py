@@ -77,7 +77,7 @@ pd.DataFrame(shares, index=labels.KINDS).T.round(3)
 # %%
 first = pd.DataFrame(votes[ids[:10]], columns=labels.KINDS).round(2)
 words = labels.promoted(profile, ids[:10])
-first["promotes"] = ["  ".join(filter(None, of)) for of in words]
+first["promotes"] = ["  ".join(filter(None, tokens)) for tokens in words]
 first.insert(0, "feature", ids[:10])
 results.shown(first)
 

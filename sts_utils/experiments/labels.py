@@ -31,7 +31,7 @@ def texts(p: Profile) -> tuple[list[list[int]], np.ndarray]:
     for corpus in read:
         written = [f"{e.question}\n{e.solution}".strip() for e in corpus[:fewest]]
         ids += questions.tokenizer(p)(written).input_ids  # with BOS where the model has one
-    return [of[: p.labels.tokens] for of in ids], np.repeat(np.arange(len(KINDS)), fewest)
+    return [text[: p.labels.tokens] for text in ids], np.repeat(np.arange(len(KINDS)), fewest)
 
 
 @cached(*run.MODEL, "layer", "sae", "dtype", "evaluation.dtype", "train", "labels")
@@ -103,11 +103,12 @@ def votes(peaks: np.ndarray, kinds: np.ndarray, top: int = 10) -> np.ndarray:
 
     A feature that fires on fewer is judged by those; one that never fires has NaN.
     """
-    of = torch.as_tensor(peaks).T.contiguous()  # [F, texts]: sorting 131,072 features takes long
-    least = of.topk(min(top, len(peaks))).values[:, -1:]
-    above, tied = of > least, of == least
+    fired = torch.as_tensor(peaks).T.contiguous()  # [F, texts]: sorting 131,072 features takes long
+    least = fired.topk(min(top, len(peaks))).values[:, -1:]
+    above, tied = fired > least, fired == least
     left = top - above.sum(1, keepdim=True)
-    chosen = (above | (tied & (tied.cumsum(1, dtype=torch.int16) <= left))) & (of > 0)  # the first
+    first = tied & (tied.cumsum(1, dtype=torch.int16) <= left)
+    chosen = (above | first) & (fired > 0)
     of_kind = torch.as_tensor(kinds[:, None] == np.arange(len(KINDS)))
     counts = (chosen.float() @ of_kind.float()).double().numpy()
     total = counts.sum(-1, keepdims=True)
@@ -143,15 +144,15 @@ def shares(
         if draw:
             rng = np.random.default_rng(draw)  # texts of each kind, with replacement
             places = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
-            picked = np.concatenate([rng.choice(of, len(of)) for of in places])
-        of = labelled(votes(peaks[picked], kinds[picked], top))
+            picked = np.concatenate([rng.choice(place, len(place)) for place in places])
+        label = labelled(votes(peaks[picked], kinds[picked], top))
         for kind, name in enumerate(KINDS):
             for n in taken:
-                share[name][n].append([_share(of[ids[:n]], kind) for ids in ranked])
-            share[name]["all"].append([_share(of, kind)] * len(ranked))
+                share[name][n].append([_share(label[ids[:n]], kind) for ids in ranked])
+            share[name]["all"].append([_share(label, kind)] * len(ranked))
         for kind, name in enumerate(recall):
-            members = max((of == kind).sum(), 1)
-            recall[name].append([(of[ids[:deep]] == kind).sum() / members for ids in ranked])
+            members = max((label == kind).sum(), 1)
+            recall[name].append([(label[ids[:deep]] == kind).sum() / members for ids in ranked])
     chance = {"chance": Estimate(deep / size, np.array([deep / size]))}
     return {kind: _estimates(rows) for kind, rows in share.items()}, _estimates(recall) | chance
 

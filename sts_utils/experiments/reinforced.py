@@ -57,9 +57,9 @@ def own_answers(p: Profile, seed: int) -> FeatureStats | None:
     return FeatureStats.from_arrays(run.own_answer_features(p, seed, part=p.sae))
 
 
-def correlations(of: Run) -> dict[str, dict[str, Correlation]]:
+def correlations(measured: Run) -> dict[str, dict[str, Correlation]]:
     """ "estimated", "actual" dims -> metric -> r: dims as demonstrations find them, and those that
     training moved."""
-    n, definition = of.profile.top_n, of.profile.definition
-    actual = [scores.shifted_dims(after, n, definition) for after in of.actual]
-    return {"estimated": of.correlations(), "actual": of.correlations(actual)}
+    n, definition = measured.profile.top_n, measured.profile.definition
+    actual = [scores.shifted_dims(after, n, definition) for after in measured.actual]
+    return {"estimated": measured.correlations(), "actual": measured.correlations(actual)}
