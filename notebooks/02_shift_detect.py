@@ -106,8 +106,8 @@ _ = axis.legend(frameon=False)
 # kind, so its share is another number.)
 
 # %%
-kinds, peaks = labels.texts(profile)[1], labels.peaks(profile)
-votes = labels.votes(peaks["peaks"], kinds, profile.labels.top)
+read = labels.peaks(profile)
+votes = labels.votes(read["peaks"], read["kinds"], profile.labels.top)
 named = {f"D_{profile.top_n}": np.nanmean(votes[dims.ids], 0), "all": np.nanmean(votes, 0)}
 pd.DataFrame(named, index=labels.KINDS).T.round(3)
 
@@ -127,7 +127,7 @@ results.shown(first.assign(feature=dims.ids[:10]).set_index("feature").reset_ind
 # whose kind it names rightly (chance 33%):
 
 # %%
-print(f"{(peaks['judged'] == kinds).mean():.0%}")
+print(f"{(read['judged'] == read['kinds']).mean():.0%}")
 
 # %%
 share = float(scores.top_share(scores.shift(stats), profile.top_n))

@@ -168,6 +168,7 @@ CONTENTS: dict[str, Callable[[Profile], object]] = {
     "domains": lambda p: corpora.content(p.domains),
     "demonstrations": lambda p: corpora.content(p.demonstrations),
     "labels": lambda p: [corpora.content(name) for name in (p.labels.code, p.labels.dialogue)],
+    "evaluation.mathematics": lambda p: (m := p.evaluation.mathematics) and corpora.content(m),
 }
 
 
@@ -197,10 +198,12 @@ def _reached(item) -> tuple[str, list, dict[str, str]]:
     """(the hash of an item's syntax tree, the items of this package that it names, constants)."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(item)))
     without_docstrings(tree)
-    names, items, constants = set(), [], {}
+    names, attributes, items, constants = set(), set(), [], {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name | ast.Attribute):
-            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            attributes.add(node.attr)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sts_utils"):
             for alias in node.names:  # not loaded yet: the whole file
                 lazy = f"{node.module}.{alias.name}".split(".")[1]
@@ -211,7 +214,7 @@ def _reached(item) -> tuple[str, list, dict[str, str]]:
     for name in sorted(names & scope.keys()):
         value, things = scope[name], {f"{item.__module__}.{name}": scope[name]}
         if isinstance(value, types.ModuleType) and value.__name__.startswith("sts_utils"):
-            named = names & vars(value).keys()
+            named = attributes & vars(value).keys()
             things = {f"{value.__name__}.{n}": vars(value)[n] for n in sorted(named)}
         for place, thing in things.items():
             thing = thing.function if isinstance(thing, Cached) else thing

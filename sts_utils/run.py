@@ -57,16 +57,26 @@ def backbone(p: Profile, folder: Path | None = None):
 
 
 @cache
+def _sae(sae_name: str, name: str, revision: str | None, layer: int):
+    return saes.load(sae_name, models.check(name, layer, revision), layer).to(models.device())
+
+
+def sae(p: Profile):
+    """The profile's SAE, on the device that models run on."""
+    return _sae(p.sae, p.model, p.revision, p.layer)
+
+
+@cache
 def _hook(sae_name: str, *model) -> Hook:
     name, revision, layer, _ = model
-    sae = saes.load(sae_name, models.check(name, layer, revision), layer).to(models.device())
+    read = _sae(sae_name, name, revision, layer)
     # 16 prompts, the same for every run: what is stored of a domain serves all training sets
-    asked, read = corpora.load("gsm-symbolic", 0, 16), models.load_tokenizer(name, revision)
-    shown = [prompts.chat_prompt(read, e) for e in asked]
+    tokenizer = models.load_tokenizer(name, revision)
+    shown = [prompts.chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
     if not saes.RANDOM.fullmatch(sae_name):
         ids = [list(prompt.ids) for prompt in shown]
-        saes.check(sae, sae_name, list(sae_training.activations(_backbone(*model), ids, 4096)))
-    return Hook(layer, sae, features.sink_norm(_backbone(*model), shown))
+        saes.check(read, sae_name, list(sae_training.activations(_backbone(*model), ids, 4096)))
+    return Hook(layer, read, features.sink_norm(_backbone(*model), shown))
 
 
 def hook(p: Profile) -> Hook:
@@ -106,6 +116,7 @@ def release(engine: bool = True) -> None:
             vllm.close()
         _backbone.cache_clear()
         _hook.cache_clear()
+        _sae.cache_clear()
     gc.collect()  # a Trainer, with its model and optimizer, lies in a reference cycle
     torch.cuda.empty_cache()
 
@@ -194,7 +205,7 @@ def domain_after(p: Profile, domain: str, seed: int, model: Model) -> dict:
 
 
 @cached(*MODEL, "train", "sft", "shift.held_out", folder=True)
-def finetuned(p: Profile, seed: int, out: Path | None = None) -> None:
+def finetuned(p: Profile, seed: int, *, out: Path) -> None:
     """The model after SFT on the training set."""
     sft(p, p.sft, questions.training_examples(p, seed)[0][: p.sft.examples], seed, out)
 
@@ -225,6 +236,30 @@ def training_logs(p: Profile, trained: Mapping[object, tuple]) -> pd.DataFrame:
     """The logs of several models, a column `run` naming each."""
     logs = {name: pd.read_parquet(folder(p, m) / "log.parquet") for name, m in trained.items()}
     return pd.concat([log.assign(run=name) for name, log in logs.items()])
+
+
+def grpo(p: Profile, examples: Sequence[Example], seed: int, out: Path) -> None:
+    """GRPO of the profile's model into `out`, its log beside it; vLLM samples where it is used."""
+    from sts_utils.grpo import grpo as learn  # TRL takes seconds to import
+
+    release()
+    settings = (p.grpo, examples, seed, out, p.sft.gradient_checkpointing)
+    if batches.engine(p.engine) == "vllm":
+        from sts_utils import vllm
+
+        vllm.close()
+        name = str(vllm.checkpoint(p.model, p.revision))
+        numbers = models.size(name)
+        weights = numbers * getattr(torch, p.grpo.dtype).itemsize
+        beside = 2 * weights  # their gradients, too
+        if torch.cuda.is_available():
+            beside += train.masters_beside(numbers, torch.cuda.mem_get_info()[0] - weights)
+        with vllm.sampler(weights, beside) as sampling:
+            log = learn(name, None, *settings, sampling)
+    else:
+        log = learn(p.model, p.revision, *settings)
+    log.to_parquet(out / "log.parquet", index=False)
+    release()
 
 
 # --- performance ---------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from sts_utils.examples import Example
 from sts_utils.measured import Run
 from sts_utils.stats import Estimate
 
+NAMES = ("none", "all low", "half", "all high", "STS")
 POOLS = (*run.MODEL, "domains", "demonstrations", "evaluation.dtype")
 POOLS += ("mixture.extra", "mixture.answer_tokens")
 
@@ -79,7 +80,7 @@ def with_answers(p: Profile, domain: str) -> list[Example]:
 
 
 @cached(*POOLS, "train", "sft", "shift.held_out", "mixture.examples", folder=True)
-def mixed(p: Profile, seed: int, ends: tuple, extra: tuple, out: Path | None = None) -> None:
+def mixed(p: Profile, seed: int, ends: tuple, extra: tuple, *, out: Path) -> None:
     """The model after SFT on the training set and `extra` examples of each of `ends`."""
     examples = questions.training_examples(p, seed)[0][: p.mixture.examples]
     for domain, n in zip(ends, extra, strict=True):
@@ -96,6 +97,12 @@ def measure(p: Profile, ends: Sequence[str], model: run.Model = None) -> pd.Seri
     asked = run.performance(p, model, None, tests).set_index(["domain", "id"])
     solved = run.mathematics(p, model).assign(domain="mathematics").set_index(["domain", "id"])
     return pd.concat([asked[p.evaluation.measure], solved[run.mathematics_measure(p)[0]]])
+
+
+def evaluated(p: Profile, name: str | None) -> pd.Series:
+    """`measure` of one of NAMES (None: of the untouched model), trained now if it is missing."""
+    ends_, extra = mixtures(Run(p))
+    return measure(p, ends_, name and (mixed, p.seeds[0], ends_, extra[name]))
 
 
 # --- changes -------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def panels(measured: Run) -> dict[str, Panel]:
                 r[sae] = measured.with_sae(sae).correlations()
             read = run.with_sae(p, sae)
             if name == "widths":
-                at = run.sae(read, "cpu").cfg.d_sae
+                at = run.sae(read).cfg.d_sae
             else:
                 at = read.layer if name == "layers" else l0(read)
             panel[at] = r[sae]
@@ -31,7 +31,7 @@ def panels(measured: Run) -> dict[str, Panel]:
 def l0(p: Profile) -> float:
     """Mean number of active features a token of the profile's SAE: k of a TopK SAE, else measured
     on training questions."""
-    if known := getattr(run.sae(p, "cpu").cfg, "k", None):
+    if known := getattr(run.sae(p).cfg, "k", None):
         return float(known)
     # with the BOS that the model was trained with
     ids = questions.tokenizer(p)([e.query for e in corpora.load(p.train, 0, 64)]).input_ids

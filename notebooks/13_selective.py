@@ -1,0 +1,139 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 13 · Selective fine-tuning
+#
+# If the features that demonstrations move are where learning acts, then training *only* there
+# should be worth more than training elsewhere. Nothing of the model itself is trained here (Fig 7,
+# Table 11).
+
+# %% tags=["parameters"]
+PROFILE = "smol"
+SEEDS = None  # like "0,1,2"; the profile's own if None
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import display
+
+from sts_utils import config, questions, results, run
+from sts_utils.experiments import selective
+from sts_utils.results import CHANCE_COLOUR, SAE_COLOUR, Claim
+
+profile = config.load(PROFILE, SEEDS)
+seed, choices = profile.seeds[0], selective.choices(profile)
+if not choices:
+    print("The profile names no layers (sweep.layers): there is nothing to train here.")
+
+# %% [markdown]
+# ## What is trained
+#
+# At each of several layers an SAE reads the residual stream $r$. For a set $D$ of its features
+# there is one new linear map $M$, which starts at zero:
+#
+# $$r \leftarrow r + h_D(r)\,M$$
+#
+# $h_D(r)$ are the activations of the chosen features alone. The loss is that of SFT, on the same
+# solutions; $D$ is either the $n$ features of the largest shift (**estimated**), or $n$ drawn at
+# random, several times.
+
+# %%
+layers = {name: run.with_sae(profile, name) for name in profile.sweep.layers}
+rows = [{"layer": q.layer, "features": run.sae(q).cfg.d_sae, "SAE": n} for n, q in layers.items()]
+pd.DataFrame(rows)
+
+# %%
+trained = {choice: (selective.tuned, seed, *choice) for choice in choices}
+if trained:
+    logs = run.training_logs(profile, {f"{n} {w} {draw}": t for (w, n, draw), t in trained.items()})
+    display(logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3))
+
+# %% [markdown]
+# ## What it changes
+#
+# Mathematics that was not trained on, after minus before, a question a row; the mean over questions
+# and random draws.
+
+# %%
+column, name, unit, source = run.mathematics_measure(profile)
+before, templates = run.mathematics(profile), questions.templates(profile)
+tables = {}
+for (which, n, _), model in trained.items():
+    table = pd.read_parquet(run.folder(profile, model) / "table.parquet")
+    tables.setdefault((which, n), []).append(table)
+changes = {key: selective.change(before, after, column, templates) for key, after in tables.items()}
+sizes = sorted({n for _, n in changes})
+print(f"{name} of {source}, {unit}:", {f"{n} {which}": str(e) for (which, n), e in changes.items()})
+
+# %% [markdown]
+# ## Fig 7
+
+# %%
+caption = (
+    f"Fig 7. {name.capitalize()} of {source} after selective fine-tuning, against the untouched "
+    "model: only linear maps from the chosen features into the residual stream train, at "
+    f"{len(profile.sweep.layers)} layers (the paper: five), on {profile.selective.examples} "
+    f"examples; one seed, {profile.selective.draws} random draws, of features that may seldom "
+    "fire; 95% over questions and draws. The paper: estimated dims are better."
+)
+if changes:
+    figure, axis = plt.subplots(figsize=(3.4, 2.6))
+    for i, (which, colour) in enumerate((("estimated", SAE_COLOUR), ("random", CHANCE_COLOUR))):
+        drawn = [changes[which, n] for n in sizes]
+        look = {"capsize": 3, "color": colour, "label": f"{which} dims"}
+        x, bars = np.arange(len(sizes)) + 0.3 * (i - 0.5), results.bars(drawn)
+        axis.bar(x, [e.value for e in drawn], 0.28, yerr=bars, **look)
+    axis.set_xticks(range(len(sizes)), sizes)
+    axis.set(xlabel="dims chosen a layer", ylabel=f"change of {name},\n{unit}")
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
+    results.publish(profile, "fig7", figure, caption)
+
+# %% [markdown]
+# ## Table 11
+#
+# The same numbers, beside the paper's.
+
+# %%
+theirs = results.paper("table11_selective_finetuning")
+rows = [
+    {"source": "ours", "dims": n, "which": which, **results.numbers(e)}
+    for (which, n), e in changes.items()
+]
+for row in theirs.itertuples():
+    for which in ("random", "estimated"):
+        change = getattr(row, f"{which}_dims") - row.before_sft
+        rows.append({"source": "paper (points)", "dims": row.selected_dims, "which": which})
+        rows[-1] |= {"value": change}
+caption = (
+    "Table 11. Selective fine-tuning: change against the untouched model; ours of the "
+    f"{name} of {source} ({unit}), the paper's in points of accuracy. Dims are of one layer; the "
+    "paper's SAE has 28,672."
+)
+if changes:
+    results.publish(profile, "table11", pd.DataFrame(rows), caption)
+
+# %% [markdown]
+# ## The paper's claim
+#
+# At each size, training the estimated dims helps more than training random ones.
+
+# %%
+claims = []
+for n, row in zip(sizes, theirs.itertuples()):
+    gap = changes["estimated", n] - changes["random", n]
+    words = f"{name}, estimated minus random, {n} dims a layer"
+    paper = f"{row.estimated_dims} against {row.random_dims}, {row.selected_dims} dims"
+    claims.append(Claim("fig7-beats", words, gap, paper))
+results.judge(profile, claims)

@@ -1,0 +1,150 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 14 · What the shifted features are about
+#
+# The training set is mathematics. Are the features that its demonstrations move mathematical ones?
+# A feature is labelled by the kind of text on which it fires hardest: mathematics, code or
+# dialogue. The paper asks a language model for the label.
+
+# %% tags=["parameters"]
+PROFILE = "smol"
+SEEDS = None  # like "0,1,2"; the profile's own if None
+
+# %%
+import numpy as np
+import pandas as pd
+
+from sts_utils import config, questions, results
+from sts_utils.experiments import labels
+from sts_utils.measured import Run
+from sts_utils.results import Claim
+
+profile = config.load(PROFILE, SEEDS)
+run, top = Run(profile), profile.labels.top
+
+# %% [markdown]
+# ## The texts
+#
+# Equally many of each kind, as the model reads them; the beginning of the first of each:
+
+# %%
+sequences, kinds = labels.texts(profile)
+decode = questions.tokenizer(profile).decode
+for kind, name in enumerate(labels.KINDS):
+    start = decode(sequences[np.flatnonzero(kinds == kind)[0]][:40])
+    print(f"{(kinds == kind).sum()} texts of {name}: {start!r} …")
+
+# %% [markdown]
+# ## From texts to labels
+#
+# The SAE reads every text; of each feature only the highest activation in a text is kept. The texts
+# with the highest ones vote, each for its kind, and the kind with the most votes is the label. A
+# feature that never fires, or whose vote is tied, has none.
+
+# %%
+read = labels.peaks(profile)
+votes = labels.votes(read["peaks"], kinds, top)
+label = labels.labelled(votes)
+print(f"peaks {read['peaks'].shape} = (texts, features) -> votes {votes.shape} -> {label.shape}")
+counts = [(label == kind).sum() for kind in range(len(labels.KINDS))]
+pd.Series([*counts, (label < 0).sum()], [*labels.KINDS, "no label"], name="features").to_frame()
+
+# %% [markdown]
+# Each kind's share of the votes, over $D_N$ of the first seed and over all features that fire:
+
+# %%
+ids = run.dims[0].ids
+shares = {f"D_{len(ids)}": np.nanmean(votes[ids], 0), "all": np.nanmean(votes, 0)}
+pd.DataFrame(shares, index=labels.KINDS).T.round(3)
+
+# %% [markdown]
+# One by one, the ten that move most: how the texts on which each fires hardest divide, and the
+# tokens whose logits its decoder direction raises most. Do they name a subject, or form:
+# punctuation, function words, pieces of words?
+
+# %%
+first = pd.DataFrame(votes[ids[:10]], columns=labels.KINDS).round(2)
+words = labels.promoted(profile, ids[:10])
+first["promotes"] = ["  ".join(filter(None, tokens)) for tokens in words]
+first.insert(0, "feature", ids[:10])
+results.shown(first)
+
+# %% [markdown]
+# Could this model be the judge, as the paper's is? The share of the texts whose kind it names
+# rightly (chance 33%):
+
+# %%
+print(f"{(read['judged'] == kinds).mean():.0%}")
+
+# %% [markdown]
+# ## Table 7
+#
+# Of the features most shifted, the share labelled mathematics. What it should be compared with is
+# the share among **all** labelled features, which the paper does not report: their ratio is the
+# **enrichment**. The intervals draw the texts and the seeds again.
+
+# %%
+ranked = [dims.ids for dims in run.ranked]
+share, recall = labels.shares(read["peaks"], kinds, ranked, top)
+more = {n: labels.enrichment(share["math"], n) for n in share["math"] if n != "all"}
+print("enrichment:", {f"D_{n}": str(e) for n, e in more.items()})
+
+# %%
+theirs = results.paper("table07_math_share").set_index("top_n").math_percent / 100
+rows = []
+for n, e in share["math"].items():
+    row = {"dims": f"D_{n}" if n in more else "all labelled", **results.numbers(e)}
+    if n in more:
+        row |= {"enrichment": more[n].value}
+        row |= {"enrichment low": more[n].low, "enrichment high": more[n].high}
+    row |= {kind: share[kind][n].value for kind in ("code", "dialogue")}
+    rows.append(row | {"paper's share": theirs.get(n)})
+
+names = f"{profile.train}, {profile.labels.code}, {profile.labels.dialogue}"
+labelling = (
+    f"A feature's label is the commonest source of the {top} texts on which it fires hardest "
+    f"({names} in equal numbers). The paper: an LLM judge."
+)
+caption = (
+    "Table 7. Share of the shifted dims labelled mathematics, of those with a label, and "
+    "enrichment: over the share of 'all labelled'; 95% intervals. Then the share of the other "
+    f"labels. {labelling}"
+)
+results.publish(profile, "table7", pd.DataFrame(rows), caption)
+
+# %% [markdown]
+# ## Table 8
+#
+# The other way round: of the features with a label, the share that is among the most shifted.
+
+# %%
+theirs = results.paper("table08_recall").set_index("annotation").recall_percent_in_top500 / 100
+rows = [
+    {"label": name, **results.numbers(e), "paper": theirs.get(name)} for name, e in recall.items()
+]
+caption = (
+    "Table 8. Share of the features labelled mathematics, and of those labelled code, among the "
+    f"{labels.DEEP} most shifted (the paper draws 100 of each once). {labelling}"
+)
+results.publish(profile, "table8", pd.DataFrame(rows), caption)
+
+# %% [markdown]
+# ## The paper's claims
+
+# %%
+words = "share labelled so in D_{} over the base rate, minus 1"
+claims = [Claim("table7-enriched", words.format(n), e - 1) for n, e in more.items()]
+words = f"recall in the top {labels.DEEP}, mathematics minus code"
+results.judge(profile, [*claims, Claim("table8-recall", words, recall["math"] - recall["code"])])

@@ -1,0 +1,65 @@
+"""Fig 6: reinforcement learning (GRPO), and SFT on the same questions.
+
+The functions with a cache take the run on GRPO's training set, `supervised(p)`.
+"""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from sts_utils import questions, run, scores
+from sts_utils.cache import cached
+from sts_utils.config import Profile
+from sts_utils.features import FeatureStats
+from sts_utils.measured import Run
+from sts_utils.stats import Correlation
+
+LEARNT = (*run.MODEL, "train", "grpo", "shift.held_out")
+
+
+def supervised(p: Profile) -> Profile:
+    """The run that fine-tunes on GRPO's training set as GRPO does: its first seed, as many steps,
+    the same learning rate and precision.
+
+    A step reads as many questions as GRPO's, each with its solution in place of the sampled
+    completions: with more, SFT would learn from questions that GRPO has not.
+    """
+    g, other = p.grpo, questions.trained_on(p, p.grpo.train)
+    size = {"examples": g.steps * g.prompts, "epochs": 1, "batch": g.prompts}
+    size |= {"micro_batch": math.gcd(g.prompts, other.sft.micro_batch), "lr": g.lr}
+    sft = other.sft.model_copy(update=size | {"dtype": g.dtype})
+    return other.model_copy(update={"sft": sft})
+
+
+@cached(*LEARNT, "engine", folder=True)
+def reinforced(p: Profile, seed: int, *, out: Path) -> None:
+    """The model after GRPO on the questions that SFT learns from."""
+    asked = p.grpo.steps * p.grpo.prompts
+    run.grpo(p, questions.training_examples(p, seed)[0][:asked], seed, out)
+
+
+@cached(*LEARNT, "evaluation.held_out", "evaluation.dtype")
+def accuracy(p: Profile, model: run.Model) -> pd.DataFrame:
+    """Greedy accuracy on held-out questions before (None) or after RL; columns id, accuracy."""
+    from sts_utils import grpo  # TRL takes seconds to import
+
+    examples = questions.training_examples(p, 0)[1][: p.evaluation.held_out]
+    whole, read = run.whole(p, model), questions.tokenizer(p)
+    return grpo.accuracy(whole, read, examples, p.grpo.completion_tokens)
+
+
+def own_answers(p: Profile, seed: int) -> FeatureStats | None:
+    """Features of the training set with the untouched model's own answers, those that are correct,
+    as demonstrations; None where they are too few to show."""
+    if len(run.verified(p, seed)) < p.shift.demonstrations:
+        return None
+    return FeatureStats.from_arrays(run.own_answer_features(p, seed, part=p.sae))
+
+
+def correlations(measured: Run) -> dict[str, dict[str, Correlation]]:
+    """ "estimated", "actual" dims -> metric -> r: dims as demonstrations find them, and those that
+    training moved."""
+    n, definition = measured.profile.top_n, measured.profile.definition
+    actual = [scores.shifted_dims(after, n, definition) for after in measured.actual]
+    return {"estimated": measured.correlations(), "actual": measured.correlations(actual)}
