@@ -26,7 +26,6 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 import torch
 

@@ -169,7 +169,9 @@ for name, one in measured.sets.items():
         rows.append(row)
 reliability = pd.DataFrame(rows).dropna().reset_index(drop=True)
 best = reliability.groupby("measure")["reliability, signed"].mean().idxmax()
-rule = "the most reliable" if best == measure else f"less reliable than {results.MEASURE_NAMES[best]}"
+rule = (
+    "the most reliable" if best == measure else f"less reliable than {results.MEASURE_NAMES[best]}"
+)
 caption = (
     "Reliability of each measure's change: the share of its variance between domains that is "
     "signal, as 1 − mean squared standard error / variance and from halves of the questions. "

@@ -49,7 +49,9 @@ observed = {name: one.observations() for name, one in measured.sets.items()}
 
 # %%
 claims = [
-    Claim(f"fig3-{metric.removeprefix('sts_')}", f"r over the domains of {name}", stats.correlate(o))
+    Claim(
+        f"fig3-{metric.removeprefix('sts_')}", f"r over the domains of {name}", stats.correlate(o)
+    )
     for name, of_set in observed.items()
     for metric, o in of_set.items()
 ]

@@ -175,7 +175,9 @@ CONTENTS: dict[str, Callable[[Profile], object]] = {
 def without_docstrings(tree: ast.AST) -> ast.AST:
     """A syntax tree (in place) in which a change of words is none."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
+            node
+        ):
             node.body[0].value.value = ""
     return tree
 

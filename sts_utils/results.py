@@ -135,6 +135,7 @@ def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -
 
 # --- claims ------------------------------------------------------------------------------------
 
+
 class Claim(NamedTuple):
     """A claim of the paper or ours, by its id in data/paper/claims.csv, and what decides it.
 

@@ -20,7 +20,13 @@ from sts_utils.features import FeatureStats
 
 torch.set_num_threads(batches.cpu_threads())
 #: The files that run the longest first, so that `-n` processes end together.
-LONGEST = ("test_pipeline.py", "test_faults.py", "test_vllm.py", "test_rehearsal.py", "test_fsdp.py")
+LONGEST = (
+    "test_pipeline.py",
+    "test_faults.py",
+    "test_vllm.py",
+    "test_rehearsal.py",
+    "test_fsdp.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -105,7 +105,9 @@ def test_a_damaged_artifact_is_computed_again(profile, harm):
 
 
 def test_an_artifact_says_what_made_it(profile):
-    made = json.loads((table(profile, 5) is not None) and next(store.RUNS.glob("table-*/made.json")).read_text())
+    made = json.loads(
+        (table(profile, 5) is not None) and next(store.RUNS.glob("table-*/made.json")).read_text()
+    )
     assert made["recipe"]["settings"]["shift.queries"] == 8 and made["recipe"]["arguments"] == ["5"]
     assert made["recipe"]["versions"]["torch"] and made["files"].keys() == {"table.parquet"}
 

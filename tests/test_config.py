@@ -2,9 +2,9 @@ import json
 
 import pytest
 import yaml
+from sts_utils.runs import check
 
 from sts_utils import config, models, saes, store
-from sts_utils.runs import check
 
 
 def written(tmp_path, **changes):

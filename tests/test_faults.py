@@ -93,6 +93,8 @@ def test_a_full_disk_a_kill_flipped_bytes_and_two_runs_at_once(reproduced, small
     for process in [command(*told), command(*told)]:
         finished(process)
     for name in ("table6", "tables2_4", "table6_points", "reliability"):
-        made, expected = (folder / f"figures/tiny/{name}.csv" for folder in (small_disk, reproduced[0]))
+        made, expected = (
+            folder / f"figures/tiny/{name}.csv" for folder in (small_disk, reproduced[0])
+        )
         assert made.read_bytes() == expected.read_bytes(), name
     assert not list(runs.glob(".*"))  # nothing half-written

@@ -7,14 +7,42 @@ from sts_utils.store import ROOT
 
 PACKAGE = ROOT / "sts_utils"
 #: From the lowest; a module imports those of earlier lines, or of its own further left.
-ORDER = """
-store batches stats config examples corpora models saes generate
-prompts features scores
-train grpo interventions sae_training evaluate fsdp vllm
-cache questions run measured parallel results notebooks
-experiments control prediction
-plan check cli __main__ __init__
-""".split()
+ORDER = [
+    "store",
+    "batches",
+    "stats",
+    "config",
+    "examples",
+    "corpora",
+    "models",
+    "saes",
+    "generate",
+    "prompts",
+    "features",
+    "scores",
+    "train",
+    "grpo",
+    "interventions",
+    "sae_training",
+    "evaluate",
+    "fsdp",
+    "vllm",
+    "cache",
+    "questions",
+    "run",
+    "measured",
+    "parallel",
+    "results",
+    "notebooks",
+    "experiments",
+    "control",
+    "prediction",
+    "plan",
+    "check",
+    "cli",
+    "__main__",
+    "__init__",
+]
 PAPER = ("prompts", "features", "scores")
 
 

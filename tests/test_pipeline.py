@@ -52,7 +52,7 @@ def test_pages_fold_the_code_and_link_to_each_other(reproduced):
     folder = reproduced[0] / "figures/tiny"
     html = (folder / "index.html").read_text(encoding="utf-8")
     assert html.count("<details>") > 10
-    links = set(re.findall(r'<nav>(.*?)</nav>', html, flags=re.S)[0].split('href="')[1:])
+    links = set(re.findall(r"<nav>(.*?)</nav>", html, flags=re.S)[0].split('href="')[1:])
     names = {link.split('"')[0] for link in links}
     assert len(names) > 10 and all((folder / name).exists() for name in names)
 
@@ -121,7 +121,7 @@ def changes_of(runs: Path) -> dict[int, pd.Series]:
                 plain = made["settings"]["train"] == "gsm-symbolic" and asked == "None"
                 seed = int(made["arguments"][0]) if plain else "other"
             frame = pd.read_parquet(path / "table.parquet").set_index(["id", "domain"])
-            if model in ("None", ) or seed in (0, 1):
+            if model in ("None",) or seed in (0, 1):
                 gold[seed] = frame.gold_loglik
     return {s: (gold[s] - gold[None]).groupby("domain").mean() for s in (0, 1)}
 

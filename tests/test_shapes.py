@@ -13,12 +13,12 @@ from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+from sts_utils.scale import cost
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from sts_utils import config, corpora, models, prompts, saes
 from sts_utils import features as extract
 from sts_utils.features import Hook
-from sts_utils.scale import cost
 
 
 @pytest.fixture(scope="module", params=NAMES)

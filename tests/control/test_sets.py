@@ -1,12 +1,12 @@
 import random
 
 import pytest
+from sts_utils.runs import samples
 
 from sts_utils import config, corpora
 from sts_utils.control import readings, sets, steps
 from sts_utils.corpora import skills
 from sts_utils.examples import Example, with_wrong_answer
-from sts_utils.runs import samples
 
 
 def test_training_and_evaluation_questions_are_disjoint(small):

@@ -6,12 +6,12 @@ from dataclasses import astuple
 
 import pandas as pd
 import pytest
+from sts_utils.runs import check
 
 from sts_utils import config, corpora
 from sts_utils.corpora import texts
 from sts_utils.corpora.packaged import boxed
 from sts_utils.examples import by_domain, split
-from sts_utils.runs import check
 
 #: Of every field of every example in order: ids and order decide what a run computes.
 DIGESTS = {

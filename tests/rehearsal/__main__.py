@@ -18,9 +18,9 @@ from unittest import mock
 
 import yaml
 from rehearsal import hub
+from sts_utils.report import page, run
 
 from sts_utils import config
-from sts_utils.report import page, run
 from sts_utils.store import ROOT
 
 HERE = Path(__file__).parent
