@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # Predict on your own data
+# # Which domains will move?
 #
 # You are about to fine-tune a model. Which *other* domains will it move? The paper's two steps need
 # no fine-tuning:
@@ -23,17 +23,15 @@
 # 2. See how much each domain's questions use these features: $\mathrm{STS}_{act} = E\sum_{j\in D_N}
 #    h_j(\tilde x)$.
 #
-# By default domains are compared feature by feature (`sts_relative`: the mean over $D_N$ of the
-# logarithm of a feature's activation in a domain over its mean over the domains). What moves in
-# step 1 is mostly wording and form, and so is what these scores read (notebook 07). Where your
-# data and the domains' worked examples are multiple choice, `sts_answers` puts the same
-# demonstrations in the context with wrong answers and with right ones: most of the wording and form
-# cancel (in 74% [56, 89] of the control's comparisons it put the skill first).
+# | score | reads |
+# |---|---|
+# | `sts_act`, `sts_icl` | the paper's: how active they are; how far a domain's examples move them |
+# | `sts_relative` | ours, the default: log of their activation over its mean over the domains |
+# | `sts_answers` | ours: how they move from wrong answers in context to right ones |
+# | a probe | ours: a few steps of fine-tuning, every domain measured before and after |
 #
-# 3. A **probe** (ours): a few steps of fine-tuning, every domain measured before and after. It
-#    costs more, and measures what the scores can only suggest, for those few steps.
-#
-# Below, 60 problems of school physics and chemistry stand in for your data.
+# `sts_icl` needs worked examples of the domains, `sts_answers` multiple choice in your data and in
+# the domains' examples: most of the wording cancels there.
 
 # %% tags=["parameters"]
 TRAIN = "../data/example.jsonl"  # your .jsonl, .csv or .parquet file
@@ -44,134 +42,182 @@ SEEDS = [0]
 QUERIES = 16
 N = 100
 PROBE = 8  # steps of fine-tuning to try; None for none
+BUDGET = 100  # extra examples to split over the domains; None for none
+MORE = {}  # any other argument of sts_utils.predict
+INTERACTIVE = False  # a slider for N, where a browser is open on this notebook
+PREDICTION = None  # one that was computed before, whose report this is
 
 # %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from IPython.display import display
 
 import sts_utils
+from sts_utils.prediction.predict import reread
+from sts_utils.prediction.prediction import SCORES
+from sts_utils.store import ROOT
 
-given = {"model": MODEL, "sae": SAE, "domains": DOMAINS, "seeds": SEEDS, "queries": QUERIES, "n": N}
-prediction = sts_utils.predict(TRAIN, **given, probe=PROBE, progress=False)
-for example in prediction.train[:2]:
-    print(f"{example.question}\n  → {example.solution}\n")
+pd.set_option("display.html.use_mathjax", False, "display.precision", 3)
+pd.set_option("display.max_colwidth", None, "display.max_rows", 30)
+if PREDICTION:
+    prediction = reread(PREDICTION)
+else:
+    given = {"model": MODEL, "sae": SAE, "domains": DOMAINS, "seeds": SEEDS, "queries": QUERIES}
+    given |= {"n": N, "probe": PROBE, "progress": False}
+    prediction = sts_utils.predict(TRAIN, **given | MORE)
+score, profile, probe = prediction.score, prediction.profile, prediction.probe
 
 # %% [markdown]
-# What the score reads, as far as this project could show, and what the probe adds:
+# ## What was read
 
 # %%
-print("\n\n".join(prediction.reads()))
+print(f"Training set: {prediction.source}, {len(prediction.train)} examples")
+print(f"Model: {profile.model}, {profile.dtype}")
+print(f"SAE: {profile.sae}, residual stream after block {profile.layer}")
+print(f"Ranked by {score}, N = {prediction.n}, seeds {', '.join(map(str, prediction.seeds))}")
+for said in prediction.notes:
+    print(f"Left out: {said}")
+for example in prediction.train[:2]:
+    print(f"\n{example.query}\n  → {example.solution}")
+
+# %% [markdown]
+# ## What a score can see
+#
+# In the positive control (notebook 07), on SmolLM2-135M alone, both the trained skill and its
+# wording are known. `auc`: how often a score put the trained skill in other words above another
+# skill in the trained words (by chance 0.5). `r`: with the change beyond wording. The paper's
+# scores and `sts_relative` read the wording that a domain shares with your data, not the skill.
+
+# %%
+CONTROL = ROOT / "figures/control/control_judgement.csv"
+NAMES = {"right − wrong answers, at the answer": "sts_answers", "token overlap": "overlap of words"}
+if CONTROL.exists():
+    judged = pd.read_csv(CONTROL).replace({"score": NAMES}).set_index("score").drop(columns="p")
+    display(judged.loc[[*SCORES, "overlap of words", "quick probe"]])
+else:
+    print("The control's result is not at hand: the default score is not backed by it.")
 
 # %% [markdown]
 # ## The probe
 #
-# Change of what is named below, with 95% intervals over questions: the log-odds of the right option
-# where all domains are multiple choice, else the log-likelihood a token of the answers. Above 0 the
-# answers became likelier. It holds for these few steps and examples; more of them may do something
-# else.
+# Change after a few steps of fine-tuning, with 95% intervals over questions: of the log-odds of the
+# right option where all questions are multiple choice, else of the answers' log-likelihood a token,
+# which form and wording move too. Above 0 the answers became likelier. Whether more steps have the
+# same sign was not compared; another run and other examples are not in the intervals.
 
 # %%
-if prediction.probe:
-    print(prediction.probe.cost)
-    print(f"Measured: the {prediction.probe.name}.")
-    display(prediction.probe.table.round(3))
+if probe:
+    print(probe.cost)
+    print(f"Measured: {probe.measure}")
+    if len(probe.changes) > 1:
+        print(f"Share of the variance between domains that is signal: {probe.reliability:.2f}")
+        if not probe.reliability >= 0.5:
+            print("Below 0.5: more noise than signal. Take more steps, or more questions a domain.")
+    display(probe.table)
+else:
+    print("None was run: predict(…, probe=8), or --probe 8.")
 
 # %% [markdown]
 # ## The ranking
 #
-# A row a domain, with 95% intervals. `rank_low` to `rank_high` is where its rank by
-# this score may lie, had other questions been drawn.
+# A row a domain, with 95% bootstrap intervals over its questions and the seeds; other training
+# examples are not in them, nor how likely a domain is to move. `rank_low` to `rank_high`: where its
+# rank by this score may lie. That fine-tuning moves a domain of a higher score more is the paper's
+# claim; this project's run on SmolLM2-135M could not confirm it.
 
 # %%
-columns = [
-    "domain",
-    "rank",
-    "rank_low",
-    "rank_high",
-    *(f"{prediction.score}{end}" for end in ("", "_low", "_high")),
-]
-prediction.table[columns].round(3)
+scored = [f"{score}{end}" for end in ("", "_low", "_high")]
+others = [name for name in SCORES if name != score and prediction.table[name].notna().any()]
+display(prediction.table[["domain", "rank", "rank_low", "rank_high", *scored, *others]])
+asked = [len(stats.n) for row in prediction.domain_stats for stats in row.values()]
+print(f"{min(asked)} to {max(asked)} questions a domain and seed; D_{prediction.n} on", end=" ")
+print(f"{len(prediction.train_stats[0].n)} training questions a seed (512: or more).")
+if len(prediction.seeds) == 1:
+    print("With one seed the intervals leave out what other demonstrations would change.")
+for one, other, flips in prediction.ties:
+    print(f"can't be told apart: {one} and {other} (their order flips in {flips:.0%} of the draws)")
+
 
 # %%
-_ = prediction.plot()
+def plot(prediction):
+    """Every score with its interval, domains in the order of the one that ranks; the probe's."""
+    table, probe = prediction.table[::-1].set_index("domain"), prediction.probe
+    first = prediction.score
+    names = [first, *(s for s in SCORES if s != first and table[s].notna().any())]
+    parts = {name: table[[name, f"{name}_low", f"{name}_high"]] for name in names}
+    if probe:
+        columns = ["change", "change_low", "change_high"]
+        parts["probe"] = probe.table.set_index("domain").reindex(table.index)[columns]
+    size = (2.2 + 2.2 * len(parts), 1.1 + 0.22 * len(table))
+    figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, layout="constrained")
+    for axis, (name, part) in zip(np.atleast_1d(axes), parts.items()):
+        value, low, high = part.to_numpy().T
+        reach = np.maximum([value - low, high - value], 0)
+        colour = {first: "C0", "probe": "C1"}.get(name, "0.55")
+        axis.errorbar(value, range(len(table)), xerr=reach, fmt="o", capsize=2, color=colour)
+        axis.set(xlabel=f"change, {probe.steps} steps" if name == "probe" else name)
+    axis.set_yticks(range(len(table)), [d.replace("$", r"\$") for d in table.index])
+    return figure
+
+
+_ = plot(prediction)
 
 # %% [markdown]
-# ## How sure is it?
-
-# %%
-print("\n\n".join(prediction.sureness()))
-
-# %% [markdown]
-# What it does not say:
-
-# %%
-for said in prediction.limits():
-    print(f"- {said}")
-
-# %% [markdown]
-# ## Other N, other score, other domains
+# ## What it does not say
 #
-# The statistics are kept, so this computes nothing again: `prediction.rescored(n=…, score=…,
-# domains=…)`.
-
-# %%
-prediction.rescored(n=N // 2, score="sts_act").table[["domain", "rank", "sts_act"]].head()
-
-# %% [markdown]
-# With the mouse, where a kernel is running:
-
-# %%
-import ipywidgets as widgets
-import matplotlib.pyplot as plt
-
-from sts_utils.prediction.scores import SCORES
-
-domains, table = prediction.domains, prediction.table
-at_hand = [score for score in SCORES if table[score].notna().any()]
-controls = {
-    "n": widgets.IntSlider(
-        N, 1, len(prediction.shifts) // 2, description="N", continuous_update=False
-    ),
-    "score": widgets.Dropdown(options=at_hand, value=prediction.score),
-    "domains": widgets.SelectMultiple(options=domains, value=domains, rows=min(14, len(domains))),
-}
-
-
-def show(n, score, domains):
-    """Draw the prediction that the controls ask for, or say why there is none."""
-    try:
-        display(prediction.rescored(n=n, score=score, domains=domains).plot())
-        plt.close("all")
-    except ValueError as error:
-        print(error)
-
-
-beside = widgets.VBox(list(controls.values()), layout={"flex": "0 0 auto"})
-widgets.HBox([beside, widgets.interactive_output(show, controls)])
-
-# %% [markdown]
-# ## Why?
+# - Whether a domain gets better or worse: a score has no sign; a probe has that of its few steps.
+# - Anything beyond shared wording, of every score but `sts_answers`, and that one missed its goals.
+# - By how many points. Scores compare the domains of this table, not models, SAEs, sets or N.
+# - What your learning rate, epochs, number and order of examples do: the score knows none of them.
+# - Domains that are not listed, and reinforcement learning.
+# - That a higher score means more change, on any model: this project could not show it.
+# - That a mixture as advised helps: in our run of Fig 5 every mixture raised both of its domains
+#   less than no extra examples did.
 #
-# The features that your data moves most: the words that each promotes, the domains that use it, and
-# the text where it fires hardest, among a sample of your data and of the domains.
+# ## Why? The features that your data moves most
+#
+# The words that each promotes, the domains that use it most (mean activation a token), and where it
+# fires hardest in a sample of your texts and of the domains': the peak is between ⟦ and ⟧.
 
 # %%
-prediction.explain(5)
+explained = prediction.explain(min(10, len(prediction.shifts)))
+for (feature, shift, promotes), rows in explained.groupby(
+    ["feature", "shift", "promotes"], sort=False
+):
+    print(f"Feature {feature}, shift {shift:.3g}; promotes: {promotes}")
+    print(f"used most by: {rows.used_by.iloc[0] or 'no domain'} {rows.link.iloc[0]}")
+    display(rows[["domain", "peak", "text"]].set_index("domain"))
 
 # %% [markdown]
 # ## What to add to the mix
 #
-# A budget of extra examples, split over the domains in the ratio of their score. `mixture` draws
-# them, as far as the domains' worked examples reach. That such a mixture helps is not shown: in our
-# run of the paper's Fig 5 both domains gained less with every mixture than with no extra examples.
+# A budget of extra examples in the ratio of the domains' weight, as the paper's §5: the score, of
+# `sts_relative` its exponential. `at_hand`: worked examples to draw from. Don't evaluate on them.
 
 # %%
-prediction.advice(100).round(3)
-
-# %%
-rows = prediction.mixture(100)
-print(f"{len(rows)} of 100 at hand; the first:\n{rows[0]['question']}\n  → {rows[0]['answer']}")
+if BUDGET:
+    display(prediction.advice(BUDGET))
+    rows = prediction.mixture(BUDGET)
+    print(f"{len(rows)} of {BUDGET} at hand")
 
 # %% [markdown]
-# `prediction.write("report", budget=100)` writes all of this as one HTML page, the table and the
-# mixture beside it; `python -m sts_utils predict --train my.jsonl --budget 100` does the same
-# without Python.
+# ## Another N or score
+#
+# The statistics are kept: `prediction.rescored(n=…, score=…, domains=…)` computes nothing again.
+# With `INTERACTIVE = True` a slider does it.
+
+# %%
+prediction.rescored(n=max(1, prediction.n // 2), score="sts_act").table[
+    ["domain", "rank", "sts_act"]
+]
+
+# %%
+if INTERACTIVE:  # a widget waits for a browser, which papermill has not
+    from ipywidgets import interact
+
+    @interact(n=(1, len(prediction.shifts) // 2), score=[score, *others])
+    def shown(n=prediction.n, score=score):
+        """Draw the ranking by this N and score."""
+        display(plot(prediction.rescored(n=n, score=score)))
+        plt.close("all")

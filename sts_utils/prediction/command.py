@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sts_utils import store
-from sts_utils.prediction import page
+from sts_utils.prediction import report
 from sts_utils.prediction.predict import EXAMPLE, predict
-from sts_utils.prediction.prediction import check_budget
-from sts_utils.prediction.scores import SCORES
+from sts_utils.prediction.prediction import SCORES
 
 
 def add_parser(commands) -> None:
-    """The command `predict`, for `report.run.main`; its defaults are the function's."""
+    """The command `predict` among argparse's `commands`; its defaults are the function's."""
     parser = commands.add_parser("predict", help="which domains will fine-tuning on my data move?")
     add, what = parser.add_argument, "a corpus, files, or name=source"
     add("--train", default=EXAMPLE, help="a corpus, or a .jsonl, .csv or .parquet file")
@@ -29,7 +28,7 @@ def add_parser(commands) -> None:
     add("--score", choices=SCORES, help="what ranks the domains")
     add("--probe", type=int, help="steps of fine-tuning to try, like 8")
     add("--dtype", choices=("auto", "bfloat16", "float32"), help="auto: what is faster here")
-    add("--out", default="report", help="folder of the report")
+    add("--out", type=Path, default="report", help="folder of the report")
     add("--budget", type=int, help="extra examples to split over the domains")
     parser.set_defaults(**predict.__kwdefaults__ | {"seeds": "0,1,2", "run": run})
 
@@ -38,10 +37,9 @@ def run(chosen: argparse.Namespace) -> int:
     """Predict, write the report and say the ranking. Raises ValueErrors of one line."""
     if not all(seed.strip().isdigit() for seed in chosen.seeds.split(",")):
         raise ValueError(f"--seeds {chosen.seeds!r}: give whole numbers, like 0,1,2")
-    store.check_writable(Path(chosen.out), page.MEND)
-    store.check_writable(store.RUNS, store.MEND)
-    if chosen.budget is not None:
-        check_budget(chosen.budget)
+    if chosen.budget is not None and chosen.budget < 1:
+        raise ValueError(f"--budget {chosen.budget}: give 1 or more extra examples")
+    store.check_writable(chosen.out, report.MEND)
     options = {name: getattr(chosen, name) for name in predict.__kwdefaults__}
     options["seeds"] = [int(seed) for seed in chosen.seeds.split(",")]
     for name in ("columns", "domain_columns", "domains", "demonstrations"):
@@ -49,18 +47,15 @@ def run(chosen: argparse.Namespace) -> int:
         if "columns" in name and not isinstance(given, dict | None):
             raise ValueError(f"columns {given!r}: give role=column, like question=ask answer=say")
     predicted = predict(chosen.train, **options)
-    paths = predicted.write(chosen.out, chosen.budget)
     three = {"index": False, "float_format": "{:.3g}".format}
-    scored = [f"{chosen.score}{end}" for end in ("", "_low", "_high")]
-    columns = ["rank", "rank_low", "rank_high", "domain", *scored]
-    print("\n".join([*predicted.reads(), ""]))
     if predicted.probe:
         print(f"{predicted.probe.table.to_string(**three)}\n")
+    scored = [f"{chosen.score}{end}" for end in ("", "_low", "_high")]
+    columns = ["rank", "rank_low", "rank_high", "domain", *scored]
     print(predicted.table[columns].to_string(**three))
-    print("\n".join(["", *predicted.sureness()]))
     if chosen.budget is not None:
         print(f"\n{predicted.advice(chosen.budget).to_string(**three)}")
-    print(f"\nreport: {', '.join(map(str, paths))}")
+    print(f"\nreport: {', '.join(map(str, predicted.write(chosen.out, chosen.budget)))}")
     return 0
 
 

@@ -2,27 +2,26 @@
 
 import contextlib
 import io
+import itertools
+import json
 import logging
 import operator
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from sts_utils import models, prompts, saes, store
+from sts_utils import models, prompts, questions, run, saes, store
+from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.examples import Example, split
 from sts_utils.features import FeatureStats
 from sts_utils.prediction import probe as probes
-from sts_utils.prediction import scores, sources
-from sts_utils.prediction.prediction import TRAIN, Prediction
-from sts_utils.prediction.probe import Probe
-from sts_utils.prompts import Prompt
-from sts_utils.runs import features, samples
-from sts_utils.runs import models as held
+from sts_utils.prediction import sources
+from sts_utils.prediction.prediction import DEFAULT_SCORE, TRAIN, Prediction, check_score
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def predict(
     shots: int = 5,
     queries: int = 32,
     seeds: Sequence[int] = (0, 1, 2),
-    score: str = scores.DEFAULT_SCORE,
+    score: str = DEFAULT_SCORE,
     columns: Mapping[str, str] | None = None,
     domain_columns: Mapping[str, str] | None = None,
     probe: int | None = None,
@@ -52,10 +51,10 @@ def predict(
 ) -> Prediction:
     """Which of `domains` will move when `model` is fine-tuned on `train`, without doing it.
 
-    The paper's two steps: the shifted dims D_N with training examples in context (shift.shift),
-    then the transferability score of each domain's questions on them (score.sts_act, sts_icl).
-    Ours: sts_relative, which compares domains feature by feature; of multiple choice, sts_answers,
-    how the same features move from demonstrations with wrong answers to right ones; and a probe.
+    The paper's two steps: the shifted dims D_N with training examples in context, then the
+    transferability score of each domain's questions on them (sts_act, sts_icl). Ours: sts_relative,
+    which compares domains feature by feature; of multiple choice, sts_answers, how the same
+    features move from demonstrations with wrong answers to right ones; and a probe.
 
     | argument | is |
     |---|---|
@@ -66,7 +65,7 @@ def predict(
     | columns, domain_columns | what their columns are called, like {"question": "ask"} |
     | n, shots | N of D_N; worked examples in context |
     | queries, seeds | questions a domain and seed (twice as many of the training set); draws |
-    | score | what ranks, one of scores.SCORES |
+    | score | what ranks, one of prediction.SCORES |
     | probe | steps of fine-tuning to try, if any: every domain before and after |
 
     What was read of a domain is stored (data/runs) and serves other training sets. Everything is
@@ -83,19 +82,18 @@ def predict(
     >>> int(prediction.rescored(n=5, score="sts_icl").advice(10).examples.sum())
     10
     """
-    seeds = _seeds(seeds)
-    if not seeds or min(shots, queries) < 1:
+    try:
+        seeds = tuple(map(operator.index, seeds))
+    except TypeError:
+        raise ValueError(f"seeds {seeds!r}: give whole numbers, like [0, 1, 2]") from None
+    if not seeds or len(set(seeds)) < len(seeds) or min(shots, queries) < 1:
         sizes = f"seeds {list(seeds)}, shots {shots}, queries {queries}"
-        raise ValueError(f"{sizes}: give one or more of each")
+        raise ValueError(f"{sizes}: give one or more of each, and each seed once")
     if probe is not None and (not isinstance(probe, int) or probe < 2):
         raise ValueError(f"probe is {probe!r}: give 2 or more steps")
-    scores.check(score, n, has_icl=demonstrations != "none")
-    if not all(isinstance(name, str | os.PathLike) for name in (model, sae)):
-        raise ValueError(f"model {model!r}, sae {sae!r}: give a name or a folder of each")
-    model, sae = os.fspath(model), os.fspath(sae)
+    check_score(score, n, has_icl=demonstrations != "none")
     profile, notes = _profile(model, sae, dtype), []
-    tokenizer = samples.tokenizer(model, profile.revision)
-    longest = models.context_length(model) // (shots + 1) - 32  # 32: a turn's marks
+    longest = models.context_length(profile.model) // (shots + 1) - 32  # 32: a turn's marks
 
     def note(said: str) -> None:
         log.warning(said)
@@ -103,7 +101,7 @@ def predict(
 
     def fitting(examples: list[Example], what: str) -> list[Example]:
         """Those of which `shots` and a question fit into the context, whichever are drawn."""
-        kept = samples.within(tokenizer, examples, longest)
+        kept = questions.within(run.tokenizer(profile), examples, longest)
         if left := len(examples) - len(kept):
             said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
             if len(kept) < 2:
@@ -112,65 +110,93 @@ def predict(
             note(f"{said} (the context over {shots} + 1 turns) and were left out.")
         return kept
 
-    learned = fitting(sources.read_training(train, columns, note), "the training set")
+    learned = sources.read(train, domain="train", columns=columns, answers=True, note=note)
+    learned = fitting(learned, "the training set")
     asked, worked = sources.read_evaluation(domains, demonstrations, domain_columns, learned, note)
-    scores.check(score, n, domains=asked)
-    asked = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
-    worked = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
-
-    shown = [e for examples in (learned, *worked.values()) for e in examples]
-    choice = bool(worked) and all(len(e.options) > 1 and e.answer in e.options for e in shown)
-    scores.check(score, n, has_icl=bool(worked), has_wrong=choice)
-    behind, pairs = profile.model_copy(update={"place": "answer"}), {}
-    for seed in seeds:
-        drawn = {TRAIN: _training_draw(learned, shots, 2 * queries, seed)}
-        drawn |= {d: _domain_draw(d, asked[d], worked, shots, queries, seed) for d in asked}
-        for name, of in drawn.items():
-            pairs[name, seed, "shift"] = samples.pairs(profile, *of)
-            if choice:
-                rng = random.Random(f"{name} {seed}")
-                pairs[name, seed, "answers"] = samples.answer_pairs(behind, *of, rng)
-    scores.check(score, n, held.sae(profile).cfg.d_sae)
-
-    if probe is not None and not probes.questions(asked, seeds[0]):
-        raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
-
-    stats, tried = {}, None
-    for at in tqdm(pairs, desc="features", unit="set", disable=not progress):
-        desc = f"{at[0] or 'training set'} seed {at[1]}" if progress else None
-        stats[at] = _features(profile, pairs[at], desc)
-    if probe is not None:
-        tried = _probe(profile, probe, learned, asked, list(pairs.values()), seeds[0], progress)
-    data = sources.name_of(train), learned, asked, worked
-    own = [stats[TRAIN, s, "shift"] for s in seeds]
-    used = [{d: stats[d, s, "shift"] for d in asked} for s in seeds]
-    answers = [{d: stats[d, s, "answers"] for d in (TRAIN, *asked)} for s in seeds if choice]
-    return Prediction(profile, *data, own, used, answers, seeds, n, score, tried, tuple(notes))
+    check_score(score, n, domains=asked)
+    data = {"source": sources.name_of(train), "train": learned}
+    data["questions"] = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
+    shown = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
+    data |= {"demonstrations": shown, "notes": tuple(notes)}
+    drawn = {"shots": shots, "queries": queries, "seeds": seeds, "n": n, "score": score}
+    return computed(profile, probe, progress, **data, **drawn)
 
 
-def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    try:
-        seeds = tuple(map(operator.index, seeds))
-    except TypeError:
-        raise ValueError(f"seeds {seeds!r}: give whole numbers, like [0, 1, 2]") from None
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds {list(seeds)}: one is there twice, and would count twice")
-    return seeds
-
-
-def _profile(model: str, sae: str, dtype: str) -> Profile:
+def _profile(model, sae, dtype: str) -> Profile:
     """Model and SAE as a profile. Raises ValueError where they don't fit or can't chat."""
+    if not all(isinstance(name, str | os.PathLike) for name in (model, sae)):
+        raise ValueError(f"model {model!r}, sae {sae!r}: give a name or a folder of each")
     if dtype not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"dtype {dtype!r}: choose auto, float32 or bfloat16")
+    model, sae = os.fspath(model), os.fspath(sae)
+    if Path(model).is_dir() or saes.folder_of(sae):  # may have been written again since it was held
+        for held in (run._backbone, run._sae, run._sink_norm, run._check_sae, questions._tokenizer):
+            held.cache_clear()
     # of no matter here but for the attention-sink threshold: the same for everybody's data
     corpora = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
     read = {"model": model, "layer": saes.layer(sae), "sae": sae, "dtype": dtype}
     profile = Profile(name="predict", about="", **read, **corpora)
     models.check(model, profile.layer)
-    if samples.tokenizer(model, profile.revision).chat_template is None:
+    if run.tokenizer(profile).chat_template is None:
         lacks = "has no chat template: give its instruction-tuned version"
         raise ValueError(f"model {model!r} {lacks}")
     return profile
+
+
+def reread(record: str | Path) -> Prediction:
+    """A prediction from what `Prediction.recorded` wrote: its numbers are in the store."""
+
+    def as_example(found: dict):
+        fields = found.keys() == Example.__dataclass_fields__.keys()
+        return Example(**found | {"options": tuple(found["options"])}) if fields else found
+
+    told = json.loads(Path(record).read_text(encoding="utf-8"), object_hook=as_example)
+    profile, kept = Profile(**told.pop("profile")), told.pop("kept")
+    return computed(profile, told.pop("probe"), False, **told).rescored(domains=kept)
+
+
+def computed(
+    profile: Profile, probe: int | None, progress: bool, *, train, demonstrations, **told
+) -> Prediction:
+    """The prediction for examples that were read, the rest as the fields of a Prediction."""
+    asked, seeds, n, score = (told[name] for name in ("questions", "seeds", "n", "score"))
+    examples = [*train, *itertools.chain(*demonstrations.values())]
+    choice = all(len(e.options) > 1 and e.answer in e.options for e in examples)
+    choice = choice and bool(demonstrations)
+    check_score(score, n, None, bool(demonstrations), asked, choice)
+    behind, pairs = profile.model_copy(update={"place": "answer"}), {}
+    for seed in seeds:
+        draws = {TRAIN: _training_draw(train, told["shots"], 2 * told["queries"], seed)}
+        for d, of in asked.items():
+            shown = demonstrations and demonstrations[d]
+            draws[d] = _domain_draw(d, of, shown, told["shots"], told["queries"], seed)
+        for name, drawn in draws.items():
+            pairs[name, seed, "shift"] = questions.pairs(profile, *drawn)
+            if choice:
+                rng = random.Random(f"{name} {seed}")
+                pairs[name, seed, "answers"] = questions.answer_pairs(behind, *drawn, rng)
+    check_score(score, n, run.sae(profile).cfg.d_sae)
+    if probe and not probes.questions(asked, seeds[0]):
+        raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
+    stats, tried = {}, None
+    for at in tqdm(pairs, desc="features", unit="set", disable=not progress):
+        stats[at] = _stats(prompt_features(profile, tuple(pairs[at])))
+    if probe:
+        with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
+            read = list(itertools.chain(*pairs.values()))
+            tried = probes.probe(profile, probe, train, asked, read, seeds[0])
+    return Prediction(
+        profile,
+        train=train,
+        demonstrations=demonstrations,
+        train_stats=[stats[TRAIN, s, "shift"] for s in seeds],
+        domain_stats=[{d: stats[d, s, "shift"] for d in asked} for s in seeds],
+        answer_stats=[
+            {d: stats[d, s, "answers"] for d in (TRAIN, *asked)} for s in seeds if choice
+        ],
+        probe=tried,
+        **told,
+    )
 
 
 def _training_draw(examples: list[Example], shots: int, queries: int, seed: int) -> tuple:
@@ -184,9 +210,9 @@ def _training_draw(examples: list[Example], shots: int, queries: int, seed: int)
     return asked[:queries], prompts.choose_demonstrations(pool, shots, SETS, seed)
 
 
-def _domain_draw(domain, examples, worked: Mapping, shots: int, queries: int, seed: int) -> tuple:
+def _domain_draw(domain, examples, worked, shots: int, queries: int, seed: int) -> tuple:
     """(questions, one set of demonstrations), of which no question is one."""
-    sets = prompts.choose_demonstrations(worked[domain], shots, 1, seed) if worked else [[]]
+    sets = prompts.choose_demonstrations(worked, shots, 1, seed) if worked else [[]]
     seen = {sources.key(e) for e in sets[0]}
     free = [e for e in examples if sources.key(e) not in seen]
     if len(free) < 2:
@@ -195,20 +221,14 @@ def _domain_draw(domain, examples, worked: Mapping, shots: int, queries: int, se
     return sources.drawn(free, queries, seed), sets
 
 
-def _probe(profile, steps: int, learned, asked, pairs, seed: int, progress: bool) -> Probe:
-    """A probe, whose cost is said before it is run."""
-    questions = probes.questions(asked, seed)
-    train = probes.training(learned, steps, seed)
-    cost = probes.cost(profile, steps, train, questions, [pair for of in pairs for pair in of])
-    log.warning(cost)
-    with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
-        answers = probes.run(profile, steps, train, questions, seed)
-    return Probe(steps, answers, cost, probes.measure(questions))
+@cached(*run.READ)
+def prompt_features(p: Profile, pairs: tuple) -> dict[str, np.ndarray]:
+    """Features of pairs of prompts: what a prediction reads of FeatureStats."""
+    arrays = run._features(p, pairs, None)[p.sae]
+    return {name: arrays[name] for name in ("ids", "features", "n", "h", "dh", "dh2")}
 
 
-def _features(profile: Profile, pairs: Sequence[tuple[Prompt, Prompt]], desc) -> FeatureStats:
-    """Features of pairs of prompts, stored by what was read: model, SAE and the prompts' tokens."""
-    said = store.digest([(a.example_id, a.ids, a.span, b.ids, b.span) for a, b in pairs])
-    recipe = features.settings_of(profile, prompts=said)
-    made = features.extract("features-predict", [profile], lambda _: recipe, lambda: pairs, desc)
-    return replace(made, **{name: np.empty(0) for name in ("h2", "r", "dr", "dr2")})  # not used
+def _stats(arrays: dict[str, np.ndarray]) -> FeatureStats:
+    return FeatureStats.from_arrays(
+        arrays | {name: np.empty(0) for name in ("h2", "r", "dr", "dr2")}
+    )

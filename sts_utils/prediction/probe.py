@@ -1,5 +1,6 @@
 """A probe: a few steps of fine-tuning on the training set, and what they do to every domain."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -7,31 +8,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sts_utils import evaluate as options
-from sts_utils import models, stats, store
-from sts_utils import stats as correlation
-from sts_utils import train as sft
+from sts_utils import evaluate, models, run, stats, train
+from sts_utils.cache import cached
 from sts_utils.config import Profile, SftSettings
-from sts_utils.examples import Example, digest, with_answer
+from sts_utils.examples import Example, with_answer
 from sts_utils.features import tokens_read
 from sts_utils.prediction.sources import drawn
-from sts_utils.prompts import Prompt
-from sts_utils.runs import models as held
-from sts_utils.runs import recipes, samples
 
-#: The quick probe of the positive control: small batches at ten times fine-tuning's learning rate
-#: (control/sets.py), which is lower where a model is wider than the one it was found on.
-SETTINGS = SftSettings(batch=sft.QUICK_BATCH, micro_batch=sft.QUICK_BATCH, lr=1e-3)
-WIDTH = 576
+log = logging.getLogger(__name__)
+
+#: The quick probe of the positive control (notebook 07): small batches at ten times fine-tuning's
+#: learning rate, which is lower where a model is wider than the one it was found on.
+BATCH, LR, WIDTH = train.QUICK_BATCH, 1e-3, 576
 #: Of a domain, at most.
 QUESTIONS = 64
-
-
-#: What a measure is called, and its unit.
-NAMES = {
-    "gold_log_odds": ("log-odds of the right option against the others", "log-odds"),
-    "solution_loglik": ("log-likelihood a token of the answer", "nats a token"),
-}
 
 
 @dataclass(frozen=True)
@@ -43,15 +33,6 @@ class Probe:
     answers: pd.DataFrame
     cost: str
     measure: str
-
-    @property
-    def name(self) -> str:
-        """What is measured, in words."""
-        return NAMES[self.measure][0]
-
-    @property
-    def unit(self) -> str:
-        return NAMES[self.measure][1]
 
     @property
     def changes(self) -> dict[str, np.ndarray]:
@@ -66,104 +47,83 @@ class Probe:
         rows = []
         for domain, of in self.answers.groupby("domain"):
             low, high = stats.interval(stats.mean_draws(self.changes[domain]))
-            row = {"domain": domain, "questions": len(of)}
-            row |= {"before": of.before.mean(), "after": of.after.mean()}
-            change = {"change": row["after"] - row["before"]}
-            rows.append(row | change | {"change_low": low, "change_high": high})
-        order = {"by": "change", "key": abs, "ascending": False}
-        return pd.DataFrame(rows).sort_values(**order, ignore_index=True)
+            before, after = of.before.mean(), of.after.mean()
+            rows.append((domain, len(of), before, after, after - before, low, high))
+        columns = ["domain", "questions", "before", "after", "change", "change_low", "change_high"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table.sort_values("change", key=abs, ascending=False, ignore_index=True)
 
     @property
     def reliability(self) -> float:
-        """Share of the variance of the change between domains that is signal (correlation)."""
-        return correlation.reliability(list(self.changes.values()))
+        """Share of the variance of the change between domains that is signal."""
+        return stats.reliability(list(self.changes.values()))
+
+
+def measure(asked: Sequence[Example]) -> str:
+    """What is measured: the right option's log-odds, or the likelihood a token of the solution
+    unless all are multiple choice."""
+    choice = all(e.answer in e.options and len(e.options) > 1 for e in asked)
+    return "gold_log_odds" if choice else "solution_loglik"
 
 
 def questions(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Example]:
     """At most QUESTIONS of each domain that have an answer. All are multiple choice, or else an
     answer is its solution: of multiple choice the gold option's text, without the options."""
-    chosen = []
-    for examples in asked.values():
-        answered = [e for e in examples if e.solution or e.answer]
-        chosen += drawn(answered, QUESTIONS, seed)
+    answered = {d: [e for e in of if e.solution or e.answer] for d, of in asked.items()}
+    chosen = [e for of in answered.values() for e in drawn(of, QUESTIONS, seed)]
     if measure(chosen) == "gold_log_odds":
         return chosen
     plain = [replace(e, solution=e.solution or e.answer) for e in chosen]
     return [with_answer(e) if e.options and e.answer else e for e in plain]
 
 
-def measure(asked: Sequence[Example]) -> str:
-    """What is measured: free of form where there are options, and only there."""
-    free = all(e.answer in e.options and len(e.options) > 1 for e in asked)
-    return "gold_log_odds" if free else "solution_loglik"
+def probe(p: Profile, steps: int, train_set: Sequence[Example], domains, pairs, seed: int) -> Probe:
+    """Try so many steps on the training set, on all of it where they take more; the cost is said
+    before it is run, beside that of the scores, which read `pairs`."""
+    asked, learned = questions(domains, seed), drawn(train_set, steps * BATCH, seed)
+    log.warning(said := cost(p, steps, learned, asked, pairs))
+    width = models.check(p.model, p.layer, p.revision)
+    how = {"batch": BATCH, "micro_batch": BATCH, "lr": LR * min(1, WIDTH / width)}
+    settings = SftSettings(**how, dtype=p.dtype)
+    answers = tried(p, settings, steps, tuple(learned), tuple(asked), seed)
+    return Probe(steps, answers, said, measure(asked))
 
 
-def training(train: Sequence[Example], steps: int, seed: int) -> list[Example]:
-    """The examples of so many steps; all of them where there are fewer, which are then seen
-    again."""
-    return drawn(train, steps * SETTINGS.batch, seed)
+@cached(*run.MODEL, "dtype")
+def tried(p: Profile, settings: SftSettings, steps: int, learned, asked, seed: int) -> pd.DataFrame:
+    """`asked` before and after fine-tuning on `learned`, whose model is not kept."""
+    run.release()
+    tokenizer, model = run.tokenizer(p), models.load_model(p.model, p.dtype, p.revision)
+    name = measure(asked)
+
+    def measured() -> np.ndarray:
+        if name == "gold_log_odds":
+            found = evaluate.option_likelihoods(model.eval(), tokenizer, asked, desc="probe")
+        else:
+            length = settings.max_length
+            found = evaluate.solution_loglik(model.eval(), tokenizer, asked, length)
+        found = found.drop_duplicates("id").set_index("id")  # one may be in two domains
+        return found[name].loc[[e.id for e in asked]].to_numpy()
+
+    rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked], "before": measured()}
+    trained = settings, learned, settings.lr, seed, "probe", steps
+    train.train_answers(model.train(), tokenizer, *trained, warmup=0)
+    return pd.DataFrame(rows | {"after": measured()})
 
 
-def cost(
-    profile: Profile,
-    steps: int,
-    train: Sequence[Example],
-    asked: Sequence[Example],
-    pairs: Sequence[tuple[Prompt, Prompt]],
-) -> str:
-    """What a probe computes beside the scores, which read `pairs`, in words, before it is run.
-
-    In tokens × blocks; a backward pass counts as two forward ones.
-    """
-    tokenizer = samples.tokenizer(profile.model, profile.revision)
-    depth = models.depth(profile.model, profile.revision)
-
-    def length(examples: Sequence[Example]) -> int:
-        texts = [f"{e.query}\n{e.solution}" for e in examples]
-        return sum(map(len, tokenizer(texts).input_ids))
-
-    seen = steps * SETTINGS.batch
-    trained = seen * length(train) / len(train)
-    read = (profile.layer + 1) * tokens_read(pairs)
-    times = depth * (3 * trained + 2 * length(asked)) / read
-    width = getattr(torch, profile.dtype).itemsize
-    held = models.size(profile.model, profile.revision) * (2 * width + sft.MASTER_BYTES) / 1e9
+def cost(p: Profile, steps: int, learned: Sequence[Example], asked, pairs: Sequence) -> str:
+    """What a probe computes beside the scores, which read `pairs`, in words, before it is run: in
+    tokens × blocks, of which a backward pass counts as two forward ones."""
+    read = run.tokenizer(p)
+    texts = ([f"{e.query}\n{e.solution}" for e in examples] for examples in (learned, asked))
+    train_tokens, asked_tokens = (sum(map(len, read(of).input_ids)) for of in texts)
+    seen = steps * BATCH
+    computed = 3 * seen * train_tokens / len(learned) + 2 * asked_tokens
+    times = models.depth(p.model, p.revision) * computed / (p.layer + 1) / tokens_read(pairs)
+    bytes_each = 2 * getattr(torch, p.dtype).itemsize + train.MASTER_BYTES
+    size = models.size(p.model, p.revision) * bytes_each / 1e9
     return (
         f"A probe of {steps} steps learns from {seen} examples and reads {len(asked)} questions "
         f"before and after: {times:.1f} times what the scores compute; it holds a whole model, its "
-        f"gradients and the optimizer's state in memory, {held:.1f} GB beside activations."
+        f"gradients and the optimizer's state in memory, {size:.1f} GB beside activations."
     )
-
-
-def run(
-    profile: Profile, steps: int, train: Sequence[Example], asked: Sequence[Example], seed: int
-) -> pd.DataFrame:
-    """Fine-tune the model for `steps` and measure `asked` before and after; nothing but that is
-    stored."""
-
-    def compute() -> pd.DataFrame:
-        held.release()
-        tokenizer = samples.tokenizer(profile.model, profile.revision)
-        whole = models.load_model(profile.model, profile.dtype, profile.revision)
-
-        def measured() -> np.ndarray:
-            if chosen == "gold_log_odds":
-                of = options.option_likelihoods(whole.eval(), tokenizer, asked, desc="probe")
-            else:
-                length = SETTINGS.max_length
-                of = options.solution_loglik(whole.eval(), tokenizer, asked, length)
-            of = of.drop_duplicates("id").set_index("id")  # one question may be in two domains
-            return of[chosen].loc[[e.id for e in asked]].to_numpy()
-
-        before = measured()
-        told = SETTINGS, train, lr, seed, "probe", steps
-        sft.train_answers(whole.train(), tokenizer, *told, warmup=0)
-        rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked]}
-        return pd.DataFrame(rows | {"before": before, "after": measured()})
-
-    chosen = measure(asked)
-    lr = SETTINGS.lr * min(1, WIDTH / models.check(profile.model, profile.layer, profile.revision))
-    told = {"sft": SETTINGS.model_dump() | {"lr": lr}, "seed": seed, "measure": chosen}
-    told |= {"steps": steps, "examples": digest(train), "asked": digest(asked)}
-    recipe = recipes.of(profile, "model", "revision", "dtype", **told)
-    return store.frame("probe", recipe, compute)

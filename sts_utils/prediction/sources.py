@@ -1,155 +1,354 @@
 """People's own data: a file, a `datasets.Dataset`, a list or a corpus as list[Example]."""
 
+import contextlib
+import hashlib
+import io
+import itertools
+import json
 import logging
+import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
+from string import ascii_uppercase as LETTERS
+
+import pandas as pd
+from datasets import Dataset, Features, Value
 
 from sts_utils import corpora
 from sts_utils.examples import Example, by_domain
-from sts_utils.prediction import columns as cells
-from sts_utils.prediction.rows import parsed, rows, sample
 
 warn = logging.getLogger(__name__).warning
+logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # what it says is raised
 
-Columns = Mapping[str, str] | None
+#: What a column is for -> the names it is recognised by, the first that is there.
+COLUMNS = {
+    "question": ["question", "prompt", "query", "problem", "instruction", "input"],
+    "solution": ["solution", "cot", "cot_content", "rationale", "completion", "response", "output"],
+    "answer": ["answer", "answer_index", "answer_idx", "answerKey", "label", "target"],
+    "options": ["options", "choices"],
+    "messages": ["messages", "conversations"],
+}
+USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
+JSON_LINES = (".jsonl", ".ndjson")
 #: Rows kept of a source: a seeded sample of it, so that memory does not grow with the file.
 LIMIT = 5000
 
 
-def one_line(function: Callable) -> Callable:
-    """The function with each ValueError in one line, whatever people's columns are called."""
-
-    @wraps(function)
-    def run(*args, **more):
-        try:
-            return function(*args, **more)
-        except ValueError as error:
-            raise ValueError(" ".join(str(error).split())) from None
-
-    return run
+# --- a source -> its rows --------------------------------------------------------------------
 
 
-@one_line
-def read(
-    source, *, domain: str, columns: Columns = None, answers=False, limit=LIMIT, seed=0, note=warn
-) -> list[Example]:
-    """At most `limit` examples of `source`, a seeded sample in the order of its rows, each once.
+def rows_of(source, name: str, limit: int, seed: int) -> tuple[dict[int, dict], int]:
+    """(number from 1 -> columns of at most `limit` rows, in order; how many rows there are)."""
+    file, rng = isinstance(source, str | Path), random.Random(seed)
+    lines, kept, total = file and Path(source).suffix.lower() in JSON_LINES, {}, 0
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = _file(Path(source), scratch) if file else source
+        whole = isinstance(rows, Dataset)
+        for total, row in enumerate(range(len(rows)) if whole else rows, 1):
+            slot = total - 1 if total <= limit else rng.randrange(total)  # a reservoir sample
+            if slot < limit:
+                kept[slot] = total, row
+        kept = dict(sorted(kept.values(), key=lambda numbered: numbered[0]))
+        if whole and kept:
+            kept = dict(zip(kept, rows.select(list(kept.values())), strict=True))
+    if lines:
+        kept = {n: row["text"] for n, row in kept.items() if row["text"].strip()}
+    return {n: _columns(row, f"{name}, row {n}", lines) for n, row in kept.items()}, total
+
+
+def _file(path: Path, scratch: str) -> Dataset:
+    """A file's rows: the lines of JSON as text, CSV as columns of text, parquet as it is typed."""
+    kind, text = path.suffix.lower(), Value("string")
+    if kind not in (*JSON_LINES, ".csv", ".parquet") or not os.path.isfile(path):
+        known = ", ".join(corpora.names())
+        raise ValueError(f"{path} is no .jsonl, .csv or .parquet file, and no corpus: {known}")
+    (link := Path(scratch) / f"data{kind}").symlink_to(path.absolute())  # "[1]" is no pattern here
+    read = {"path_or_paths": str(link), "cache_dir": scratch}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            if kind == ".parquet":
+                return Dataset.from_parquet(**read)
+            if kind != ".csv":  # the JSON reader makes a date of "2020-01-01", and 1.0 of 1
+                return Dataset.from_text(**read, features=Features(text=text), encoding="utf-8-sig")
+            head = pd.read_csv(link, dtype=str, nrows=1)
+            if not isinstance(head.index, pd.RangeIndex):  # pandas would shift the columns
+                raise ValueError(f"row 1 has more fields than the header's {head.shape[1]}")
+            columns = Features({column: text for column in head})
+            return Dataset.from_csv(**read, features=columns, keep_default_na=False)
+    except Exception as error:  # of a dozen types, in one of datasets'
+        while error.__cause__:
+            error = error.__cause__
+        if "corresponds to no data" in str(error):
+            return Dataset.from_list([])
+        raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
+
+
+def _columns(raw, where: str, line: bool = False) -> dict:
+    """A row (or a line of JSON) as columns, cells of arrays as lists and NaN as None."""
+    try:
+        raw = json.loads(raw) if line else raw
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON ({error}): write one object a line") from None
+    if isinstance(raw, list | tuple) and raw and all(map(_is_turn, raw)):
+        raw = {"messages": raw}
+    elif isinstance(raw, list | tuple) and len(raw) == 2:
+        raw = dict(zip(("question", "answer"), raw, strict=True))
+    if not isinstance(raw, Mapping):
+        mend = "one object a line; of a DataFrame .to_dict('records'), of a DatasetDict one split"
+        raise ValueError(f"{where} is {str(raw)[:40]!r}, neither columns nor a pair: give {mend}")
+    cells = {str(c): v.tolist() if hasattr(v, "tolist") else v for c, v in raw.items()}
+    return {c: None if isinstance(v, float) and v != v else v for c, v in cells.items()}
+
+
+# --- a row -> an Example ---------------------------------------------------------------------
+
+
+def roles(has: Sequence[str], named: Mapping[str, str], name: str, answers: bool) -> dict:
+    """What a column is for -> the one of the columns `has` that is, or None; `named` goes first.
+
+    Raises ValueError where there is no question, or, if `answers` are asked for, no solution.
+    """
+    for role, column in named.items():
+        if role not in COLUMNS or column not in has:
+            choice = f"{', '.join(COLUMNS)} may be named, of {list(has)}"
+            raise ValueError(f"{name}: no column {column!r} for the {role}: {choice}")
+    found = {role: next((c for c in known if c in has), None) for role, known in COLUMNS.items()}
+    found |= named
+    answered = found["solution"] or found["answer"]
+    if found["messages"]:
+        own = answered and found["answer"] not in ("label", "target")  # of a chat, mostly a grade
+        if "question" not in named and ("messages" in named or not own):
+            found["question"] = None  # a `prompt` beside chat turns, which have the answers
+    elif not found["question"] or (answers and not answered):
+        role = "solution" if found["question"] else "question"
+        mend = f"name it, like {role}=its_name"
+        raise ValueError(f"{name}: no column for the {role}; it has {list(has)} ({mend})")
+    return found
+
+
+def example(row: Mapping, column: Mapping[str, str | None], domain: str) -> Example | None:
+    """One row as an Example, its columns as `roles` gave them; None if its question is empty or
+    its gold option there twice. Raises ValueError for a cell that can't be used."""
+    if column["messages"] and not column["question"]:
+        question, solution = _last_turns(row.get(column["messages"]) or ())
+    else:
+        question = _text(row, column["question"], USER)
+        solution = _text(row, column["solution"], ASSISTANT)
+        if column["question"] == "instruction":  # Alpaca has half of the question in `input`
+            question = f"{question}\n{_text(row, 'input')}".strip()
+    options, answer = _options(row, column["options"]), _text(row, column["answer"], ASSISTANT)
+    texts = tuple(options.values())
+    if question and options and answer:
+        chosen = _choice(row[column["answer"]], options, column["answer"])
+        answer = texts[chosen]
+        solution = solution or f"The answer is ({LETTERS[chosen]})."
+    if not question or texts.count(answer) > 1:
+        return None
+    solution, answer = solution or answer, answer or ("" if options else solution)
+    said = "\n".join((question, solution, *texts))
+    name = hashlib.sha256(said.encode()).hexdigest()[:16]  # half of a character is a ValueError
+    return Example(question, solution, answer, domain, name, options=texts, instruction="")
+
+
+def _text(row: Mapping, column: str | None, said: Sequence[str] = ()) -> str:
+    """A cell as text; of a list of chat turns the last one that one of `said` has."""
+    value = row.get(column)
+    if isinstance(value, list | tuple) and all(map(_is_turn, value)):
+        return next((text for who, text in reversed(_turns(value)) if who in said), "")
+    if isinstance(value, list) and all(isinstance(x, Mapping) and "type" in x for x in value):
+        return "".join(str(part.get("text") or "") for part in value).strip()  # no images
+    if not isinstance(value, str | int | float | None):
+        raise ValueError(f"column {column!r} holds a {type(value).__name__}: make it text")
+    return "" if value is None else str(value).strip()
+
+
+def _is_turn(value) -> bool:
+    return isinstance(value, Mapping) and bool({"role", "from"} & value.keys())
+
+
+def _loaded(cell):
+    """What a cell of JSON holds; any other as it is."""
+    with contextlib.suppress(TypeError, ValueError):
+        return json.loads(cell)
+    return cell
+
+
+def _turns(cell) -> list[tuple[str, str]]:
+    """(who, text) of chat turns, given as a list or its JSON."""
+    cell = _loaded(cell)
+    if not isinstance(cell, Sequence) or not all(map(_is_turn, cell)):
+        raise ValueError('the chat is not a list of turns like {"role": "user", "content": "…"}')
+    # where a file holds both kinds, each turn has the other's keys with null
+    said = [(turn, "value" if turn.get("content") is None else "content") for turn in cell]
+    return [(turn.get("role") or turn.get("from"), _text(turn, key)) for turn, key in said]
+
+
+def _last_turns(cell) -> tuple[str, str]:
+    """(the user's turn before it, the assistant's last turn), or (the user's last turn, "")."""
+    question, after, solution = "", "", ""
+    for who, text in _turns(cell):
+        if who in USER and text:
+            after = text
+        elif who in ASSISTANT and text:
+            question, solution = after, text
+    return (question, solution) if solution else (after, "")
+
+
+def _options(row: Mapping, column: str | None) -> dict[str, str]:
+    """What the answer may call an option -> its text, in order; empty where there is no choice.
+
+    Of a list (or its JSON), ARC's {"text": …, "label": …}, {"A": text}, or columns A, B, ….
+    """
+    labels, texts = LETTERS, _loaded(row.get(column))
+    if isinstance(texts, Mapping) and "text" in texts:
+        labels, texts = texts.get("label") or LETTERS, texts["text"]
+    elif isinstance(texts, Mapping):
+        labels, texts = texts.keys(), texts.values()
+    if isinstance(texts, str) or not all(isinstance(x, Iterable | None) for x in (labels, texts)):
+        raise ValueError(f'the options are not a list like ["one", "two"]: {str(texts)[:40]!r}')
+    texts = list(texts or ())
+    if not (listed := bool(texts)):
+        labels, texts = LETTERS, [row[c] for c in itertools.takewhile(row.__contains__, LETTERS)]
+    while texts and texts[-1] in (None, ""):  # columns of the rows with most options
+        texts.pop()
+    if len(texts) < 2 and not listed:
+        return {}
+    labels = [str(label) for label in labels][: len(texts)]
+    usable = all(isinstance(text, str | int | float) and text != "" for text in texts)
+    if not usable or len(set(labels)) < len(texts):
+        mend = f"give at most {len(LETTERS)} texts, none empty, each with a label of its own"
+        raise ValueError(f"options {str(texts)[:60]}: {mend}")
+    return {label: str(text).strip() for label, text in zip(labels, texts, strict=True)}
+
+
+def _choice(answer, options: Mapping[str, str], column: str) -> int:
+    """Which option the gold answer is, given as its index from 0, its letter or its text."""
+    text, labels, texts = str(answer).strip(), list(options), list(options.values())
+    index = int(text) if text.isdecimal() and int(text) < len(texts) else None
+    if column in ("answer_index", "answer_idx") and index is not None:
+        return index
+    found = {texts.index(text)} if text in texts and isinstance(answer, str) else set()
+    if (label := text.strip("().")) in labels:
+        found.add(labels.index(label))
+    if len(found) > 1:
+        raise ValueError(f"answer {text!r} is one option's letter and another's text: index it")
+    if not found and index is None:
+        raise ValueError(f"answer {text!r} is no index, letter or text of the {len(texts)} options")
+    return found.pop() if found else index
+
+
+# --- examples --------------------------------------------------------------------------------
+
+
+def read(source, *, domain, columns=None, answers=False, limit=LIMIT, seed=0, note=warn) -> list:
+    """At most `limit` Examples of `source`, a seeded sample in the order of its rows, each once.
 
     `source` is a corpus name, a JSON-lines, CSV or parquet file, a `datasets.Dataset` (streaming
-    too), or a list of (question, answer) pairs or dicts. Columns are recognised by name
-    (columns.COLUMNS), or named, like {"question": "ask"}; chats give the assistant's last turn and
-    the user's before it; an answer to options is their index, letter or text. A row without an
-    answer has an empty `solution`; `answers` asks for some. `note` is told what was left out.
+    too), or a list of (question, answer) pairs or dicts. Columns are recognised by name (COLUMNS),
+    or named, like {"question": "ask"}; chats give the assistant's last turn and the user's before
+    it; an answer to options is their index, letter or text. A row without an answer has an empty
+    `solution`, or with `answers` is left out. `note` is told what was left out.
 
-    >>> read([("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")], domain="sums")[1].solution
-    '7'
     >>> metal = {"question": "Which is a metal?", "choices": ["iron", "air"], "answer": "A"}
     >>> read([metal], domain="x")[0].answer
     'iron'
-    >>> read([{"ask": "Why?", "say": "Because."}], domain="x")
-    Traceback (most recent call last):
-    ValueError: the list: no column for the question; it has ask, say (name it, like question=ask)
 
-    Raises ValueError, in one line, for an empty source, a missing column, a file that is not UTF-8
-    or not what its name says (with the line), and a column of mixed types or of no text.
+    Raises ValueError, in one line, for an empty source, a missing column, a file that can't be
+    read, and, with its row, for a cell that can't be used.
     """
-    if isinstance(source, str) and source in corpora.names():
-        whole = corpora.load(source, seed)
-        if len(whole) > limit:
-            note(f"{source}: {limit} of its {len(whole)} examples are used, a sample.")
-        return [replace(e, domain=domain) for e in whole[:limit]]
     name = name_of(source)
-    kept, total = sample(rows(source, name), limit, seed)
-    table = {n: parsed(raw, f"{name}, row {n}") for n, raw in kept}
-    has = list(dict.fromkeys(column for row in table.values() for column in row))
-    if not has:
-        raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
+    if name in corpora.names():
+        made = [replace(e, domain=domain) for e in corpora.load(name, seed)]
+        rows, total, made = {}, len(made), made[:limit]
+    else:
+        rows, total = rows_of(source, name, limit, seed)
+        made = list(_examples(rows, name, domain, columns or {}, answers).values())
     if total > limit:
         note(f"{name}: {limit} of its {total} rows are used, a sample.")
-    of = cells.choose(has, columns or {}, name, answers)
-    for column in filter(None, of.values()):
-        cells.check_type(table, column, name)
-    examples = {}
-    for n, row in table.items():
+    if len(made) < len(rows):
+        why = "empty, asked twice or with its gold option twice"
+        note(f"{name}: {len(rows) - len(made)} of {len(rows)} rows left out, {why}.")
+    worked = [e for e in made if e.solution]
+    if answers and not worked:
+        raise ValueError(f"{name}: no row has an answer to learn from")
+    if answers and len(worked) < len(made):
+        left = len(made) - len(worked)
+        note(f"{left} of {len(made)} training rows have no answer: left out.")
+    return worked if answers else made
+
+
+def _examples(rows: Mapping, name: str, domain: str, columns, answers) -> dict[str, Example]:
+    """`key` -> the first of its rows that has an answer."""
+    has = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
+    if not has:
+        raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
+    column, examples = roles(has, columns, name, answers), {}
+    for n, row in rows.items():
         try:
-            example = cells.example(row, of, domain)
-        except UnicodeEncodeError as error:
-            half = f"{error.object[error.start]!a}, half of a character: remove it"
-            raise ValueError(f"{name}, row {n} holds {half}") from None
+            made = example(row, column, domain)
         except ValueError as error:
             raise ValueError(f"{name}, row {n}: {error}") from None
-        if example and not getattr(examples.get(key(example)), "solution", ""):
-            examples[key(example)] = example
+        if made and not getattr(examples.get(key(made)), "solution", ""):
+            examples[key(made)] = made
     if not examples:
-        asked = of["question"] or of["messages"]
+        asked = column["question"] or column["messages"]
         raise ValueError(f"{name}: every question in column {asked!r} is empty")
-    if left := len(table) - len(examples):
-        why = "empty, asked twice or with its gold option twice"
-        note(f"{name}: {left} of {len(table)} rows left out, {why}.")
-    return list(examples.values())
+    return examples
 
 
-def read_training(source, columns: Columns, note=warn) -> list[Example]:
-    """The examples of a training set that have an answer."""
-    examples = read(source, domain="train", columns=columns, answers=True, note=note)
-    worked = [e for e in examples if e.solution]
-    if not worked:
-        raise ValueError(f"training set {name_of(source)}: no row has an answer to learn from")
-    if left := len(examples) - len(worked):
-        note(f"{left} of {len(examples)} training rows have no answer: left out.")
-    return worked
-
-
-def read_domains(source, columns: Columns = None, note=warn) -> dict[str, list[Example]]:
+def read_domains(source, columns=None, note=warn) -> dict[str, list[Example]]:
     """Domain -> examples, of {name: source}, or of corpora (all their domains) and files (a domain
     named by its stem)."""
-    if isinstance(source, Mapping):
-        parts = [(str(name), part) for name, part in source.items()]
-        if not all(name.strip() for name, _ in parts):
-            raise ValueError("a domain has no name: give {name: source}, or name=file")
-    else:
-        parts = [(None if p in corpora.names() else Path(p).stem, p) for p in _listed(source)]
+    parts = source if isinstance(source, Mapping) else {p: p for p in listed(source)}
     domains = {}
-    for name, part in parts:
-        if name is None:
-            own = by_domain(corpora.load(part))
+    for name, part in parts.items():
+        if name is part and name in corpora.names():
+            domains |= by_domain(corpora.load(name))
         else:
-            own = {name: read(part, domain=name, columns=columns, note=note)}
-        if twice := own.keys() & domains.keys():
-            raise ValueError(f"two domains are named {min(twice)!r}: give {{name: source}}")
-        domains |= own
+            domain = Path(name).stem if name is part else str(name)
+            if domain in domains or not domain.strip():
+                raise ValueError(f"domain {domain!r} is there twice or has no name")
+            domains[domain] = read(part, domain=domain, columns=columns, note=note)
     if not domains:
         raise ValueError("domains is empty: name at least one")
     return domains
 
 
-def read_evaluation(
-    domains, demonstrations, columns: Columns, training: Sequence[Example], note=warn
-) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
+def listed(source) -> list[str | Path]:
+    """Corpora and files as a list, also where it is one alone; empty for {name: source}."""
+    paths = [source] if isinstance(source, str | Path) else list(source)
+    if not isinstance(source, Mapping) and not all(isinstance(p, str | Path) for p in paths):
+        raise ValueError("domains: give a corpus name, {name: source}, or a list of files")
+    return [] if isinstance(source, Mapping) else paths
+
+
+def read_evaluation(domains, demonstrations, columns, training: Sequence[Example], note=warn):
     """(domain -> questions, domain -> worked examples), none of which the training set asks too.
 
     `demonstrations`: where worked examples are; if None the domains themselves, or the corpus that
     belongs to theirs; and if "none" there are none.
     """
-    asked = read_domains(domains, columns, note)
-    if demonstrations == "none":
-        worked = {}
-    elif demonstrations is not None:
-        worked = read_domains(demonstrations, columns, note)
+    asked = worked = read_domains(domains, columns, note)
+    if demonstrations is not None:
+        worked = {} if demonstrations == "none" else read_domains(demonstrations, columns, note)
     else:
-        worked, paths = dict(asked), () if isinstance(domains, Mapping) else _listed(domains)
-        for entry in (corpora.entry(path) for path in paths if path in corpora.names()):
-            if entry.demonstrations:
-                worked |= by_domain(corpora.load(entry.demonstrations))
-    known, both = _asked_by(training), (asked, worked)
-    if left := {key(e) for of in both for group in of.values() for e in group if known(e)}:
+        for corpus in (corpora.entry(p) for p in listed(domains) if p in corpora.names()):
+            if corpus.demonstrations:
+                worked = worked | by_domain(corpora.load(corpus.demonstrations))
+    same = {key(e) for e in training}
+    bare = {key(replace(e, options=())) for e in training}
+
+    def known(e: Example) -> bool:  # options tell apart two that both have some
+        return key(e) in same or key(replace(e, options=())) in (same if e.options else bare)
+
+    if left := {key(e) for e in itertools.chain(*asked.values(), *worked.values()) if known(e)}:
         note(f"{len(left)} questions of the domains are in the training set too and were left out.")
-    asked, worked = ({d: [e for e in of[d] if not known(e)] for d in of} for of in both)
-    if worked:
-        worked = {d: [e for e in worked.get(d, ()) if e.solution] for d in asked}
+    asked = {d: [e for e in of if not known(e)] for d, of in asked.items()}
+    shown = {d: worked.get(d, ()) for d in asked if worked}
+    worked = {d: [e for e in of if e.solution and not known(e)] for d, of in shown.items()}
     for d in asked:
         if not asked[d]:
             raise ValueError(f"domain {d!r} has no question that the training set lacks: add some")
@@ -164,14 +363,6 @@ def name_of(source) -> str:
     return str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
 
 
-def _listed(source) -> Sequence[str | Path]:
-    """Corpora and files as a list of them, also where it is one alone."""
-    paths = [source] if isinstance(source, str | Path) else source
-    if not isinstance(paths, Sequence) or not all(isinstance(p, str | Path) for p in paths):
-        raise ValueError("domains: give a corpus name, {name: source}, or a list of files")
-    return paths
-
-
 def drawn(examples: Sequence[Example], most: int, seed: int = 0) -> list[Example]:
     """At most so many of the examples, drawn by the seed."""
     return random.Random(seed).sample(list(examples), min(most, len(examples)))
@@ -181,10 +372,3 @@ def key(example: Example) -> str:
     """What tells a question from others, whatever its case and spacing; with other options it is
     another one."""
     return " ".join("\n".join((example.question, *example.options)).split()).casefold()
-
-
-def _asked_by(training: Sequence[Example]) -> Callable[[Example], bool]:
-    """Whether a training set asks a question too; options tell apart two that both have some."""
-    same = {key(e) for e in training}
-    bare = {key(replace(e, options=())) for e in training}
-    return lambda e: key(e) in same or key(replace(e, options=())) in (same if e.options else bare)
