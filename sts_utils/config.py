@@ -134,7 +134,7 @@ class LabelSettings(Section):
 
 
 class ControlPart(DomainSet):
-    """Training sets × domains, with settings of its own: `name` is design, judgement or topics."""
+    """Training sets × domains, with settings of its own: `name` is design or judgement."""
 
     name: str
     sets: tuple[str, ...] = ()  # domains (their questions that are not asked)
@@ -204,12 +204,12 @@ class Profile(Section):
     @property
     def runs_paper(self) -> bool:
         """Whether the paper's own experiments are part of the run."""
-        return not self.stages or bool(set(self.stages) - {"07_control"})
+        return not self.stages or bool(set(self.stages) - {"16_control"})
 
     @property
     def runs_control(self) -> bool:
         """Whether the positive control is part of the run."""
-        return bool(self.control.parts) and (not self.stages or "07_control" in self.stages)
+        return bool(self.control.parts) and (not self.stages or "16_control" in self.stages)
 
 
 def names() -> list[str]:

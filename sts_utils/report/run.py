@@ -30,7 +30,7 @@ from sts_utils.store import DATA, FIGURES, ROOT, RUNS
 
 PACKAGE = ROOT / "sts_utils"
 NOTEBOOKS = ROOT / "notebooks"
-CONTROL = "07_control"
+CONTROL = "16_control"
 STAGES = ("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate", "06_plot")
 STAGES += (CONTROL,)
 #: Rendered for readers; how the SAEs were trained and a prediction are no part of a run.

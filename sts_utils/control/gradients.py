@@ -1,9 +1,5 @@
-"""Which way the answers pull the residual stream: the gradient of their log-odds, before training.
-
-Training raises the likelihood of whole answers, most of which is form that all options share. The
-log-odds of the right option against the others leave that out, and their gradient with it: it is of
-what tells the right answer from the wrong ones (ours; notebook 07_control).
-"""
+"""Which way the answers pull the residual stream before training (ours): the gradient of their
+log-odds, free of what training on a whole answer mostly raises, the form that all options share."""
 
 from collections.abc import Sequence
 
@@ -12,8 +8,7 @@ import torch
 from sae_lens import SAE
 from tqdm import tqdm
 
-from sts_utils import generate as generation
-from sts_utils import interventions, saes
+from sts_utils import generate, interventions, saes
 from sts_utils.evaluate import OptionsLM
 from sts_utils.examples import Example
 
@@ -22,13 +17,7 @@ QUESTIONS = 8
 
 
 def answer_gradients(
-    model,
-    tokenizer,
-    examples: Sequence[Example],
-    layer: int,
-    sae: SAE,
-    sink_norm: float,
-    desc: str | None = None,
+    model, tokenizer, examples: Sequence[Example], layer: int, sae: SAE, sink_norm: float, desc: str
 ) -> dict[str, np.ndarray]:
     """Sums over a question's tokens, mean over questions, of gradients g = ∂/∂r in the residual
     stream r after block `layer`, of the log-odds of the gold option against the others:
@@ -41,13 +30,16 @@ def answer_gradients(
 
     Tokens above `sink_norm` are left out. Raises ValueError for a question without options.
     """
+    rows = []
     for example in examples:
-        if len(example.options) < 2:
+        others = [option for option in example.options if option != example.answer]
+        if not others:
             raise ValueError(f"question {example.id} has no options to tell its answer from")
+        texts = [generate.chat_text(tokenizer, example.question), example.answer, *others]
+        rows.append([tokenizer(text, add_special_tokens=False).input_ids for text in texts])
     model.requires_grad_(False)
     lm, sums = OptionsLM(model, tokenizer), {}
-    for start in tqdm(range(0, len(examples), QUESTIONS), desc=desc, leave=False, disable=not desc):
-        rows = [_pieces(tokenizer, e) for e in examples[start : start + QUESTIONS]]
+    for start in tqdm(range(0, len(rows), QUESTIONS), desc=desc, leave=False):
         read: list[torch.Tensor] = []
 
         def leaf(residual: torch.Tensor, read=read) -> torch.Tensor:
@@ -55,9 +47,9 @@ def answer_gradients(
             return read[0]
 
         with interventions.edited(model, {layer: leaf}):
-            options = lm.score(rows)
-        odds = sum(of[0] - of[1:].logsumexp(0) for of in options)
-        loglik = sum(of[0] for of in options)
+            options = lm.score(rows[start : start + QUESTIONS])
+        odds = sum(scores[0] - scores[1:].logsumexp(0) for scores in options)
+        loglik = sum(scores[0] for scores in options)
         residual = read[0].detach().flatten(0, 1).float()
         kept = residual.norm(dim=-1) < sink_norm
         of_odds, of_loglik = (
@@ -65,14 +57,6 @@ def answer_gradients(
             for value in (odds, loglik)
         )
         carried = saes.encode(sae, residual[kept]) * (of_odds.float() @ sae.W_dec.float().T)
-        found = {"odds": of_odds, "features": carried, "loglik": of_loglik}
-        for key, of in found.items():
-            sums[key] = sums.get(key, 0) + of.sum(0).double().cpu()
-    return {key: (of / len(examples)).float().numpy() for key, of in sums.items()}
-
-
-def _pieces(tokenizer, example: Example) -> list[list[int]]:
-    """Tokens of the prompt, the gold option and the others."""
-    others = [option for option in example.options if option != example.answer]
-    texts = [generation.chat_text(tokenizer, example.question), example.answer, *others]
-    return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        for key, g in {"odds": of_odds, "features": carried, "loglik": of_loglik}.items():
+            sums[key] = sums.get(key, 0) + g.sum(0).double().cpu()
+    return {key: (total / len(rows)).float().numpy() for key, total in sums.items()}
