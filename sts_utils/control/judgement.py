@@ -1,8 +1,7 @@
 """What the positive control asks of a score: does it follow the skill or the words?
 
 Of T training sets, S seeds and D domains: scores are arrays [T, S, D], changes by fine-tuning [D]
-arrays [T, S, Q questions], kinds and masks [T, D].
-"""
+arrays [T, S, Q questions], kinds and masks [T, D]."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,12 +10,10 @@ import pandas as pd
 
 from sts_utils import stats
 from sts_utils.corpora import skills
-from sts_utils.stats import Estimate
 
 #: What a domain shares with the training set; cells of another type of answer are not compared.
 KINDS = ("own", "skill", "words", "neither")
-#: Draws of a permutation test.
-DRAWS = 2000
+DRAWS = 2000  # of a permutation test
 
 
 def kinds(names: Sequence[str], domains: Sequence[str]) -> np.ndarray:
@@ -42,9 +39,8 @@ def gains(changes: Sequence[np.ndarray], kinds: np.ndarray) -> tuple[pd.DataFram
 
 
 def judge(scores: Mapping, changes: Sequence, kinds: np.ndarray, known: np.ndarray) -> pd.DataFrame:
-    """A row a score (by its label), after one of the change itself: `auc` of the same skill above
-    the same words; `r` with the change off the own cells, less what `known` and the set's mean say.
-    """
+    """A row a score: `auc` of the same skill above the same words; `r` with the change off the own
+    cells, less what `known` and the training set's mean say."""
     rows, change = [], np.stack([c.mean(-1) for c in changes], -1)
     for label, values in {"the change itself": change, **scores}.items():
         row = {"score": label} | interval("auc", over_cells(auc(values, kinds)))
@@ -64,7 +60,7 @@ def auc(values: np.ndarray, kinds: np.ndarray) -> np.ndarray:
 
 def partial(
     values: np.ndarray, changes: Sequence[np.ndarray], known: np.ndarray, used: np.ndarray
-) -> tuple[Estimate, float]:
+) -> tuple[stats.Estimate, float]:
     """(r, p): correlation of score and change over the cells `used` [T, D], both less what `known`
     [K, T, D] and each training set's mean say of them. Draws are of training sets, the same for
     every score; p permutes a score's rows over sets that ask the same domains (QAP), two-sided."""
@@ -87,7 +83,7 @@ def partial(
     observed, *others = r(every, np.concatenate([score[None], permuted]))
     p = (1 + (np.abs(others) >= abs(observed) - 1e-12).sum()) / (DRAWS + 1)
     draws = np.array([r(rows, score[rows][None])[0] for rows in drawn])
-    return Estimate(float(observed), draws), float(p)
+    return stats.Estimate(float(observed), draws), float(p)
 
 
 def _within(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -99,14 +95,14 @@ def _within(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return order
 
 
-def over_cells(values: np.ndarray) -> Estimate:
+def over_cells(values: np.ndarray) -> stats.Estimate:
     """Mean of [T, S] values, with draws over sets and seeds."""
     rng, (rows, columns) = np.random.default_rng(4), values.shape
     sets = rng.integers(rows, size=(stats.DRAWS, rows))[:, :, None]
     picked = values[sets, rng.integers(columns, size=(stats.DRAWS, 1, columns))]
-    return Estimate(float(values.mean()), picked.mean((1, 2)))
+    return stats.Estimate(float(values.mean()), picked.mean((1, 2)))
 
 
-def interval(name: str, estimate: Estimate) -> dict[str, float]:
+def interval(name: str, estimate: stats.Estimate) -> dict[str, float]:
     """An estimate as three cells of a row."""
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -64,8 +64,7 @@ def answer_pairs(p: Profile, name: str, seed: int | None = None) -> questions.Pa
 @cached(*READ, "evaluation.dtype")
 def gradients(p: Profile, name: str, seed: int | None = None) -> dict[str, np.ndarray]:
     """`answer_gradients` of a training set and seed, or of a domain's scored questions."""
-    own = seed is not None
-    chosen = sets.drawn(p, name, seed) if own else questions.domain_queries(p, name, 0)
+    chosen = questions.domain_queries(p, name, 0) if seed is None else sets.drawn(p, name, seed)
     hook, model, tokenizer = run.hook(p), run.whole(p), questions.tokenizer(p)
     read = (chosen[: p.sts.queries], p.layer, hook.sae, hook.sink_norm)
     return answer_gradients(model, tokenizer, *read, desc=f"gradients {name}")
@@ -74,12 +73,10 @@ def gradients(p: Profile, name: str, seed: int | None = None) -> dict[str, np.nd
 def scores(p: Profile) -> dict[str, np.ndarray]:
     """Label -> [T sets, S seeds, D] of a part: the paper's scores and ours at both places, what a
     user would try first, short runs of fine-tuning, and what the design half found."""
-    names = p.control.part.sets  # a seed's domains are read once for all of them
-    found = [[of_cell(p, name, seed) for name in names] for seed in p.seeds]
-    return {
-        label: np.array([[cell[label] for cell in row] for row in zip(*found, strict=True)])
-        for label in found[0][0]
-    }
+    names, seeds = p.control.part.sets, p.seeds
+    cells = {(n, s): of_cell(p, n, s) for s in seeds for n in names}  # domains: once for a seed
+    labels = cells[names[0], seeds[0]]
+    return {k: np.array([[cells[n, s][k] for s in seeds] for n in names]) for k in labels}
 
 
 def of_cell(p: Profile, name: str, seed: int) -> dict[str, np.ndarray]:
@@ -114,8 +111,8 @@ def of_cell(p: Profile, name: str, seed: int) -> dict[str, np.ndarray]:
 @lru_cache(3)  # those of a seed
 def _domains(p: Profile, seed: int | None = None) -> list[FeatureStats]:
     """Features of the domains without and with demonstrations, or with wrong and right answers."""
-    function, more = (answer_features, ()) if seed is None else (run.domain_features, (seed,))
-    found = [function(p, domain, *more, part=p.sae) for domain in sets.domains(p)]
+    function, seeds = (answer_features, ()) if seed is None else (run.domain_features, (seed,))
+    found = (function(p, domain, *seeds, part=p.sae) for domain in sets.domains(p))
     return [FeatureStats.from_arrays(arrays) for arrays in found]
 
 
@@ -123,10 +120,9 @@ def _domains(p: Profile, seed: int | None = None) -> list[FeatureStats]:
 def overlaps(p: Profile, seed: int) -> dict[str, np.ndarray]:
     """Set -> [D] cosine of the tf-idf of its text and of each domain's scored questions."""
     names = p.control.part.sets
-    asked = [questions.domain_queries(p, domain, seed) for domain in sets.domains(p)]
-    chosen = [sets.examples(p, name, seed) for name in names]
-    texts = ["\n".join(f"{e.query}\n{e.solution}" for e in group) for group in chosen]
-    texts += ["\n".join(e.query for e in group) for group in asked]
+    texts = [[f"{e.query}\n{e.solution}" for e in sets.examples(p, name, seed)] for name in names]
+    texts += [[e.query for e in questions.domain_queries(p, d, seed)] for d in sets.domains(p)]
+    texts = ["\n".join(several) for several in texts]
     vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
     return {n: cosine(v, vectors[len(names) :]) for n, v in zip(names, vectors, strict=False)}
 

@@ -1,8 +1,6 @@
 """The training sets of the positive control: their examples, and what fine-tuning on one moves.
 
-A set is questions of one domain, a skill on a surface, that are not asked: fine-tuning on it should
-move that domain most, and what shares its skill or its words otherwise than the rest.
-"""
+A set is questions of one domain, a skill on a surface: those that are neither asked nor shown."""
 
 import math
 import random
@@ -20,8 +18,7 @@ from sts_utils.config import Profile, SweepSettings
 from sts_utils.corpora import contrast, skills
 from sts_utils.examples import Example
 
-#: Of a domain, that short runs of fine-tuning are asked: their change stands in for a score.
-PROBE_QUESTIONS = 16
+PROBE_QUESTIONS = 16  # of a domain, that short runs of fine-tuning are asked: scores, too
 
 
 def parts(profile: Profile) -> dict[str, Profile]:
@@ -120,8 +117,7 @@ def _since(p: Profile, after: pd.DataFrame) -> pd.DataFrame:
 
 
 def changes(p: Profile, measure: str) -> list[np.ndarray]:
-    """[D] arrays [T sets, S seeds, Q]: the change of a measure by fine-tuning; NaN where a set's
-    model was not asked."""
+    """[D] arrays [T sets, S seeds, Q]: the change of a measure; NaN where it was not asked."""
     names, found = p.control.part.sets, []
     tables = [[change(p, name, seed, steps(p)) for seed in p.seeds] for name in names]
     cells = [[dict(list(t.groupby("domain")[measure])) for t in row] for row in tables]

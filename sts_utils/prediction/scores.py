@@ -27,13 +27,11 @@ JUDGED = {
 def in_control() -> dict[str, dict[str, float]]:
     """Score -> how it did in the positive control, if that is at hand: `auc`, how often it puts the
     trained skill in other words above another skill in the same words; `r` with the change beyond
-    wording (both with `_low` and `_high`); `first`, the share of topics that it puts first."""
-    tables = [CONTROL / f"control_{name}.csv" for name in ("judgement", "topics")]
-    if not all(table.exists() for table in tables):
+    wording (both with `_low` and `_high`)."""
+    if not (table := CONTROL / "control_judgement.csv").exists():
         return {}
-    judged, topics = (pd.read_csv(table).set_index("score") for table in tables)
-    both = judged.join(topics["first"])
-    return {name: both.loc[label].to_dict() for name, label in JUDGED.items()}
+    judged = pd.read_csv(table).set_index("score")
+    return {name: judged.loc[label].to_dict() for name, label in JUDGED.items()}
 
 
 def check(
