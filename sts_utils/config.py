@@ -108,7 +108,7 @@ class LabelSettings(Section):  # Tables 7 and 8: what kind of text drives a feat
     top: PositiveInt = 10  # highest-activating samples that vote
 
 
-class ControlPart(DomainSet):  # training sets × domains; `name`: design, judgement or topics
+class ControlPart(DomainSet):  # training sets × domains; `name`: design or judgement
     name: str
     sets: tuple[str, ...] = ()  # domains (their questions that are not asked)
     seeds: tuple[int, ...] = (0,)
@@ -173,12 +173,12 @@ class Profile(Section):  # one run: the model, its SAE, the corpora and the size
     @property
     def runs_paper(self) -> bool:
         """Whether the paper's own experiments are part of the run."""
-        return not self.stages or bool(set(self.stages) - {"07_control"})
+        return not self.stages or bool(set(self.stages) - {"16_control"})
 
     @property
     def runs_control(self) -> bool:
         """Whether the positive control is part of the run."""
-        return bool(self.control.parts) and (not self.stages or "07_control" in self.stages)
+        return bool(self.control.parts) and (not self.stages or "16_control" in self.stages)
 
 
 def names() -> list[str]:

@@ -25,7 +25,7 @@ MASTER_BYTES = 16
 #: The paper's optimizer (the paper's protocol).
 BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
 #: Batch of a probe: many small steps show sooner where training leads than few large ones
-#: (notebook 07_control).
+#: (notebook 16_control).
 QUICK_BATCH = 4
 #: Tokens of a forward and backward pass on a CPU, at most (or one row).
 CPU_TOKENS = 2048

@@ -112,7 +112,7 @@ def test_a_profile_says_what_differs_from_its_base(tmp_path):
 
 def test_of_two_bases_the_later_lies_above(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("about: mine\nbase: [control, llama3-8b]\nstages: [07_control]\n")
+    path.write_text("about: mine\nbase: [control, llama3-8b]\nstages: [16_control]\n")
     mine, control, llama = (config.load(n) for n in (str(path), "control", "llama3-8b"))
     assert mine.control == control.control and mine.model == llama.model and mine.sft == llama.sft
     assert mine.about == "mine" and mine.stages == control.stages

@@ -62,7 +62,7 @@ def test_neighbours_that_flip_are_ties(found):
 
 def test_positive_control_is_quoted_when_it_exists(found, tmp_path, monkeypatch):
     own = scores.in_control()["sts_relative"]
-    said = f"{own['first']:.0%} / {own['r']:.2f} [{own['r_low']:.2f}, {own['r_high']:.2f}]"
+    said = f"{own['r']:.2f} [{own['r_low']:.2f}, {own['r_high']:.2f}]"
     assert f"sts_relative {said}" in " ".join(found.sureness())
     assert f"in the trained words in {own['auc']:.0%}" in found.reads()[0]
     assert "not the skill" in found.reads()[0] and "needs multiple choice" in found.reads()[0]
