@@ -28,7 +28,7 @@ def test_answers_to_a_corpus_are_written_and_verified(profile, whole, monkeypatc
         right = {e.query: f"so \\boxed{{{e.answer}}}" for e in examples}
         return [right[q] if i else "no idea" for i, q in enumerate(questions)]
 
-    monkeypatch.setattr(grpo.generation, "completions", written)
+    monkeypatch.setattr(grpo.generate, "completions", written)
     table = performance.solve(asked, examples, whole=whole).set_index("id")
     assert list(table[how.column][[e.id for e in examples]]) == [0, 1, 1, 1] and tokens == [4]
     assert table.solution_loglik.notna().all()
