@@ -12,10 +12,10 @@ import torch
 from sae_lens import SAE
 from tqdm import tqdm
 
-from sts_utils import generate as generation
 from sts_utils import interventions, saes
 from sts_utils.evaluate import OptionsLM
 from sts_utils.examples import Example
+from sts_utils.generate import chat_text
 
 #: Questions of one backward pass.
 QUESTIONS = 8
@@ -41,38 +41,29 @@ def answer_gradients(
 
     Tokens above `sink_norm` are left out. Raises ValueError for a question without options.
     """
-    for example in examples:
-        if len(example.options) < 2:
-            raise ValueError(f"question {example.id} has no options to tell its answer from")
+    if bare := [e.id for e in examples if len(e.options) < 2]:
+        raise ValueError(f"question {bare[0]} has no options to tell its answer from")
     model.requires_grad_(False)
     lm, sums = OptionsLM(model, tokenizer), {}
     for start in tqdm(range(0, len(examples), QUESTIONS), desc=desc, leave=False, disable=not desc):
-        rows = [_pieces(tokenizer, e) for e in examples[start : start + QUESTIONS]]
-        read: list[torch.Tensor] = []
+        rows, leaves = [], []
+        for e in examples[start : start + QUESTIONS]:
+            options = [e.answer, *(option for option in e.options if option != e.answer)]
+            rows.append(lm.pieces(chat_text(tokenizer, e.question), options))
 
-        def leaf(residual: torch.Tensor, read=read) -> torch.Tensor:
-            read.append(residual.detach().requires_grad_())
-            return read[0]
+        def leaf(residual: torch.Tensor, leaves=leaves) -> torch.Tensor:
+            leaves.append(residual.detach().requires_grad_())
+            return leaves[0]
 
         with interventions.edited(model, {layer: leaf}):
-            options = lm.score(rows)
-        odds = sum(of[0] - of[1:].logsumexp(0) for of in options)
-        loglik = sum(of[0] for of in options)
-        residual = read[0].detach().flatten(0, 1).float()
+            scores = lm.score(rows)  # of each question: the gold option's, then the others'
+        odds = sum(options[0] - options[1:].logsumexp(0) for options in scores)
+        loglik = sum(options[0] for options in scores)
+        residual = leaves[0].detach().flatten(0, 1).float()
         kept = residual.norm(dim=-1) < sink_norm
-        of_odds, of_loglik = (
-            torch.autograd.grad(value, read, retain_graph=value is odds)[0].flatten(0, 1)[kept]
-            for value in (odds, loglik)
-        )
-        carried = saes.encode(sae, residual[kept]) * (of_odds.float() @ sae.W_dec.float().T)
-        found = {"odds": of_odds, "features": carried, "loglik": of_loglik}
-        for key, of in found.items():
-            sums[key] = sums.get(key, 0) + of.sum(0).double().cpu()
-    return {key: (of / len(examples)).float().numpy() for key, of in sums.items()}
-
-
-def _pieces(tokenizer, example: Example) -> list[list[int]]:
-    """Tokens of the prompt, the gold option and the others."""
-    others = [option for option in example.options if option != example.answer]
-    texts = [generation.chat_text(tokenizer, example.question), example.answer, *others]
-    return [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        g_odds = torch.autograd.grad(odds, leaves, retain_graph=True)[0].flatten(0, 1)[kept]
+        g_loglik = torch.autograd.grad(loglik, leaves)[0].flatten(0, 1)[kept]
+        carried = saes.encode(sae, residual[kept]) * (g_odds.float() @ sae.W_dec.float().T)
+        for key, terms in (("odds", g_odds), ("features", carried), ("loglik", g_loglik)):
+            sums[key] = sums.get(key, 0) + terms.sum(0).double().cpu()
+    return {key: (total / len(examples)).float().numpy() for key, total in sums.items()}

@@ -55,7 +55,7 @@ def _written_accuracy(profile: Profile, model: TrainedModel | None, questions) -
         generate = partial(generation.generate, whole, tokenizer, **how, stop=[written.STOP])
     shots = by_domain(corpora.in_order(profile.demonstrations))
     context = models.context_length(profile.model, profile.revision)
-    return written.accuracy(generate, tokenizer, questions, shots, settings, context)
+    return written.written_accuracy(generate, tokenizer, questions, shots, settings, context)
 
 
 def measure_held_out(profile: Profile, model: TrainedModel | None = None) -> pd.DataFrame:

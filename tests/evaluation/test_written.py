@@ -151,7 +151,7 @@ def test_accuracy_reads_scores_and_says_what_was_found():
         Example(**{**vars(QUERY), "id": "q2"}),
         Example(**{**vars(QUERY), "id": "q3"}),
     ]
-    table = written.accuracy(
+    table = written.written_accuracy(
         lambda prompts: texts, tokenizer, examples, {"math": [SHOT, SHOT]}, GENERATION
     )
     guess = written.answer("", 3, key="q3")[0] == "A"
@@ -160,14 +160,14 @@ def test_accuracy_reads_scores_and_says_what_was_found():
     assert table.cut_off.tolist() == [False, False, True] and table.tokens.tolist() == [9, 4, 8]
     assert table.gold_probability.isna().all() and table.gold_loglik.isna().all()
     strict = GENERATION.model_copy(update={"rule": "strict"})
-    table = written.accuracy(
+    table = written.written_accuracy(
         lambda prompts: texts, tokenizer, examples, {"math": [SHOT, SHOT]}, strict
     )
     assert table.accuracy.tolist() == [1.0, 0.0, 0.0]
     with pytest.raises(
         ValueError, match=r"domain 'math' has 1 demonstrations, evaluation\.shots asks for 2"
     ):
-        written.accuracy(lambda prompts: texts, tokenizer, examples, {"math": [SHOT]}, GENERATION)
+        written.written_accuracy(lambda prompts: texts, tokenizer, examples, {"math": [SHOT]}, GENERATION)
 
 
 def test_shots_are_dropped_until_the_prompt_fits(tokenizer):
@@ -196,7 +196,7 @@ def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
     ] * 3
     assert [a[1:] for a in alone] == [(8, False)] * 3  # a random model never stops by itself
     assert alone == many(prompts)
-    table = written.accuracy(one, tokenizer, examples, shots, GENERATION, context=8192)
+    table = written.written_accuracy(one, tokenizer, examples, shots, GENERATION, context=8192)
     assert (
         table.cut_off.all()
         and (table.tokens == 8).all()
