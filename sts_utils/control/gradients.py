@@ -1,5 +1,9 @@
-"""Which way the answers pull the residual stream before training (ours): the gradient of their
-log-odds, free of what training on a whole answer mostly raises, the form that all options share."""
+"""Which way the answers pull the residual stream: the gradient of their log-odds, before training.
+
+Training raises the likelihood of whole answers, most of which is form that all options share. The
+log-odds of the right option against the others leave that out, and their gradient with it: it is of
+what tells the right answer from the wrong ones (ours; notebook 07_control).
+"""
 
 from collections.abc import Sequence
 
@@ -8,16 +12,23 @@ import torch
 from sae_lens import SAE
 from tqdm import tqdm
 
-from sts_utils import generate, interventions, saes
+from sts_utils import interventions, saes
 from sts_utils.evaluate import OptionsLM
 from sts_utils.examples import Example
+from sts_utils.generate import chat_text
 
 #: Questions of one backward pass.
 QUESTIONS = 8
 
 
 def answer_gradients(
-    model, tokenizer, examples: Sequence[Example], layer: int, sae: SAE, sink_norm: float, desc: str
+    model,
+    tokenizer,
+    examples: Sequence[Example],
+    layer: int,
+    sae: SAE,
+    sink_norm: float,
+    desc: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Sums over a question's tokens, mean over questions, of gradients g = ∂/∂r in the residual
     stream r after block `layer`, of the log-odds of the gold option against the others:
@@ -30,33 +41,29 @@ def answer_gradients(
 
     Tokens above `sink_norm` are left out. Raises ValueError for a question without options.
     """
-    rows = []
-    for example in examples:
-        others = [option for option in example.options if option != example.answer]
-        if not others:
-            raise ValueError(f"question {example.id} has no options to tell its answer from")
-        texts = [generate.chat_text(tokenizer, example.question), example.answer, *others]
-        rows.append([tokenizer(text, add_special_tokens=False).input_ids for text in texts])
+    if bare := [e.id for e in examples if len(e.options) < 2]:
+        raise ValueError(f"question {bare[0]} has no options to tell its answer from")
     model.requires_grad_(False)
     lm, sums = OptionsLM(model, tokenizer), {}
-    for start in tqdm(range(0, len(rows), QUESTIONS), desc=desc, leave=False):
-        read: list[torch.Tensor] = []
+    for start in tqdm(range(0, len(examples), QUESTIONS), desc=desc, leave=False, disable=not desc):
+        rows, leaves = [], []
+        for e in examples[start : start + QUESTIONS]:
+            options = [e.answer, *(option for option in e.options if option != e.answer)]
+            rows.append(lm.pieces(chat_text(tokenizer, e.question), options))
 
-        def leaf(residual: torch.Tensor, read=read) -> torch.Tensor:
-            read.append(residual.detach().requires_grad_())
-            return read[0]
+        def leaf(residual: torch.Tensor, leaves=leaves) -> torch.Tensor:
+            leaves.append(residual.detach().requires_grad_())
+            return leaves[0]
 
         with interventions.edited(model, {layer: leaf}):
-            options = lm.score(rows[start : start + QUESTIONS])
-        odds = sum(scores[0] - scores[1:].logsumexp(0) for scores in options)
-        loglik = sum(scores[0] for scores in options)
-        residual = read[0].detach().flatten(0, 1).float()
+            scores = lm.score(rows)  # of each question: the gold option's, then the others'
+        odds = sum(options[0] - options[1:].logsumexp(0) for options in scores)
+        loglik = sum(options[0] for options in scores)
+        residual = leaves[0].detach().flatten(0, 1).float()
         kept = residual.norm(dim=-1) < sink_norm
-        of_odds, of_loglik = (
-            torch.autograd.grad(value, read, retain_graph=value is odds)[0].flatten(0, 1)[kept]
-            for value in (odds, loglik)
-        )
-        carried = saes.encode(sae, residual[kept]) * (of_odds.float() @ sae.W_dec.float().T)
-        for key, g in {"odds": of_odds, "features": carried, "loglik": of_loglik}.items():
-            sums[key] = sums.get(key, 0) + g.sum(0).double().cpu()
-    return {key: (total / len(rows)).float().numpy() for key, total in sums.items()}
+        g_odds = torch.autograd.grad(odds, leaves, retain_graph=True)[0].flatten(0, 1)[kept]
+        g_loglik = torch.autograd.grad(loglik, leaves)[0].flatten(0, 1)[kept]
+        carried = saes.encode(sae, residual[kept]) * (g_odds.float() @ sae.W_dec.float().T)
+        for key, terms in (("odds", g_odds), ("features", carried), ("loglik", g_loglik)):
+            sums[key] = sums.get(key, 0) + terms.sum(0).double().cpu()
+    return {key: (total / len(examples)).float().numpy() for key, total in sums.items()}
