@@ -192,11 +192,6 @@ def members(name: str) -> list[str]:
     return _read(name).get("profiles", [name])
 
 
-def load_all(name: str, seeds=None) -> list[Profile]:
-    """`load` of every profile that `name` stands for."""
-    return [load(member, seeds) for member in members(name)]
-
-
 def load(name: str, seeds: str | int | list | tuple | None = None) -> Profile:
     """The profile `name` (or a YAML file's path) over its `base`; other seeds (0, "0,1", [0, 1])
     go into its name. Raises ValueError, in one line, for an unknown profile, base, key or value."""
@@ -213,6 +208,8 @@ def load(name: str, seeds: str | int | list | tuple | None = None) -> Profile:
         raise ValueError(f"profile {title}: {said}") from None
     if profile.evaluation.mode == "generation" and profile.evaluation.measure != "accuracy":
         raise ValueError("mode: generation measures accuracy alone; set measure: accuracy")
+    if len({*profile.seeds}) < len(profile.seeds):
+        raise ValueError(f"seeds {profile.seeds} holds one twice: give each once")
     if seeds in (None, "") or list(profile.seeds) == own:
         return profile
     title += f"-seeds-{'-'.join(map(str, profile.seeds))}"  # beside the profile's own results
