@@ -2,8 +2,9 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -268,14 +269,20 @@ def stream_stats(
     hook: Hook,
     max_rows: int = 10_000,
     generated: Mapping[tuple[str, str], Sequence[int]] | None = None,
+    read: Callable[[Sequence[Sequence[int]]], Iterator[torch.Tensor]] | None = None,
 ) -> FeatureStats:
     """Paired sums over the rows of two streams.
 
     A stream is every token of a condition's prompts in order (header, demonstrations, query, and
     the tokens of `generated[example_id, condition]`), its first `max_rows` rows without sinks.
+    `read`: another engine in place of `model`; from the ids of prompts it yields the residual rows
+    [tokens, d_model] of each.
     """
-    conditions = ([pair[side] for pair in pairs] for side in (0, 1))
-    streams = [_stream(of, model, hook.sink_norm, max_rows, generated or {}) for of in conditions]
+    read, generated = read or partial(whole_rows, model), generated or {}
+    streams = []
+    for prompts in zip(*pairs, strict=True):
+        ids = [[*p.ids, *generated.get((p.example_id, p.condition), ())] for p in prompts]
+        streams.append(_stream(read(ids), hook.sink_norm, max_rows).to(hook.sae.device))
     rows = min(map(len, streams))
     lengths = [len(block) for block in torch.arange(rows).split(-(-rows // BLOCKS))]
     ids = [f"rows-{i}" for i in range(len(lengths))]
@@ -286,13 +293,17 @@ def stream_stats(
     return stacked(sums, ids, hook.sae)
 
 
-def _stream(prompts: Sequence[Prompt], model, sink_norm: float, max_rows: int, generated):
+def whole_rows(model, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+    """The residual rows [tokens, d_model] of each whole prompt, by a truncated model."""
+    for ids in tqdm(prompts, desc="stream", unit="prompt", leave=False):
+        ids = torch.tensor([ids], device=model.device)
+        yield model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
+
+
+def _stream(prompts: Iterator[torch.Tensor], sink_norm: float, max_rows: int) -> torch.Tensor:
     """The first `max_rows` residual rows of whole prompts, one after the other."""
     rows, n = [], 0
-    for prompt in tqdm(prompts, desc="stream", unit="prompt", leave=False):
-        ids = [*prompt.ids, *generated.get((prompt.example_id, prompt.condition), ())]
-        ids = torch.tensor([ids], device=model.device)
-        hidden = model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
+    for hidden in prompts:
         rows.append(hidden[hidden.norm(dim=-1) < sink_norm])
         n += len(rows[-1])
         if n >= max_rows:

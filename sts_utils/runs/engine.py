@@ -70,8 +70,8 @@ def feature_stats(profile: Profile, pairs, hooks, desc: str | None) -> list:
     """`extract.feature_stats` by vLLM."""
     from sts_utils import vllm
 
-    folder = vllm.truncated_checkpoint(profile.model, profile.layer, profile.revision)
-    return vllm.feature_stats(pairs, folder, hooks, dtype=profile.dtype, desc=desc)
+    folder = vllm.checkpoint(profile.model, profile.revision)
+    return vllm.feature_stats(pairs, folder, hooks, profile.dtype, desc)
 
 
 def generate(profile: Profile, folder: Path | None, stop: Sequence[str]) -> Callable:

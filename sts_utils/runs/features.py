@@ -128,7 +128,7 @@ def extract(
     def extracted(of: Sequence[Profile]) -> list[FeatureStats]:
         deepest = max(of, key=lambda p: p.layer)
         if engine.uses_vllm(deepest) and after is None:  # it holds one model at a time
-            hooks = [held.hook(p, "cpu") for p in of]  # its workers load SAEs of their own
+            hooks = [held.hook(p) for p in of]
             held.release(engines=False)
             return engine.feature_stats(deepest, pairs(), hooks, desc)
         engine.close()
