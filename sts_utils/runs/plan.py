@@ -1,16 +1,12 @@
 """What a run computes: a list of steps, run here or over a Ray cluster."""
 
-import contextlib
-import ctypes
-import gc
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from sts_utils import corpora
+from sts_utils import corpora, parallel
 from sts_utils.config import Profile
 from sts_utils.runs import engine, features, models, performance, samples
 from sts_utils.runs.models import TrainedModel
@@ -114,24 +110,6 @@ def call(step: Step) -> object:
     return made
 
 
-def call_alone(step: Step) -> None:
-    """A step in a process of a cluster: without its result, its GPU and memory given back (glibc
-    keeps what is freed, report/run.ALLOCATOR: a process came to hold twice what it needed)."""
-    _settle()
-    try:
-        call(step)
-    finally:
-        models.release()
-        with contextlib.suppress(AttributeError, OSError):  # glibc's own
-            ctypes.CDLL(None).malloc_trim(0)
-
-
-@cache
-def _settle() -> None:
-    """Once in a process: what is imported lives on, and `release` needn't walk it (0.2 s)."""
-    gc.freeze()
-
-
 def compute(
     profile: Profile,
     steps: Iterable[Step],
@@ -148,8 +126,18 @@ def compute(
     chosen = [step for step in steps if stage in (None, step.stage)]
     chosen.sort(key=lambda step: (step.after, -weight(step)))
     if profile.executor == "ray":
-        rounds = [list(of) for _, of in groupby(chosen, key=lambda step: step.after)]
-        engine.execute(rounds, call_alone, workers, weight)
+        rounds = [
+            [(call, (step,)) for step in of]
+            for _, of in groupby(chosen, key=lambda step: step.after)
+        ]
+        parallel.compute(
+            rounds,
+            workers,
+            over_ray=True,
+            gpus=lambda made: made[1][0].gpus,
+            weight=lambda made: weight(made[1][0]),
+            release=models.release,
+        )
     else:
         for step in tqdm(chosen, desc=stage or "steps", unit="step", leave=False):
             call(step)
