@@ -244,7 +244,5 @@ def close() -> None:
     """End the engine that is alive, if any, and free its device."""
     while _alive:
         _, (llm, watching) = _alive.popitem()
-        watching.kill()
-        watching.wait()
-        with contextlib.suppress(Exception):
+        with watching, contextlib.suppress(Exception):
             llm.llm_engine.engine_core.shutdown()

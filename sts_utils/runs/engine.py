@@ -22,12 +22,12 @@ def sft(
     steps: int | None = None,
 ) -> pd.DataFrame:
     """Fine-tune the profile's model into `out`, here or over the processes of its launcher."""
-    model = profile.model, profile.revision
     if profile.launcher:
-        from sts_utils import fsdp as accelerate
+        from sts_utils import fsdp
 
-        return accelerate.launch(profile.launcher, *model, settings, examples, seed, out, steps)
-    return training.sft(*model, settings, examples, seed, out, steps)
+        told = {"model": profile.model, "revision": profile.revision, "seed": seed, "steps": steps}
+        return fsdp.launch(profile.launcher, settings, examples, out, **told)
+    return training.sft(profile.model, profile.revision, settings, examples, seed, out, steps)
 
 
 def grpo(profile: Profile, examples: Sequence[Example], seed: int, out: Path) -> pd.DataFrame:
@@ -55,9 +55,10 @@ def training_gpus(profile: Profile) -> int:
     """GPUs that a step of Ray which starts SFT must hold."""
     if not profile.launcher or profile.executor != "ray":
         return 1
-    from sts_utils import fsdp as accelerate
+    from sts_utils import fsdp
 
-    return accelerate.gpus_here(profile.launcher, profile.sft)
+    config = fsdp.launched(profile.launcher, profile.sft)
+    return 0 if config.get("use_cpu") else config["num_processes"]
 
 
 def uses_vllm(profile: Profile) -> bool:
@@ -91,10 +92,3 @@ def close() -> None:
         from sts_utils import vllm
 
         vllm.close()
-
-
-def execute(rounds: Sequence[Sequence], call: Callable, *how) -> None:
-    """Each round's steps over a Ray cluster, `call(step)` in one of its processes."""
-    from sts_utils import parallel as ray
-
-    ray.execute(rounds, call, *how)
