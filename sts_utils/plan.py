@@ -5,7 +5,7 @@ A call needs only what calls of earlier rounds left in the store.
 
 from collections.abc import Callable
 
-from sts_utils import corpora, questions, run
+from sts_utils import corpora, fsdp, questions, run
 from sts_utils.config import Profile
 from sts_utils.control import scores as control
 from sts_utils.experiments import ablation, labels, mixtures, reinforced, selective
@@ -20,6 +20,15 @@ def rounds(p: Profile) -> list[list[Call]]:
     longest = max(len(own), len(more))
     own, more = ([*calls, *[[]] * (longest - len(calls))] for calls in (own, more))
     return [list(dict.fromkeys(a + b)) for a, b in zip(own, more, strict=True)]
+
+
+def gpus(call: Call) -> int:
+    """GPUs that a call holds, where there are any: of a fine-tuning all of its launcher's."""
+    function, (p, *_) = call
+    if function not in (run.finetuned, mixtures.evaluated, control.sets.change) or not p.launcher:
+        return 1
+    launched = fsdp.launched(p.launcher, p.sft)
+    return 0 if launched.get("use_cpu") else launched["num_processes"]
 
 
 def paper(p: Profile) -> list[list[Call]]:
