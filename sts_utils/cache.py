@@ -74,7 +74,8 @@ class Cached:
             return path
         if (path / "table.parquet").exists():
             return pd.read_parquet(path / "table.parquet")
-        return load_file(path / (file or "arrays.safetensors"))
+        arrays = path / (file or "arrays.safetensors")
+        return load_file(arrays) if arrays.exists() else None  # of several, none was asked for
 
     def path(self, profile: Profile, *args) -> Path:
         """Where the result lies, or will lie."""
