@@ -7,7 +7,7 @@ from functools import cache
 
 from sts_utils import corpora, models, prompts
 from sts_utils.config import Profile, SweepSettings
-from sts_utils.corpora import texts
+from sts_utils.corpora import packaged
 from sts_utils.examples import Example, by_domain, split, with_answer, with_wrong_answer
 from sts_utils.features import ROWS
 from sts_utils.prompts import Prompt
@@ -116,7 +116,7 @@ def prose_pairs(p: Profile, seed: int) -> Pairs:
     pool = fitting(p, train, p.shift.demonstrations)
     sets = prompts.choose_demonstrations(pool, p.shift.demonstrations, p.shift.sets, seed)
     rng = random.Random(f"prose {seed}")
-    passages = [[texts.prose(tokenizer(p), rng, e) for e in group] for group in sets]
+    passages = [[packaged.prose(tokenizer(p), rng, e) for e in group] for group in sets]
     return pairs(p, held_out[: p.shift.queries], passages)
 
 

@@ -1,6 +1,7 @@
 import io
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import distribution
 from types import SimpleNamespace
 
 import datasets
@@ -12,7 +13,6 @@ import yaml
 
 from sts_utils import corpora, evaluate
 from sts_utils.config import EvaluationSettings
-from sts_utils.corpora import packaged
 from sts_utils.examples import Example, by_domain
 from sts_utils.generate import generate
 
@@ -65,7 +65,7 @@ def test_the_strict_rule_and_the_stop_are_lm_evals():
 
     Loader.add_constructor("!function", lambda loader, node: node.value)
     template = "lm_eval/tasks/mmlu_pro/_default_template_yaml"
-    folder = packaged.packaged_file("lm-eval", template).parent
+    folder = distribution("lm-eval").locate_file(template).parent
     task = yaml.load((folder / "_default_template_yaml").read_text(), Loader)
     pattern = task["filter_list"][0]["filter"][0]["regex_pattern"]
     assert pattern.replace("ABCDEFGHIJ", "A-J") == evaluate.ANSWER_IS.pattern
