@@ -30,9 +30,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from sts_utils import config, results, run, stats
+from sts_utils import config, generate, models, questions, results, run, stats
 from sts_utils.experiments import baselines
-from sts_utils.features import FeatureStats
+from sts_utils.features import FeatureStats, tokens_read
 from sts_utils.measured import Run
 from sts_utils.results import Claim
 from sts_utils.stats import Correlation
@@ -99,13 +99,13 @@ SIMPLE = ("mean_raw_activation", "similarity_domain_to_training_set", "distance_
 
 def r_of(of: Run, predictor, *sides: list[list[FeatureStats]]) -> Correlation:
     """r with the absolute change of a predictor of each domain's `sides` [S][D]."""
-    return stats.correlate(
-        of.observe(
-            lambda s, weights: baselines.over_domains(
-                predictor, *(side[s] for side in sides), weights=weights
-            )
-        )
-    )
+
+    def over_domains(s: int, weights) -> np.ndarray:  # [D], or [G, D] with weights [D][G, Q]
+        drawn = weights or [None] * len(of.domain_names)
+        given = zip(*(side[s] for side in sides), drawn)
+        return np.stack([predictor(*domain) for domain in given], axis=-1)
+
+    return stats.correlate(of.observe(over_domains))
 
 
 r = {}
@@ -120,12 +120,33 @@ pd.DataFrame(r).map(str)
 # %% [markdown]
 # What does each cost? A forward pass takes two floating-point operations a weight and token, up to
 # the SAE's layer; a step of training takes six, and of all weights. $\mathrm{STS}_{ICL}$ reads
-# every domain a second time, behind its demonstrations.
+# every domain a second time, behind its demonstrations. First the tokens that the first seed reads:
+# plain, and in both conditions ("icl", where a context that several questions share counts once).
 
 # %%
-tokens = {name: baselines.tokens(of.profile) for name, of in sets.items()}
-flops = {name: baselines.costs(of.profile, tokens[name]) for name, of in sets.items()}
-display(pd.DataFrame(tokens).rename_axis("tokens read"))
+tokens = {}  # corpus of domains -> what is read -> tokens
+for name, of in sets.items():
+    p, seed = of.profile, of.profile.seeds[0]
+    domains = [pair for d in of.domain_names for pair in questions.domain_pairs(p, d, seed)]
+    counted = tokens[name] = {}
+    for side, pairs in (("domains", domains), ("train", questions.training_pairs(p, seed))):
+        counted[side] = sum(plain.span[1] for plain, _ in pairs)
+        counted[f"{side} icl"] = tokens_read(pairs)
+    learnt = questions.training_examples(p, seed)[0][: p.sft.examples]
+    batch = generate.tokenize(questions.tokenizer(p), learnt, p.sft.max_length)
+    counted["sft"] = p.sft.epochs * sum(len(row["input_ids"]) for row in batch)
+display(pd.DataFrame(tokens).rename_axis("tokens"))
+
+# %%
+weights, depth = (f(profile.model, profile.revision) for f in (models.size, models.depth))
+forward = 2 * weights * (profile.layer + 1) / depth  # floating-point operations a token
+flops = {}
+for name, read in tokens.items():
+    training, plain, both = 6 * weights * read["sft"], read["domains"], read["train icl"]
+    costs = (forward * plain, forward * (plain + read["train"]), training + 2 * forward * plain)
+    flops[name] = dict(zip(SIMPLE, costs)) | {"a probe": training + forward * plain}
+    flops[name] |= {"sts_act": forward * (plain + both)}
+    flops[name] |= {"sts_icl": forward * (read["domains icl"] + both)}
 (pd.DataFrame(flops) / 1e12).rename_axis("TFLOP").round(3)
 
 # %% [markdown]

@@ -58,8 +58,8 @@ table.assign(**{"questions for training": halves}).sort_values("STS_ICL", ascend
 # scores; within one example of the half, it is the half, and one model stands for both.
 
 # %%
-(high, low), extra = mixtures.mixtures(main)
-ends = high, low
+ends, extra = mixtures.mixtures(profile)
+high, low = ends
 print(f"highest STS_ICL: {high}, lowest: {low}")
 pd.DataFrame(extra, [f"extra examples of {high}", f"of {low}"]).T
 
@@ -89,8 +89,8 @@ logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3)
 # question. Questions are drawn again for the interval, the same ones for every mixture.
 
 # %%
-before = mixtures.measure(profile, ends)
-change = {name: mixtures.measure(profile, ends, of) - before for name, of in models.items()}
+before = mixtures.evaluated(profile, None)
+change = {name: mixtures.evaluated(profile, name) - before for name in extra}
 changes = pd.concat(change, names=["mixture"]).rename("change").reset_index()
 gains = mixtures.gains(changes, ends, main.templates)  # mixture -> domain -> Estimate
 pd.DataFrame(gains).T.map(str)

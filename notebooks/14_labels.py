@@ -30,6 +30,7 @@ from sts_utils import config, questions, results
 from sts_utils.experiments import labels
 from sts_utils.measured import Run
 from sts_utils.results import Claim
+from sts_utils.stats import Estimate
 
 profile = config.load(PROFILE, SEEDS)
 run, top = Run(profile), profile.labels.top
@@ -98,7 +99,12 @@ print(f"{(read['judged'] == kinds).mean():.0%}")
 # %%
 ranked = [dims.ids for dims in run.ranked]
 share, recall = labels.shares(read["peaks"], kinds, ranked, top)
-more = {n: labels.enrichment(share["math"], n) for n in share["math"] if n != "all"}
+base = share["math"]["all"]
+more = {
+    n: Estimate(e.value / base.value, e.draws / base.draws)
+    for n, e in share["math"].items()
+    if n != "all"
+}
 print("enrichment:", {f"D_{n}": str(e) for n, e in more.items()})
 
 # %%
