@@ -264,7 +264,7 @@ def main() -> None:
     chosen = parser.parse_args()
     profile = config.load(chosen.profile)
     torch.set_num_threads(batches.cpu_threads())
-    rows = [cost_counted(p) for p in config.load_all("paper")]
+    rows = [cost_counted(p) for p in map(config.load, config.members("paper"))]
     rows += [
         *throughput(profile),
         time_to_dims(profile, chosen.queries, profile.shift.demonstrations),

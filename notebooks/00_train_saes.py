@@ -30,9 +30,9 @@ RETRAIN = False
 # %%
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 
-from sts_utils import config, models, saes
-from sts_utils import sae_training as training
+from sts_utils import config, interventions, models, sae_training, saes
 from sts_utils.corpora import texts
 from sts_utils.runs import check
 from sts_utils.runs import models as held
@@ -72,7 +72,13 @@ print(tokenizer.decode(text[0][:80]))
 # median norm.
 
 # %%
-norms = training.residual_norms(backbone, held_out[:40])
+norms = []
+with torch.inference_mode():
+    for sequence in held_out[:40]:
+        ids = torch.tensor([sequence], device=backbone.device)
+        hidden = backbone(input_ids=ids, use_cache=False).last_hidden_state  # [1, tokens, d_model]
+        norms.append(hidden[0].float().norm(dim=-1).cpu())
+norms = torch.cat(norms)
 figure, axis = plt.subplots(figsize=(5, 2.2))
 axis.hist(norms.clip(1), bins=80, log=True, color="0.6")
 axis.axvline(saes.SINK_FACTOR * norms.median(), color="C3", ls="--", label="sink threshold")
@@ -91,13 +97,14 @@ _ = axis.legend(frameon=False)
 
 # %%
 if RETRAIN:
-    rows = training.collected(backbone, text, layers, 1_200_000)
+    rows = sae_training.collected(backbone, text, layers, 1_200_000)
     for name, run in runs.items():
         shape = {key: getattr(held.sae(run).cfg, key) for key in ("d_in", "d_sae", "k")}
         metadata = {"model_name": "HuggingFaceTB/SmolLM2-135M-Instruct"}
         metadata |= {"hook_name": saes.hook_point(run.layer)}
-        replayed = training.replayed(rows[run.layer])
-        training.save(training.train(replayed, shape, 1_500_000, metadata), ROOT / name)
+        replayed = sae_training.replayed(rows[run.layer])
+        trained = sae_training.train(replayed, shape, 1_500_000, metadata)
+        sae_training.save(trained, ROOT / name)
 
 # %% [markdown]
 # ## How good they are
@@ -107,15 +114,51 @@ if RETRAIN:
 # the reconstruction back into the model at this layer and asks how much of the damage of deleting
 # the layer's output (replacing it by its mean) is undone: 100% would be a perfect reconstruction.
 
+
+# %%
+@torch.inference_mode()
+def token_loss(model, layer, sequences, replace) -> float:
+    """Cross-entropy a token (nats) with the residual rows after `layer` replaced; sinks stay."""
+
+    def edit(hidden):
+        norms = hidden.float().norm(dim=-1)
+        keep = norms < saes.SINK_FACTOR * norms.median()
+        hidden[keep] = replace(hidden[keep].float()).to(hidden.dtype)
+        return hidden
+
+    losses = []
+    with interventions.edited(model, {layer: edit}):
+        for sequence in sequences:
+            ids = torch.tensor([sequence], device=model.device)
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
+            losses.append(loss.item())
+    return sum(losses) / sum(len(sequence) - 1 for sequence in sequences)
+
+
+# %%
+def loss_recovered(model, sae, layer, sequences) -> dict[str, float]:
+    """(loss_mean − loss_sae) / (loss_mean − loss), and the three losses."""
+    means = []
+    loss = token_loss(model, layer, sequences, lambda rows: means.append(rows.mean(0)) or rows)
+    mean = torch.stack(means).mean(0)
+    decoded = lambda rows: sae.decode(saes.encode(sae, rows).to(sae.dtype)).float()  # noqa: E731
+    loss_sae = token_loss(model, layer, sequences, decoded)
+    loss_mean = token_loss(model, layer, sequences, lambda rows: mean.expand_as(rows))
+    recovered = (loss_mean - loss_sae) / (loss_mean - loss)
+    losses = {"loss": loss, "loss_sae": loss_sae, "loss_mean": loss_mean}
+    return losses | {"loss_recovered": recovered}
+
+
 # %%
 loaded = {name: saes.load(name, width, run.layer).to(models.device()) for name, run in runs.items()}
-rows = training.collected(backbone, held_out, layers, 50_000)
+rows = sae_training.collected(backbone, held_out, layers, 50_000)
 whole = models.load_model(profile.model, "bfloat16", profile.revision)
 table = []
 for name, run in runs.items():
     sae, chunks = loaded[name], (chunk.float() for chunk in rows[run.layer])
     measured = saes.quality(sae, chunks)
-    measured |= training.loss_recovered(whole, sae, run.layer, held_out[:12])
+    measured |= loss_recovered(whole, sae, run.layer, held_out[:12])
     table.append({"SAE": name.rsplit("/", 1)[-1], "features": sae.cfg.d_sae} | measured)
 quality = pd.DataFrame(table).set_index("SAE")
 quality.round(3)
@@ -126,7 +169,9 @@ quality.round(3)
 
 # %%
 sae = loaded[profile.sae]
-frequency = training.firing_frequency(sae, (chunk.float() for chunk in rows[profile.layer]))
+with torch.inference_mode():
+    fired = [(saes.encode(sae, chunk.float()) > 0).sum(0) for chunk in rows[profile.layer]]
+frequency = sum(fired).float().cpu() / sum(map(len, rows[profile.layer]))
 figure, axis = plt.subplots(figsize=(5, 2.2))
 axis.hist(frequency.clip(1e-6).log10(), bins=60, color="C0")
 _ = axis.set(xlabel="log10 of the share of tokens on which a feature fires", ylabel="features")

@@ -83,7 +83,7 @@ class Cached:
             "contents": {
                 name: CONTENTS[name](profile) for name in self.sections if name in CONTENTS
             },
-            "arguments": [_argument(profile, value) for value in args],
+            "arguments": [_argument(profile, value) for value in _given(args)],
             "versions": versions(),
             "code": code(self.function),
         }
@@ -130,6 +130,11 @@ def _whole(path: Path, only: str | None) -> bool:
 def _setting(profile: Profile, name: str):
     value = functools.reduce(getattr, name.split("."), profile)
     return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _given(args: tuple) -> tuple:
+    """The arguments without defaults that were written out at their end."""
+    return _given(args[:-1]) if args and args[-1] is None else args
 
 
 def _argument(profile: Profile, value):

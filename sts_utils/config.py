@@ -108,7 +108,7 @@ class LabelSettings(Section):  # Tables 7 and 8: what kind of text drives a feat
     top: PositiveInt = 10  # highest-activating samples that vote
 
 
-class ControlPart(DomainSet):  # training sets × domains; `name`: design, judgement or topics
+class ControlPart(DomainSet):  # training sets × domains; `name`: design or judgement
     name: str
     sets: tuple[str, ...] = ()  # domains (their questions that are not asked)
     seeds: tuple[int, ...] = (0,)
@@ -173,12 +173,12 @@ class Profile(Section):  # one run: the model, its SAE, the corpora and the size
     @property
     def runs_paper(self) -> bool:
         """Whether the paper's own experiments are part of the run."""
-        return not self.stages or bool(set(self.stages) - {"07_control"})
+        return not self.stages or bool(set(self.stages) - {"16_control"})
 
     @property
     def runs_control(self) -> bool:
         """Whether the positive control is part of the run."""
-        return bool(self.control.parts) and (not self.stages or "07_control" in self.stages)
+        return bool(self.control.parts) and (not self.stages or "16_control" in self.stages)
 
 
 def names() -> list[str]:
@@ -190,11 +190,6 @@ def names() -> list[str]:
 def members(name: str) -> list[str]:
     """The profiles that `name` stands for: several for a YAML of `profiles: [...]`, else itself."""
     return _read(name).get("profiles", [name])
-
-
-def load_all(name: str, seeds=None) -> list[Profile]:
-    """`load` of every profile that `name` stands for."""
-    return [load(member, seeds) for member in members(name)]
 
 
 def load(name: str, seeds: str | int | list | tuple | None = None) -> Profile:
@@ -213,6 +208,8 @@ def load(name: str, seeds: str | int | list | tuple | None = None) -> Profile:
         raise ValueError(f"profile {title}: {said}") from None
     if profile.evaluation.mode == "generation" and profile.evaluation.measure != "accuracy":
         raise ValueError("mode: generation measures accuracy alone; set measure: accuracy")
+    if len({*profile.seeds}) < len(profile.seeds):
+        raise ValueError(f"seeds {profile.seeds} holds one twice: give each once")
     if seeds in (None, "") or list(profile.seeds) == own:
         return profile
     title += f"-seeds-{'-'.join(map(str, profile.seeds))}"  # beside the profile's own results

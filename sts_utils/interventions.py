@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,14 +21,11 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 def edited(model, edits: Mapping[int, Edit]) -> Iterator[None]:
     """A causal LM whose residual stream after block `layer` is `edits[layer]` of it."""
 
-    def hook(edit: Edit):
-        def run(_module, _inputs, output):
-            whole = isinstance(output, torch.Tensor)
-            return edit(output) if whole else (edit(output[0]), *output[1:])
+    def hook(edit: Edit, _block, _inputs, output):
+        whole = isinstance(output, torch.Tensor)
+        return edit(output) if whole else (edit(output[0]), *output[1:])
 
-        return run
-
-    with hooked(model.model.layers, {layer: hook(edit) for layer, edit in edits.items()}):
+    with hooked(model.model.layers, {n: partial(hook, edit) for n, edit in edits.items()}):
         yield
 
 
@@ -48,9 +46,14 @@ def zeroed(sae: SAE, features: Sequence[int], sink_norm: float) -> Edit:
             only[:, chosen] = h[:, chosen]
             parts.append(sae.decode(only) - sae.decode(torch.zeros_like(only[:1])))
         part = torch.cat(parts).view_as(rows)
-        return (rows - _kept(rows, sink_norm, part.dtype) * part).to(hidden.dtype)
+        return (rows - no_sink(rows, sink_norm, part.dtype) * part).to(hidden.dtype)
 
     return edit
+
+
+def no_sink(rows: torch.Tensor, sink_norm: float, dtype: torch.dtype) -> torch.Tensor:
+    """[..., 1] that is 1 for a row that is edited, 0 for an attention sink."""
+    return (rows.norm(dim=-1, keepdim=True) < sink_norm).to(dtype)
 
 
 class SelectiveMaps(torch.nn.Module):
@@ -69,20 +72,10 @@ class SelectiveMaps(torch.nn.Module):
 
     def edits(self, sink_norm: Mapping[int, float]) -> dict[int, Edit]:
         """What `edited` takes; attention sinks stay as they are."""
-        return {layer: self._edit(layer, sink_norm[layer]) for layer in self.chosen}
+        return {n: partial(self._edit, n, sink_norm[n]) for n in self.chosen}
 
-    def _edit(self, layer: int, sink_norm: float) -> Edit:
-        sae, ids = self.chosen[layer]
-
-        def edit(hidden: torch.Tensor) -> torch.Tensor:
-            rows = hidden.float()
-            h = saes.encode(sae, rows.flatten(0, 1), ids).view(*rows.shape[:2], -1)
-            kept = _kept(rows, sink_norm, h.dtype)
-            return (rows + kept * (h @ self.maps[str(layer)])).to(hidden.dtype)
-
-        return edit
-
-
-def _kept(rows: torch.Tensor, sink_norm: float, dtype: torch.dtype) -> torch.Tensor:
-    """1 for a row that is edited, 0 for a sink."""
-    return (rows.norm(dim=-1, keepdim=True) < sink_norm).to(dtype)
+    def _edit(self, layer: int, sink_norm: float, hidden: torch.Tensor) -> torch.Tensor:
+        (sae, ids), rows = self.chosen[layer], hidden.float()
+        h = saes.encode(sae, rows.flatten(0, 1), ids).view(*rows.shape[:2], -1)
+        part = no_sink(rows, sink_norm, h.dtype) * (h @ self.maps[str(layer)])
+        return (rows + part).to(hidden.dtype)

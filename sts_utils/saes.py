@@ -1,7 +1,6 @@
 """Sparse autoencoders by name: load, encode, judge. The SAEs are sae-lens's own."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -56,8 +55,8 @@ def _random(name: re.Match, d_in: int) -> SAE:
 
 
 def folder_of(name: str) -> Path | None:
-    """Where the SAE `name` lies: a folder of the project, any other, or one of ``$STS_MIRROR``."""
-    places = ROOT / name, Path(name), Path(os.environ.get("STS_MIRROR") or ROOT, name)
+    """Where the SAE `name` lies: a folder of the project, or any other."""
+    places = ROOT / name, Path(name)
     return next((place for place in places if (place / "cfg.json").exists()), None)
 
 
@@ -87,6 +86,15 @@ def _of_sae_lens(name: str, read: Callable):
     except Exception as error:  # unknown release, unknown id, no hub
         first, *_ = str(error).split("\n")
         raise ValueError(f"SAE {name!r} is no folder and sae-lens can't load it: {first}") from None
+
+
+def repository(name: str) -> str:
+    """The hub's repository that holds the SAE "release/sae_id" of sae-lens."""
+    release, _, sae_id = name.partition("/")
+    listed = get_pretrained_saes_directory().get(release)
+    if listed is None or sae_id not in listed.saes_map:
+        raise ValueError(f"SAE {name!r} is no folder and not in sae-lens's list of SAEs")
+    return listed.repo_id
 
 
 def hook_point(layer: int) -> str:

@@ -18,21 +18,16 @@ from sts_utils.config import SftSettings
 from sts_utils.examples import Example
 from sts_utils.generate import collate, tokenize
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
+#: The paper's optimizer.
+BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
 #: Bytes a weight beside the model's own: float32 gradient, copy and AdamW's two moments.
 MASTER_BYTES = 16
-#: The paper's optimizer (the paper's protocol).
-BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
-#: Batch of a probe: many small steps show sooner where training leads than few large ones
-#: (notebook 07_control).
+#: Batch of a probe: many small steps show sooner where training leads than few large ones.
 QUICK_BATCH = 4
-#: Tokens of a forward and backward pass on a CPU, at most (or one row).
-CPU_TOKENS = 2048
-#: Logits held at once, in float32.
-LOGITS = 2**28
-#: A log's names for the Trainer's columns.
-NAMES = {"learning_rate": "lr", "completions/mean_length": "length"}
+#: Tokens of a pass on a CPU, at most (or one row), and float32 logits held at once.
+CPU_TOKENS, LOGITS = 2048, 2**28
 
 
 def sft(
@@ -53,8 +48,8 @@ def sft(
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(model, revision)
     whole = models.load_model(model, settings.dtype, revision).train()
-    told = settings, examples, settings.lr, seed, f"SFT seed {seed}", steps
-    log = train_answers(whole, tokenizer, *told)
+    desc = f"SFT seed {seed}"
+    log = train_answers(whole, tokenizer, settings, examples, settings.lr, seed, desc, steps)
     models.save(whole, tokenizer, out)
     return log
 
@@ -76,17 +71,18 @@ def train_answers(
     longest = max(len(row["input_ids"]) for row in rows)
     models.train_on_rows_of(model, longest)
     if models.device() == "cpu":  # two processes of 11 GB did not fit into 24: half the rows, 7 GB
-        most = settings.micro_batch
-        fit = [n for n in range(1, most + 1) if most % n == 0 and n * longest <= CPU_TOKENS]
-        settings = settings.model_copy(update={"micro_batch": max(fit, default=1)})
-    if models.device() == "cuda" and settings.dtype == "float32":
+        parts = [n for n in range(1, settings.micro_batch + 1) if settings.micro_batch % n == 0]
+        micro_batch = max((n for n in parts if n * longest <= CPU_TOKENS), default=1)
+        settings = settings.model_copy(update={"micro_batch": micro_batch})
+    elif settings.dtype == "float32":
         repeat_keys()
     precision = torch.backends.fp32_precision  # TF32, which SFT sets, is for SFT alone
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            told = TrainingArguments(**arguments(settings, seed, steps, scratch, warmup))
-            told, optimizers = on_one_gpu(told), (master_adamw(model, lr), None)
-            return run(AnswerTrainer(model, told, collate, rows, optimizers=optimizers), desc)
+            args = TrainingArguments(**arguments(settings, seed, steps, scratch, warmup))
+            optimizers = master_adamw(model, lr), None
+            trainer = AnswerTrainer(model, on_one_gpu(args), collate, rows, optimizers=optimizers)
+            return run(trainer, desc)
     finally:
         torch.backends.fp32_precision = precision
 
@@ -104,7 +100,26 @@ def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) 
         trainer.add_callback(Bar(desc, columns[1]))
     trainer.train()
     log = pd.DataFrame([row for row in trainer.state.log_history if columns[1] in row])
-    return log[list(columns)].rename(columns=NAMES).assign(seed=trainer.args.seed)
+    names = {"learning_rate": "lr", "completions/mean_length": "length"}
+    return log[list(columns)].rename(columns=names).assign(seed=trainer.args.seed)
+
+
+class Bar(TrainerCallback):
+    """A progress bar with one number of the log; the Trainer's own prints a table a step."""
+
+    def __init__(self, desc: str, shown: str):
+        self.desc, self.shown = desc, shown
+
+    def on_train_begin(self, args, state, control, **_):
+        self.bar = tqdm(total=state.max_steps, desc=self.desc, unit="step", leave=False)
+
+    def on_log(self, args, state, control, logs=None, **_):
+        self.bar.update(state.global_step - self.bar.n)
+        if self.shown in logs:
+            self.bar.set_postfix({self.shown: f"{logs[self.shown]:.3f}"})
+
+    def on_train_end(self, args, state, control, **_):
+        self.bar.close()
 
 
 def arguments(
@@ -145,8 +160,7 @@ def plain_arguments(seed: int, scratch: str) -> dict:
 def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
     """The arguments without nn.DataParallel over every GPU, which would multiply the batch;
     several GPUs are for the profile's `launcher`."""
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
@@ -168,51 +182,32 @@ class AnswerTrainer(Trainer):
 
 
 def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sum of the loss over answer tokens, how many they are)."""
-    keep = torch.zeros_like(labels, dtype=torch.bool)
-    keep[:, :-1] = labels[:, 1:] != -100
+    """(sum of the loss over answer tokens, how many they are) of a batch [rows, tokens]."""
+    learnt = labels[:, 1:] != -100
+    keep = torch.nn.functional.pad(learnt, (0, 1))  # a state predicts the token after it
     states = models.final_states(model, input_ids, attention_mask, keep)
-    losses = losses_in_parts(model, states, labels[:, 1:][labels[:, 1:] != -100])
-    return losses.sum(), keep.sum()
+    return losses_in_parts(model, states, labels[:, 1:][learnt]).sum(), learnt.sum()
 
 
 def losses_in_parts(
-    model, states: torch.Tensor, wanted: torch.Tensor, temperature: float = 1.0
+    model, states: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
-    """Each one's loss of final `states` [tokens, d_model] on the tokens `wanted` after them.
+    """[tokens] loss of each of the final `states` [tokens, d_model] on the token that follows it.
 
     Many go through the head in parts of LOGITS numbers, each computed again in the backward pass:
     logits of 8,192 tokens over 256,000 words and what is made of them would be 30 GB.
     """
 
-    def losses(rows, targets):
-        logits = models.vocabulary_logits(model, rows)
+    def losses(states, targets):
+        logits = models.vocabulary_logits(model, states)
         logits = logits if temperature == 1 else logits / temperature
         return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     most = max(1, LOGITS // model.config.get_text_config().vocab_size)
-    if len(wanted) <= most:
-        return losses(states, wanted)
-    parts = zip(states.split(most), wanted.split(most), strict=True)
+    if len(targets) <= most:
+        return losses(states, targets)
+    parts = zip(states.split(most), targets.split(most), strict=True)
     return torch.cat([checkpoint(losses, *part, use_reentrant=False) for part in parts])
-
-
-class Bar(TrainerCallback):
-    """A progress bar with the loss; the Trainer's own prints a table a step."""
-
-    def __init__(self, desc: str, shown: str):
-        self.desc, self.shown = desc, shown
-
-    def on_train_begin(self, args, state, control, **_):
-        self.bar = tqdm(total=state.max_steps, desc=self.desc, unit="step", leave=False)
-
-    def on_log(self, args, state, control, logs=None, **_):
-        self.bar.update(state.global_step - self.bar.n)
-        if self.shown in logs:
-            self.bar.set_postfix({self.shown: f"{logs[self.shown]:.3f}"})
-
-    def on_train_end(self, args, state, control, **_):
-        self.bar.close()
 
 
 # --- float32 updates ---------------------------------------------------------------------------
@@ -226,19 +221,17 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
     less than its last bit); the copy keeps them.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
-    where = _place_of_masters(weights)
-    masters = [w.detach().to(where, torch.float32, copy=True) for w in weights]
-    groups = [
-        {"params": [m for m in masters if m.ndim > 1], "weight_decay": WEIGHT_DECAY},
-        {"params": [m for m in masters if m.ndim <= 1], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    device = _device_of_masters(weights)
+    masters = [w.detach().to(device, torch.float32, copy=True) for w in weights]
+    matrices, others = [m for m in masters if m.ndim > 1], [m for m in masters if m.ndim <= 1]
+    decays = (matrices, WEIGHT_DECAY), (others, 0.0)
+    groups = [{"params": some, "weight_decay": decay} for some, decay in decays if some]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=True)
 
     def take_gradients(*_):
         for master, weight in zip(masters, weights, strict=True):
-            given = weight.grad
-            master.grad = None if given is None else given.to(where, torch.float32)
+            if weight.grad is not None:
+                master.grad = weight.grad.to(device, torch.float32)
 
     def give_weights(*_):
         for master, weight in zip(masters, weights, strict=True):
@@ -250,21 +243,17 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
     return optimizer
 
 
-def _place_of_masters(weights: Sequence[torch.Tensor]) -> torch.device:
+def _device_of_masters(weights: Sequence[torch.Tensor]) -> torch.device:
     """Where the weights are, or main memory where that is a GPU without room."""
     device, numbers = weights[0].device, sum(w.numel() for w in weights)
-    if device.type != "cuda":
+    if device.type != "cuda" or masters_beside(numbers, torch.cuda.mem_get_info(device)[0]):
         return device
-    free, _ = torch.cuda.mem_get_info(device)
-    if masters_beside(numbers, free):
-        return device
-    sizes = MASTER_BYTES * numbers / 1e9, free / 1e9
-    log.warning("AdamW's %.0f GB go to main memory, the GPU has %.0f GB free: slower", *sizes)
+    need = MASTER_BYTES * numbers / 1e9
+    logger.warning("AdamW's %.0f GB do not fit on this GPU, they go to main memory: slower", need)
     return torch.device("cpu")
 
 
 def masters_beside(numbers: int, free: int) -> int:
     """Bytes that AdamW and its copy of so many weights take of a GPU's `free` bytes: none where
     they go to main memory, since too little would be left for gradients and activations."""
-    need = MASTER_BYTES * numbers
-    return need if need < 0.7 * free else 0
+    return need if (need := MASTER_BYTES * numbers) < 0.7 * free else 0

@@ -2,9 +2,8 @@ import json
 
 import pytest
 import yaml
-from sts_utils.runs import check
 
-from sts_utils import config, models, saes, store
+from sts_utils import check, config, models, saes, store
 
 
 def written(tmp_path, **changes):
@@ -80,11 +79,10 @@ def test_every_profile_is_valid_and_paper_stands_for_its_three_models():
     names = config.names()
     assert {"tiny", "smol", "smol-hub"} <= {*names} and "paper" not in names
     assert [config.load(name).name for name in names] == names
-    paper = config.load_all("paper", 5)
-    assert [p.name.removesuffix("-seeds-5") for p in paper] == config.members("paper")
     assert config.members("paper") == ["llama3-8b", "qwen2.5-7b", "gemma2-9b"]
-    assert config.load_all("tiny") == [config.load("tiny")]
-    for profile in config.load_all("paper"):
+    assert config.members("tiny") == ["tiny"]
+    paper = [config.load(name) for name in config.members("paper")]
+    for profile in paper:
         assert (profile.train, profile.grpo.train) == ("limo", "math")
         assert (profile.domains, profile.demonstrations) == ("mmlu-pro", "mmlu-pro-cot")
         assert profile.others == ("verifiable-coding", "mens-mental-health")
@@ -96,7 +94,7 @@ def test_every_profile_is_valid_and_paper_stands_for_its_three_models():
         assert (evaluation.shots, evaluation.rule) == (5, "official")
         assert (profile.shift.demonstrations, profile.sts.demonstrations) == (2, 5)
         assert profile.revision and len(profile.revision) == 40
-    assert [p.layer for p in config.load_all("paper")] == [25, 23, 31]  # the paper's second is 25
+    assert [p.layer for p in paper] == [25, 23, 31]  # the paper's second is 25
 
 
 def test_a_profile_says_what_differs_from_its_base(tmp_path):
@@ -112,7 +110,7 @@ def test_a_profile_says_what_differs_from_its_base(tmp_path):
 
 def test_of_two_bases_the_later_lies_above(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("about: mine\nbase: [control, llama3-8b]\nstages: [07_control]\n")
+    path.write_text("about: mine\nbase: [control, llama3-8b]\nstages: [16_control]\n")
     mine, control, llama = (config.load(n) for n in (str(path), "control", "llama3-8b"))
     assert mine.control == control.control and mine.model == llama.model and mine.sft == llama.sft
     assert mine.about == "mine" and mine.stages == control.stages
@@ -133,7 +131,7 @@ def test_the_saes_of_a_run_are_named_once():
         ({"layer": 2}, r"model 'tiny' has blocks 0\.\.1, not 2"),
         (
             {"sae": "data/saes/smollm2-135m-instruct/layer20-8x-k32"},
-            "reads width 576, the model's residual stream is 64",
+            r"model 'tiny' has blocks 0\.\.1, not 20",
         ),
         (
             {"sae": "no-such-release/x"},
@@ -141,7 +139,7 @@ def test_the_saes_of_a_run_are_named_once():
         ),
         ({"top_n": 9999}, "top_n is 9999, but SAE 'random-8x' has 512 features"),
         ({"seeds": [0, 1, 0]}, r"seeds \(0, 1, 0\) holds one twice: give each once"),
-        ({"sft": {"batch": 10, "micro_batch": 4}}, "sft.batch is 10, sft.micro_batch 4: a batch"),
+        ({"sft": {"batch": 10, "micro_batch": 4}}, "sft.batch 10 is not made of whole"),
         ({"train": "gsm"}, "unknown corpus 'gsm'"),
         ({"sts": {"demonstrations": 6}}, "domain 'engineering' has 5 demonstrations in 'mmlu-cot'"),
     ],
@@ -155,7 +153,9 @@ def test_what_does_not_fit_is_one_line_before_any_model_is_loaded(
     assert "\n" not in str(caught.value)
 
 
-def test_sae_of_another_layer_is_refused():
+def test_sae_of_another_layer_or_width_is_refused():
+    with pytest.raises(ValueError, match="reads width 576, the model's residual stream is 64"):
+        saes.load(config.load("smol").sae, 64)
     with pytest.raises(
         ValueError, match=r"trained at blocks\.20\.hook_resid_post, the profile reads blocks\.3\."
     ):

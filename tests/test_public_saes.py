@@ -72,3 +72,10 @@ def test_an_sae_of_another_model_is_one_line():
         with pytest.raises(ValueError, match="check model, layer and sae") as error:
             saes.check(made(kind), "release/id", rows)
         assert "\n" not in str(error.value)
+
+
+def test_the_repository_of_a_release_is_sae_lens_s():
+    name = "gemma-scope-9b-it-res/layer_31/width_131k/average_l0_22"
+    assert saes.repository(name) == "google/gemma-scope-9b-it-res"
+    with pytest.raises(ValueError, match="not in sae-lens's list"):
+        saes.repository("gemma-scope-9b-it-res/layer_31")

@@ -1,109 +1,145 @@
-"""Scores of every domain for every training set of the positive control."""
+"""What is read of the positive control's training sets and domains, and every score of them."""
 
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+import random
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from sts_utils import scores as shift
+from sts_utils import corpora, prompts, questions, run
+from sts_utils.cache import cached
 from sts_utils.config import Profile
-from sts_utils.control import readings, sets
-from sts_utils.control.matrix import Matrix
-from sts_utils.runs import features, samples
-from sts_utils.scores import SCORES, cosine, over_domains
+from sts_utils.control import sets
+from sts_utils.control.gradients import answer_gradients
+from sts_utils.examples import by_domain
+from sts_utils.features import FeatureStats
+from sts_utils.scores import cosine, over_domains, shifted_dims
 
-#: From demonstrations with wrong answers to the same with right ones: cosine of two shifts.
-ANSWERS = ("right − wrong answers", "right − wrong answers, residual")
-#: Cosines of gradients (runs/gradients.py), and what they are of.
-GRADIENTS = {
-    "gradient of answers": "loglik",
-    "gradient of log-odds": "odds",
-    "features × gradient of log-odds": "features",
-}
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score of domains: one of runs/scores.py with its N, or another; read at the query
-    or where the answer is to be."""
-
-    name: str
-    n: int = 100
-    place: str = "query"
-
-    @property
-    def label(self) -> str:
-        return self.name + ("" if self.place == "query" else ", at the answer")
+READ = (*run.READ, *run.DOMAINS, "sft.examples", "control.demonstrations", "control.contexts")
+#: From demonstrations with wrong answers to the same with right ones, on the N features that this
+#: moves most. Fixed on the design half before any score was computed on the judgement half.
+FIXED, FIXED_N = "right − wrong answers, at the answer", 100
+#: Cosines of gradients: of the answer's likelihood, or of the log-odds.
+GRADIENTS = {"gradient of answers": "loglik", "gradient of log-odds": "odds"}
+GRADIENTS |= {"features × gradient of log-odds": "features"}
 
 
-OVERLAP = Score("token overlap")
-#: STS_act on the features that are most active on the training set, in the place of D_N.
-ACTIVE = "sts_act of the most active"
-#: Fixed on the design half before any score was computed on the judgement half (07_control).
-FIXED = Score(ANSWERS[0], place="answer")
+def at_answer(p: Profile) -> Profile:
+    """The run that reads the tokens between a query and its answer in the place of the query's."""
+    return p.model_copy(update={"place": "answer"})
 
 
-def candidates(profile: Profile) -> list[Score]:
-    """What is judged: the paper's scores and ours at both places, what a user would try first, what
-    the design half found, and short runs of fine-tuning."""
-    read = [Score(name, profile.top_n) for name in SCORES]
-    read += [Score(ACTIVE, profile.top_n), Score("residual similarity")]
-    behind = [Score(s.name, s.n, "answer") for s in read]
-    found = [*map(Score, GRADIENTS), Score(ANSWERS[1], place="answer"), FIXED]
-    return [*read, *behind, OVERLAP, *map(Score, sets.PROBES), *found]
+@cached(*READ)
+def shift_features(p: Profile, name: str, seed: int) -> dict:
+    """Features of a set's questions without and with demonstrations (for D_N): half of its examples
+    are asked, half are demonstrations."""
+    chosen, size = sets.examples(p, name, seed), (p.control.demonstrations, p.control.contexts)
+    asked, shown = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
+    shown = prompts.choose_demonstrations(shown, *size, seed)
+    return run.read(p, questions.pairs(p, asked[: p.sts.queries], shown), f"{name}, {seed}")
 
 
-def values(matrix: Matrix, score: Score, measure: str | None = None) -> np.ndarray:
-    """[T, S, D] a score of each domain, for each training set and seed; NaN where a probe did not
-    ask. `measure`: of performance, what a probe measures; the profile's if left out."""
-    told = matrix.profile, score, matrix.domains, measure or matrix.profile.evaluation.measure
-    return np.array([[of_cell(*told, n, seed) for seed in matrix.seeds] for n in matrix.names])
+@cached(*READ)
+def answer_features(p: Profile, name: str, seed: int | None = None) -> dict:
+    """Features of questions after demonstrations with wrong answers, then with the right ones: what
+    is left of the shift is neither wording nor form. Of a training set and seed, or of a domain."""
+    return run.read(p, answer_pairs(p, name, seed), f"{name}, right and wrong")
 
 
-def of_cell(
-    profile: Profile, score: Score, domains: tuple[str, ...], measure: str, name: str, seed: int
-) -> np.ndarray:
-    """[D] a score of each domain, for one training set and seed."""
-    read = readings.at(profile, score.place)
-    if score.name == "token overlap":
-        return _overlaps(profile, seed)[name]
-    if score.name in sets.PROBES:
-        probed = sets.probe(profile, name, seed, score.name).groupby("domain")
-        return probed[measure].mean().reindex(domains).to_numpy()
-    if score.name in GRADIENTS:
-        key = GRADIENTS[score.name]
-        of_domains = np.stack([readings.gradients(profile, d)[key] for d in domains])
-        return cosine(readings.gradients(profile, name, seed)[key], of_domains)
-    if score.name in ANSWERS:
-        own, found = readings.extract_answers(read, name, seed), _domains(read, domains)
-        equation, residual = "cosine", "dr"
-    else:
-        own, found = readings.extract_shift(read, name, seed), _domains(read, domains, seed)
-        equation, residual = score.name, "r"
-    if score.name == ACTIVE:
-        own, equation = replace(own, dh2=own.h), "sts_act"
-    if score.name.endswith(("residual", "residual similarity")):
-        return cosine(own.mean(residual), np.stack([of.mean(residual) for of in found]))
-    return over_domains(equation, found, shift.shifted_dims(own, score.n), towards=own.mean("dh"))
-
-
-@lru_cache(8)
-def _domains(read: Profile, domains: tuple[str, ...], seed: int | None = None) -> list:
-    """Features of the domains without and with demonstrations, or with wrong and right answers."""
+def answer_pairs(p: Profile, name: str, seed: int | None = None) -> questions.Pairs:
+    """(wrong, right) prompts of a training set and seed, or of a domain."""
+    size = (p.control.demonstrations, p.control.contexts)
     if seed is None:
-        return [readings.extract_answers(read, domain) for domain in domains]
-    return [features.extract_domain(read, domain, seed) for domain in domains]
+        shown = by_domain(corpora.load(p.demonstrations))[name]
+        asked = questions.domain_queries(p, name, 0)
+    else:
+        chosen = sets.drawn(p, name, seed)
+        asked, shown = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
+    shown = prompts.choose_demonstrations(shown, *size, seed or 0)
+    rng = random.Random(f"wrong {name} {seed}")
+    return questions.answer_pairs(p, asked[: p.sts.queries], shown, rng)
 
 
-@cache
-def _overlaps(profile: Profile, seed: int) -> dict[str, np.ndarray]:
+@cached(*READ, "evaluation.dtype")
+def gradients(p: Profile, name: str, seed: int | None = None) -> dict[str, np.ndarray]:
+    """`answer_gradients` of a training set and seed, or of a domain's scored questions."""
+    chosen = questions.domain_queries(p, name, 0) if seed is None else sets.drawn(p, name, seed)
+    hook, model, tokenizer = run.hook(p), run.whole(p), questions.tokenizer(p)
+    read = (chosen[: p.sts.queries], p.layer, hook.sae, hook.sink_norm)
+    return answer_gradients(model, tokenizer, *read, desc=f"gradients {name}")
+
+
+def scores(p: Profile) -> dict[str, np.ndarray]:
+    """Label -> [T sets, S seeds, D] of a part: the paper's scores and ours at both places, what a
+    user would try first, short runs of fine-tuning, and what the design half found."""
+    names, seeds = p.control.part.sets, p.seeds
+    cells = {(n, s): of_cell(p, n, s) for s in seeds for n in names}  # domains: once for a seed
+    labels = cells[names[0], seeds[0]]
+    return {k: np.array([[cells[n, s][k] for s in seeds] for n in names]) for k in labels}
+
+
+def of_cell(p: Profile, name: str, seed: int) -> dict[str, np.ndarray]:
+    """Label -> [D] a score of each domain, for one training set and seed; NaN where a probe did not
+    ask. A probe's is the change of the profile's measure."""
+    domains, found = sets.domains(p), {}
+    for q, place in ((p, ""), (at_answer(p), ", at the answer")):
+        own = FeatureStats.from_arrays(shift_features(q, name, seed, part=p.sae))
+        others, towards = _domains(q, seed), own.mean("dh")
+        dims = shifted_dims(own, p.top_n)
+        for score in ("sts_act", "sts_icl", "sts_relative", "cosine"):
+            found[score + place] = over_domains(score, others, dims, towards=towards)
+        active = shifted_dims(replace(own, dh2=own.h), p.top_n)  # in the place of D_N
+        found["sts_act of the most active" + place] = over_domains("sts_act", others, active)
+        residual = np.stack([other.mean("r") for other in others])
+        found["residual similarity" + place] = cosine(own.mean("r"), residual)
+    found["token overlap"] = overlaps(p, seed)[name]
+    short = sets.change(p, name, seed, sets.steps(p, probe=True), sets.PROBE_QUESTIONS)
+    for kind, table in (("probe run", short), ("quick probe", sets.quick_probe(p, name, seed))):
+        means = table.groupby("domain")[p.evaluation.measure].mean()
+        found[kind] = means.reindex(domains).to_numpy()
+    for label, key in GRADIENTS.items():
+        others = np.stack([gradients(p, d)[key] for d in domains])
+        found[label] = cosine(gradients(p, name, seed)[key], others)
+    own = FeatureStats.from_arrays(answer_features(at_answer(p), name, seed, part=p.sae))
+    others, dims, towards = _domains(at_answer(p)), shifted_dims(own, FIXED_N), own.mean("dh")
+    residual = np.stack([other.mean("dr") for other in others])
+    found[FIXED.replace(",", ", residual,")] = cosine(own.mean("dr"), residual)
+    return found | {FIXED: over_domains("cosine", others, dims, towards=towards)}
+
+
+@lru_cache(3)  # those of a seed
+def _domains(p: Profile, seed: int | None = None) -> list[FeatureStats]:
+    """Features of the domains without and with demonstrations, or with wrong and right answers."""
+    function, seeds = (answer_features, ()) if seed is None else (run.domain_features, (seed,))
+    found = (function(p, domain, *seeds, part=p.sae) for domain in sets.domains(p))
+    return [FeatureStats.from_arrays(arrays) for arrays in found]
+
+
+@lru_cache
+def overlaps(p: Profile, seed: int) -> dict[str, np.ndarray]:
     """Set -> [D] cosine of the tf-idf of its text and of each domain's scored questions."""
-    names, domains = profile.control.part.sets, sets.domains(profile)
-    chosen = [sets.examples(profile, name, seed) for name in names]
-    texts = ["\n".join(f"{e.query}\n{e.solution}" for e in of) for of in chosen]
-    asked = [samples.domain_queries(profile, domain, seed) for domain in domains]
-    texts += ["\n".join(e.query for e in of) for of in asked]
+    names = p.control.part.sets
+    texts = [[f"{e.query}\n{e.solution}" for e in sets.examples(p, name, seed)] for name in names]
+    texts += [[e.query for e in questions.domain_queries(p, d, seed)] for d in sets.domains(p)]
+    texts = ["\n".join(several) for several in texts]
     vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
-    of_domains = vectors[len(names) :]
-    return {name: cosine(v, of_domains) for name, v in zip(names, vectors, strict=False)}
+    return {n: cosine(v, vectors[len(names) :]) for n, v in zip(names, vectors, strict=False)}
+
+
+def rounds(profile: Profile) -> list[list[tuple]]:
+    """All that the control computes, as rounds of (cached function, its arguments): what the
+    untouched model does on each part's domains, then a part's training sets, a seed at a time."""
+    before, after = [], []
+    for p in sets.parts(profile).values():
+        q, short = at_answer(p), (sets.steps(p, probe=True), sets.PROBE_QUESTIONS)
+        before.append((run.performance, (p,)))
+        for d in sets.domains(p):
+            before += [(answer_features, (q, d)), (gradients, (p, d))]
+            before += [(run.domain_features, (at, d, s)) for at in (p, q) for s in p.seeds]
+        for cell in ((name, seed) for seed in p.seeds for name in p.control.part.sets):
+            after += [(sets.change, (p, *cell, sets.steps(p))), (sets.change, (p, *cell, *short))]
+            after += [(sets.quick_probe, (p, *cell)), (gradients, (p, *cell))]
+            after += [(shift_features, (at, *cell)) for at in (p, q)]
+            after.append((answer_features, (q, *cell)))
+    return [before, after]

@@ -1,163 +1,127 @@
-"""The positive control's training sets: their examples, and what fine-tuning on them moves.
+"""The training sets of the positive control: their examples, and what fine-tuning on one moves.
 
-Most sets are domains, so fine-tuning on one should move that domain most, and what shares its skill
-or its words otherwise than the rest.
-"""
+A set is questions of one domain, a skill on a surface: those that are neither asked nor shown."""
 
 import math
 import random
 import shutil
-from functools import cache, partial
+from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
-from sts_utils import corpora, models, store
-from sts_utils import evaluate as options
-from sts_utils import train as sft
-from sts_utils.config import ControlSettings, Profile
+from sts_utils import corpora, evaluate, models, questions, run, train
+from sts_utils.cache import cached
+from sts_utils.config import Profile, SweepSettings
 from sts_utils.corpora import skills
-from sts_utils.examples import Example, by_domain, digest, with_answer
-from sts_utils.runs import engine, performance, recipes, samples
-from sts_utils.runs import models as held
-from sts_utils.runs.models import TrainedModel
+from sts_utils.examples import Example, with_answer
 
-#: Short runs of fine-tuning, whose change stands in for a score: a twentieth of the steps, and a
-#: tenth of the examples at a higher learning rate.
-PROBES = ("probe run", "quick probe")
-#: Of a domain, that they are asked.
-PROBE_QUESTIONS = 16
-
-# --- training sets -----------------------------------------------------------------------------
+PROBE_QUESTIONS = 16  # of a domain, that short runs of fine-tuning are asked: scores, too
 
 
 def parts(profile: Profile) -> dict[str, Profile]:
-    """Part (control.parts) -> the run with its domains and training sets: `control.part`."""
-    made = {}
-    for part in profile.control.parts:
+    """Part (control.parts) -> its run: its domains, seeds and dose; `control.part` has its sets."""
+    made, control, sft = {}, profile.control, profile.sft
+    for part in control.parts:
         part = part.model_copy(update={"sets": part.sets or skills.trained(part.domains)})
-        changed = part.model_dump(include={"domains", "demonstrations"})
-        changed["control"] = profile.control.model_copy(update={"part": part, "parts": ()})
+        dose = {"examples": part.examples, "epochs": part.epochs, "lr": control.lr}
+        dose |= {"batch": control.batch, "micro_batch": min(sft.micro_batch, control.batch)}
+        changed = {"train": part.domains, "domains": part.domains, "seeds": part.seeds}
+        changed |= {"demonstrations": part.demonstrations, "alignment": "query", "also": None}
+        changed |= {"sweep": SweepSettings(), "sft": sft.model_copy(update=dose)}
         changed["sts"] = profile.sts.model_copy(update={"queries": part.queries})
-        asked = {"questions": part.questions, "asked": None}
-        changed["evaluation"] = profile.evaluation.model_copy(update=asked)
+        changed["evaluation"] = profile.evaluation.model_copy(update={"questions": part.questions})
+        changed["control"] = control.model_copy(update={"part": part, "parts": ()})
         made[part.name] = profile.model_copy(update=changed)
     return made
 
 
-def domains(profile: Profile) -> tuple[str, ...]:
+def domains(p: Profile) -> tuple[str, ...]:
     """The domains of a part that some training set of it is compared with."""
-    names, part = corpora.domains(profile.domains), profile.control.part
-    return tuple(d for d in names if any(skills.comparable(name, d) for name in part.sets))
+    names, trained = corpora.domains(p.domains), p.control.part.sets
+    return tuple(d for d in names if any(skills.comparable(name, d) for name in trained))
 
 
 @cache
-def pools(profile: Profile) -> dict[str, tuple[Example, ...]]:
-    """Training set -> the examples it draws from; no evaluation question, no demonstration.
-
-    A domain's examples are its questions without their options, and the gold option's text as the
-    answer, as they are evaluated. Raises ValueError for a set with too few.
-    """
-    asked = {e.question for group in samples.evaluation_questions(profile).values() for e in group}
-    asked |= {e.question for e in corpora.load(profile.demonstrations)}
-    domains, at_hand = by_domain(corpora.load(profile.domains)), {}
-    part = profile.control.part
-    for name in part.sets:
-        if name in domains:
-            free = [e for e in domains[name] if e.question not in asked]
-            free = [with_answer(e) for e in free]
-        else:
-            free = corpora.load(name)
-        at_hand[name] = tuple(free)
-        if len(free) < part.examples:
-            raise ValueError(
-                f"training set {name!r} has {len(free)} examples left beside the evaluation "
-                f"questions, its part of the control asks for {part.examples}: lower examples or "
-                "questions there"
-            )
-    return at_hand
+def _pool(p: Profile, name: str) -> tuple[Example, ...]:
+    """What a set draws from: the domain's questions that are neither asked nor demonstrations."""
+    known = {e.question for group in questions.evaluation_questions(p).values() for e in group}
+    known |= {e.question for e in corpora.load(p.demonstrations)}
+    free = [e for e in corpora.load(p.domains) if e.domain == name and e.question not in known]
+    if len(free) < p.sft.examples:
+        short = f"training set {name!r} has {len(free)} questions that are not asked"
+        raise ValueError(f"{short}: lower examples ({p.sft.examples}) or questions of its part")
+    return tuple(free)
 
 
-def examples(profile: Profile, name: str, seed: int) -> list[Example]:
-    """The examples that one training set and seed are: the same number for each."""
-    wanted = profile.control.part.examples
-    return random.Random(f"{name} {seed}").sample(pools(profile)[name], wanted)
+def drawn(p: Profile, name: str, seed: int) -> list[Example]:
+    """The examples of a training set and seed, with their options. ValueError for too few."""
+    return random.Random(f"{name} {seed}").sample(_pool(p, name), p.sft.examples)
 
 
-# --- fine-tuning and its effect ----------------------------------------------------------------
+def examples(p: Profile, name: str, seed: int) -> list[Example]:
+    """The same as they are trained on: no options, the gold one's text as the answer."""
+    return [with_answer(e) for e in drawn(p, name, seed)]
 
 
-def full_steps(settings: ControlSettings) -> int:
-    """Optimizer steps of the whole dose."""
-    return math.ceil(settings.part.examples / settings.batch) * settings.part.epochs
+def steps(p: Profile, probe: bool = False) -> int:
+    """Optimizer steps of the whole dose, or of the probe run."""
+    whole = math.ceil(p.sft.examples / p.sft.batch) * p.sft.epochs
+    return max(2, round(whole / 20)) if probe else whole  # the first is at learning rate 0: warm-up
 
 
-def finetune(profile: Profile, name: str, seed: int, steps: int | None = None) -> TrainedModel:
-    """The model after SFT on a training set, for all steps or a probe run's."""
-    settings = profile.control
-    size = settings.model_dump(include={"batch", "lr"})
-    size |= settings.part.model_dump(include={"examples", "epochs"})
-    size["micro_batch"] = min(profile.sft.micro_batch, settings.batch)
-    sft = profile.sft.model_copy(update=size)
-    steps, chosen = steps or full_steps(settings), examples(profile, name, seed)
-    told = {"control": name, "sft": sft.model_dump(), "steps": steps, "seed": seed}
-    train = partial(engine.sft, profile, sft, chosen, seed, steps=steps)
-    return held.train_once(profile, train, **told, examples=digest(chosen))
+@cached(*run.MODEL, "domains", "demonstrations", "evaluation.questions", "sft", folder=True)
+def finetuned(p: Profile, name: str, seed: int, steps: int, out: Path | None = None) -> None:
+    """The model after so many steps of SFT on a training set."""
+    run.sft(p, p.sft, examples(p, name, seed), seed, out, steps)
 
 
-def change(
-    profile: Profile, name: str, seed: int, steps: int | None = None, asked: int | None = None
-) -> pd.DataFrame:
-    """Performance after SFT on a set − before: domain, id and the measures, a row a question.
-
-    `asked`: only so many questions a domain. The untouched model is asked once, for all sets.
-    """
-    tuned = finetune(profile, name, seed, steps)
-    after = performance.measure(profile, tuned, _questions(profile, name, asked))
-    shutil.rmtree(store.RUNS / tuned.key, ignore_errors=True)  # two a cell are a disk full
-    return _since(profile, after)
+@cached(*run.ASKED, "sft")
+def change(p: Profile, name: str, seed: int, steps: int, most: int | None = None) -> pd.DataFrame:
+    """Performance after so many steps of SFT on a set − before: domain, id and the measures, a row
+    a question, at most so many a domain. The untouched model is asked once, for all sets."""
+    model = (finetuned, name, seed, steps)
+    after = run.performance(p, model, None, _asked(p, name, most))
+    shutil.rmtree(finetuned.path(p, *model[1:]), ignore_errors=True)  # two a cell are a disk full
+    return _since(p, after)
 
 
-def _questions(profile: Profile, name: str, asked: int | None) -> list[Example]:
-    """So many questions of each domain; of skills, those with the set's type of answer."""
-    groups = samples.evaluation_questions(profile).items()
-    groups = [group for domain, group in groups if skills.comparable(name, domain)]
-    return [e for group in groups for e in group[:asked]]
+@cached(*run.ASKED, "sft")
+def quick_probe(p: Profile, name: str, seed: int) -> pd.DataFrame:
+    """The same after a tenth of the examples, in small batches at ten times the learning rate, with
+    no warm-up: a step of AdamW is as long as its learning rate, whatever the batch."""
+    size = {"batch": train.QUICK_BATCH, "micro_batch": train.QUICK_BATCH, "epochs": 1}
+    size |= {"lr": 10 * p.sft.lr, "examples": max(1, p.sft.examples // 10)}
+    settings = p.sft.model_copy(update=size)
+    chosen, asked = examples(p, name, seed)[: settings.examples], _asked(p, name, PROBE_QUESTIONS)
+    tokenizer, how, desc = questions.tokenizer(p), (settings.lr, seed), f"probe {name}"
+    run.release()
+    model = models.load_model(p.model, settings.dtype, p.revision)
+    train.train_answers(model.train(), tokenizer, settings, chosen, *how, desc, warmup=0)
+    model = model.eval().to(getattr(torch, p.evaluation.dtype))  # as before it
+    return _since(p, evaluate.option_likelihoods(model, tokenizer, asked, desc=desc))
 
 
-def _since(profile: Profile, after: pd.DataFrame) -> pd.DataFrame:
+def _asked(p: Profile, name: str, most: int | None) -> tuple[Example, ...]:
+    """So many questions of each domain with the set's type of answer."""
+    groups = questions.evaluation_questions(p).items()
+    return tuple(e for d, group in groups if skills.comparable(name, d) for e in group[:most])
+
+
+def _since(p: Profile, after: pd.DataFrame) -> pd.DataFrame:
     """What a model's performance is above the untouched one's."""
-    after = after.set_index(["domain", "id"])
-    before = performance.measure(profile).set_index(["domain", "id"])
+    after, before = (t.set_index(["domain", "id"]) for t in (after, run.performance(p)))
     return (after - before.loc[after.index]).reset_index()
 
 
-def probe(profile: Profile, name: str, seed: int, kind: str) -> pd.DataFrame:
-    """The change by a short run (of PROBES), on fewer questions.
-
-    The quick one: by a tenth of the examples, in small batches at ten times the learning rate, with
-    no warm-up: a step of AdamW is as long as its learning rate, whatever the batch.
-    """
-    settings = profile.control
-    if kind == "probe run":
-        steps = max(2, round(full_steps(settings) / 20))  # the first is at learning rate 0: warm-up
-        return change(profile, name, seed, steps, PROBE_QUESTIONS)
-    questions = _questions(profile, name, PROBE_QUESTIONS)
-    size = {"batch": sft.QUICK_BATCH, "micro_batch": sft.QUICK_BATCH, "epochs": 1}
-    size |= {"lr": 10 * settings.lr, "examples": max(1, settings.part.examples // 10)}
-    told = profile.sft.model_copy(update=size)
-    chosen = examples(profile, name, seed)[: told.examples]
-
-    def compute() -> pd.DataFrame:
-        held.release()
-        whole = models.load_model(profile.model, told.dtype, profile.revision)
-        tokenizer, desc = samples.tokenizer(profile.model, profile.revision), f"probe {name}"
-        sft.train_answers(whole.train(), tokenizer, told, chosen, told.lr, seed, desc, warmup=0)
-        read = whole.eval().to(getattr(torch, dtype))  # as before it
-        return options.option_likelihoods(read, tokenizer, questions, desc=desc)
-
-    dtype = profile.evaluation.dtype
-    of = {"seed": seed, "examples": digest(chosen), "questions": digest(questions)}
-    of |= {"sft": told.model_dump(), "dtype": dtype}
-    recipe = recipes.of(profile, "model", "revision", **of)
-    return _since(profile, store.frame("probe", recipe, compute))
+def changes(p: Profile, measure: str) -> list[np.ndarray]:
+    """[D] arrays [T sets, S seeds, Q]: the change of a measure; NaN where it was not asked."""
+    names, found = p.control.part.sets, []
+    tables = [[change(p, name, seed, steps(p)) for seed in p.seeds] for name in names]
+    cells = [[dict(list(t.groupby("domain")[measure])) for t in row] for row in tables]
+    for domain in domains(p):
+        unasked = np.full(len(questions.evaluation_questions(p)[domain]), np.nan)
+        found.append(np.array([[cell.get(domain, unasked) for cell in row] for row in cells]))
+    return found

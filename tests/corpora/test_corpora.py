@@ -6,9 +6,8 @@ from dataclasses import astuple
 
 import pandas as pd
 import pytest
-from sts_utils.runs import check
 
-from sts_utils import config, corpora
+from sts_utils import check, config, corpora
 from sts_utils.corpora import texts
 from sts_utils.corpora.packaged import boxed
 from sts_utils.examples import by_domain, split

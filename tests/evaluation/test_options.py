@@ -3,9 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sts_utils import batches, corpora
-from sts_utils import evaluate as options
-from sts_utils import generate as generation
+from sts_utils import batches, corpora, evaluate, generate
 from sts_utils.examples import by_domain
 
 
@@ -22,74 +20,56 @@ def questions():
 @torch.inference_mode()
 def option_logliks(whole, tokenizer, example):
     """Brute force: one plain forward pass an option, float64 log-softmax."""
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": example.question}], tokenize=False, add_generation_prompt=True
+    head, *tails = (
+        tokenizer(text, add_special_tokens=False).input_ids
+        for text in (generate.chat_text(tokenizer, example.question), *example.options)
     )
-    head = tokenizer(prompt, add_special_tokens=False).input_ids
-    values, lengths = [], []
-    for option in example.options:
-        tail = tokenizer(option, add_special_tokens=False).input_ids
-        logits = (
-            whole(torch.tensor([head + tail], device=whole.device))
-            .logits[0]
-            .double()
-            .log_softmax(-1)
-        )
-        values.append(sum(logits[len(head) - 1 + i, token].item() for i, token in enumerate(tail)))
-        lengths.append(len(tail))
-    return np.array(values), lengths
+    values = []
+    for tail in tails:
+        logits = whole(torch.tensor([head + tail], device=whole.device)).logits[0]
+        logits = logits.double().log_softmax(-1)[len(head) - 1 :]
+        values.append(sum(logits[i, token].item() for i, token in enumerate(tail)))
+    return np.array(values), [len(tail) for tail in tails]
 
 
 def test_likelihoods_equal_one_pass_an_option(whole, tokenizer, questions):
-    table = options.option_likelihoods(whole, tokenizer, questions, tokens=2000).set_index("id")
-    assert len(table) == len(questions)
+    table = evaluate.option_likelihoods(whole, tokenizer, questions, tokens=2000)
+    assert table.id.is_unique and len(table) == len(questions)
     for example in questions:
+        row = table.set_index("id").loc[example.id]
         loglik, lengths = option_logliks(whole, tokenizer, example)
         gold = example.options.index(example.answer)
-        row = table.loc[example.id]
+        odds = np.exp(loglik - loglik.max())
+        others = np.delete(odds, gold).sum()
         assert row.domain == example.domain
-        expected = np.exp(loglik[gold] - loglik.max()) / np.exp(loglik - loglik.max()).sum()
-        assert row.gold_probability == pytest.approx(expected, abs=2e-4)
+        assert row.gold_probability == pytest.approx(odds[gold] / odds.sum(), abs=2e-4)
         assert row.gold_loglik == pytest.approx(loglik[gold] / lengths[gold], abs=1e-4)
-        per_character = loglik / [len(o) for o in example.options]
-        margin = np.diff(np.sort(per_character)[-2:])[0]
-        if margin > 1e-5:
+        assert row.gold_log_odds == pytest.approx(np.log(odds[gold] / others), abs=2e-3)
+        per_character = loglik / [len(option) for option in example.options]
+        if np.diff(np.sort(per_character)[-2:])[0] > 1e-5:
             assert row.accuracy == float(per_character.argmax() == gold)
-
-
-def test_likelihoods_do_not_depend_on_the_batch(whole, tokenizer, questions):
-    one, other = (
-        options.option_likelihoods(whole, tokenizer, questions, tokens=t) for t in (200, 5000)
-    )
-    np.testing.assert_allclose(one.gold_probability, other.gold_probability, atol=1e-4)
+    other = evaluate.option_likelihoods(whole, tokenizer, questions, tokens=200)
+    np.testing.assert_allclose(table.gold_probability, other.gold_probability, atol=1e-4)
 
 
 def test_long_solutions_are_read_few_at_once():
     lengths = [8192, 300, 8000, 40, *[100] * 9]
-    cut = list(batches.by_length(lengths, options.TOKENS, options.SEQUENCES))
+    cut = list(batches.by_length(lengths, evaluate.TOKENS, evaluate.SEQUENCES))
     assert sorted(i for batch in cut for i in batch) == list(range(len(lengths)))
     for batch in cut:
-        assert len(batch) <= options.SEQUENCES
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= options.TOKENS
+        assert len(batch) <= evaluate.SEQUENCES
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= evaluate.TOKENS
     assert cut[-1] == [2, 0]
 
 
-def test_rows_of_logits_in_parts_are_the_same(whole, tokenizer, examples, monkeypatch):
-    expected = options.solution_loglik(whole, tokenizer, examples, 1024)
-    monkeypatch.setattr(options, "ROWS", 7)
-    parts = options.solution_loglik(whole, tokenizer, examples, 1024)
-    pd.testing.assert_frame_equal(parts, expected, rtol=1e-5)
-
-
-def test_solution_loglik_is_minus_the_loss(whole, tokenizer, examples):
-    table = options.solution_loglik(whole, tokenizer, examples, 1024).set_index("id")
-    for row, example in zip(generation.tokenize(tokenizer, examples, 1024), examples, strict=True):
+def test_solution_loglik_is_minus_the_loss(whole, tokenizer, examples, monkeypatch):
+    table = evaluate.solution_loglik(whole, tokenizer, examples, 1024)
+    rows = generate.tokenize(tokenizer, examples, 1024)
+    logliks = table.set_index("id").solution_loglik[[e.id for e in examples]]
+    for value, row in zip(logliks, rows, strict=True):
+        batch = {k: v.to(whole.device) for k, v in generate.collate([row]).items()}
         with torch.no_grad():
-            batch = {k: v.to(whole.device) for k, v in generation.collate([row]).items()}
-            loss = whole(**batch).loss.item()
-        assert table.solution_loglik[example.id] == pytest.approx(-loss, rel=1e-4)
-
-
-def test_no_text_can_be_generated_by_the_options_model(whole, tokenizer):
-    with pytest.raises(ValueError, match="scores options only"):
-        options.OptionsLM(whole, tokenizer).generate_until([])
+            assert value == pytest.approx(-whole(**batch).loss.item(), rel=1e-4)
+    monkeypatch.setattr(evaluate, "ROWS", 7)  # of logits at once
+    parts = evaluate.solution_loglik(whole, tokenizer, examples, 1024)
+    pd.testing.assert_frame_equal(parts, table, rtol=1e-5)

@@ -1,14 +1,16 @@
+import io
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
+import datasets
 import lm_eval
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from sts_utils import corpora
-from sts_utils import evaluate as written
+from sts_utils import corpora, evaluate
 from sts_utils.config import EvaluationSettings
 from sts_utils.corpora import packaged
 from sts_utils.examples import Example, by_domain
@@ -34,7 +36,7 @@ GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, 
             "Options A and B are wrong.\nSo I choose F\nfor sure",
             "F",
             "",
-        ),  # the last letter that stands alone
+        ),  # the last that stands alone
         ("It is B, I think", "I", ""),  # the official rule takes the pronoun for option I
         ("No idea at all", None, ""),
         ("", None, ""),
@@ -42,24 +44,19 @@ GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, 
     ],
 )
 def test_each_branch_of_both_rules(text, official, strict):
-    letter, found = written.answer(text, 10, "official", "q1")
+    letter, found = evaluate.answer(text, 10, "official", "q1")
     if official is None:
-        assert not found and letter in written.LETTERS
+        assert not found and letter in evaluate.LETTERS
     else:
         assert (letter, found) == (official, True)
-    assert written.answer(text, 10, "strict", "q1") == (strict, bool(strict))
+    assert evaluate.answer(text, 10, "strict", "q1") == (strict, bool(strict))
 
 
 def test_a_guess_is_seeded_by_the_question_and_lies_among_its_options():
-    guesses = [written.answer("", 4, key=f"q{i}")[0] for i in range(400)]
-    assert guesses == [written.answer("what?", 4, key=f"q{i}")[0] for i in range(400)]
+    guesses = [evaluate.answer("", 4, key=f"q{i}")[0] for i in range(400)]
+    assert guesses == [evaluate.answer("what?", 4, key=f"q{i}")[0] for i in range(400)]
     counts = pd.Series(guesses).value_counts()
     assert set(counts.index) == set("ABCD") and counts.min() > 70
-
-
-def test_unknown_rule():
-    with pytest.raises(ValueError, match="unknown rule 'lax': choose official or strict"):
-        written.answer("", 4, "lax")
 
 
 def test_the_strict_rule_and_the_stop_are_lm_evals():
@@ -67,46 +64,35 @@ def test_the_strict_rule_and_the_stop_are_lm_evals():
         pass
 
     Loader.add_constructor("!function", lambda loader, node: node.value)
-    folder = packaged.packaged_file(
-        "lm-eval", "lm_eval/tasks/mmlu_pro/_default_template_yaml"
-    ).parent
+    template = "lm_eval/tasks/mmlu_pro/_default_template_yaml"
+    folder = packaged.packaged_file("lm-eval", template).parent
     task = yaml.load((folder / "_default_template_yaml").read_text(), Loader)
     pattern = task["filter_list"][0]["filter"][0]["regex_pattern"]
-    assert pattern.replace("ABCDEFGHIJ", "A-J") == written.ANSWER_IS.pattern
-    assert task["generation_kwargs"]["until"] == [written.STOP]
+    assert pattern.replace("ABCDEFGHIJ", "A-J") == evaluate.ANSWER_IS.pattern
+    assert task["generation_kwargs"]["until"] == [evaluate.STOP]
     subject = yaml.load((folder / "mmlu_pro_computer_science.yaml").read_text(), Loader)
-    assert subject["description"] == written.DESCRIPTION.format(domain="computer science")
+    assert subject["description"] == evaluate.DESCRIPTION.format(domain="computer science")
 
 
-SHOT = Example(
-    "2+2?",
-    "Let's think step by step. It is 4. The answer is (B).",
-    "4",
-    "math",
-    "s",
-    options=("3", "4"),
-)
+CHAIN = "Let's think step by step. It is 4. The answer is (B)."
+SHOT = Example("2+2?", CHAIN, "4", "math", "s", options=("3", "4"))
 QUERY = Example("1+1?", "", "2", "math", "q", options=("2", "3", "5"))
 
 
 def test_the_prompt_is_lm_evals():
     """The same text as lm-eval's own task builds from the same two rows."""
     rows = [
-        {
-            "question": e.question,
-            "options": list(e.options),
-            "answer": "B",
-            "category": "math",
-            "cot_content": f"A: {e.solution}",
-        }
+        {"question": e.question, "options": list(e.options), "answer": "B", "category": "math"}
+        | {"cot_content": f"A: {e.solution}"}
         for e in (SHOT, QUERY)
     ]
-    utils = written.lm_eval_mmlu_pro
+    utils = evaluate.lm_eval_mmlu_pro
     dataset = {"validation": rows[:1], "test": rows[1:]}
+    dataset = {split: datasets.Dataset.from_list(rows) for split, rows in dataset.items()}
     task = lm_eval.api.task.ConfigurableTask(
         config={
             "task": "one",
-            "custom_dataset": lambda **_: {k: _dataset(v) for k, v in dataset.items()},
+            "custom_dataset": lambda **_: dataset,
             "test_split": "test",
             "fewshot_split": "validation",
             "output_type": "generate_until",
@@ -117,20 +103,12 @@ def test_the_prompt_is_lm_evals():
             },
             "doc_to_text": utils.doc_to_text,
             "doc_to_target": "answer",
-            "description": written.DESCRIPTION.format(domain="math"),
+            "description": evaluate.DESCRIPTION.format(domain="math"),
         }
     )
     expected = task.fewshot_context(task.eval_docs[0], num_fewshot=1)
-    assert written.prompt(QUERY, [SHOT]) == expected
-    assert expected.endswith(
-        "Question:\n1+1?\nOptions:\nA. 2\nB. 3\nC. 5\nAnswer: Let's think step by step."
-    )
-
-
-def _dataset(rows):
-    import datasets
-
-    return datasets.Dataset.from_list(rows)
+    assert evaluate.prompt(QUERY, [SHOT]) == expected
+    assert expected.endswith("\nA. 2\nB. 3\nC. 5\nAnswer: Let's think step by step.")
 
 
 def test_accuracy_reads_scores_and_says_what_was_found():
@@ -146,87 +124,65 @@ def test_accuracy_reads_scores_and_says_what_was_found():
         ("The answer is (B)", 4, True),
         ("Let me compute the determinant of", 8, False),
     ]
-    examples = [
-        QUERY,
-        Example(**{**vars(QUERY), "id": "q2"}),
-        Example(**{**vars(QUERY), "id": "q3"}),
-    ]
-    table = written.accuracy(
-        lambda prompts: texts, tokenizer, examples, {"math": [SHOT, SHOT]}, GENERATION
-    )
-    guess = written.answer("", 3, key="q3")[0] == "A"
+    examples = [replace(QUERY, id=name) for name in ("q", "q2", "q3")]
+    shots, write = {"math": [SHOT, SHOT]}, lambda prompts: texts
+    table = evaluate.written_accuracy(write, tokenizer, examples, shots, GENERATION)
+    guess = evaluate.answer("", 3, key="q3")[0] == "A"
     assert table.accuracy.tolist() == [1.0, 0.0, float(guess)]
     assert table.answered.tolist() == [True, True, False]
     assert table.cut_off.tolist() == [False, False, True] and table.tokens.tolist() == [9, 4, 8]
     assert table.gold_probability.isna().all() and table.gold_loglik.isna().all()
     strict = GENERATION.model_copy(update={"rule": "strict"})
-    table = written.accuracy(
-        lambda prompts: texts, tokenizer, examples, {"math": [SHOT, SHOT]}, strict
-    )
+    table = evaluate.written_accuracy(write, tokenizer, examples, shots, strict)
     assert table.accuracy.tolist() == [1.0, 0.0, 0.0]
-    with pytest.raises(
-        ValueError, match=r"domain 'math' has 1 demonstrations, evaluation\.shots asks for 2"
-    ):
-        written.accuracy(lambda prompts: texts, tokenizer, examples, {"math": [SHOT]}, GENERATION)
+    with pytest.raises(ValueError, match="domain 'math' lacks the 2 demonstrations"):
+        evaluate.written_accuracy(write, tokenizer, examples, {"math": [SHOT]}, GENERATION)
 
 
 def test_shots_are_dropped_until_the_prompt_fits(tokenizer):
-    sizes = [len(tokenizer(written.prompt(QUERY, [SHOT] * n)).input_ids) for n in range(4)]
-    assert written.fitting_prompt(tokenizer, QUERY, [SHOT] * 3, sizes[3] + 8, 8) == written.prompt(
-        QUERY, [SHOT] * 3
-    )
-    assert written.fitting_prompt(tokenizer, QUERY, [SHOT] * 3, sizes[2] + 7, 8) == written.prompt(
-        QUERY, [SHOT]
-    )
-    with pytest.raises(
-        ValueError, match="question q and 8 new tokens are more than the model's 20"
-    ):
-        written.fitting_prompt(tokenizer, QUERY, [SHOT], 20, 8)
+    texts = [evaluate.prompt(QUERY, [SHOT] * n) for n in range(4)]
+    sizes = [len(tokenizer(text).input_ids) for text in texts]
+    fitting = partial(evaluate.fitting_prompt, tokenizer, QUERY, [SHOT] * 3)
+    assert fitting(sizes[3] + 8, 8) == texts[3] and fitting(sizes[2] + 7, 8) == texts[1]
+    with pytest.raises(ValueError, match="question q and 8 new tokens are more than the model's"):
+        fitting(20, 8)
 
 
 def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
     shots = by_domain(corpora.load("mmlu-cot"))
     examples = corpora.load("mmlu-test", 0, 3)
-    how = {"new_tokens": 8, "special_tokens": True, "stop": [written.STOP]}
+    how = {"new_tokens": 8, "special_tokens": True, "stop": [evaluate.STOP]}
     one, many = (partial(generate, whole, tokenizer, **how, batch=b) for b in (1, 3))
-    prompts = [written.prompt(e, shots[e.domain][:1]) for e in examples]
+    prompts = [evaluate.prompt(e, shots[e.domain][:1]) for e in examples]
     alone = one(prompts)
-    assert [len(tokenizer(t, add_special_tokens=False).input_ids) > 0 for t, _, _ in alone] == [
-        True
-    ] * 3
     assert [a[1:] for a in alone] == [(8, False)] * 3  # a random model never stops by itself
     assert alone == many(prompts)
-    table = written.accuracy(one, tokenizer, examples, shots, GENERATION, context=8192)
-    assert (
-        table.cut_off.all()
-        and (table.tokens == 8).all()
-        and set(table.id) == {e.id for e in examples}
-    )
+    table = evaluate.written_accuracy(one, tokenizer, examples, shots, GENERATION, context=8192)
+    assert table.cut_off.all() and (table.tokens == 8).all()
+    assert set(table.id) == {e.id for e in examples}
 
 
 def table(rows):
-    columns = ("domain", "id", "accuracy", "answered", "cut_off", "tokens")
-    return pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows])
+    """A table of written_accuracy from lines `domain id accuracy answered cut_off tokens`."""
+    names = ["domain", "id", "accuracy", "answered", "cut_off", "tokens"]
+    types = {"accuracy": float, "answered": bool, "cut_off": bool}
+    return pd.read_csv(io.StringIO(rows), sep=r"\s+", names=names, dtype=types)
 
 
 def test_the_report_tells_truncation_from_lost_knowledge():
     before = table(
-        [
-            ("law", "a", 1.0, True, False, 100),
-            ("law", "b", 1.0, True, False, 200),
-            ("law", "c", 0.0, True, False, 300),
-            ("art", "d", 1.0, False, True, 10),
-        ]
+        """law a 1 True False 100
+        law b 1 True False 200
+        law c 0 True False 300
+        art d 1 False True 10"""
     )
     after = table(
-        [
-            ("law", "b", 0.0, False, True, 900),
-            ("law", "a", 1.0, True, False, 300),
-            ("law", "c", 0.0, True, False, 300),
-            ("art", "d", 0.0, True, False, 30),
-        ]
+        """law b 0 False True 900
+        law a 1 True False 300
+        law c 0 True False 300
+        art d 0 True False 30"""
     )
-    report = written.answers_report(before, after).set_index("domain")
+    report = evaluate.answers_report(before, after).set_index("domain")
     law = report.loc["law"]
     assert (law.questions, law.answered_both) == (3, 2)
     assert law.change == pytest.approx(-1 / 3) and law.change_answered == 0
@@ -235,4 +191,4 @@ def test_the_report_tells_truncation_from_lost_knowledge():
     assert (law.tokens_before, law.tokens_after) == (200, 500)
     assert report.loc["art"].answered_both == 0 and np.isnan(report.loc["art"].change_answered)
     with pytest.raises(ValueError, match="3 questions before, 4 after, 3 in both"):
-        written.answers_report(before[:3], after)
+        evaluate.answers_report(before[:3], after)

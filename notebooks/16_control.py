@@ -1,0 +1,309 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 16 · A positive control: skill or words?
+#
+# The paper correlates over domains after training on mathematics. Nothing in it shows what the
+# score follows. A domain can resemble the training set in what must be **done**, or only in the
+# **words**. Here the two are crossed. A *skill* is a question about a list of numbers and names
+# ("which is the largest?"). A *surface* is what the list is written as: apples sold by weekday, a
+# Python list, parcels, race times. A model is fine-tuned on one skill on one surface. What happens
+# to the same skill on other surfaces, and to other skills on the same surface?
+#
+# - **Design half**: six skills and four surfaces, to look for a score on.
+# - **Judgement half**: eight new skills and four new surfaces, written and committed before any
+#   score was computed on them (`data/skills.yaml`), judged once.
+#
+# No question is both trained on and asked. Only domains with the training set's type of answer (a
+# number, a name, yes or no) are compared with it.
+
+# %% tags=["parameters"]
+PROFILE = "control"
+SEEDS = None  # kept for papermill: the control's parts have seeds of their own (control.parts)
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from sts_utils import config, features, generate, models, questions, results
+from sts_utils.control import judgement, scores, sets
+from sts_utils.control.scores import FIXED
+
+profile = config.load(PROFILE, SEEDS)
+halves = sets.parts(profile)
+names = {half: p.control.part.sets for half, p in halves.items()}
+domains = {half: sets.domains(p) for half, p in halves.items()}
+for half, p in halves.items():
+    print(f"{half}: {len(names[half])} sets × {len(domains[half])} domains, seeds {p.seeds}")
+
+# %% [markdown]
+# ## Four training sets, as they are trained on
+
+# %%
+for half, p in halves.items():
+    for name in (names[half][0], names[half][-1]):
+        example = sets.examples(p, name, p.seeds[0])[0]
+        print(f"[{half}: {name}] {example.query}\n  -> {example.solution}\n")
+
+# %% [markdown]
+# ## What does fine-tuning move?
+#
+# The model is fine-tuned on each training set and seed, and asked questions of every comparable
+# domain, before and after. The change is that of the log-odds of the right answer against the other
+# options, which is free of wording that all options share. Each pair of training set and domain is
+# a *cell* of one of four kinds: the *own* domain, the same *skill* in other words, another skill in
+# the same *words*, *neither*. If what is learned is the skill, it carries over to other words.
+#
+# Two gates were set beforehand: the changes must be reliable (split-half 0.8), and the same skill
+# must gain. Else nothing below counts.
+
+# %%
+MEASURE, RELIABLE = "gold_log_odds", 0.8
+changes = {half: sets.changes(p, MEASURE) for half, p in halves.items()}  # [D] of [T, S, Q]
+kinds = {half: judgement.kinds(names[half], domains[half]) for half in halves}  # [T, D]
+print("set × seed × question:", changes["judgement"][0].shape, "of", domains["judgement"][0])
+
+tables, gates = [], []
+for half in halves:
+    table, reliability = judgement.gains(changes[half], kinds[half])
+    tables.append(table.assign(half=half))
+    gain = table.set_index("cells").change_low["skill"]
+    passed = "passed" if reliability >= RELIABLE and gain > 0 else "not passed"
+    gates.append(f"{half} {reliability:.2f}, gates {passed}")
+gains = pd.concat(tables, ignore_index=True)
+
+# %%
+ours = "This experiment is ours, not the paper's. No question is both trained on and asked. "
+ours += "; ".join(
+    f"{half}: {len(names[half])} sets, {sets.steps(p)} steps, {len(p.seeds)} seed(s), "
+    f"{p.evaluation.questions} questions a domain at most, learning rate {p.sft.lr:g}"
+    for half, p in halves.items()
+)
+judged_on = halves["judgement"]  # its setting ends every caption
+results.publish(
+    judged_on,
+    "control_gains",
+    gains,
+    "Positive control, what skills and words gain: change of the log-odds of the gold option in "
+    "the domain trained on, the same skill on other surfaces, other skills on the same surface, "
+    "and neither; 95% over training sets and seeds. Gates, set before: split-half reliability of "
+    f"{RELIABLE} over cells, and a gain of the same skill above zero. Reliability: "
+    f"{'; '.join(gates)}. {ours}.",
+)
+
+# %% [markdown]
+# ## Does a score follow the skill or the words?
+#
+# Before any training, every score is computed for every training set and domain. The paper's scores
+# read the features of the query's tokens; *at the answer* they read the tokens between the query
+# and its answer, where what is to be done must be known.
+#
+# - **AUC**: how often a score puts the same skill in other words above another skill in the same
+#   words. A score that follows words has 0, one that follows skill has 1.
+# - **r**: the correlation of score and change off the own cells, less what three things and each
+#   training set's mean say of both: the overlap of words, the same surface, the answers' length.
+
+# %%
+found = {half: scores.scores(p) for half, p in halves.items()}  # label -> [T, S, D]
+judged = {}
+for half, p in halves.items():
+    overlap = found[half]["token overlap"].mean(1)
+    surfaces = [[one.split(", ")[1] for one in some] for some in (names[half], domains[half])]
+    same = np.equal.outer(*map(np.array, surfaces)).astype(float)
+    asked = questions.evaluation_questions(p)
+    length = [np.mean([len(e.answer) for e in asked[domain]]) for domain in domains[half]]
+    known = np.stack([overlap, same, np.broadcast_to(length, overlap.shape)])
+    judged[half] = judgement.judge(found[half], changes[half], kinds[half], known)
+
+# %%
+rows = len(judged["judgement"])
+figure, axes = plt.subplots(1, 2, figsize=(8.4, 1.0 + 0.22 * rows), sharey=True)
+for axis, (half, table) in zip(axes, judged.items(), strict=True):
+    colours = [results.SAE_COLOUR if score == FIXED else "0.35" for score in table.score]
+    axis.hlines(range(rows), table.auc_low, table.auc_high, colors=colours, lw=1.2)
+    axis.scatter(table.auc, range(rows), s=16, c=colours, zorder=2)
+    axis.axvline(0.5, color=results.CHANCE_COLOUR, ls="--", lw=0.9)
+    axis.set(xlim=(-0.03, 1.03), ylim=(rows - 0.5, -0.5), title=f"{half} half")
+    axis.set(xlabel="← follows words    follows skill →")
+    axis.set_yticks(range(rows), list(table.score))
+results.publish(
+    judged_on,
+    "control_aucs",
+    figure,
+    "Positive control, skill or words? How often each score puts the trained skill in other words "
+    "above another skill in the trained words; 0 follows words, 1 follows skill; 95% over "
+    "training sets and seeds. Coloured: the score fixed on the design half before the judgement "
+    f"half was scored. {ours}.",
+)
+
+# %% [markdown]
+# ## Design: what was tried
+#
+# On the design half the paper's two scores, ours and the residual stream follow the words, at
+# either place. Three changes make a difference:
+#
+# - **Wrong answers as the baseline.** Demonstrations move features mostly by their wording and
+#   form. The same demonstrations with wrong answers have the same wording and form. D_N are the
+#   features that move most from wrong to right answers. *Right − wrong answers* is the cosine, on
+#   D_N, of two domains' movements: the paper's idea with a better baseline. It takes no gradient
+#   and no training.
+# - **The gradient of the log-odds** in place of the answer's likelihood: what pulls the right
+#   answer above the wrong ones, in the residual stream or carried by SAE features. What raises
+#   the answer's likelihood is mostly form.
+# - **A quick probe**: fine-tuning on a tenth of the examples in batches of four at ten times the
+#   learning rate, with no warm-up. It has a sign and a unit. A twentieth of the ordinary schedule
+#   (*probe run*) says little.
+#
+# Also tried, once, on the design half and outside this notebook (r is with the change within
+# training sets):
+#
+# | tried | AUC | r |
+# |---|---|---|
+# | *right − wrong answers* with N of 30 or 100 | 0.94 | |
+# | the same with N of 300, 1000 or all 4,608 | 0.93 | |
+# | the same with answers to other questions for wrong ones | 0.66 | |
+# | residual stream of the last token before the answer, blocks up to the 12th | 0.69 to 0.74 | |
+# | the same, from the 15th block on | 0.79 to 0.86 | |
+# | the same, without the wrong answers | 0.00 to 0.38 | |
+# | the same, the mean over training sets taken off instead | 0.08 to 0.21 | |
+# | quick probe of three steps of eight | 0.77 | 0.35 |
+# | quick probe of six steps of four | 0.89 | 0.58 |
+# | gradients of the log-odds of twelve questions, all weights | 0.76 | 0.62 |
+# | the same, MLPs | 0.77 | 0.63 |
+# | the same, attention | 0.77 | 0.60 |
+# | the same, by their sign | 0.72 | 0.57 |
+# | gradients of the training answers' likelihood | 0.59 | 0.40 |
+# | residual stream, 24 questions, after block 5 | 0.84 | 0.63 |
+# | after block 10 | 0.87 | 0.64 |
+# | after block 15 | 0.91 | 0.60 |
+# | after block 20 | 0.87 | 0.54 |
+# | after block 25 | 0.87 | 0.47 |
+# | after block 28 | 0.92 | 0.47 |
+# | the same, at the answer's position alone | 0.66 to 0.82 | |
+# | the same, as an outer product with the residual stream | 0.81 to 0.89 | |
+# | the same, with answers to other questions for options | 0.59 to 0.67 | |
+# | features × gradient after blocks 15, 20, 25 | 0.68, 0.83, 0.79 | |
+# | the same, its absolute value | 0.21 to 0.38 | |
+# | contrasts with prose, or with other training sets' demonstrations | 0.00 to 0.32 | |
+#
+# **The rule**: the highest AUC on the design half at the profile's layer and N, among what costs at
+# most a tenth of fine-tuning. That is *right − wrong answers* (`scores.FIXED`). The gradients and
+# the quick probe were fixed with it, to be judged beside it.
+
+# %%
+CAPTION = (
+    "Positive control, skill or words, {half} half ({skills}): `auc`, how often a score puts the "
+    "trained skill's cells above the trained surface's; `r` with the change off the own cells, "
+    "less what overlap of words, surface, length of answers and the training set's mean say; 95% "
+    "over training sets (and seeds, for `auc`), p by permuting training sets. {ours}."
+)
+
+
+def publish(half: str) -> None:
+    skills = ", ".join(sorted({name.split(", ")[0] for name in names[half]}))
+    caption = CAPTION.format(half=half, skills=skills, ours=ours)
+    results.publish(halves[half], f"control_{half}", judged[half], caption)
+
+
+publish("design")
+
+# %% [markdown]
+# ## Judgement
+#
+# New skills, new surfaces, two more types of answers.
+
+# %%
+publish("judgement")
+
+# %% [markdown]
+# Three goals were set before the judgement half was scored. The third is of cost: the tokens that
+# the score reads of a training set × the blocks they go through, over what fine-tuning on the set
+# computes, a backward pass counted as two forward ones.
+
+# %%
+GOALS = {"auc": 0.8, "r": 0.35, "cost": 0.1}
+p, costs = judged_on, []
+for name in names["judgement"]:
+    read = features.tokens_read(scores.answer_pairs(p, name, p.seeds[0])) * (p.layer + 1)
+    chosen = sets.examples(p, name, p.seeds[0])
+    batch = generate.tokenize(questions.tokenizer(p), chosen, p.sft.max_length)
+    trained = p.sft.epochs * sum(len(row["input_ids"]) for row in batch)
+    costs.append(read / (3 * trained * models.depth(p.model, p.revision)))
+
+fixed, rows = judged["judgement"].set_index("score").loc[FIXED], []
+for what, goal in GOALS.items():
+    reached = np.mean(costs) if what == "cost" else fixed[what]
+    met = reached <= goal if what == "cost" else reached >= goal
+    row = {"what": what, "goal": goal, "reached": reached}
+    row |= {end: fixed.get(f"{what}_{end}", np.nan) for end in ("low", "high")}
+    rows.append(row | {"verdict": "reached" if met else "not reached"})
+
+# %%
+results.publish(
+    judged_on,
+    "control_goals",
+    pd.DataFrame(rows),
+    f"Positive control, judgement half: goals set before, and what {FIXED} reached. `cost`: what "
+    "it reads of a training set, of what fine-tuning on that computes (tokens × blocks); the "
+    "domains are read once for all training sets, and not in it, nor is the evaluation in "
+    f"fine-tuning's. {ours}.",
+)
+
+# %% [markdown]
+# The paper's activity score, the score that was fixed, and the change itself, cell by cell.
+
+# %%
+heat = {label: found["judgement"][label].mean(1) for label in ("sts_act", FIXED)}
+heat["change by fine-tuning"] = np.stack([c.mean((1, 2)) for c in changes["judgement"]], -1)
+marks = {  # of the cells: the one trained on, its skill, its words
+    "own": {"marker": "s", "facecolor": "none", "edgecolor": "black", "s": 42, "lw": 1.2},
+    "skill": {"marker": "o", "color": "black", "s": 5},
+    "words": {"marker": "x", "color": "black", "s": 9, "lw": 0.7},
+}
+height, width = kinds["judgement"].shape
+size = (1.8 + 0.21 * width, 1.6 + 3 * (0.5 + 0.17 * height))
+style = {"cmap": "RdBu_r", "linewidths": 0.3, "linecolor": "white", "cbar": False}
+style |= {"vmin": -2, "vmax": 2, "xticklabels": 1, "yticklabels": 1}
+
+# %%
+figure, axes = plt.subplots(3, 1, figsize=size, sharex=True)
+for axis, (title, values) in zip(axes, heat.items(), strict=True):
+    table = pd.DataFrame(values, names["judgement"], domains["judgement"])
+    table = table.where(kinds["judgement"] != "")
+    table = table.sub(table.mean(axis=1), axis=0).div(table.std(axis=1), axis=0)
+    sns.heatmap(table, ax=axis, **style)
+    for kind, mark in marks.items():
+        y, x = np.nonzero(kinds["judgement"] == kind)
+        axis.scatter(x + 0.5, y + 0.5, **mark)
+    axis.set_title(title, loc="left")
+    axis.set(xlabel="domain" if axis is axes[-1] else "", ylabel="training set")
+label = "above or below the training set's mean, in its standard deviations"
+bar = {"location": "bottom", "shrink": 0.4, "aspect": 30, "extend": "both"}
+figure.colorbar(axes[0].collections[0], ax=axes, label=label, **bar)
+caption = (
+    f"Positive control: sts_act, {FIXED} and the change of the log-odds of the gold option: a row "
+    "a training set, a column a domain with the same type of answer, each row in its own standard "
+    "deviations; mean over seeds. Boxes mark the cell trained on; the dots, the same skill in "
+    f"other words; the crosses, another skill in the same words. {ours}."
+)
+results.publish(judged_on, "control_heat", figure, caption)
+
+# %% [markdown]
+# On the real model the goals were missed, and the score fell from 0.94 on the design half. Part of
+# it was not there to be foreseen: the model learned some of the new skills hardly or not at all,
+# even in the words it was trained on, and the change itself does not reach 1. The residual stream
+# does as well as the SAE's features, which add names and not accuracy. [docs/control.md](
+# ../docs/control.md) has the numbers, and an earlier part with topics for training sets.
