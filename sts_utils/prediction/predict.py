@@ -223,5 +223,5 @@ def _domain_draw(domain, examples, worked, shots: int, queries: int, seed: int) 
 @cached(*run.READ)
 def prompt_features(p: Profile, pairs: tuple) -> dict[str, np.ndarray]:
     """Features of pairs of prompts: what a prediction reads of FeatureStats."""
-    arrays = run._features(p, pairs, None)[p.sae]
+    arrays = run.read(p, pairs, None)[p.sae]
     return {name: arrays[name] for name in ("ids", "features", "n", "h", "dh", "dh2")}
