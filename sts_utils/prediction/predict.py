@@ -82,10 +82,7 @@ def predict(
     >>> int(prediction.rescored(n=5, score="sts_icl").advice(10).examples.sum())
     10
     """
-    try:
-        seeds = tuple(map(operator.index, seeds))
-    except TypeError:
-        raise ValueError(f"seeds {seeds!r}: give whole numbers, like [0, 1, 2]") from None
+    seeds = tuple(map(operator.index, seeds))
     if not seeds or len(set(seeds)) < len(seeds) or min(shots, queries) < 1:
         sizes = f"seeds {list(seeds)}, shots {shots}, queries {queries}"
         raise ValueError(f"{sizes}: give one or more of each, and each seed once")
@@ -101,7 +98,7 @@ def predict(
 
     def fitting(examples: list[Example], what: str) -> list[Example]:
         """Those of which `shots` and a question fit into the context, whichever are drawn."""
-        kept = questions.within(run.tokenizer(profile), examples, longest)
+        kept = questions.within(questions.tokenizer(profile), examples, longest)
         if left := len(examples) - len(kept):
             said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
             if len(kept) < 2:
@@ -124,20 +121,20 @@ def predict(
 
 def _profile(model, sae, dtype: str) -> Profile:
     """Model and SAE as a profile. Raises ValueError where they don't fit or can't chat."""
-    if not all(isinstance(name, str | os.PathLike) for name in (model, sae)):
-        raise ValueError(f"model {model!r}, sae {sae!r}: give a name or a folder of each")
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"dtype {dtype!r}: choose auto, float32 or bfloat16")
     model, sae = os.fspath(model), os.fspath(sae)
-    if Path(model).is_dir() or saes.folder_of(sae):  # may have been written again since it was held
-        for held in (run._backbone, run._sae, run._sink_norm, run._check_sae, questions._tokenizer):
+    if os.path.isdir(model) and model not in (*models.PACKAGED, *models.RANDOM):
+        model = os.path.abspath(model)  # the report's process runs in another folder
+    if os.path.isdir(sae) and not (store.ROOT / sae).is_dir():
+        sae = os.path.abspath(sae)
+    if os.path.isabs(model) or os.path.isabs(sae):  # written again since it was held, perhaps
+        for held in (run._backbone, run._sae, run._hook, questions._tokenizer):
             held.cache_clear()
     # of no matter here but for the attention-sink threshold: the same for everybody's data
     corpora = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
     read = {"model": model, "layer": saes.layer(sae), "sae": sae, "dtype": dtype}
     profile = Profile(name="predict", about="", **read, **corpora)
     models.check(model, profile.layer)
-    if run.tokenizer(profile).chat_template is None:
+    if questions.tokenizer(profile).chat_template is None:
         lacks = "has no chat template: give its instruction-tuned version"
         raise ValueError(f"model {model!r} {lacks}")
     return profile
@@ -179,12 +176,14 @@ def computed(
     if probe and not probes.questions(asked, seeds[0]):
         raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
     stats, tried = {}, None
+    unread = {name: np.empty(0) for name in ("h2", "r", "dr", "dr2")}
     for at in tqdm(pairs, desc="features", unit="set", disable=not progress):
-        stats[at] = _stats(prompt_features(profile, tuple(pairs[at])))
+        read = prompt_features(profile, tuple(pairs[at]))
+        stats[at] = FeatureStats.from_arrays(read | unread)
     if probe:
         with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
-            read = list(itertools.chain(*pairs.values()))
-            tried = probes.probe(profile, probe, train, asked, read, seeds[0])
+            every = list(itertools.chain(*pairs.values()))
+            tried = probes.probe(profile, probe, train, asked, every, seeds[0])
     return Prediction(
         profile,
         train=train,
@@ -224,11 +223,5 @@ def _domain_draw(domain, examples, worked, shots: int, queries: int, seed: int) 
 @cached(*run.READ)
 def prompt_features(p: Profile, pairs: tuple) -> dict[str, np.ndarray]:
     """Features of pairs of prompts: what a prediction reads of FeatureStats."""
-    arrays = run._features(p, pairs, None)[p.sae]
+    arrays = run.read(p, pairs, None)[p.sae]
     return {name: arrays[name] for name in ("ids", "features", "n", "h", "dh", "dh2")}
-
-
-def _stats(arrays: dict[str, np.ndarray]) -> FeatureStats:
-    return FeatureStats.from_arrays(
-        arrays | {name: np.empty(0) for name in ("h2", "r", "dr", "dr2")}
-    )

@@ -37,20 +37,20 @@ FLIP = 0.05
 
 def check_score(score, n, features=None, has_icl=True, domains=(), has_wrong=True) -> None:
     """Raise ValueError for a score or an N that can't be had, as far as is known: the SAE's
-    features, whether the domains have worked examples (`has_icl`), which they are, and whether all
-    data have wrong answers too (`has_wrong`)."""
+    features, whether the domains have worked examples, which they are, whether all data have wrong
+    answers too."""
     if score not in SCORES:
         raise ValueError(f"score {score!r}: choose from {', '.join(SCORES)}")
     if not 1 <= n <= (features or n):
         raise ValueError(f"n is {n}: choose 1..{features or '(the features of the SAE)'}")
     needs = {
-        "sts_icl": has_icl or "the domains' worked examples: give demonstrations",
-        "sts_answers": (has_icl and has_wrong)
-        or "multiple choice with answers in the training set and in every domain's worked examples",
-        "sts_relative": len(domains) != 1 or "domains to compare, here is one: rank by sts_act",
+        "sts_icl": (has_icl, "the domains' worked examples: give demonstrations"),
+        "sts_answers": (has_icl and has_wrong, "multiple choice, worked examples too"),
+        "sts_relative": (len(domains) != 1, "domains to compare, here is one: rank by sts_act"),
     }
-    if isinstance(missing := needs.get(score), str):
-        raise ValueError(f"score {score!r} needs {missing}")
+    has, what = needs.get(score, (True, ""))
+    if not has:
+        raise ValueError(f"score {score!r} needs {what}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -120,24 +120,21 @@ class Prediction:
 
         Questions and seeds are drawn again; NaN where a score needs examples that are not there.
         """
-        return {name: self._estimate(name) for name in SCORES}
+        lacks = {"sts_icl": not self.demonstrations, "sts_answers": not self.answer_stats}
+        nothing = np.full((1, len(self.domains)), np.nan)
+        return {s: (nothing[0], nothing) if lacks.get(s) else self._estimate(s) for s in SCORES}
 
     def _estimate(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        needs = {"sts_icl": self.demonstrations, "sts_answers": self.answer_stats}
-        if not needs.get(name, True):
-            nothing = np.full((1, len(self.domains)), np.nan)
-            return nothing[0], nothing
         weights = self._weights(stats.DRAWS if name in scores.PAPER_SCORES else RELATIVE_DRAWS)
-        values, draws = [], []
+        values, draws, how = [], [], {"name": name}
         for s, dims in enumerate(self._dims(name, self.n)):
+            read = self.domain_stats[s]
             if name == "sts_answers":
-                read, towards = self.answer_stats[s], self.answer_stats[s][TRAIN].mean("dh")
-                score_of = partial(scores.over_domains, "cosine", towards=towards)
-            else:
-                read, score_of = self.domain_stats[s], partial(scores.over_domains, name)
-            of = [read[d] for d in self.domains]
-            values.append(score_of(of, dims))
-            draws.append(score_of(of, dims, weights=weights[s]))
+                read = self.answer_stats[s]
+                how = {"name": "cosine", "towards": read[TRAIN].mean("dh")}
+            score_of = partial(scores.over_domains, domains=[read[d] for d in self.domains], **how)
+            values.append(score_of(dims=dims))
+            draws.append(score_of(dims=dims, weights=weights[s]))
         return np.mean(values, axis=0), stats.over_seeds(np.stack(draws, 1))
 
     def _weights(self, draws: int) -> list[list[np.ndarray]]:

@@ -6,11 +6,11 @@ import io
 import itertools
 import json
 import logging
-import os
 import random
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from os.path import isfile
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
 
@@ -32,20 +32,19 @@ COLUMNS = {
     "messages": ["messages", "conversations"],
 }
 USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
-JSON_LINES = (".jsonl", ".ndjson")
 #: Rows kept of a source: a seeded sample of it, so that memory does not grow with the file.
 LIMIT = 5000
-
+#: The column of a line of JSON that is not parsed yet: no file has one of that name.
+LINE = "\n"
 
 # --- a source -> its rows --------------------------------------------------------------------
 
 
 def rows_of(source, name: str, limit: int, seed: int) -> tuple[dict[int, dict], int]:
     """(number from 1 -> columns of at most `limit` rows, in order; how many rows there are)."""
-    file, rng = isinstance(source, str | Path), random.Random(seed)
-    lines, kept, total = file and Path(source).suffix.lower() in JSON_LINES, {}, 0
+    kept, total, rng, table = {}, 0, random.Random(seed), {}
     with tempfile.TemporaryDirectory() as scratch:
-        rows = _file(Path(source), scratch) if file else source
+        rows = _file(Path(source), scratch) if isinstance(source, str | Path) else source
         whole = isinstance(rows, Dataset)
         for total, row in enumerate(range(len(rows)) if whole else rows, 1):
             slot = total - 1 if total <= limit else rng.randrange(total)  # a reservoir sample
@@ -54,15 +53,18 @@ def rows_of(source, name: str, limit: int, seed: int) -> tuple[dict[int, dict], 
         kept = dict(sorted(kept.values(), key=lambda numbered: numbered[0]))
         if whole and kept:
             kept = dict(zip(kept, rows.select(list(kept.values())), strict=True))
-    if lines:
-        kept = {n: row["text"] for n, row in kept.items() if row["text"].strip()}
-    return {n: _columns(row, f"{name}, row {n}", lines) for n, row in kept.items()}, total
+    for n, row in kept.items():
+        try:
+            table[n] = _columns(row)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{name}, row {n}: {error}") from None
+    return {n: row for n, row in table.items() if row}, total
 
 
 def _file(path: Path, scratch: str) -> Dataset:
-    """A file's rows: the lines of JSON as text, CSV as columns of text, parquet as it is typed."""
+    """A file's rows: JSON as lines of text, CSV as columns of text, parquet as it is typed."""
     kind, text = path.suffix.lower(), Value("string")
-    if kind not in (*JSON_LINES, ".csv", ".parquet") or not os.path.isfile(path):
+    if kind not in (".jsonl", ".ndjson", ".csv", ".parquet") or not isfile(path):
         known = ", ".join(corpora.names())
         raise ValueError(f"{path} is no .jsonl, .csv or .parquet file, and no corpus: {known}")
     (link := Path(scratch) / f"data{kind}").symlink_to(path.absolute())  # "[1]" is no pattern here
@@ -72,7 +74,8 @@ def _file(path: Path, scratch: str) -> Dataset:
             if kind == ".parquet":
                 return Dataset.from_parquet(**read)
             if kind != ".csv":  # the JSON reader makes a date of "2020-01-01", and 1.0 of 1
-                return Dataset.from_text(**read, features=Features(text=text), encoding="utf-8-sig")
+                line = Features({LINE: text})
+                return Dataset.from_text(**read, features=line, encoding="utf-8-sig")
             head = pd.read_csv(link, dtype=str, nrows=1)
             if not isinstance(head.index, pd.RangeIndex):  # pandas would shift the columns
                 raise ValueError(f"row 1 has more fields than the header's {head.shape[1]}")
@@ -86,19 +89,16 @@ def _file(path: Path, scratch: str) -> Dataset:
         raise ValueError(f"{path} can't be read: {str(error).splitlines()[0]}") from None
 
 
-def _columns(raw, where: str, line: bool = False) -> dict:
-    """A row (or a line of JSON) as columns, cells of arrays as lists and NaN as None."""
-    try:
-        raw = json.loads(raw) if line else raw
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON ({error}): write one object a line") from None
+def _columns(raw) -> dict:
+    """A row as columns, cells of arrays as lists and NaN as None."""
+    if isinstance(raw, Mapping) and LINE in raw:
+        raw = json.loads(raw[LINE].strip() or "{}")
     if isinstance(raw, list | tuple) and raw and all(map(_is_turn, raw)):
         raw = {"messages": raw}
     elif isinstance(raw, list | tuple) and len(raw) == 2:
         raw = dict(zip(("question", "answer"), raw, strict=True))
     if not isinstance(raw, Mapping):
-        mend = "one object a line; of a DataFrame .to_dict('records'), of a DatasetDict one split"
-        raise ValueError(f"{where} is {str(raw)[:40]!r}, neither columns nor a pair: give {mend}")
+        raise ValueError(f"{str(raw)[:40]!r} is neither columns nor a (question, answer) pair")
     cells = {str(c): v.tolist() if hasattr(v, "tolist") else v for c, v in raw.items()}
     return {c: None if isinstance(v, float) and v != v else v for c, v in cells.items()}
 
@@ -106,16 +106,13 @@ def _columns(raw, where: str, line: bool = False) -> dict:
 # --- a row -> an Example ---------------------------------------------------------------------
 
 
-def roles(has: Sequence[str], named: Mapping[str, str], name: str, answers: bool) -> dict:
+def roles(has: Sequence[str], named: Mapping[str, str], answers: bool) -> dict[str, str | None]:
     """What a column is for -> the one of the columns `has` that is, or None; `named` goes first.
 
     Raises ValueError where there is no question, or, if `answers` are asked for, no solution.
     """
-    for role, column in named.items():
-        if role not in COLUMNS or column not in has:
-            choice = f"{', '.join(COLUMNS)} may be named, of {list(has)}"
-            raise ValueError(f"{name}: no column {column!r} for the {role}: {choice}")
     found = {role: next((c for c in known if c in has), None) for role, known in COLUMNS.items()}
+    lacks = [f"{role}, {c!r}" for role, c in named.items() if role not in COLUMNS or c not in has]
     found |= named
     answered = found["solution"] or found["answer"]
     if found["messages"]:
@@ -123,9 +120,12 @@ def roles(has: Sequence[str], named: Mapping[str, str], name: str, answers: bool
         if "question" not in named and ("messages" in named or not own):
             found["question"] = None  # a `prompt` beside chat turns, which have the answers
     elif not found["question"] or (answers and not answered):
-        role = "solution" if found["question"] else "question"
-        mend = f"name it, like {role}=its_name"
-        raise ValueError(f"{name}: no column for the {role}; it has {list(has)} ({mend})")
+        lacks.append("solution" if found["question"] else "question")
+    if lacks:
+        mend = f"name one of {', '.join(COLUMNS)}, like question=its_name"
+        raise ValueError(
+            f"no column for the {lacks[0]}; it has {', '.join(map(repr, has))}: {mend}"
+        )
     return found
 
 
@@ -139,14 +139,16 @@ def example(row: Mapping, column: Mapping[str, str | None], domain: str) -> Exam
         solution = _text(row, column["solution"], ASSISTANT)
         if column["question"] == "instruction":  # Alpaca has half of the question in `input`
             question = f"{question}\n{_text(row, 'input')}".strip()
+    if not question:
+        return None
     options, answer = _options(row, column["options"]), _text(row, column["answer"], ASSISTANT)
     texts = tuple(options.values())
-    if question and options and answer:
+    if options and answer:
         chosen = _choice(row[column["answer"]], options, column["answer"])
         answer = texts[chosen]
+        if texts.count(answer) > 1:
+            return None  # no single gold option
         solution = solution or f"The answer is ({LETTERS[chosen]})."
-    if not question or texts.count(answer) > 1:
-        return None
     solution, answer = solution or answer, answer or ("" if options else solution)
     said = "\n".join((question, solution, *texts))
     name = hashlib.sha256(said.encode()).hexdigest()[:16]  # half of a character is a ValueError
@@ -165,15 +167,15 @@ def _text(row: Mapping, column: str | None, said: Sequence[str] = ()) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _is_turn(value) -> bool:
-    return isinstance(value, Mapping) and bool({"role", "from"} & value.keys())
-
-
 def _loaded(cell):
     """What a cell of JSON holds; any other as it is."""
     with contextlib.suppress(TypeError, ValueError):
         return json.loads(cell)
     return cell
+
+
+def _is_turn(value) -> bool:
+    return isinstance(value, Mapping) and bool({"role", "from"} & value.keys())
 
 
 def _turns(cell) -> list[tuple[str, str]]:
@@ -188,13 +190,10 @@ def _turns(cell) -> list[tuple[str, str]]:
 
 def _last_turns(cell) -> tuple[str, str]:
     """(the user's turn before it, the assistant's last turn), or (the user's last turn, "")."""
-    question, after, solution = "", "", ""
-    for who, text in _turns(cell):
-        if who in USER and text:
-            after = text
-        elif who in ASSISTANT and text:
-            question, solution = after, text
-    return (question, solution) if solution else (after, "")
+    turns = [(who, text) for who, text in _turns(cell) if text]
+    last = max((i for i, (who, _) in enumerate(turns) if who in ASSISTANT), default=None)
+    asked = ["", *(text for who, text in turns[:last] if who in USER)]
+    return asked[-1], "" if last is None else turns[last][1]
 
 
 def _options(row: Mapping, column: str | None) -> dict[str, str]:
@@ -218,7 +217,7 @@ def _options(row: Mapping, column: str | None) -> dict[str, str]:
         return {}
     labels = [str(label) for label in labels][: len(texts)]
     usable = all(isinstance(text, str | int | float) and text != "" for text in texts)
-    if not usable or len(set(labels)) < len(texts):
+    if not usable or len(set(labels)) < len(texts) or len(texts) > len(LETTERS):
         mend = f"give at most {len(LETTERS)} texts, none empty, each with a label of its own"
         raise ValueError(f"options {str(texts)[:60]}: {mend}")
     return {label: str(text).strip() for label, text in zip(labels, texts, strict=True)}
@@ -259,70 +258,65 @@ def read(source, *, domain, columns=None, answers=False, limit=LIMIT, seed=0, no
     Raises ValueError, in one line, for an empty source, a missing column, a file that can't be
     read, and, with its row, for a cell that can't be used.
     """
-    name = name_of(source)
+    where = name = name_of(source)
     if name in corpora.names():
         made = [replace(e, domain=domain) for e in corpora.load(name, seed)]
-        rows, total, made = {}, len(made), made[:limit]
+        made, rows, total = made[:limit], made[:limit], len(made)
     else:
-        rows, total = rows_of(source, name, limit, seed)
-        made = list(_examples(rows, name, domain, columns or {}, answers).values())
+        (rows, total), found = rows_of(source, name, limit, seed), {}
+        if not rows:
+            raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
+        has = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
+        try:
+            column = roles(has, columns or {}, answers)
+            for n, row in rows.items():
+                where = f"{name}, row {n}"
+                e = example(row, column, domain)
+                if e and not getattr(found.get(key(e)), "solution", ""):  # the first with an answer
+                    found[key(e)] = e
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        made = list(found.values())
+    worked = [e for e in made if e.solution]
+    if not made or (answers and not worked):
+        raise ValueError(
+            f"{name}: no row has {'an answer to learn from' if made else 'a question'}"
+        )
     if total > limit:
         note(f"{name}: {limit} of its {total} rows are used, a sample.")
-    if len(made) < len(rows):
+    if left := len(rows) - len(made):
         why = "empty, asked twice or with its gold option twice"
-        note(f"{name}: {len(rows) - len(made)} of {len(rows)} rows left out, {why}.")
-    worked = [e for e in made if e.solution]
-    if answers and not worked:
-        raise ValueError(f"{name}: no row has an answer to learn from")
-    if answers and len(worked) < len(made):
-        left = len(made) - len(worked)
+        note(f"{name}: {left} of {len(rows)} rows left out, {why}.")
+    if answers and (left := len(made) - len(worked)):
         note(f"{left} of {len(made)} training rows have no answer: left out.")
     return worked if answers else made
-
-
-def _examples(rows: Mapping, name: str, domain: str, columns, answers) -> dict[str, Example]:
-    """`key` -> the first of its rows that has an answer."""
-    has = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
-    if not has:
-        raise ValueError(f"{name} is empty: it needs rows with a question and an answer")
-    column, examples = roles(has, columns, name, answers), {}
-    for n, row in rows.items():
-        try:
-            made = example(row, column, domain)
-        except ValueError as error:
-            raise ValueError(f"{name}, row {n}: {error}") from None
-        if made and not getattr(examples.get(key(made)), "solution", ""):
-            examples[key(made)] = made
-    if not examples:
-        asked = column["question"] or column["messages"]
-        raise ValueError(f"{name}: every question in column {asked!r} is empty")
-    return examples
 
 
 def read_domains(source, columns=None, note=warn) -> dict[str, list[Example]]:
     """Domain -> examples, of {name: source}, or of corpora (all their domains) and files (a domain
     named by its stem)."""
-    parts = source if isinstance(source, Mapping) else {p: p for p in listed(source)}
     domains = {}
-    for name, part in parts.items():
-        if name is part and name in corpora.names():
-            domains |= by_domain(corpora.load(name))
+    for name, part in source.items() if isinstance(source, Mapping) else _listed(source):
+        if name is None:
+            own = by_domain(corpora.load(part))
         else:
-            domain = Path(name).stem if name is part else str(name)
-            if domain in domains or not domain.strip():
-                raise ValueError(f"domain {domain!r} is there twice or has no name")
-            domains[domain] = read(part, domain=domain, columns=columns, note=note)
+            own = {str(name): read(part, domain=str(name), columns=columns, note=note)}
+        if twice := [d for d in own if d in domains or not d.strip()]:
+            raise ValueError(f"domain {twice[0]!r} is there twice or has no name")
+        domains |= own
     if not domains:
         raise ValueError("domains is empty: name at least one")
     return domains
 
 
-def listed(source) -> list[str | Path]:
-    """Corpora and files as a list, also where it is one alone; empty for {name: source}."""
-    paths = [source] if isinstance(source, str | Path) else list(source)
-    if not isinstance(source, Mapping) and not all(isinstance(p, str | Path) for p in paths):
+def _listed(source) -> list[tuple[str | None, str | Path]]:
+    """(domain, its file) or (None, a corpus of several); none of {name: source}."""
+    paths = [source] if isinstance(source, str | Path) else source
+    if isinstance(paths, Mapping):
+        return []
+    if not all(isinstance(path, str | Path) for path in paths):
         raise ValueError("domains: give a corpus name, {name: source}, or a list of files")
-    return [] if isinstance(source, Mapping) else paths
+    return [(None if p in corpora.names() else Path(p).stem, p) for p in paths]
 
 
 def read_evaluation(domains, demonstrations, columns, training: Sequence[Example], note=warn):
@@ -335,15 +329,10 @@ def read_evaluation(domains, demonstrations, columns, training: Sequence[Example
     if demonstrations is not None:
         worked = {} if demonstrations == "none" else read_domains(demonstrations, columns, note)
     else:
-        for corpus in (corpora.entry(p) for p in listed(domains) if p in corpora.names()):
-            if corpus.demonstrations:
-                worked = worked | by_domain(corpora.load(corpus.demonstrations))
-    same = {key(e) for e in training}
-    bare = {key(replace(e, options=())) for e in training}
-
-    def known(e: Example) -> bool:  # options tell apart two that both have some
-        return key(e) in same or key(replace(e, options=())) in (same if e.options else bare)
-
+        for entry in (corpora.entry(p) for name, p in _listed(domains) if name is None):
+            if entry.demonstrations:
+                worked = worked | by_domain(corpora.load(entry.demonstrations))
+    known = asked_by(training)
     if left := {key(e) for e in itertools.chain(*asked.values(), *worked.values()) if known(e)}:
         note(f"{len(left)} questions of the domains are in the training set too and were left out.")
     asked = {d: [e for e in of if not known(e)] for d, of in asked.items()}
@@ -356,6 +345,13 @@ def read_evaluation(domains, demonstrations, columns, training: Sequence[Example
             needs = "which STS_ICL needs: give demonstrations with answers, or 'none'"
             raise ValueError(f"domain {d!r} has no worked examples, {needs}")
     return asked, worked
+
+
+def asked_by(training: Sequence[Example]):
+    """Whether a training set asks a question too; options tell apart two that both have some."""
+    same = {key(e) for e in training}
+    bare = {key(replace(e, options=())) for e in training}
+    return lambda e: key(e) in same or key(replace(e, options=())) in (same if e.options else bare)
 
 
 def name_of(source) -> str:

@@ -7,8 +7,15 @@ HTML = "<script>alert(1)</script> & <b>"
 
 
 def questions(word, count=16, answers=True):
-    rows = [
-        {"question": f"{word} {i}: how much is {i} and {i + 3}?", "answer": f"{2 * i + 3} {HTML}"}
-        for i in range(count)
+    """Open questions whose answers hold HTML."""
+    asked = [f"{word} {i}: how much is {i} and {i + 3}?" for i in range(count)]
+    rows = [{"question": q, "answer": f"{2 * i + 3} {HTML}"} for i, q in enumerate(asked)]
+    return rows if answers else [{"question": q} for q in asked]
+
+
+def choices(word):
+    """Multiple choice."""
+    options = [[f"{word} {i}", f"{word} {i + 1}", f"{word} {i + 2}"] for i in range(16)]
+    return [
+        {"question": f"{word} {i}?", "choices": o, "answer": i % 3} for i, o in enumerate(options)
     ]
-    return rows if answers else [{"question": row["question"]} for row in rows]
