@@ -19,8 +19,8 @@ from sts_utils.examples import by_domain
 #: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy), and
 #: to load it; memory beside these (activations, caches), and GB of a process beside all that.
 TRAINING_BYTES, BYTES, HEADROOM, PROCESS = 20, {"bfloat16": 2, "float32": 4}, 1.15, 6
-#: FLOP/s reached by a CPU core, by an A100 in a pass and token by token; hours that are too many.
-CORE, PASS, DECODING, HOURS = 1.7e11, 1.2e14, 3e13, 72
+#: FLOP/s reached by a CPU core and by an A100 on average; hours that are too many.
+CORE, A100, HOURS = 1.7e11, 6e13, 72
 #: Tokens that a written answer and an option's text are assumed to have.
 WRITTEN, OPTIONS = 300, 40
 
@@ -66,50 +66,36 @@ def weights(p: Profile) -> int:
     return known.get(p.model) or models.size(p.model, p.revision)
 
 
-def estimate(p: Profile) -> pd.DataFrame:
-    """A row a cached function that the plan calls: calls, tokens, FLOPs and hours of one A100.
-
-    2 FLOPs a weight and token of a forward pass, 6 of a training step (8 with checkpointing).
-    """
-    rows = []
-    for call in (call for calls in plan.rounds(p) for call in calls):
-        kind, tokens = _tokens(call[0].__name__, call[1][0])
-        hours = flops(call) / (DECODING if kind == "write" else PASS) / 3600
-        rows.append((call[0].__name__, 1, tokens, flops(call), hours))
-    columns = ["function", "calls", "tokens", "flops", "a100_hours"]
-    return pd.DataFrame(rows, columns=columns).groupby("function", as_index=False).sum()
-
-
 def flops(call: plan.Call) -> float:
-    """About what a call computes: its share of a run's time."""
+    """About what a call computes, its share of a run's time: 2 a weight and token of a forward
+    pass, 6 of a training step (8 with checkpointing); lengths are means (data/corpora.yaml)."""
     function, (p, *_) = call
-    kind, tokens = _tokens(function.__name__, p)
-    passes = 2 if kind != "train" else 8 if p.sft.gradient_checkpointing else 6
+    (query, solution), (asked, _) = corpora.entry(p.train).tokens, corpora.entry(p.domains).tokens
+    e, g, length = p.evaluation, p.grpo, min(query + solution, p.sft.max_length)
+    answer = min(WRITTEN, e.max_new_tokens) if e.mode == "generation" else OPTIONS
+    many = sum(min(k, e.questions) for k in corpora.entry(p.domains).questions.values())
+    training = 8 if p.sft.gradient_checkpointing else 6
+    passes, tokens = {
+        "train_features": (2, 2 * p.shift.queries * query + 2 * p.shift.sets * length),
+        "domain_features": (2, 2 * p.sts.queries * asked + p.sts.demonstrations * length),
+        "finetuned": (training, p.sft.epochs * p.sft.examples * length),
+        "change": (training, p.sft.epochs * p.sft.examples * length),
+        "evaluated": (training, p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
+        "tuned": (training, p.sft.epochs * p.selective.examples * length),
+        "reinforced": (8, g.steps * g.prompts * g.generations * g.completion_tokens),
+        "performance": (2, many * (answer + asked)),
+        "zero_features": (2, 7 * len(p.ablation.counts) * p.ablation.questions * length),
+        "peaks": (2, 6 * p.labels.samples * p.labels.tokens),
+    }.get(function.__name__, (2, max(e.held_out, p.sts.queries) * length))
     return passes * weights(p) * tokens
 
 
-def _tokens(name: str, p: Profile) -> tuple[str, float]:
-    """("read", "write" or "train", tokens) of one call; lengths are means (data/corpora.yaml)."""
-    (query, solution), (asked, _) = corpora.entry(p.train).tokens, corpora.entry(p.domains).tokens
-    e, g, length = p.evaluation, p.grpo, min(query + solution, p.sft.max_length)
-    shown = p.sts.demonstrations * sum(corpora.entry(p.demonstrations).tokens)
-    many = sum(min(k, e.questions) for k in corpora.entry(p.domains).questions.values())
-    answer = min(WRITTEN, e.max_new_tokens) if e.mode == "generation" else OPTIONS
-    table = {
-        "train_features": ("read", p.shift.queries * 2 * query + p.shift.sets * 2 * length),
-        "domain_features": ("read", p.sts.queries * 2 * asked + shown),
-        "domain_after": ("read", p.sts.queries * asked),
-        "actual_features": ("read", 2 * p.shift.queries * query),
-        "finetuned": ("train", p.sft.epochs * p.sft.examples * length),
-        "change": ("train", p.sft.epochs * p.sft.examples * length),
-        "evaluated": ("train", p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
-        "tuned": ("train", p.sft.epochs * p.selective.examples * length),
-        "reinforced": ("write", 4 * g.steps * g.prompts * g.generations * g.completion_tokens),
-        "performance": ("write" if answer > OPTIONS else "read", many * (answer + asked)),
-        "zero_features": ("read", 7 * len(p.ablation.counts) * p.ablation.questions * length),
-        "peaks": ("read", 6 * p.labels.samples * p.labels.tokens),
-    }
-    return table.get(name, ("read", e.held_out * length))
+def estimate(p: Profile) -> pd.DataFrame:
+    """A row a function that the plan calls: calls, FLOPs and hours of one A100."""
+    calls = [call for calls in plan.rounds(p) for call in calls]
+    rows = [(call[0].__name__, 1, flops(call), flops(call) / A100 / 3600) for call in calls]
+    columns = ["function", "calls", "flops", "a100_hours"]
+    return pd.DataFrame(rows, columns=columns).groupby("function", as_index=False).sum()
 
 
 def workers(p: Profile) -> int:

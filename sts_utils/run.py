@@ -149,22 +149,18 @@ def read(
 
 def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
     """The released code's alignment: whole prompts with generated tokens, row by row."""
-    written = {}
+    written, rows = {}, None
     if p.shift.generated_tokens:
         model = models.load_model(p.model, p.dtype, p.revision)
         flat = [prompt for pair in pairs for prompt in pair]
         written = features.continuations(model, tokenizer(p), flat, p.shift.generated_tokens)
-    told = (hook(p), p.shift.stream_rows, written)
-    if batches.engine(p.engine) != "vllm":
-        return features.stream_stats(pairs, backbone(p), *told)
-    from sts_utils import vllm
+    if batches.engine(p.engine) == "vllm":
+        from sts_utils import vllm
 
-    where, layers = vllm.checkpoint(p.model, p.revision), [p.layer]
-
-    def rows(prompts):
-        return (r[p.layer] for r in vllm.residual_rows(where, prompts, layers, p.dtype))
-
-    return features.stream_stats(pairs, None, *told, rows)
+        where = vllm.checkpoint(p.model, p.revision)
+        rows = partial(vllm.layer_rows, where, layer=p.layer, dtype=p.dtype)
+    model = None if rows else backbone(p)
+    return features.stream_stats(pairs, model, hook(p), p.shift.stream_rows, written, rows)
 
 
 @cached(*SHOWN)
@@ -206,10 +202,9 @@ def actual_features(p: Profile, seed: int, model: Model):
 def domain_after(p: Profile, domain: str, seed: int, model: Model) -> dict:
     """Residual stream of a domain's plain questions in the fine-tuned model (one SAE feature)."""
     pairs = [(plain, plain) for plain, _ in questions.domain_pairs(p, domain, seed)]
-    read = {"features": np.array([0]), "desc": f"{domain} after SFT, seed {seed}"}
-    return features.feature_stats(pairs, backbone(p, folder(p, model)), [hook(p)], **read)[
-        0
-    ].arrays()
+    tuned, desc = backbone(p, folder(p, model)), f"{domain} after SFT, seed {seed}"
+    one = np.array([0])
+    return features.feature_stats(pairs, tuned, [hook(p)], features=one, desc=desc)[0].arrays()
 
 
 # --- fine-tuning ---------------------------------------------------------------------------------
