@@ -92,7 +92,7 @@ logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3)
 before = mixtures.measure(profile, ends)
 change = {name: mixtures.measure(profile, ends, of) - before for name, of in models.items()}
 changes = pd.concat(change, names=["mixture"]).rename("change").reset_index()
-gains = mixtures.gains(changes, ends, main.templates)  # mixture -> domain -> Estimate
+gains = mixtures.gains(changes, ends, questions.templates(profile))  # mixture -> domain -> Estimate
 pd.DataFrame(gains).T.map(str)
 
 # %% [markdown]
