@@ -158,9 +158,9 @@ class Run:
         rows = []
         for metric, (s, seed) in product(PAPER_SCORES, enumerate(self.profile.seeds)):
             values = self.score(metric, s)
-            for (name, of), value in zip(self.domains[s].items(), values, strict=True):
+            for (name, domain), value in zip(self.domains[s].items(), values, strict=True):
                 row = {"metric": metric, "seed": seed, "domain": name, "value": value}
-                rows.append(row | {"queries": len(of.n), "tokens": int(of.n.sum())})
+                rows.append(row | {"queries": len(domain.n), "tokens": int(domain.n.sum())})
         return pd.DataFrame(rows)
 
     def observe(self, score_of: Callable) -> Observations:
@@ -169,7 +169,7 @@ class Run:
         """
         values, left_out = [], []
         for s, domains in enumerate(self.domains):
-            weights = [stats.without(len(of.n), d) for d, of in enumerate(domains.values())]
+            weights = [stats.without(len(one.n), d) for d, one in enumerate(domains.values())]
             values.append(score_of(s, None))
             left_out.append(score_of(s, weights))
         arrays = np.stack(values), np.stack(left_out, 1)

@@ -144,6 +144,7 @@ def judge(p: Profile, made: Sequence[Claim]) -> None:
     """Judge claims by their 95% intervals, unless their outcome is mostly noise. The verdicts are
     shown and take the place of these claims' earlier ones in figures/<profile>/claims.csv."""
     claims, rows, path = paper("claims").set_index("id"), [], FIGURES / p.name / "claims.csv"
+    order = dict(zip(claims.index, range(len(claims)), strict=True))
     for id, statistic, e, theirs in made:
         known, share = claims.loc[id], getattr(e, "reliability", np.nan)
         found = "not testable" if share < TESTABLE else verdict(e.low, e.high, known.side)
@@ -156,7 +157,7 @@ def judge(p: Profile, made: Sequence[Claim]) -> None:
     if path.exists():
         before = pd.read_csv(path, keep_default_na=False, na_values={"reliability": [""]})
         table = pd.concat([before[~before.id.isin(new.id)], new])
-    table = table.sort_values("id", key=lambda ids: ids.map(claims.index.get_loc), kind="stable")
+    table = table.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False, float_format="%.6g")
     display(shown(new[["verdict", "claim", "statistic", "value", "low", "high"]]))

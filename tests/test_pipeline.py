@@ -161,7 +161,7 @@ def test_claims_follow_the_rule(reproduced):
 # --- what is committed ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*notebooks.STAGES, notebooks.CONTROL, *notebooks.OTHERS])
+@pytest.mark.parametrize("name", [*notebooks.STAGES, *notebooks.OTHERS])
 def test_each_notebook_matches_its_source_and_has_short_cells(name):
     source = jupytext.read(notebooks.NOTEBOOKS / f"{name}.py")
     executed = nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", as_version=4)
