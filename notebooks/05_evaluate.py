@@ -131,8 +131,8 @@ beside = changes.merge(theirs.add_prefix("paper: "), how="left", on="domain")
 # %%
 caption = (
     "Tables 2–4. Change of performance, after − before SFT, paired by question, × 100, mean over "
-    f"seeds: of {results.MEASURE_NAMES[measure]} (95% interval over questions), the log-odds of the "
-    "gold option and accuracy; beside the paper's change of accuracy."
+    f"seeds: of {results.MEASURE_NAMES[measure]} (95% interval over questions), the log-odds of "
+    "the gold option and accuracy; beside the paper's change of accuracy."
 )
 results.publish(profile, "tables2_4", beside, caption)
 

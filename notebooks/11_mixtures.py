@@ -92,7 +92,7 @@ logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3)
 before = mixtures.evaluated(profile, None)
 change = {name: mixtures.evaluated(profile, name) - before for name in extra}
 changes = pd.concat(change, names=["mixture"]).rename("change").reset_index()
-gains = mixtures.gains(changes, ends, main.templates)  # mixture -> domain -> Estimate
+gains = mixtures.gains(changes, ends, questions.templates(profile))  # mixture -> domain -> Estimate
 pd.DataFrame(gains).T.map(str)
 
 # %% [markdown]
@@ -126,7 +126,7 @@ figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.8), sharey=True)
 for side, (domain, kind) in enumerate(zip(ends, ("high-STS", "low-STS"))):
     names = sorted(("all low", "half", "all high"), key=lambda name: extra[name][side])
     x = [extra[name][side] for name in names]
-    colour, marker = results.STYLES.get(domain, (results.PALETTE[side], "oD"[side]))
+    colour, marker = results.styles(main.domain_names)[domain]
     look = {"label": f"{domain} ({kind})", "color": colour, "fmt": marker}
     points(axes[side], x, [gains[name][domain] for name in names], ls="-", **look)
     axes[side].axhline(100 * gains["none"][domain].value, color=colour, ls=":")

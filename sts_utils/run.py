@@ -180,7 +180,7 @@ def own_answer_features(p: Profile, seed: int):
 @cached(*READ, "train", "shift", "alignment")
 def prose_features(p: Profile, seed: int):
     """The same training questions without and with prose in context."""
-    return read(p, questions.prose_pairs(p, seed), f"prose seed {seed}")
+    return read(p, questions.training_pairs(p, seed, prose=True), f"prose seed {seed}")
 
 
 @cached(*READ, "sweep", *DOMAINS)

@@ -9,7 +9,7 @@ import pytest
 from sts_utils import stats
 from sts_utils.config import AblationSettings
 from sts_utils.experiments import ablation
-from sts_utils.measured import loss_change, overlap, share_held
+from sts_utils.measured import overlap
 
 
 def test_chosen_features(random_stats):
@@ -71,19 +71,6 @@ def test_changes_are_paired_by_question():
 # --- of every side's shifts ----------------------------------------------------------------------
 
 
-def test_shares_of_the_change_by_hand(run):
-    """Of the 8 of 40 features most moved, and of the 8 most active."""
-    moved, activity = run.shifts("actual"), run.shifts("train", "h")
-    shares = []
-    for before, after in zip(run.train, run.actual, strict=True):
-        total = after.dh2.sum(0)
-        tops = np.argsort(-total)[:8], np.argsort(-before.h.sum(0))[:8]
-        shares.append([total[top].sum() / total.sum() for top in tops])
-    found = share_held(moved, moved, 8), share_held(moved, activity, 8)
-    assert [e.value for e in found] == pytest.approx(np.mean(shares, 0))
-    assert all(e.low < e.value < e.high for e in found)
-
-
 def test_overlap_of_drawn_dims(run):
     both = [run.shifts(side) for side in ("train", "actual")]
     np.testing.assert_allclose(both[0][0], [x.dh2.sum(0) / x.n.sum() for x in run.train])
@@ -97,11 +84,12 @@ def test_overlap_of_drawn_dims(run):
     assert gap.value == 0 and not gap.draws.any()
 
 
-def test_losses_are_paired_by_question():
+def test_losses_are_paired_by_question(run):
     before = pd.DataFrame({"id": list("cab"), "solution_loglik": [-3.0, -1.0, -2.0]})
     one = pd.DataFrame({"id": list("abc"), "solution_loglik": [-0.9, -1.8, -2.7]})
     two = pd.DataFrame({"id": list("bca"), "solution_loglik": [-1.6, -2.4, -0.8]})
     after = [one.assign(when="after", seed=0), two.assign(when="after", seed=1)]
-    change = loss_change(pd.concat([before.assign(when="before", seed=pd.NA), *after]), {})
+    run.held_out = pd.concat([before.assign(when="before", seed=pd.NA), *after])
+    change = run.loss_change()
     assert change.value == pytest.approx(np.mean([-0.1, -0.2, -0.3, -0.2, -0.4, -0.6]))
     assert -0.6 <= change.low < change.value < change.high <= -0.1
