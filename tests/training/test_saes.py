@@ -6,6 +6,8 @@ import torch
 from sts_utils import corpora, sae_training, saes
 from sts_utils.store import DATA
 
+FOLDERS = [f"data/saes/{path.parent.name}/{path.name}" for path in (DATA / "saes").glob("*/*")]
+
 
 def test_rows_for_saes_are_the_streams_after_each_block(backbone):
     sequences = [list(range(10, 10 + n)) for n in (5, 9, 14, 7)]
@@ -17,7 +19,6 @@ def test_rows_for_saes_are_the_streams_after_each_block(backbone):
         expected = torch.cat([h[layer + 1][0, 1:] for h in hidden]).sort(0).values
         rows = torch.cat(chunks[layer]).float().sort(0).values.to(backbone.device)
         torch.testing.assert_close(rows, expected, rtol=1e-2, atol=1e-2)
-        assert {chunk.dtype for chunk in chunks[layer]} == {torch.bfloat16}
     few = sae_training.collected(backbone, sequences, (1,), 4, 14)
     assert 4 <= sum(map(len, few[1])) < 31
 
@@ -25,9 +26,7 @@ def test_rows_for_saes_are_the_streams_after_each_block(backbone):
 def test_every_round_replays_each_chunk_once():
     chunks = [torch.full((2, 3), float(i), dtype=torch.bfloat16) for i in range(6)]
     seen = [chunk[0, 0].item() for chunk in itertools.islice(sae_training.replayed(chunks), 18)]
-    rounds = [seen[:6], seen[6:12], seen[12:]]
-    assert rounds[0] == list(range(6)) and all(sorted(r) == list(range(6)) for r in rounds)
-    assert rounds[1] != rounds[0] and next(sae_training.replayed(chunks)).dtype == torch.float32
+    assert seen[:6] == list(range(6)) == sorted(seen[6:12]) == sorted(seen[12:]) != seen[6:12]
 
 
 def test_a_trained_sae_is_saved(backbone, tokenizer, tmp_path):
@@ -38,14 +37,11 @@ def test_a_trained_sae_is_saved(backbone, tokenizer, tmp_path):
     sae_training.save(trained, tmp_path / "sae")
     sae = saes.load(str(tmp_path / "sae"), 64, 0).to(backbone.device)
     assert saes.layer(str(tmp_path / "sae")) == 0
-    held_out = [chunk.float().to(backbone.device) for chunk in rows]
-    assert saes.quality(sae, held_out)["fvu"] < 0.9
+    assert saes.quality(sae, [chunk.float().to(backbone.device) for chunk in rows])["fvu"] < 0.9
 
 
-@pytest.mark.parametrize("name", [p.name for p in (DATA / "saes/smollm2-135m-instruct").iterdir()])
-def test_shipped_saes_are_sound(name):
-    """Of rows that they were not trained on: what notebook 00 measures, on a few questions."""
-    folder = f"data/saes/smollm2-135m-instruct/{name}"
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_shipped_saes_are_sound(folder):
     sae = saes.load(folder, 576, saes.layer(folder))
     assert torch.isfinite(sae.W_enc).all() and torch.isfinite(sae.W_dec).all()
     torch.testing.assert_close(sae.W_dec.norm(dim=-1), torch.ones(sae.cfg.d_sae), rtol=0.02, atol=0)
