@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from sts_utils.runs import engine
 from transformers.integrations import sdpa_attention
 
 from sts_utils import corpora, fsdp, models, store, train
-from sts_utils.runs import engine
 
 
 @pytest.fixture(scope="module")

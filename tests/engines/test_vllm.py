@@ -7,13 +7,13 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from sts_utils.runs import engine, samples
 
 from sts_utils import batches, config, corpora, grpo, models, prompts, saes, vllm
 from sts_utils import features as extract
 from sts_utils import generate as generation
 from sts_utils import train as sft
 from sts_utils.config import GrpoSettings
-from sts_utils.runs import engine, samples
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed (make vllm)", allow_module_level=True)
