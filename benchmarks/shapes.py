@@ -23,6 +23,7 @@ from rehearsal import families
 from sae_lens import StandardSAE
 from sae_lens.saes.standard_sae import StandardSAEConfig
 from speed import long_pairs, seconds
+from sts_utils.runs import engine
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from sts_utils import config, corpora, models, vllm
@@ -32,7 +33,6 @@ from sts_utils import generate as generation
 from sts_utils import train as sft
 from sts_utils.config import Profile
 from sts_utils.features import Hook
-from sts_utils.runs import engine
 
 FAMILY = "llama3-8b"
 PARTS = ["extraction", "vllm", "evaluation", "sft", "grpo"]

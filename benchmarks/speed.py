@@ -19,6 +19,10 @@ import psutil
 import torch
 from bare import Bare
 from safetensors.torch import load_file, save_file
+from sts_utils.report.run import ALLOCATOR
+from sts_utils.runs import models as held
+from sts_utils.runs import samples
+from sts_utils.scale import cost
 
 from sts_utils import batches, config, corpora, models, prompts, saes
 from sts_utils import evaluate as options
@@ -27,10 +31,6 @@ from sts_utils import scores as shift
 from sts_utils import train as sft
 from sts_utils.config import Profile
 from sts_utils.features import Hook
-from sts_utils.report.run import ALLOCATOR
-from sts_utils.runs import models as held
-from sts_utils.runs import samples
-from sts_utils.scale import cost
 from sts_utils.store import ROOT
 
 

@@ -139,11 +139,10 @@ def sums_of(runs: Path, pattern: str, seed: int, **settings) -> dict[str, dict[s
     found = {}
     for path in runs.glob(pattern):
         told = recipe(path)
-        swept = bool(told["settings"]["sweep"]["widths"]) or "domains" in settings
-        if told["settings"].items() >= (settings | {"place": "query"}).items() and swept:
-            if told["arguments"][-1] == str(seed):
-                name = told["arguments"][0].strip("'")
-                found.setdefault(name, load_file(path / "random-8x.safetensors"))
+        asked = told["settings"].items() >= (settings | {"place": "query"}).items()
+        if asked and told["arguments"][-1] == str(seed):
+            name = told["arguments"][0].strip("'")
+            found.setdefault(name, load_file(path / "random-8x.safetensors"))
     return found
 
 

@@ -30,9 +30,7 @@ def test_raw_dims(random_stats):
 
 
 def test_n_larger_than_the_sae(random_stats):
-    with pytest.raises(
-        ValueError, match=r"top_n is 41, but there are 40 features"
-    ):
+    with pytest.raises(ValueError, match=r"top_n is 41, but there are 40 features"):
         shift.shifted_dims(random_stats(), 41)
 
 

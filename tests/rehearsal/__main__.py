@@ -58,12 +58,7 @@ def missing(folder: Path, name: str) -> list[str]:
     return [file for file in files if not (folder / file).is_file()]
 
 
-def rehearse(
-    name: str,
-    folder: Path,
-    sizes: dict | None = None,
-    nodes: int | None = None,
-) -> int:
+def rehearse(name: str, folder: Path, sizes: dict | None = None, nodes: int | None = None) -> int:
     """Run profile `name` on its small hub in `folder`; 0 if nothing is missing."""
     start = time.time()
     profile, environment = prepare(name, folder, sizes or {})
