@@ -27,9 +27,9 @@ def test_what_is_trained_on_is_neither_asked_nor_shown_and_the_same_type_is_aske
     chosen = sets._asked(part, NAME, 2)
     assert {skills.SKILLS[e.domain.split(", ")[0]][0] for e in chosen} == {"name"}
     assert len(chosen) == 2 * 12 == 2 * len(sets.domains(part))
-    greedy = part.sft.model_copy(update={"examples": 1000})
+    greedy = part.model_copy(update={"sft": part.sft.model_copy(update={"examples": 1000})})
     with pytest.raises(ValueError, match=f"'{NAME}' has .*: lower examples .* or questions"):
-        sets.examples(part.model_copy(update={"sft": greedy}), NAME, 0)
+        sets.examples(greedy, NAME, 0)
 
 
 def test_wrong_answers_stand_in_the_same_demonstrations(part, tokenizer):
@@ -64,8 +64,7 @@ def test_moving_the_residual_moves_the_log_odds_as_the_gradient_says(
             ends.append(evaluate.option_likelihoods(whole, tokenizer, examples).gold_log_odds)
     slope = (ends[0] - ends[1]).mean() / 2e-3
     assert slope == pytest.approx(float(direction @ torch.tensor(found["odds"])), rel=0.02)
-    assert found["features"].shape == (sae.cfg.d_sae,) and found["features"].any()
-    assert not np.allclose(found["loglik"], found["odds"])
+    assert found["features"].any() and not np.allclose(found["loglik"], found["odds"])
 
 
 @pytest.mark.slow
@@ -76,8 +75,8 @@ def test_all_that_is_planned_is_computed_and_no_model_is_kept(part):
         function(*args, part=part.sae if "features" in function.__name__ else None)
     assert not sets.finetuned.path(part, NAME, 0, sets.steps(part)).exists()
     for table in (sets.change(part, NAME, 0, sets.steps(part)), sets.quick_probe(part, NAME, 0)):
-        assert list(table.groupby("domain").size()) == 12 * [part.evaluation.questions]
-        assert table.gold_log_odds.any()
+        asked = 12 * [part.evaluation.questions]
+        assert list(table.groupby("domain").size()) == asked and table.gold_log_odds.any()
     q = scores.at_answer(part)
     answer = FeatureStats.from_arrays(run.domain_features(q, "next, runners", 0, part=q.sae))
-    assert len({*answer.n}) == 1 and answer.n[0] < 12  # the tokens between question and answer
+    assert len({*answer.n}) == 1 and answer.n[0] < 12  # tokens between question and answer

@@ -41,8 +41,7 @@ def order(name: str, seed: int = 0, renamed: np.ndarray | None = None) -> float:
     """Rank correlation of a score on D_16 with AFFINITY; with features renamed nothing is left."""
     domains = [stats(d + 1, share, seed) for d, share in enumerate(AFFINITY)]
     train, names = stats(0, 1.0, seed), np.arange(FEATURES) if renamed is None else renamed
-    ranked, towards = shifted_dims(train, 16), np.empty(FEATURES)
-    towards[names] = train.mean("dh")
+    ranked, towards = shifted_dims(train, 16), train.mean("dh")[np.argsort(names)]
     dims = ShiftedDims(names[ranked.ids], ranked.shift)
     return spearmanr(over_domains(name, domains, dims, towards=towards), AFFINITY).statistic
 
