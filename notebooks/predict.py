@@ -45,39 +45,51 @@ PROBE = 8  # steps of fine-tuning to try; None for none
 BUDGET = 100  # extra examples to split over the domains; None for none
 MORE = {}  # any other argument of sts_utils.predict
 INTERACTIVE = False  # a slider for N, where a browser is open on this notebook
-PREDICTION = None  # one that was computed before, whose report this is
+OUT = None  # a folder to write the tables to
+FOLDER = "."  # your files are relative to it
 
 # %%
+import itertools
+import os
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
 
 import sts_utils
-from sts_utils.prediction.predict import reread
-from sts_utils.prediction.prediction import SCORES
+from sts_utils import questions, run, scores, stats
+from sts_utils.experiments.labels import activations, promoted
+from sts_utils.prediction import sources
+from sts_utils.prediction.predict import SCORES
+from sts_utils.prediction.predict import TRAIN as OWN
 from sts_utils.store import ROOT
 
 pd.set_option("display.html.use_mathjax", False, "display.precision", 3)
 pd.set_option("display.max_colwidth", None, "display.max_rows", 30)
-if PREDICTION:
-    prediction = reread(PREDICTION)
-else:
-    given = {"model": MODEL, "sae": SAE, "domains": DOMAINS, "seeds": SEEDS, "queries": QUERIES}
-    given |= {"n": N, "probe": PROBE, "progress": False}
-    prediction = sts_utils.predict(TRAIN, **given | MORE)
-score, profile, probe = prediction.score, prediction.profile, prediction.probe
+os.chdir(FOLDER)
+
+# %%
+given = {"model": MODEL, "sae": SAE, "domains": DOMAINS, "seeds": SEEDS, "queries": QUERIES}
+prediction = sts_utils.predict(TRAIN, **given | {"n": N, "probe": PROBE} | MORE)
+score, profile, answers = prediction.score, prediction.profile, prediction.answers
+if OUT:
+    Path(OUT).mkdir(parents=True, exist_ok=True)
+    prediction.table.to_csv(Path(OUT) / "table.csv", index=False)
+    prediction.table.to_parquet(Path(OUT) / "table.parquet", index=False)
 
 # %% [markdown]
 # ## What was read
 
 # %%
-print(f"Training set: {prediction.source}, {len(prediction.train)} examples")
+name = TRAIN if isinstance(TRAIN, (str, Path)) else "given in Python"
+print(f"Training set: {name}, {len(prediction.train)} examples")
 print(f"Model: {profile.model}, {profile.dtype}")
 print(f"SAE: {profile.sae}, residual stream after block {profile.layer}")
 print(f"Ranked by {score}, N = {prediction.n}, seeds {', '.join(map(str, prediction.seeds))}")
 for said in prediction.notes:
-    print(f"Left out: {said}")
+    print(said)
 for example in prediction.train[:2]:
     print(f"\n{example.query}\n  → {example.solution}")
 
@@ -107,14 +119,26 @@ else:
 # same sign was not compared; another run and other examples are not in the intervals.
 
 # %%
-if probe:
-    print(probe.cost)
-    print(f"Measured: {probe.measure}")
-    if len(probe.changes) > 1:
-        print(f"Share of the variance between domains that is signal: {probe.reliability:.2f}")
-        if not probe.reliability >= 0.5:
+probe = None
+if answers is not None:
+    rows, changes = [], {}
+    for domain, of in answers.groupby("domain"):
+        changes[domain] = (of.after - of.before).to_numpy()[None]  # [1 seed, questions]
+        low, high = stats.interval(stats.mean_draws(changes[domain]))
+        before, after = of.before.mean(), of.after.mean()
+        rows.append((domain, len(of), before, after, after - before, low, high))
+    columns = ["domain", "questions", "before", "after", "change", "change_low", "change_high"]
+    probe = pd.DataFrame(rows, columns=columns)
+    probe = probe.sort_values("change", key=abs, ascending=False, ignore_index=True)
+    print(f"Measured: {answers.measure[0]}")
+    if len(changes) > 1:
+        reliability = stats.reliability(list(changes.values()))
+        print(f"Share of the variance between domains that is signal: {reliability:.2f}")
+        if not reliability >= stats.TESTABLE:
             print("Below 0.5: more noise than signal. Take more steps, or more questions a domain.")
-    display(probe.table)
+    display(probe)
+    if OUT:
+        probe.to_csv(Path(OUT) / "probe.csv", index=False)
 else:
     print("None was run: predict(…, probe=8), or --probe 8.")
 
@@ -130,25 +154,28 @@ else:
 scored = [f"{score}{end}" for end in ("", "_low", "_high")]
 others = [name for name in SCORES if name != score and prediction.table[name].notna().any()]
 display(prediction.table[["domain", "rank", "rank_low", "rank_high", *scored, *others]])
-asked = [len(stats.n) for row in prediction.domain_stats for stats in row.values()]
-print(f"{min(asked)} to {max(asked)} questions a domain and seed; D_{prediction.n} on", end=" ")
-print(f"{len(prediction.train_stats[0].n)} training questions a seed (512: or more).")
+counts = {name: len(of.n) for (name, _, _), of in prediction.stats.items()}
+training = counts.pop(OWN)
+print(f"{min(counts.values())} to {max(counts.values())} questions a domain and seed;", end=" ")
+print(f"D_{prediction.n} on {training} training questions a seed (512: or more).")
 if len(prediction.seeds) == 1:
     print("With one seed the intervals leave out what other demonstrations would change.")
-for one, other, flips in prediction.ties:
-    print(f"can't be told apart: {one} and {other} (their order flips in {flips:.0%} of the draws)")
+values, draws = prediction.estimates[score]
+for a, b in itertools.pairwise(np.argsort(-values, kind="stable")):
+    if (flips := (draws[:, a] <= draws[:, b]).mean()) > 0.05:
+        pair = f"{prediction.domains[a]} and {prediction.domains[b]}"
+        print(f"can't be told apart: {pair} (their order flips in {flips:.0%} of the draws)")
 
 
 # %%
 def plot(prediction):
     """Every score with its interval, domains in the order of the one that ranks; the probe's."""
-    table, probe = prediction.table[::-1].set_index("domain"), prediction.probe
-    first = prediction.score
+    table, first = prediction.table[::-1].set_index("domain"), prediction.score
     names = [first, *(s for s in SCORES if s != first and table[s].notna().any())]
     parts = {name: table[[name, f"{name}_low", f"{name}_high"]] for name in names}
-    if probe:
+    if probe is not None:
         columns = ["change", "change_low", "change_high"]
-        parts["probe"] = probe.table.set_index("domain").reindex(table.index)[columns]
+        parts["probe"] = probe.set_index("domain").reindex(table.index)[columns]
     size = (2.2 + 2.2 * len(parts), 1.1 + 0.22 * len(table))
     figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, layout="constrained")
     for axis, (name, part) in zip(np.atleast_1d(axes), parts.items()):
@@ -156,7 +183,7 @@ def plot(prediction):
         reach = np.maximum([value - low, high - value], 0)
         colour = {first: "C0", "probe": "C1"}.get(name, "0.55")
         axis.errorbar(value, range(len(table)), xerr=reach, fmt="o", capsize=2, color=colour)
-        axis.set(xlabel=f"change, {probe.steps} steps" if name == "probe" else name)
+        axis.set(xlabel="change by the probe" if name == "probe" else name)
     axis.set_yticks(range(len(table)), [d.replace("$", r"\$") for d in table.index])
     return figure
 
@@ -181,13 +208,43 @@ _ = plot(prediction)
 # fires hardest in a sample of your texts and of the domains': the peak is between ⟦ and ⟧.
 
 # %%
-explained = prediction.explain(min(10, len(prediction.shifts)))
-for (feature, shift, promotes), rows in explained.groupby(
-    ["feature", "shift", "promotes"], sort=False
-):
-    print(f"Feature {feature}, shift {shift:.3g}; promotes: {promotes}")
-    print(f"used most by: {rows.used_by.iloc[0] or 'no domain'} {rows.link.iloc[0]}")
-    display(rows[["domain", "peak", "text"]].set_index("domain"))
+kind = "answers" if score == "sts_answers" else "shift"
+shifts = np.mean([scores.shift(prediction.stats[OWN, s, kind]) for s in prediction.seeds], axis=0)
+ids = np.argsort(-shifts, kind="stable")[:10]
+model, hook, tokenizer = run.backbone(profile), run.hook(profile), questions.tokenizer(profile)
+texts = [("the training set", e) for e in sources.drawn(prediction.train, 32)]
+texts += [(d, e) for d in prediction.domains for e in sources.drawn(prediction.questions[d], 4)]
+fired = []
+for domain, e in texts:
+    text = f"{e.query}\n{e.solution}".strip()
+    read = tokenizer(text, return_offsets_mapping=True)  # with BOS where the model has one
+    ends = [0, *(stop for _, stop in read.offset_mapping[:256])]  # shown once, if shared
+    if len(ends) <= 2:
+        continue
+    h = activations(model, hook, read.input_ids[:256], ids).cpu().numpy()  # [tokens, features]
+    for i, at in enumerate(h.argmax(0)):
+        cuts = ends[max(0, at - 10)], ends[at], ends[at + 1], ends[min(len(h), at + 11)]
+        before, token, after = (text[a:b] for a, b in itertools.pairwise(cuts))
+        fired.append((ids[i], domain, h[at, i], f"{before}⟦{token}⟧{after}"))
+fired = pd.DataFrame(fired, columns=["feature", "domain", "peak", "text"]).query("peak > 0")
+fired = fired.drop_duplicates(["feature", "peak", "text"], keep="last")
+fired = fired.sort_values("peak", ascending=False, kind="stable")
+
+# %%
+known = run.sae(profile).cfg.metadata.neuronpedia_id
+used = {
+    d: np.mean([prediction.stats[d, s, "shift"].mean("h") for s in prediction.seeds], axis=0)
+    for d in prediction.domains
+}
+for feature, words in zip(ids.tolist(), promoted(profile, ids)):
+    print(f"Feature {feature}, shift {shifts[feature]:.3g}; promotes: {' '.join(words)}")
+    most = sorted(((float(used[d][feature]), d) for d in used), reverse=True)[:3]
+    using = ", ".join(f"{d} ({mean:.3g})" for mean, d in most if mean > 0) or "no domain"
+    link = f"https://www.neuronpedia.org/{known}/{feature}" if known else ""
+    print(f"used most by: {using} {link}")
+    rows = fired[fired.feature == feature].set_index("domain")[["peak", "text"]]
+    own = rows.index == "the training set"
+    display(pd.concat([rows[own][:2], rows[~own][:2]]))
 
 # %% [markdown]
 # ## What to add to the mix
@@ -197,9 +254,25 @@ for (feature, shift, promotes), rows in explained.groupby(
 
 # %%
 if BUDGET:
-    display(prediction.advice(BUDGET))
-    rows = prediction.mixture(BUDGET)
+    weight = prediction.table[score]
+    weight = np.exp(weight) if score == "sts_relative" else weight.clip(lower=0)
+    weight = weight if weight.sum() > 0 else weight * 0 + 1.0  # none is above 0: evenly
+    advice = prediction.table[["domain"]].assign(weight=weight, share=weight / weight.sum())
+    quota = advice.share.to_numpy() * BUDGET
+    counts = np.floor(quota).astype(int)
+    counts[np.argsort(counts - quota, kind="stable")[: BUDGET - counts.sum()]] += 1
+    rows, at_hand = [], []
+    for domain, count in zip(advice.domain, counts):
+        of = *prediction.questions[domain], *prediction.demonstrations.get(domain, ())
+        worked = list({sources.key(e): e for e in of if e.solution}.values())
+        chosen = [(e.query, e.solution, domain) for e in sources.drawn(worked, count)]
+        rows, at_hand = rows + chosen, [*at_hand, len(worked)]
+    display(advice.assign(examples=counts, at_hand=at_hand))
     print(f"{len(rows)} of {BUDGET} at hand")
+    mixture = pd.DataFrame(rows, columns=["question", "answer", "domain"])
+    if OUT and rows:
+        how = {"orient": "records", "lines": True, "force_ascii": False}
+        mixture.to_json(Path(OUT) / "mixture.jsonl", **how)
 
 # %% [markdown]
 # ## Another N or score
@@ -216,7 +289,7 @@ prediction.rescored(n=max(1, prediction.n // 2), score="sts_act").table[
 if INTERACTIVE:  # a widget waits for a browser, which papermill has not
     from ipywidgets import interact
 
-    @interact(n=(1, len(prediction.shifts) // 2), score=[score, *others])
+    @interact(n=(1, len(shifts) // 2), score=[score, *others])
     def shown(n=prediction.n, score=score):
         """Draw the ranking by this N and score."""
         display(plot(prediction.rescored(n=n, score=score)))

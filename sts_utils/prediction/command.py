@@ -1,62 +1,59 @@
 """The command line: `python -m sts_utils predict --train my.jsonl --out report`."""
 
 import argparse
+import os
+import tempfile
 from pathlib import Path
 
-from sts_utils import store
-from sts_utils.prediction import report
-from sts_utils.prediction.predict import EXAMPLE, predict
+from sts_utils import notebooks, store
+from sts_utils.prediction.predict import EXAMPLE, SCORES, predict
 
-#: Arguments of `predict` that are numbers, and that take several words.
-NUMBERS = ("n", "shots", "queries", "probe", "budget")
+#: What argparse is told of options that are no single word.
+KINDS = {name: {"type": int} for name in ("n", "shots", "queries", "probe", "budget")}
 SEVERAL = ("domains", "demonstrations", "columns", "domain_columns")
+KINDS |= {name: {"nargs": "+"} for name in SEVERAL}
+KINDS |= {"score": {"choices": SCORES}, "dtype": {"choices": ("auto", "float32", "bfloat16")}}
+#: The report; the notebook writes all but its page.
+FILES = ("index.html", "table.csv", "table.parquet", "probe.csv", "mixture.jsonl")
 
 
 def add_parser(commands) -> None:
     """The command `predict` among argparse's `commands`: an option an argument of the function."""
     how = {"description": predict.__doc__, "formatter_class": argparse.RawTextHelpFormatter}
     parser = commands.add_parser("predict", help="which domains will fine-tuning move?", **how)
-    defaults = {"train": EXAMPLE, **predict.__kwdefaults__, "out": "report", "budget": None}
-    for name, default in (defaults | {"seeds": "0,1,2"}).items():
-        kind = int if name in NUMBERS else str
-        told = {"nargs": "+"} if name in SEVERAL else {"type": kind}
-        if name != "progress":
-            parser.add_argument(f"--{name.replace('_', '-')}", default=default, **told)
-    parser.set_defaults(run=run, progress=True)
+    given = {"train": EXAMPLE, **predict.__kwdefaults__, "seeds": "0,1,2"}
+    for name, default in (given | {"out": "report", "budget": None}).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", default=default, **KINDS.get(name, {}))
+    parser.set_defaults(run=run)
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Predict, write the report and say the ranking. Raises ValueErrors of one line."""
-    if not all(seed.strip().isdigit() for seed in chosen.seeds.split(",")):
-        raise ValueError(f"--seeds {chosen.seeds!r}: give whole numbers, like 0,1,2")
-    if chosen.budget is not None and chosen.budget < 1:
-        raise ValueError(f"--budget {chosen.budget}: give 1 or more extra examples")
-    store.check_writable(Path(chosen.out), report.MEND)
-    options = {name: getattr(chosen, name) for name in predict.__kwdefaults__}
-    options["seeds"] = [int(seed) for seed in chosen.seeds.split(",")]
-    options |= {name: _named(name, options[name]) for name in SEVERAL}
+    """Predict, say the ranking, and write the report: the notebook `predict` with the same
+    arguments, which finds all that was computed in the store."""
+    store.check_writable(out := Path(chosen.out).absolute(), "give a folder to write the report to")
+    options = {name: _given(name, getattr(chosen, name)) for name in predict.__kwdefaults__}
+    options["seeds"] = [int(seed) for seed in chosen.seeds.split(",")]  # of "0,1,2"
     predicted = predict(chosen.train, **options)
-    three = {"index": False, "float_format": "{:.3g}".format}
-    if predicted.probe:
-        print(f"{predicted.probe.table.to_string(**three)}\n")
     scored = [f"{chosen.score}{end}" for end in ("", "_low", "_high")]
-    columns = ["rank", "rank_low", "rank_high", "domain", *scored]
-    print(predicted.table[columns].to_string(**three))
-    if chosen.budget:
-        print(f"\n{predicted.advice(chosen.budget).to_string(**three)}")
-    print(f"\nreport: {', '.join(map(str, predicted.write(chosen.out, chosen.budget)))}")
+    ranks = predicted.table[["rank", "rank_low", "rank_high", "domain", *scored]]
+    print(ranks.to_string(index=False, float_format="{:.3g}".format), end="\n\n")
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)  # of an earlier report
+    given = {"TRAIN": chosen.train, "MORE": options, "BUDGET": chosen.budget, "OUT": str(out)}
+    with tempfile.TemporaryDirectory() as scratch:
+        done = notebooks.execute("predict", given | {"FOLDER": os.getcwd()}, Path(scratch))
+        notebooks.page(done, out / FILES[0], [])
+    print(f"report: {', '.join(str(out / name) for name in FILES if (out / name).exists())}")
     return 0
 
 
-def _named(name: str, words: list[str] | str | None):
+def _given(name: str, words):
     """["mmlu-test"] -> the corpus, ["a=x.csv"] -> a mapping, ["x.csv"] -> files."""
     if not isinstance(words, list):
         return words  # a default
-    if all("=" in word and not Path(word).is_file() for word in words):
-        pairs = dict(word.split("=", 1) for word in words)
-        if len(pairs) < len(words):
-            raise ValueError(f"{' '.join(words)}: a name is there twice")
-        return pairs
-    if "columns" in name:
-        raise ValueError(f"{name} {words}: give role=column, like question=ask answer=say")
-    return words[0] if len(words) == 1 else words
+    if "columns" not in name and not all("=" in w and not Path(w).is_file() for w in words):
+        return words[0] if len(words) == 1 else words
+    pairs = [word.split("=", 1) for word in words]
+    if len({key for key, *_ in pairs}) < len(words) or min(map(len, pairs)) < 2:
+        raise ValueError(f"{name} {' '.join(words)}: give name=value, each name once")
+    return dict(pairs)

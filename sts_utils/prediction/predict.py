@@ -1,34 +1,111 @@
 """`sts_utils.predict(train="my.jsonl")`: the whole method on people's own data."""
 
-import contextlib
-import io
 import itertools
-import json
 import logging
-import operator
 import os
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
+import pandas as pd
+import torch
 from tqdm import tqdm
 
-from sts_utils import models, prompts, questions, run, saes, store
+from sts_utils import evaluate, models, prompts, questions, run, saes, scores, stats, store
+from sts_utils import train as sft
 from sts_utils.cache import cached
-from sts_utils.config import Profile
-from sts_utils.examples import Example, split
+from sts_utils.config import Profile, SftSettings
+from sts_utils.examples import Example, split, with_answer
 from sts_utils.features import FeatureStats
-from sts_utils.prediction import probe as probes
 from sts_utils.prediction import sources
-from sts_utils.prediction.prediction import DEFAULT_SCORE, TRAIN, Prediction, check_score
-
-log = logging.getLogger(__name__)
 
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
-EXAMPLE = store.DATA / "example.jsonl"
-#: Sets of demonstrations before the training set's questions; questions take them in turn.
-SETS = 4
+EXAMPLE = str(store.DATA / "example.jsonl")
+#: The paper's STS_act and STS_ICL, and ours: `sts_relative` compares domains feature by feature,
+#: `sts_answers` how features move from wrong answers to right ones in multiple choice. The default
+#: did best on topics in an earlier control (commit 0de4d57); it was chosen after that was seen.
+SCORES = ("sts_relative", "sts_act", "sts_icl", "sts_answers")
+#: The training set's key beside the domains'; sets of demonstrations that its questions take in
+#: turn; bootstrap draws of the scores that are not the paper's.
+TRAIN, SETS, DRAWS = "", 4, 500
+#: A probe's batch; its learning rate, for models of this width and lower for wider ones (the quick
+#: probe of notebook 16); questions of a domain, at most.
+BATCH, LR, WIDTH, PROBED = sft.QUICK_BATCH, 1e-3, 576, 64
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """Scores of domains, and the statistics they come from: N, score and domains can be changed.
+
+    `stats`: (domain or TRAIN, seed, kind) -> features of its questions; of kind "shift" without and
+    with worked examples in context, of "answers" (multiple choice) with wrong and with right ones.
+    """
+
+    profile: Profile
+    train: Sequence[Example]
+    questions: Mapping[str, Sequence[Example]]
+    demonstrations: Mapping[str, Sequence[Example]]  # the domains' worked examples, if any
+    notes: Sequence[str]  # what was left out, and what a probe costs
+    seeds: Sequence[int]
+    domains: Sequence[str]  # that are ranked
+    scores: Sequence[str]  # that can be had
+    n: int
+    score: str
+    stats: Mapping[tuple[str, int, str], FeatureStats]
+    answers: pd.DataFrame | None  # of a probe: domain, id, measure, before, after
+
+    def __repr__(self) -> str:
+        return f"Prediction by {self.score}, N = {self.n}\n{self.table}"
+
+    def rescored(self, n: int | None = None, score: str | None = None, domains=None):
+        """The same statistics with another N, score or choice of domains; nothing is run again."""
+        if score not in (None, *self.scores):
+            raise ValueError(f"score {score!r}: choose from {', '.join(self.scores)}")
+        kept = tuple(sorted(domains or self.domains, key=self.domains.index))
+        return replace(self, n=self.n if n is None else n, score=score or self.score, domains=kept)
+
+    @cached_property
+    def estimates(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Score -> (values [D], draws [B, D]), means over seeds; NaN of one that can't be had.
+
+        Draws are of seeds and questions (a Bayesian bootstrap: exponential weights of mean 1). A
+        question that several seeds ask has one weight: asking it again is no new evidence.
+        """
+        weights, missing = {}, np.full((1, len(self.domains)), np.nan)
+        for d, domain in enumerate(self.domains):
+            ids = {seed: self.stats[domain, seed, "shift"].ids for seed in self.seeds}
+            every = sorted(set().union(*ids.values()))
+            drawn = np.random.default_rng(d).exponential(size=(stats.DRAWS, len(every)))
+            weights |= {(domain, s): drawn[:, np.searchsorted(every, ids[s])] for s in self.seeds}
+        found = dict.fromkeys(SCORES, (missing[0], missing))
+        for name in self.scores:
+            values, draws = [], []
+            kind, called = ("answers", "cosine") if name == "sts_answers" else ("shift", name)
+            number = stats.DRAWS if name in scores.PAPER_SCORES else DRAWS
+            for seed in self.seeds:
+                own = self.stats[TRAIN, seed, kind]
+                read = [self.stats[d, seed, kind] for d in self.domains]
+                how = {"dims": scores.shifted_dims(own, self.n), "towards": own.mean("dh")}
+                score = partial(scores.over_domains, called, read, **how)
+                values.append(score())
+                draws.append(score(weights=[weights[d, seed][:number] for d in self.domains]))
+            found[name] = np.mean(values, axis=0), stats.over_seeds(np.stack(draws, 1))
+        return found
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """A row a domain, best rank first: domain; rank by `score`, `rank_low`, `rank_high`; each
+        of SCORES with `_low` and `_high` (95% bootstrap over questions and seeds)."""
+        values, draws = self.estimates[self.score]
+        low, high = stats.interval(1 + (draws[:, None, :] > draws[:, :, None]).sum(-1))
+        columns = {"domain": self.domains, "rank": 1 + (values > values[:, None]).sum(-1)}
+        columns |= {"rank_low": low.round().astype(int), "rank_high": high.round().astype(int)}
+        for name, (values, draws) in self.estimates.items():
+            low, high = stats.interval(draws)
+            columns |= {name: values, f"{name}_low": low, f"{name}_high": high}
+        return pd.DataFrame(columns).sort_values("rank", kind="stable", ignore_index=True)
 
 
 def predict(
@@ -42,19 +119,13 @@ def predict(
     shots: int = 5,
     queries: int = 32,
     seeds: Sequence[int] = (0, 1, 2),
-    score: str = DEFAULT_SCORE,
+    score: str = SCORES[0],
     columns: Mapping[str, str] | None = None,
     domain_columns: Mapping[str, str] | None = None,
     probe: int | None = None,
     dtype: str = "auto",
-    progress: bool = True,
 ) -> Prediction:
     """Which of `domains` will move when `model` is fine-tuned on `train`, without doing it.
-
-    The paper's two steps: the shifted dims D_N with training examples in context, then the
-    transferability score of each domain's questions on them (sts_act, sts_icl). Ours: sts_relative,
-    which compares domains feature by feature; of multiple choice, sts_answers, how the same
-    features move from demonstrations with wrong answers to right ones; and a probe.
 
     | argument | is |
     |---|---|
@@ -65,159 +136,84 @@ def predict(
     | columns, domain_columns | what their columns are called, like {"question": "ask"} |
     | n, shots | N of D_N; worked examples in context |
     | queries, seeds | questions a domain and seed (twice as many of the training set); draws |
-    | score | what ranks, one of prediction.SCORES |
+    | score | what ranks, one of SCORES |
     | probe | steps of fine-tuning to try, if any: every domain before and after |
 
     What was read of a domain is stored (data/runs) and serves other training sets. Everything is
-    drawn by the seeds alone. Raises ValueError, in one line, for what can't be used, before any
-    weights are loaded.
-
-    >>> import sts_utils
-    >>> small = {"model": "tiny", "sae": "random-8x", "dtype": "float32", "progress": False}
-    >>> small |= {"n": 20, "shots": 2, "queries": 4, "seeds": [0]}
-    >>> domains = {"code": "code-io", "health": "pubmedqa"}
-    >>> prediction = sts_utils.predict("chain-sum", domains=domains, **small)
-    >>> sorted(prediction.table.domain), len(prediction.table)
-    (['code', 'health'], 2)
-    >>> int(prediction.rescored(n=5, score="sts_icl").advice(10).examples.sum())
-    10
+    drawn by the seeds alone. Raises ValueError, before features are read, for what can't be used.
     """
-    seeds = tuple(map(operator.index, seeds))
-    if not seeds or len(set(seeds)) < len(seeds) or min(shots, queries) < 1:
-        sizes = f"seeds {list(seeds)}, shots {shots}, queries {queries}"
-        raise ValueError(f"{sizes}: give one or more of each, and each seed once")
-    if probe is not None and (not isinstance(probe, int) or probe < 2):
-        raise ValueError(f"probe is {probe!r}: give 2 or more steps")
-    check_score(score, n, has_icl=demonstrations != "none")
-    profile, notes = _profile(model, sae, dtype), []
-    longest = models.context_length(profile.model) // (shots + 1) - 32  # 32: a turn's marks
-
-    def note(said: str) -> None:
-        log.warning(said)
-        notes.append(said)
+    seeds, notes, pairs, found = tuple(map(int, seeds)), [], {}, {}
+    if min(shots, queries, len(seeds)) < 1 or len(set(seeds)) < len(seeds) or (probe or 2) < 2:
+        sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}"
+        raise ValueError(f"{sizes}: too few, or a seed twice")
+    p = _profile(os.fspath(model), os.fspath(sae), dtype)
 
     def fitting(examples: list[Example], what: str) -> list[Example]:
         """Those of which `shots` and a question fit into the context, whichever are drawn."""
-        kept = questions.within(questions.tokenizer(profile), examples, longest)
+        longest = models.context_length(p.model) // (shots + 1) - 32  # 32: a turn's marks
+        kept = questions.within(questions.tokenizer(p), examples, longest)
         if left := len(examples) - len(kept):
             said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
-            if len(kept) < 2:
-                mend = f"too long for the context with {shots} before a question: lower shots"
-                raise ValueError(f"{said}, {mend}")
-            note(f"{said} (the context over {shots} + 1 turns) and were left out.")
+            notes.append(f"{said} (the context over {shots} + 1 turns) and were left out.")
         return kept
 
-    learned = sources.read(train, domain="train", columns=columns, answers=True, note=note)
-    learned = fitting(learned, "the training set")
-    asked, worked = sources.read_evaluation(domains, demonstrations, domain_columns, learned, note)
-    check_score(score, n, domains=asked)
-    data = {"source": sources.name_of(train), "train": learned}
-    data["questions"] = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
-    shown = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
-    data |= {"demonstrations": shown, "notes": tuple(notes)}
-    drawn = {"shots": shots, "queries": queries, "seeds": seeds, "n": n, "score": score}
-    return computed(profile, probe, progress, **data, **drawn)
+    own = sources.read(train, domain="train", columns=columns, answers=True, note=notes.append)
+    own = fitting(own, "the training set")
+    others = domains, demonstrations, domain_columns, own, notes.append
+    asked, worked = sources.read_evaluation(*others)
+    asked = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
+    worked = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
+    choice = bool(worked) and is_choice([*own, *itertools.chain(*worked.values())])
+    lacks = {"sts_relative": len(asked) < 2, "sts_icl": not worked, "sts_answers": not choice}
+    possible = [name for name in SCORES if not lacks.get(name)]
+    if score not in possible or not 1 <= n <= (size := run.sae(p).cfg.d_sae):
+        mend = f"choose 1..{size}" if score in possible else f"choose {' or '.join(possible)}"
+        raise ValueError(f"score {score!r}, n {n}: {mend}")
+    if probe:
+        learned, probed = sources.drawn(own, probe * BATCH, seeds[0]), measurable(asked, seeds[0])
+        size = models.size(p.model) * (2 * getattr(torch, p.dtype).itemsize + sft.MASTER_BYTES)
+        said = f"A probe of {probe} steps learns from {probe * BATCH} examples, reads {len(probed)}"
+        notes.append(f"{said} questions twice and holds {size / 1e9:.1f} GB beside activations.")
+    for said in notes:
+        logging.getLogger(__name__).warning(said)
+    for seed in seeds:
+        for name, drawn in _draws(own, asked, worked, shots, queries, seed).items():
+            pairs[name, seed, "shift"] = questions.pairs(p, *drawn)
+            if choice:
+                rng, q = random.Random(f"{name} {seed}"), p.model_copy(update={"place": "answer"})
+                pairs[name, seed, "answers"] = questions.answer_pairs(q, *drawn, rng)
+    for at in tqdm(pairs, desc="features", unit="set"):
+        unread = dict.fromkeys(("h2", "r", "dr", "dr2"), np.empty(0))
+        found[at] = FeatureStats.from_arrays(prompt_features(p, tuple(pairs[at])) | unread)
+    answers = tried(p, probe, tuple(learned), tuple(probed), seeds[0]) if probe else None
+    read = own, asked, worked, notes, seeds, tuple(asked), possible
+    return Prediction(p, *read, n, score, found, answers)
 
 
-def _profile(model, sae, dtype: str) -> Profile:
-    """Model and SAE as a profile. Raises ValueError where they don't fit or can't chat."""
-    model, sae = os.fspath(model), os.fspath(sae)
-    if os.path.isdir(model) and model not in (*models.PACKAGED, *models.RANDOM):
-        model = os.path.abspath(model)  # the report's process runs in another folder
-    if os.path.isdir(sae) and not (store.ROOT / sae).is_dir():
-        sae = os.path.abspath(sae)
-    if os.path.isabs(model) or os.path.isabs(sae):  # written again since it was held, perhaps
-        for held in (run._backbone, run._sae, run._hook, questions._tokenizer):
-            held.cache_clear()
+def _profile(model: str, sae: str, dtype: str) -> Profile:
+    for held in (run._backbone, run._sae, run._hook, questions._tokenizer):
+        held.cache_clear()  # a folder may have been written again
     # of no matter here but for the attention-sink threshold: the same for everybody's data
     corpora = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
     read = {"model": model, "layer": saes.layer(sae), "sae": sae, "dtype": dtype}
-    profile = Profile(name="predict", about="", **read, **corpora)
-    models.check(model, profile.layer)
-    if questions.tokenizer(profile).chat_template is None:
-        lacks = "has no chat template: give its instruction-tuned version"
-        raise ValueError(f"model {model!r} {lacks}")
-    return profile
+    return Profile(name="predict", about="", **read, **corpora)
 
 
-def reread(record: str | Path) -> Prediction:
-    """A prediction from what `Prediction.recorded` wrote: its numbers are in the store."""
-
-    def as_example(found: dict):
-        fields = found.keys() == Example.__dataclass_fields__.keys()
-        return Example(**found | {"options": tuple(found["options"])}) if fields else found
-
-    told = json.loads(Path(record).read_text(encoding="utf-8"), object_hook=as_example)
-    profile, kept = Profile(**told.pop("profile")), told.pop("kept")
-    return computed(profile, told.pop("probe"), False, **told).rescored(domains=kept)
-
-
-def computed(
-    profile: Profile, probe: int | None, progress: bool, *, train, demonstrations, **told
-) -> Prediction:
-    """The prediction for examples that were read, the rest as the fields of a Prediction."""
-    asked, seeds, n, score = (told[name] for name in ("questions", "seeds", "n", "score"))
-    examples = [*train, *itertools.chain(*demonstrations.values())]
-    choice = all(len(e.options) > 1 and e.answer in e.options for e in examples)
-    choice = choice and bool(demonstrations)
-    check_score(score, n, None, bool(demonstrations), asked, choice)
-    behind, pairs = profile.model_copy(update={"place": "answer"}), {}
-    for seed in seeds:
-        draws = {TRAIN: _training_draw(train, told["shots"], 2 * told["queries"], seed)}
-        for d, of in asked.items():
-            shown = demonstrations and demonstrations[d]
-            draws[d] = _domain_draw(d, of, shown, told["shots"], told["queries"], seed)
-        for name, drawn in draws.items():
-            pairs[name, seed, "shift"] = questions.pairs(profile, *drawn)
-            if choice:
-                rng = random.Random(f"{name} {seed}")
-                pairs[name, seed, "answers"] = questions.answer_pairs(behind, *drawn, rng)
-    check_score(score, n, run.sae(profile).cfg.d_sae)
-    if probe and not probes.questions(asked, seeds[0]):
-        raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
-    stats, tried = {}, None
-    unread = {name: np.empty(0) for name in ("h2", "r", "dr", "dr2")}
-    for at in tqdm(pairs, desc="features", unit="set", disable=not progress):
-        read = prompt_features(profile, tuple(pairs[at]))
-        stats[at] = FeatureStats.from_arrays(read | unread)
-    if probe:
-        with contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO()):
-            every = list(itertools.chain(*pairs.values()))
-            tried = probes.probe(profile, probe, train, asked, every, seeds[0])
-    return Prediction(
-        profile,
-        train=train,
-        demonstrations=demonstrations,
-        train_stats=[stats[TRAIN, s, "shift"] for s in seeds],
-        domain_stats=[{d: stats[d, s, "shift"] for d in asked} for s in seeds],
-        answer_stats=[
-            {d: stats[d, s, "answers"] for d in (TRAIN, *asked)} for s in seeds if choice
-        ],
-        probe=tried,
-        **told,
-    )
-
-
-def _training_draw(examples: list[Example], shots: int, queries: int, seed: int) -> tuple:
-    """(questions, sets of demonstrations): half of the training set is asked, half is shown."""
-    pool, asked = split(examples, 0.5, seed)
-    if len(pool) < shots or len(asked) < 2:
-        needed = f"{shots} in context and 2 to look at need {max(2 * shots, shots + 2)}"
-        has = f"the training set has {len(examples)} usable example(s)"
-        raise ValueError(f"{has}, but {needed}: give more, or fewer shots")
-    random.Random(seed).shuffle(asked)
-    return asked[:queries], prompts.choose_demonstrations(pool, shots, SETS, seed)
-
-
-def _domain_draw(domain, examples, worked, shots: int, queries: int, seed: int) -> tuple:
-    """(questions, one set of demonstrations), of which no question is one."""
-    sets = prompts.choose_demonstrations(worked, shots, 1, seed) if worked else [[]]
-    seen = {sources.key(e) for e in sets[0]}
-    free = [e for e in examples if sources.key(e) not in seen]
-    if len(free) < 2:
-        has = f"has {len(free)} question(s) beside its {len(seen)} demonstrations"
-        raise ValueError(f"domain {domain!r} {has}: give two or more")
-    return sources.drawn(free, queries, seed), sets
+def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str, tuple]:
+    """TRAIN or domain -> (questions, sets of demonstrations), of which no question is one: half of
+    the training set is asked, half is shown."""
+    pool, free = split(own, 0.5, seed)
+    random.Random(seed).shuffle(free)
+    shown = prompts.choose_demonstrations(pool, shots, SETS, seed)
+    draws = {TRAIN: (free[: 2 * queries], shown)}
+    for d, examples in asked.items():
+        sets = prompts.choose_demonstrations(worked[d], shots, 1, seed) if worked else [[]]
+        seen = {sources.key(e) for e in sets[0]}
+        free = [e for e in examples if sources.key(e) not in seen]
+        draws[d] = sources.drawn(free, queries, seed), sets
+    if few := [d or "the training set" for d, (drawn, _) in draws.items() if len(drawn) < 2]:
+        raise ValueError(f"{few[0]} has under 2 questions beside its demonstrations: give more")
+    return draws
 
 
 @cached(*run.READ)
@@ -225,3 +221,43 @@ def prompt_features(p: Profile, pairs: tuple) -> dict[str, np.ndarray]:
     """Features of pairs of prompts: what a prediction reads of FeatureStats."""
     arrays = run.read(p, pairs, None)[p.sae]
     return {name: arrays[name] for name in ("ids", "features", "n", "h", "dh", "dh2")}
+
+
+def is_choice(examples: Sequence[Example]) -> bool:
+    """Whether all are multiple choice with an answer."""
+    return all(len(e.options) > 1 and e.answer in e.options for e in examples)
+
+
+def measurable(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Example]:
+    """At most PROBED of each domain that have an answer. All are multiple choice, or else an answer
+    is its solution: of multiple choice the gold option's text, without the options."""
+    answered = ([e for e in of if e.solution or e.answer] for of in asked.values())
+    chosen = [e for of in answered for e in sources.drawn(of, PROBED, seed)]
+    if not chosen:
+        raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
+    if is_choice(chosen):
+        return chosen
+    plain = [replace(e, solution=e.solution or e.answer) for e in chosen]
+    return [with_answer(e) if e.options and e.answer else e for e in plain]
+
+
+@cached(*run.MODEL, "dtype")
+def tried(p: Profile, steps: int, learned: Sequence[Example], asked, seed: int) -> pd.DataFrame:
+    """`asked` before and after fine-tuning on `learned`, whose model is not kept: domain, id,
+    measure, before, after: of multiple choice log-odds, or the answer's log-likelihood a token."""
+    run.release()
+    tokenizer, model = questions.tokenizer(p), models.load_model(p.model, p.dtype, p.revision)
+    lr = LR * min(1, WIDTH / models.check(p.model, p.layer, p.revision))
+    settings = SftSettings(batch=BATCH, micro_batch=BATCH, lr=lr, dtype=p.dtype)
+    read, name = partial(evaluate.option_likelihoods, desc="probe"), "gold_log_odds"
+    if not is_choice(asked):
+        read = partial(evaluate.solution_loglik, max_length=settings.max_length)
+        name = "solution_loglik"
+    rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked], "measure": name}
+    for side in ("before", "after"):
+        if side == "after":
+            how = settings, learned, lr, seed, "probe", steps
+            sft.train_answers(model.train(), tokenizer, *how, warmup=0)
+        found = read(model.eval(), tokenizer, asked).drop_duplicates("id")  # one in two domains
+        rows[side] = found.set_index("id")[name].loc[rows["id"]].to_numpy()
+    return pd.DataFrame(rows)
