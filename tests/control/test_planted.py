@@ -28,8 +28,7 @@ def stats(own: int, share: float, seed: int) -> FeatureStats:
     topics = np.where(rng.random((QUERIES, WORDS)) < share, 0, own)
     plain = np.full((QUERIES, WORDS, FEATURES), 2.0)  # all are on, so a context can move them down
     plain[..., :-10] += np.eye(TOPICS)[topics].repeat(OWNED, -1)
-    fired = topics * OWNED + rng.integers(OWNED, size=topics.shape)
-    plain += 0.5 * np.eye(FEATURES)[fired]  # one more of the topic's, by the word
+    plain += 0.5 * np.eye(FEATURES)[topics * OWNED + rng.integers(OWNED, size=topics.shape)]
     moved = np.eye(TOPICS)[np.where(rng.random((8, 40)) < share, 0, own)].mean(1) @ MOVES
     icl = np.maximum(plain + moved[np.arange(QUERIES) % 8][:, None], 0)
     sums = [x.sum(1) for x in (plain, plain**2, icl - plain, (icl - plain) ** 2)]
