@@ -116,13 +116,12 @@ def _whole(path: Path, only: str | None) -> bool:
     """Whether the files of an artifact (or one) match their hashes: looked at once in a process."""
     try:
         hashes = json.loads((path / "made.json").read_text())["files"]
-        for file in [only] if only else hashes:
-            if (path / file) not in _verified and store.file_hash(path / file) != hashes[file]:
-                return False
-            _verified.add(path / file)
+        asked = {path / file: hashes[file] for file in ([only] if only else hashes)}
+        found = {file for file in asked.keys() - _verified if store.file_hash(file) == asked[file]}
     except (OSError, ValueError, KeyError):
         return False
-    return True
+    _verified.update(found)
+    return asked.keys() <= _verified
 
 
 # --- what a key holds ----------------------------------------------------------------------------
@@ -168,9 +167,8 @@ CONTENTS: dict[str, Callable[[Profile], object]] = {
 def without_docstrings(tree: ast.AST) -> ast.AST:
     """A syntax tree (in place) in which a change of words is none."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
-            node
-        ):
+        documented = isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+        if documented and ast.get_docstring(node):
             node.body[0].value.value = ""
     return tree
 

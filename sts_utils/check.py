@@ -16,13 +16,12 @@ from sts_utils import batches, config, corpora, models, plan, questions, saes, s
 from sts_utils.config import Profile
 from sts_utils.examples import by_domain
 
-#: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy), and
-#: to load it; memory beside these (activations, caches), and GB of a process beside all that.
+#: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy) and
+#: to load it; a factor for activations and caches, and GB of a process beside all that.
 TRAINING_BYTES, BYTES, HEADROOM, PROCESS = 20, {"bfloat16": 2, "float32": 4}, 1.15, 6
-#: FLOP/s reached by a CPU core and by an A100 on average; hours that are too many.
-CORE, A100, HOURS = 1.7e11, 6e13, 72
-#: Tokens that a written answer and an option's text are assumed to have.
-WRITTEN, OPTIONS = 300, 40
+#: FLOP/s of a CPU core and of an A100, on average; hours that are too many; tokens that a written
+#: answer and an option's text are assumed to have.
+CORE, A100, HOURS, WRITTEN, OPTIONS = 1.7e11, 6e13, 72, 300, 40
 
 
 def prepare(p: Profile) -> None:
@@ -92,10 +91,10 @@ def flops(call: plan.Call) -> float:
 
 def estimate(p: Profile) -> pd.DataFrame:
     """A row a function that the plan calls: calls, FLOPs and hours of one A100."""
-    calls = [call for calls in plan.rounds(p) for call in calls]
-    rows = [(call[0].__name__, 1, flops(call), flops(call) / A100 / 3600) for call in calls]
-    columns = ["function", "calls", "flops", "a100_hours"]
-    return pd.DataFrame(rows, columns=columns).groupby("function", as_index=False).sum()
+    rows = [(call[0].__name__, 1, flops(call)) for calls in plan.rounds(p) for call in calls]
+    table = pd.DataFrame(rows, columns=["function", "calls", "flops"])
+    table = table.groupby("function", as_index=False).sum()
+    return table.assign(a100_hours=table.flops / A100 / 3600)
 
 
 def workers(p: Profile) -> int:
@@ -111,11 +110,9 @@ def workers(p: Profile) -> int:
 
 def problems(p: Profile) -> list[str]:
     """Why this machine can't run the profile: a line each, or none."""
-    lines = [
-        f"{key}: {package} is not installed"
-        for key, package in (("engine", "vllm"), ("executor", "ray"))
-        if getattr(p, key) == package and importlib.util.find_spec(package) is None
-    ]
+    asked = [name for name in (p.engine, p.executor) if name in ("vllm", "ray")]
+    missing = [name for name in asked if importlib.util.find_spec(name) is None]
+    lines = [f"{name} is not installed" for name in missing]
     need = (len(p.seeds) + len(p.others) + 8) * weights(p) * BYTES[p.sft.dtype]  # models kept
     need -= sum(f.stat().st_size for f in store.RUNS.rglob("*") if f.is_file())  # that goes on
     place = next(folder for folder in (store.RUNS, *store.RUNS.parents) if folder.exists())
@@ -157,10 +154,9 @@ def needs(p: Profile) -> list[tuple[str, str, str | None]]:
     found = [("dataset", e.hub["path"], e.hub.get("revision")) for e in entries if e.hub]
     if "/" in p.model and not os.path.isdir(p.model):
         found.append(("model", p.model, p.revision))
-    for name in p.saes if p.runs_paper else (p.sae,):
-        if not (saes.RANDOM.fullmatch(name) or saes.folder_of(name)):
-            found.append(("model", saes.repository(name), None))
-    return list(dict.fromkeys(found))
+    read = p.saes if p.runs_paper else (p.sae,)
+    public = [n for n in read if not (saes.RANDOM.fullmatch(n) or saes.folder_of(n))]
+    return list(dict.fromkeys(found + [("model", saes.repository(n), None) for n in public]))
 
 
 def _hub(p: Profile) -> list[str]:
@@ -171,12 +167,12 @@ def _hub(p: Profile) -> list[str]:
     except Exception:  # no cache yet
         here = set()
     for kind, name, _ in needs(p):
-        if name not in here and not os.path.isdir(os.path.join(mirror, name)):
-            try:
-                HfApi().auth_check(name, repo_type=kind)
-            except Exception as error:  # gated, missing, no answer: they have no base of their own
-                said = (str(error).strip().splitlines() or [""])[0]
-                lines.append(f"hub: {name}: {type(error).__name__}: {said}")
+        if name in here or os.path.isdir(os.path.join(mirror, name)):
+            continue
+        try:
+            HfApi().auth_check(name, repo_type=kind)
+        except Exception as error:  # gated, missing, no answer: they have no base of their own
+            lines.append(f"hub: {name}: {type(error).__name__} {error}".splitlines()[0])
     return lines
 
 

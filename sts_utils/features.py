@@ -4,7 +4,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -259,19 +258,20 @@ def stream_stats(
     hook: Hook,
     max_rows: int = 10_000,
     generated: Mapping[tuple[str, str], Sequence[int]] | None = None,
-    read: Callable[[Sequence[Sequence[int]]], Iterator[torch.Tensor]] | None = None,
+    read: Callable[[Sequence[Sequence[int]]], Iterator[dict[int, torch.Tensor]]] | None = None,
 ) -> FeatureStats:
     """Paired sums over the rows of two streams, whatever tokens they are. Never the default.
 
     A stream is every token of a condition's prompts in order (header, demonstrations, query, and
     the tokens of `generated[example_id, condition]`), its first `max_rows` rows without sinks.
-    `read`: another engine in place of `model`; of prompts' ids it yields the rows of each.
+    `read`: another engine in place of `model`; of prompts' ids it yields each one's block -> rows.
     """
-    read, generated, streams = read or partial(whole_rows, model), generated or {}, []
+    generated, streams = generated or {}, []
     for prompts in zip(*pairs, strict=True):
         rows, n = [], 0
         ids = [[*p.ids, *generated.get((p.example_id, p.condition), ())] for p in prompts]
-        for hidden in tqdm(read(ids), total=len(ids), desc="stream", leave=False):
+        found = (of[hook.layer] for of in read(ids)) if read else whole_rows(model, ids)
+        for hidden in tqdm(found, total=len(ids), desc="stream", leave=False):
             rows.append(hidden[hidden.norm(dim=-1) < hook.sink_norm])
             n += len(rows[-1])
             if n >= max_rows:

@@ -41,8 +41,6 @@ DOMAINS = ("domains", "demonstrations", "sts", "evaluation.questions")
 #: Training questions that the untouched model answers, to find verified answers of its own.
 ROLLOUTS = 192
 
-# --- models and SAEs that a process holds --------------------------------------------------------
-
 
 @lru_cache(maxsize=2)  # the untouched model and one fine-tuned one
 def _backbone(name: str, revision: str | None, layer: int, dtype: str):
@@ -69,9 +67,8 @@ def sae(p: Profile):
 @cache
 def _hook(sae_name: str, *model) -> Hook:
     name, revision, layer, _ = model
-    read = _sae(sae_name, name, revision, layer)
+    read, tokenizer = _sae(sae_name, name, revision, layer), models.load_tokenizer(name, revision)
     # 16 prompts, the same for every run: what is stored of a domain serves all training sets
-    tokenizer = models.load_tokenizer(name, revision)
     shown = [prompts.chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
     if not saes.RANDOM.fullmatch(sae_name):
         ids = [list(prompt.ids) for prompt in shown]
@@ -100,11 +97,9 @@ def folder(p: Profile, model: Model) -> Path | None:
 def whole(p: Profile, model: Model = None):
     """The whole model to evaluate: untouched or fine-tuned."""
     torch.set_num_threads(batches.cpu_threads())
-    where = folder(p, model)
+    name, revision = (str(folder(p, model)), None) if model else (p.model, p.revision)
     release()
-    if where:
-        return models.load_model(str(where), p.evaluation.dtype)
-    return models.load_model(p.model, p.evaluation.dtype, p.revision)
+    return models.load_model(name, p.evaluation.dtype, revision)
 
 
 def release(engine: bool = True) -> None:
@@ -158,7 +153,7 @@ def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
         from sts_utils import vllm
 
         where = vllm.checkpoint(p.model, p.revision)
-        rows = partial(vllm.layer_rows, where, layer=p.layer, dtype=p.dtype)
+        rows = partial(vllm.residual_rows, where, layers=[p.layer], dtype=p.dtype)
     model = None if rows else backbone(p)
     return features.stream_stats(pairs, model, hook(p), p.shift.stream_rows, written, rows)
 
@@ -216,14 +211,7 @@ def finetuned(p: Profile, seed: int, *, out: Path) -> None:
     sft(p, p.sft, questions.training_examples(p, seed)[0][: p.sft.examples], seed, out)
 
 
-def sft(
-    p: Profile,
-    settings: SftSettings,
-    examples: Sequence[Example],
-    seed: int,
-    out: Path,
-    steps: int | None = None,
-) -> None:
+def sft(p: Profile, settings: SftSettings, examples: Sequence, seed: int, out: Path, steps=None):
     """Fine-tune the profile's model into `out`, here or over the processes of its launcher; its log
     is beside it."""
     release()
@@ -270,25 +258,19 @@ def grpo(p: Profile, examples: Sequence[Example], seed: int, out: Path) -> None:
 
 # --- performance ---------------------------------------------------------------------------------
 
-WRITTEN = ("shots", "max_new_tokens", "rule")
-ASKED = (*MODEL, "domains", "demonstrations", "engine")
-ASKED += tuple(f"evaluation.{name}" for name in ("questions", "dtype", "mode", *WRITTEN))
+ASKED = (*MODEL, "domains", "demonstrations", "engine", "evaluation.questions", "evaluation.dtype")
+ASKED += tuple(f"evaluation.{name}" for name in ("mode", "shots", "max_new_tokens", "rule"))
 HELD_OUT = (*MODEL, "train", "shift.held_out", "sft.max_length")
 HELD_OUT += ("evaluation.held_out", "evaluation.dtype")
 SOLVED = ("evaluation.mathematics", "evaluation.max_new_tokens")
 
 
 @cached(*ASKED)
-def performance(
-    p: Profile,
-    model: Model = None,
-    asked: int | None = None,
-    given: tuple[Example, ...] | None = None,
-) -> pd.DataFrame:
+def performance(p: Profile, model: Model = None, asked: int | None = None, given: tuple = ()):
     """Each question's performance before (None) or after fine-tuning, a row a question.
 
-    Columns: domain, id and evaluate.MEASURES. The questions are the profile's evaluation questions,
-    at most `asked` of each domain, or those `given`.
+    A DataFrame with columns domain, id and evaluate.MEASURES. The questions are the profile's
+    evaluation questions, at most `asked` of each domain, or the examples `given`.
     """
     groups = questions.evaluation_questions(p).values()
     chosen = given or [e for group in groups for e in group[:asked]]

@@ -118,11 +118,6 @@ def residual_rows(
             yield rows
 
 
-def layer_rows(folder: Path, prompts: Sequence, layer: int, dtype: str) -> Iterator[torch.Tensor]:
-    """The same of one block."""
-    return (rows[layer] for rows in residual_rows(folder, prompts, [layer], dtype))
-
-
 @torch.inference_mode()
 def feature_stats(
     pairs: Sequence[tuple[Prompt, Prompt]],

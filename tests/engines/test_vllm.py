@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -84,10 +85,7 @@ def test_both_engines_read_the_same_features(pairs, hooks, folder, backbone):
 
 def test_both_engines_read_the_same_streams(pairs, hooks, folder, backbone):
     """Whole prompts, one after the other, up to so many rows."""
-
-    def read(ids):
-        return (rows[LAYER] for rows in vllm.residual_rows(folder, ids, [LAYER]))
-
+    read = partial(vllm.residual_rows, folder, layers=[LAYER])
     written = {(pairs[0][0].example_id, "plain"): [5, 6, 7]}
     ours = extract.stream_stats(pairs, None, hooks[0], 900, written, read)
     theirs = extract.stream_stats(pairs, backbone, hooks[0], 900, written)
