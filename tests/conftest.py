@@ -1,9 +1,12 @@
 """Shared by the tests: the tiny random model, a run of `tiny`, and a folder of their own."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 for _name in [name for name in os.environ if name.startswith("STS_") and name != "STS_MIRROR"]:
     del os.environ[_name]  # the caller's own
@@ -84,6 +87,23 @@ def reproduced(tmp_path_factory):
         if not said.exists():
             said.write_text(finished(command(out, "reproduce", "--profile", "tiny")))
     return out, said.read_text()
+
+
+def functions_of(name: str, **defined) -> SimpleNamespace:
+    """The imports, functions and upper-case constants of notebooks/<name>.py, which may use what is
+    `defined`."""
+    tree = ast.parse((store.ROOT / f"notebooks/{name}.py").read_text(encoding="utf-8"))
+    kinds = ast.Import | ast.ImportFrom | ast.FunctionDef
+    constant = re.compile(r"[A-Z][A-Z_, ]* \|?= ")
+    tree.body = [n for n in tree.body if isinstance(n, kinds) or constant.match(ast.unparse(n))]
+    exec(compile(tree, name, "exec"), defined)
+    return SimpleNamespace(**defined)
+
+
+@pytest.fixture(scope="session")
+def notebook_functions():
+    """`functions_of`, for folders with a conftest.py of their own: these hide this file."""
+    return functions_of
 
 
 @pytest.fixture

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
-from sts_utils.experiments import baselines
+
+@pytest.fixture(scope="module")
+def baselines(notebook_functions):
+    return notebook_functions("10_baselines")
 
 
-def test_baselines_by_hand(random_stats):
+def test_baselines_by_hand(baselines, random_stats):
     domain, train, tuned = random_stats(0), random_stats(1), random_stats(2)
     weights = np.array([[1] * 12, [2, 0] * 6])
     activity = baselines.mean_activation(domain, weights)
@@ -24,7 +27,7 @@ def cosine(a, b):
     return a @ b / np.sqrt((a @ a) * (b @ b))
 
 
-def test_a_probe_finds_a_law_and_none_in_noise():
+def test_a_probe_finds_a_law_and_none_in_noise(baselines):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(14, 20)) * np.r_[5.0, np.ones(19)]
     law = baselines.skill(x[:, :2], 20 + x[:, 0], 0.9)
@@ -33,7 +36,7 @@ def test_a_probe_finds_a_law_and_none_in_noise():
     assert np.mean(noise) < 0.1
 
 
-def test_skill_is_by_hand_and_0_for_a_constant_whose_r_is_minus_one():
+def test_skill_is_by_hand_and_0_for_a_constant_whose_r_is_minus_one(baselines):
     rng = np.random.default_rng(2)
     x, y, constant = rng.normal(size=(14, 16)), rng.normal(size=14), np.ones((14, 1))
     error = ((baselines.probe(x, y) - y) ** 2).sum()
@@ -43,7 +46,7 @@ def test_skill_is_by_hand_and_0_for_a_constant_whose_r_is_minus_one():
     assert baselines.skill(constant, y, 0.9).value == pytest.approx(0, abs=1e-9)
 
 
-def test_a_probe_never_sees_the_domain_it_predicts():
+def test_a_probe_never_sees_the_domain_it_predicts(baselines):
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(10, 4)), rng.normal(size=10)
     other = np.where(np.arange(10) == 3, 100.0, y)

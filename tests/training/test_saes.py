@@ -1,27 +1,18 @@
 """Rows for SAEs, and what notebook 00 does with them and with text; the shipped SAEs."""
 
-import ast
 import itertools
-import re
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sts_utils import corpora, sae_training, saes
 from sts_utils.corpora import packaged
-from sts_utils.store import DATA, ROOT
+from sts_utils.store import DATA
 
 
 @pytest.fixture(scope="module")
-def notebook(backbone, tokenizer):
-    """The imports, constants and functions of notebook 00."""
-    tree = ast.parse((ROOT / "notebooks/00_train_saes.py").read_text(encoding="utf-8"))
-    kinds, constant = ast.Import | ast.ImportFrom | ast.FunctionDef, re.compile("[A-Z]+ = ")
-    tree.body = [n for n in tree.body if isinstance(n, kinds) or constant.match(ast.unparse(n))]
-    defined = {"backbone": backbone, "tokenizer": tokenizer}
-    exec(compile(tree, "notebook 00", "exec"), defined)
-    return SimpleNamespace(**defined)
+def notebook(notebook_functions, backbone, tokenizer):
+    return notebook_functions("00_train_saes", backbone=backbone, tokenizer=tokenizer)
 
 
 def test_rows_for_saes_are_the_streams_after_each_block(backbone, notebook):
