@@ -188,12 +188,33 @@ results.publish(profile, "reliability", reliability, caption)
 # So: the share without an answer, the share cut off and the mean length, before and after, and the
 # scores against the change among questions answered in both.
 
+
+# %%
+def answers_report(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """What became of each domain's answers, each measure `_before` and `_after`; the last column is
+    the change among questions answered in both: a drop that is truncation is not in it."""
+    suffixes = ("_before", "_after")
+    both = before.merge(after, on=["domain", "id"], suffixes=suffixes, validate="one_to_one")
+    if not len(both) == len(before) == len(after):
+        raise ValueError(f"{len(before)} questions before, {len(after)} after, {len(both)} in both")
+    both["change"] = both.accuracy_after - both.accuracy_before
+    both["answered_both"] = both.answered_before & both.answered_after
+    both["change_answered"] = both.change.where(both.answered_both)
+    groups = both.groupby("domain")
+    report, columns = groups.mean(numeric_only=True), ["questions"]
+    for suffix in suffixes:
+        report[f"no_answer{suffix}"] = 1 - report[f"answered{suffix}"]
+        columns += [name + suffix for name in ("accuracy", "no_answer", "cut_off", "tokens")]
+    report["questions"], report["answered_both"] = groups.size(), groups.answered_both.sum()
+    return report[[*columns, "change", "answered_both", "change_answered"]].reset_index()
+
+
 # %%
 if by_options:
     print("No answer is written in this run, so none can be missing or cut off.")
 else:
     after = [run.performance(profile, model) for model in measured.models.values()]
-    reports = [evaluate.answers_report(before, table) for table in after]
+    reports = [answers_report(before, table) for table in after]
     answered = pd.concat(reports).groupby("domain").mean(numeric_only=True)
     display(answered.round(3))
     for metric, seen in measured.scores.groupby("metric"):

@@ -27,6 +27,8 @@ PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -36,7 +38,7 @@ from sts_utils import config, corpora, questions, results, run, sae_training, sa
 from sts_utils.measured import Run
 from sts_utils.results import Claim
 from sts_utils.scores import PAPER_SCORES
-from sts_utils.stats import combined
+from sts_utils.stats import Correlation, combined
 
 profile = config.load(PROFILE, SEEDS)
 main = Run(profile)
@@ -128,9 +130,15 @@ def slope(panel: dict, metric: str):
     return combined(lambda r: np.tensordot(x, r, 1), [row[metric] for row in panel.values()])
 
 
+def unfolded(square: Correlation) -> Correlation:
+    """A square, which noise folds upward, without that: by the jackknife over domains."""
+    n = len(square.domains)
+    return replace(square, value=n * square.value - (n - 1) * float(square.domains.mean()))
+
+
 def variance(panel: dict, metric: str):
     rows = [row[metric] for row in panel.values()]
-    return combined(lambda r: r.var(0, ddof=1), rows).unfolded()
+    return unfolded(combined(lambda r: r.var(0, ddof=1), rows))
 
 
 # %%

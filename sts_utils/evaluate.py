@@ -223,28 +223,3 @@ def prompt(tokenizer, example: Example, shots: Sequence[Example], room: int) -> 
         if len(tokenizer(text).input_ids) <= room:
             return text
     raise ValueError(f"question {example.id} over {room} tokens: lower evaluation.max_new_tokens")
-
-
-def answers_report(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """What became of each domain's answers, from two tables of `written_accuracy` on the same
-    questions.
-
-    Columns, each `_before` and `_after`: accuracy, no_answer (share guessed or missing), cut_off
-    (share that reached the length limit), tokens (mean length); then `change` of accuracy,
-    `answered_both` (questions answered in both) and `change_answered`, the change among these alone
-    (NaN if none is): a drop that is truncation is not in it.
-    """
-    suffixes = ("_before", "_after")
-    both = before.merge(after, on=["domain", "id"], suffixes=suffixes, validate="one_to_one")
-    if not len(both) == len(before) == len(after):
-        raise ValueError(f"{len(before)} questions before, {len(after)} after, {len(both)} in both")
-    both["change"] = both.accuracy_after - both.accuracy_before
-    both["answered_both"] = both.answered_before & both.answered_after
-    both["change_answered"] = both.change.where(both.answered_both)
-    groups = both.groupby("domain")
-    report, columns = groups.mean(numeric_only=True), ["questions"]
-    for suffix in suffixes:
-        report[f"no_answer{suffix}"] = 1 - report[f"answered{suffix}"]
-        columns += [name + suffix for name in ("accuracy", "no_answer", "cut_off", "tokens")]
-    report["questions"], report["answered_both"] = groups.size(), groups.answered_both.sum()
-    return report[[*columns, "change", "answered_both", "change_answered"]].reset_index()

@@ -70,12 +70,6 @@ def overlaps(a: np.ndarray, b: np.ndarray, ks: np.ndarray) -> np.ndarray:
     return np.stack([(worst < k).sum(-1) for k in ks], axis=-1) / ks
 
 
-def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
-    """Share of the total shift that the k most shifted dims hold (Fig 1a, 2b)."""
-    cumulative = np.concatenate([[0.0], np.cumsum(np.sort(moved)[::-1])])
-    return cumulative[np.asarray(k)] / cumulative[-1]
-
-
 def shift_draws(
     features: Sequence[FeatureStats], field: str, n: int, groups: Mapping[str, str]
 ) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Means, shares and correlations, with 95% intervals over questions, queries, seeds and domains."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -169,11 +169,6 @@ class Correlation:
         if isinstance(other, Correlation):
             return combined(lambda pair: pair[0] - pair[1], [self, other])
         return combined(lambda one: one[0] - other, [self])
-
-    def unfolded(self) -> "Correlation":
-        """A spread or another square, which noise folds upward, without that: by the jackknife."""
-        n = len(self.domains)
-        return replace(self, value=n * self.value - (n - 1) * float(self.domains.mean()))
 
     __str__ = Estimate.__str__
 

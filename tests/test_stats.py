@@ -114,15 +114,16 @@ def test_intervals_cover_the_truth(r, signal, change):
     assert signal < 3 or testable > 0.98 * worlds
 
 
-def test_a_spread_is_not_folded_upward():
+def test_a_spread_is_not_folded_upward(notebook_functions):
     """Three r that differ by noise alone: their variance is above zero, unfolded it is not."""
+    unfold = notebook_functions("09_saes").unfolded
     rng, plain, unfolded, covered = np.random.default_rng(0), [], [], 0
     for _ in range(60):
         rs = [correlate(world(rng, 0.5, 2, parts=0)[0]) for _ in range(3)]
         spread = stats.combined(lambda r: r.var(0, ddof=1), rs)
         plain.append(spread.value)
-        unfolded.append(spread.unfolded().value)
-        covered += spread.unfolded().low <= 0 <= spread.unfolded().high
+        unfolded.append(unfold(spread).value)
+        covered += unfold(spread).low <= 0 <= unfold(spread).high
     assert np.mean(plain) > 5 * abs(np.mean(unfolded)) and covered > 54
 
 

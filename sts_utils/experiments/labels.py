@@ -7,15 +7,13 @@ import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
-from sts_utils import corpora, generate, models, questions, run, saes, stats
+from sts_utils import corpora, generate, models, questions, run, saes
 from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.evaluate import OptionsLM
 from sts_utils.features import Hook
-from sts_utils.stats import Estimate
 
 KINDS = ("math", "code", "dialogue")
-SIZES, DEEP = (50, 100, 200), 500  # of D_N in Table 7; ranks among which Table 8 looks
 WORDS = 8  # tokens shown that a feature promotes
 ASKED = "What is this text? Answer with one word: math, code or dialogue."
 
@@ -88,44 +86,3 @@ def votes(peaks: np.ndarray, kinds: np.ndarray, top: int = 10) -> np.ndarray:
     counts = (chosen.float() @ of_kind.float()).double().numpy()
     total = counts.sum(-1, keepdims=True)
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-
-
-def labelled(votes: np.ndarray) -> np.ndarray:
-    """[F] the kind with the most votes; −1 for a feature that never fires or whose vote is tied."""
-    best = np.nan_to_num(votes).max(-1, keepdims=True)
-    winners = (votes == best) & (best > 0)
-    return np.where(winners.sum(-1) == 1, winners.argmax(-1), -1)
-
-
-def shares(
-    peaks: np.ndarray, kinds: np.ndarray, ranked: Sequence, top: int, sizes=SIZES, draws=200
-) -> tuple[dict, dict]:
-    """(share, recall) of the features `ranked` by their shift, [S] arrays of ids.
-
-    share: kind -> size -> Estimate of the share of D_size labelled so, of those with a label, and
-    "all": of every labelled feature. recall: mathematics and code -> share of the features with
-    that label among the first 500, which is the mean over every draw of 100 of them, and "chance".
-    Replicates draw texts and seeds again.
-    """
-    size, picked = len(ranked[0]), np.arange(len(kinds))
-    dims = {n: [ids[:n] for ids in ranked] for n in sizes if n <= size} | {"all": ranked}
-    found, deep = {n: [] for n in (*dims, "recall")}, min(DEEP, size // 2)
-    for draw in range(draws + 1):  # the first is as observed
-        if draw:
-            rng = np.random.default_rng(draw)  # texts of each kind, with replacement
-            places = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
-            picked = np.concatenate([rng.choice(place, len(place)) for place in places])
-        label = labelled(votes(peaks[picked], kinds[picked], top))
-        right = label == np.arange(len(KINDS))[:, None]  # [kinds, F]
-        for n, of in dims.items():
-            counts = [right[:, ids].sum(1) for ids in of]
-            found[n].append([count / max(count.sum(), 1) for count in counts])
-        first = [right[:, ids[:deep]].sum(1) for ids in ranked]
-        found["recall"].append(first / right.sum(1).clip(1))
-    share = {
-        name: {n: stats.over_seeds_of(np.array(rows)[..., k]) for n, rows in found.items()}
-        for k, name in enumerate(KINDS)
-    }
-    recall = {name: of.pop("recall") for name, of in share.items()}
-    del recall["dialogue"]
-    return share, recall | {"chance": Estimate(deep / size, np.array([deep / size]))}

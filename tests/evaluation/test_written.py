@@ -134,14 +134,15 @@ def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
     assert set(table.id) == {e.id for e in examples}
 
 
-def test_the_report_tells_truncation_from_lost_knowledge():
+def test_the_report_tells_truncation_from_lost_knowledge(notebook_functions):
+    answers_report = notebook_functions("05_evaluate").answers_report
     names = ["domain", "id", "accuracy", "answered", "cut_off", "tokens"]
     before = [("law", "a", 1, True, False, 100), ("law", "b", 1, True, False, 200)]
     before += [("law", "c", 0, True, False, 300), ("art", "d", 1, False, True, 10)]
     after = [("law", "b", 0, False, True, 900), ("law", "a", 1, True, False, 300)]
     after += [("law", "c", 0, True, False, 300), ("art", "d", 0, True, False, 30)]
     before, after = (pd.DataFrame(rows, columns=names) for rows in (before, after))
-    report = evaluate.answers_report(before, after).set_index("domain")
+    report = answers_report(before, after).set_index("domain")
     law = report.loc["law"]
     assert (law.questions, law.answered_both) == (3, 2)
     assert law.change == pytest.approx(-1 / 3) and law.change_answered == 0
@@ -150,4 +151,4 @@ def test_the_report_tells_truncation_from_lost_knowledge():
     assert (law.tokens_before, law.tokens_after) == (200, 500)
     assert report.loc["art"].answered_both == 0 and np.isnan(report.loc["art"].change_answered)
     with pytest.raises(ValueError, match="3 questions before, 4 after, 3 in both"):
-        evaluate.answers_report(before[:3], after)
+        answers_report(before[:3], after)

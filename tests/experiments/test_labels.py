@@ -21,7 +21,7 @@ def slow_label(column, kinds, top):
     return [c / sum(counts) for c in counts], best[0] if len(best) == 1 else -1
 
 
-def test_votes_and_labels_equal_a_slow_loop():
+def test_votes_and_labels_equal_a_slow_loop(notebook_functions):
     rng, kinds = np.random.default_rng(0), np.repeat([0, 1, 2], 8)
     peaks = rng.gamma(1.0, size=(24, 60)) * (rng.random((24, 60)) < 0.3)
     peaks[:, 0] = 0.0  # silent
@@ -29,7 +29,7 @@ def test_votes_and_labels_equal_a_slow_loop():
     votes = labels.votes(peaks, kinds, top=5)
     expected, label = zip(*[slow_label(peaks[:, j], kinds, 5) for j in range(60)], strict=True)
     np.testing.assert_allclose(votes, expected)
-    np.testing.assert_array_equal(labels.labelled(votes), label)
+    np.testing.assert_array_equal(notebook_functions("14_labels").labelled(votes), label)
     assert np.isnan(votes[0]).all() and label[:2] == (-1, -1) and set(label) == {-1, 0, 1, 2}
 
 
@@ -54,7 +54,7 @@ def test_promoted_tokens_are_those_of_the_highest_logits(profile, whole, tokeniz
     assert words[0] == tokenizer.decode([best]).strip() and len(words) == labels.WORDS
 
 
-def test_shares_and_recall_of_planted_labels():
+def test_shares_and_recall_of_planted_labels(notebook_functions):
     """40 features: a third each of mathematics, code and dialogue, D_N mathematics but for one."""
     kinds = np.repeat([0, 1, 2], 20)
     ranked = np.r_[0:7, 14, 7:14, 15:40]  # one feature of code among the first of mathematics
@@ -62,7 +62,9 @@ def test_shares_and_recall_of_planted_labels():
     noise = np.random.default_rng(0).random((60, 40)) * 0.01
     peaks = np.where(kinds[:, None] == kind[None, :], 2.0, 0.1) + noise
     seeds = [ranked, ranked]
-    share, recall = labels.shares(peaks, kinds, seeds, top=10, sizes=(8, 15, 99), draws=5)
+    share, recall = notebook_functions("14_labels").shares(
+        peaks, kinds, seeds, top=10, sizes=(8, 15, 99), draws=5
+    )
     shared = {kind: [of[n].value for n in (8, 15, "all")] for kind, of in share.items()}
     assert shared["math"] == pytest.approx([7 / 8, 14 / 15, 14 / 40])
     assert shared["code"] == pytest.approx([1 / 8, 1 / 15, 14 / 40])

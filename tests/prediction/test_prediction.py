@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from sts_utils.prediction.prediction import SCORES
 from tiny_sets import SMALL, choices
 
 import sts_utils
 from sts_utils import scores
-from sts_utils.prediction.prediction import SCORES
 
 
 def test_table_holds_every_score_with_its_interval(found):
