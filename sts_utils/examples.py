@@ -18,11 +18,9 @@ DOMAINS = (
 
 @dataclass(frozen=True)
 class Example:
-    """One question. `solution` is its chain of thought, `answer` the gold answer alone.
-
-    Multiple choice: `options` are the option texts and `answer` is one of them. Examples that share
-    a `group` are variants of one template and are never split over training and held-out data.
-    """
+    """One question. `solution` is its chain of thought, `answer` the gold answer alone, one of the
+    `options` of a multiple choice. Examples that share a `group` are variants of one template and
+    are never split over training and held-out data."""
 
     question: str
     solution: str
@@ -48,11 +46,9 @@ def with_answer(example: Example) -> Example:
 
 
 def with_wrong_answer(rng: random.Random, example: Example) -> Example:
-    """The same with one of its wrong options for an answer. Raises ValueError without any."""
-    others = [option for option in example.options if option != example.answer]
-    if not others:
-        raise ValueError(f"question {example.id} has no options, so no wrong answer")
-    return with_answer(replace(example, answer=rng.choice(others)))
+    """The same with one of its wrong options for an answer."""
+    wrong = [option for option in example.options if option != example.answer]
+    return with_answer(replace(example, answer=rng.choice(wrong)))
 
 
 def chat(*texts: str) -> list[dict[str, str]]:
@@ -68,10 +64,9 @@ def digest(examples: Iterable[Example]) -> str:
 
 def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:
     """The examples of each domain, domains in alphabetical order."""
-    groups = {}
-    for example in sorted(examples, key=lambda e: e.domain):
-        groups.setdefault(example.domain, []).append(example)
-    return groups
+    examples = list(examples)
+    names = sorted({e.domain for e in examples})
+    return {name: [e for e in examples if e.domain == name] for name in names}
 
 
 def split(examples: list[Example], held_out: float, seed: int) -> tuple[list, list]:
