@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 import shutil
+from functools import cache
 
 import pandas as pd
 import psutil
@@ -18,7 +19,7 @@ from sts_utils.examples import by_domain
 #: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy), and
 #: to load it; memory beside these (activations, caches), and GB of a process beside all that.
 TRAINING_BYTES, BYTES, HEADROOM, PROCESS = 20, {"bfloat16": 2, "float32": 4}, 1.15, 6
-#: FLOP/s that are reached: a CPU core, one A100 in a pass and token by token; hours that are too many.
+#: FLOP/s reached by a CPU core, by an A100 in a pass and token by token; hours that are too many.
 CORE, PASS, DECODING, HOURS = 1.7e11, 1.2e14, 3e13, 72
 #: Tokens that a written answer and an option's text are assumed to have.
 WRITTEN, OPTIONS = 300, 40
@@ -58,6 +59,7 @@ def corpora_of(p: Profile) -> list[str]:
 # --- how much it is, and whether it fits ---------------------------------------------------------
 
 
+@cache
 def weights(p: Profile) -> int:
     """Weights of the profile's model: of data/models.yaml, or counted from its config."""
     known = yaml.safe_load((store.DATA / "models.yaml").read_text(encoding="utf-8"))
@@ -69,15 +71,21 @@ def estimate(p: Profile) -> pd.DataFrame:
 
     2 FLOPs a weight and token of a forward pass, 6 of a training step (8 with checkpointing).
     """
-    n, rows = weights(p), []
-    for function, (q, *_) in (call for calls in plan.rounds(p) for call in calls):
-        kind, tokens = _tokens(function.__name__, q)
-        passes = 2 if kind != "train" else 8 if q.sft.gradient_checkpointing else 6
-        flops = passes * n * tokens
-        hours = flops / (DECODING if kind == "write" else PASS) / 3600
-        rows.append((function.__name__, 1, tokens, flops, hours))
+    rows = []
+    for call in (call for calls in plan.rounds(p) for call in calls):
+        kind, tokens = _tokens(call[0].__name__, call[1][0])
+        hours = flops(call) / (DECODING if kind == "write" else PASS) / 3600
+        rows.append((call[0].__name__, 1, tokens, flops(call), hours))
     columns = ["function", "calls", "tokens", "flops", "a100_hours"]
     return pd.DataFrame(rows, columns=columns).groupby("function", as_index=False).sum()
+
+
+def flops(call: plan.Call) -> float:
+    """About what a call computes: its share of a run's time."""
+    function, (p, *_) = call
+    kind, tokens = _tokens(function.__name__, p)
+    passes = 2 if kind != "train" else 8 if p.sft.gradient_checkpointing else 6
+    return passes * weights(p) * tokens
 
 
 def _tokens(name: str, p: Profile) -> tuple[str, float]:
@@ -93,8 +101,9 @@ def _tokens(name: str, p: Profile) -> tuple[str, float]:
         "domain_after": ("read", p.sts.queries * asked),
         "actual_features": ("read", 2 * p.shift.queries * query),
         "finetuned": ("train", p.sft.epochs * p.sft.examples * length),
-        "mixed": ("train", p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
-        "tune": ("train", p.sft.epochs * p.selective.examples * length),
+        "change": ("train", p.sft.epochs * p.sft.examples * length),
+        "evaluated": ("train", p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
+        "tuned": ("train", p.sft.epochs * p.selective.examples * length),
         "reinforced": ("write", 4 * g.steps * g.prompts * g.generations * g.completion_tokens),
         "performance": ("write" if answer > OPTIONS else "read", many * (answer + asked)),
         "zero_features": ("read", 7 * len(p.ablation.counts) * p.ablation.questions * length),

@@ -138,7 +138,7 @@ def read(
 
         release(engine=False)
         where = vllm.checkpoint(p.model, p.revision)
-        found = vllm.feature_stats(pairs, where, hooks, dtype=p.dtype, desc=desc)
+        found = vllm.feature_stats(pairs, where, hooks, p.dtype, desc)
     else:
         other = backbone(deepest, after) if after else None
         model = backbone(deepest)
@@ -153,7 +153,17 @@ def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
         model = models.load_model(p.model, p.dtype, p.revision)
         flat = [prompt for pair in pairs for prompt in pair]
         written = features.continuations(model, tokenizer(p), flat, p.shift.generated_tokens)
-    return features.stream_stats(pairs, backbone(p), hook(p), p.shift.stream_rows, written)
+    told = (hook(p), p.shift.stream_rows, written)
+    if batches.engine(p.engine) != "vllm":
+        return features.stream_stats(pairs, backbone(p), *told)
+    from sts_utils import vllm
+
+    where, layers = vllm.checkpoint(p.model, p.revision), [p.layer]
+
+    def rows(prompts):
+        return (r[p.layer] for r in vllm.residual_rows(where, prompts, layers, p.dtype))
+
+    return features.stream_stats(pairs, None, *told, rows)
 
 
 @cached(*SHOWN)
