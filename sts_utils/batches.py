@@ -6,6 +6,7 @@ import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
+from math import inf
 
 import psutil
 import torch
@@ -24,9 +25,7 @@ def greedy(items: Iterable, fits: Callable[[list, object], bool]) -> Iterator[li
         yield batch
 
 
-def by_length(
-    lengths: Sequence[int], tokens: int, most: float = float("inf")
-) -> Iterator[list[int]]:
+def by_length(lengths: Sequence[int], tokens: int, most: float = inf) -> Iterator[list[int]]:
     """Indices, shortest first: `most` of so many padded `tokens` at once, or a longer one alone."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return greedy(order, lambda b, i: len(b) < most and (len(b) + 1) * lengths[i] <= tokens)
@@ -79,8 +78,7 @@ def cached_tokens(model, tokens: int) -> int:
     of its free memory, on a CPU 16 batches of `tokens`."""
     if not torch.cuda.is_available():
         return 16 * tokens
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * len(model.layers) * heads * width * model.dtype.itemsize
-    return max(tokens, free_memory() // (4 * token_bytes))
+    numbers = 2 * len(model.layers) * config.num_key_value_heads * width
+    return max(tokens, free_memory() // (4 * numbers * model.dtype.itemsize))

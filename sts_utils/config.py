@@ -186,10 +186,10 @@ def members(name: str) -> list[str]:
 
 def load(name: str, seeds: str | int | list | tuple | None = None) -> Profile:
     """The profile `name` (or a YAML file's path) over its `base`; other seeds (0, "0,1", [0, 1])
-    go into its name. Raises ValueError, in one line, for an unknown profile, base, key or value."""
+    go into its name. STS_ENGINE and STS_EXECUTOR are put over it. Raises ValueError, in one line,
+    for an unknown profile, base, key or value."""
     values = _over_base(name)
     title, own = re.sub(r"\.ya?ml$", "", Path(name).name), values.get("seeds", [0, 1, 2])
-    # of `make reproduce ENGINE=vllm EXECUTOR=ray`
     values |= {k: v for k in ("engine", "executor") if (v := os.environ.get(f"STS_{k.upper()}"))}
     if seeds not in (None, ""):
         values["seeds"] = seeds if isinstance(seeds, list | tuple) else str(seeds).split(",")
@@ -213,10 +213,9 @@ def _read(name: str) -> dict:
         known = sorted(other.stem for other in path.parent.glob("*.yaml"))
         raise ValueError(f"unknown profile {name!r}: choose from {', '.join(known)}")
     try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        first, *_ = str(error).splitlines()
-        raise ValueError(f"profile {path} is no YAML of `key: value` lines: {first}") from None
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"profile {path} is not YAML: {str(error).splitlines()[0]}") from None
 
 
 def _over_base(name: str) -> dict:
@@ -226,8 +225,6 @@ def _over_base(name: str) -> dict:
     bases = values.pop("base", None) or []
     for base in reversed(bases if isinstance(bases, list) else [bases]):  # later ones lie above
         below = _over_base(str(base))
-        for key in values.keys() & below.keys():
-            if isinstance(values[key], dict) and isinstance(below[key], dict):  # a section
-                values[key] = below[key] | values[key]
-        values = below | values
+        both = {k: v for k, v in values.items() if type(v) is type(below.get(k)) is dict}
+        values = below | values | {k: below[k] | v for k, v in both.items()}  # of sections
     return values

@@ -5,15 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
 
-from sts_utils import store
-
 #: The paper's instruction after every training question.
 MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
-#: MMLU-Pro's 14 categories.
-DOMAINS = (
-    *("biology", "business", "chemistry", "computer science", "economics", "engineering"),
-    *("health", "history", "law", "math", "other", "philosophy", "physics", "psychology"),
-)
 
 
 @dataclass(frozen=True)
@@ -54,12 +47,6 @@ def with_wrong_answer(rng: random.Random, example: Example) -> Example:
 def chat(*texts: str) -> list[dict[str, str]]:
     """The turns of a chat: the user's first, the assistant's next, and so on."""
     return [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)]
-
-
-def digest(examples: Iterable[Example]) -> str:
-    """A short hash of what examples say, not of their names alone."""
-    fields = ("id", "group", "domain", "query", "solution", "answer", "options")
-    return store.digest([[getattr(e, name) for name in fields] for e in examples])
 
 
 def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:

@@ -93,14 +93,6 @@ def size(name: str, revision: str | None = None) -> int:
         return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
-def cut_config(config, layer: int):
-    """A model's config with the blocks 0..`layer` alone (in place)."""
-    config.num_hidden_layers = layer + 1
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: layer + 1]
-    return config
-
-
 def device() -> str:
     """The device that models run on."""
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,8 +103,7 @@ def load_tokenizer(name: str, revision: str | None = None):
     tokenizer = AutoTokenizer.from_pretrained(resolve(name), revision=revision)
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {name!r} tells no offsets: it needs a tokenizer.json")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
 
@@ -137,7 +128,10 @@ def load_truncated(name: str, layer: int, dtype: str = "float32", revision: str 
     its output is the residual stream after block `layer` [batch, tokens, d_model], what
     TransformerLens calls `blocks.{layer}.hook_resid_post`."""
     check(name, layer, revision)
-    config = cut_config(_config(name, revision), layer)
+    config = _config(name, revision)
+    config.num_hidden_layers = layer + 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: layer + 1]
     backbone = load_model(name, dtype, revision, config).model
     backbone.norm = torch.nn.Identity()
     return backbone

@@ -12,9 +12,9 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sts_utils import corpora
 from sts_utils.cache import versions
 from sts_utils.config import Profile
-from sts_utils.examples import DOMAINS
 from sts_utils.stats import TESTABLE, Correlation, Estimate
 from sts_utils.store import DATA, FIGURES
 
@@ -46,7 +46,7 @@ def styles(domains: Sequence[str]) -> dict[str, tuple]:
     return {d: (PALETTE[i % 7], "oD"[i // 7 % 2]) for i, d in enumerate(domains)}
 
 
-STYLES = styles(DOMAINS)
+STYLES = styles(corpora.domains("mmlu-test"))
 
 
 def setting(p: Profile) -> str:

@@ -2,18 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from sae_lens import SAE, JumpReLUSAE, StandardSAE
+from sae_lens import SAE, JumpReLUSAE, StandardSAE, TopKSAE, TopKSAEConfig
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from sae_lens.saes.sae import SAEMetadata
-from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from sts_utils.store import ROOT
 
+#: TransformerLens's name of the residual stream after a block.
+hook_point = "blocks.{}.hook_resid_post".format
 #: Names of random SAEs, for tests: "random-8x", "random-4x-k16", "random-4x-layer1".
 RANDOM = re.compile(r"random-(?P<expansion>\d+)x(-k(?P<k>\d+))?(-layer(?P<layer>\d+))?")
 #: A row whose norm exceeds this multiple of the median is an attention sink.
@@ -24,8 +25,7 @@ WRONG_FVU, WRONG_L0 = 0.9, 5.0
 
 def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     """The SAE `name`, float32: a folder, "release/sae_id" of sae-lens, or a random one. Raises
-    ValueError, in one line, if it is not there or does not fit a residual stream of width `d_in`
-    after block `layer`."""
+    ValueError if it isn't there, or of another width or block than `d_in` and `layer`."""
     if seeded := RANDOM.fullmatch(name):
         metadata = SAEMetadata(hook_name=hook_point(int(seeded["layer"] or 0)))
         shape = dict(d_in=d_in, d_sae=int(seeded["expansion"]) * d_in, k=int(seeded["k"] or 8))
@@ -64,8 +64,7 @@ def layer(name: str) -> int:
         cfg = _of_sae_lens(name, load_sae_config_from_huggingface)
     hook = cfg.get("metadata", cfg).get("hook_name")  # sae-lens < 6: at the top
     if not (block := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook or "")):
-        reads = f"SAE {name!r} reads {hook or 'no known place'}"
-        raise ValueError(f"{reads}: choose one on the residual stream after a block")
+        raise ValueError(f"SAE {name!r} reads {hook}: choose one on the residual stream of a block")
     return int(block[1])
 
 
@@ -78,14 +77,9 @@ def _of_sae_lens(name: str, read: Callable):
     release, _, sae_id = name.partition("/")
     try:
         return read(release, sae_id)
-    except Exception as error:  # unknown release, unknown id, no hub: it has no type of its own
-        first, *_ = str(error).split("\n")
-        raise ValueError(f"SAE {name!r} is no folder and sae-lens can't load it: {first}") from None
-
-
-def hook_point(layer: int) -> str:
-    """TransformerLens's name of the residual stream after block `layer`."""
-    return f"blocks.{layer}.hook_resid_post"
+    except Exception as error:  # unknown release, unknown id, no hub: there is no common type
+        said = str(error).split("\n")[0]
+        raise ValueError(f"SAE {name!r} is no folder and sae-lens can't load it: {said}") from None
 
 
 def encode(sae: SAE, rows: torch.Tensor, features=None) -> torch.Tensor:
