@@ -131,46 +131,35 @@ def problems(p: Profile) -> list[str]:
         if getattr(p, key) == package and importlib.util.find_spec(package) is None
     ]
     need = (len(p.seeds) + len(p.others) + 8) * weights(p) * BYTES[p.sft.dtype]  # models kept
-    need -= sum(
-        f.stat().st_size for f in store.RUNS.rglob("*") if f.is_file()
-    )  # of one that goes on
+    need -= sum(f.stat().st_size for f in store.RUNS.rglob("*") if f.is_file())  # that goes on
     place = next(folder for folder in (store.RUNS, *store.RUNS.parents) if folder.exists())
     if need > (free := shutil.disk_usage(place).free):
         sizes = f"about {need / 1e9:.2g} GB needed, {free / 1e9:.2g} GB free at {place}"
         lines.append(f"disk: {sizes}: set STS_OUT to a larger disk")
-    return [*(_gpus(p) if torch.cuda.is_available() else _cpu(p)), *lines, *_hub(p)]
+    return [*_memory(p), *lines, *_hub(p)]
 
 
-def _cpu(p: Profile) -> list[str]:
-    """Memory and time without a GPU, or one that torch can't use."""
-    if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        return [f"CUDA: torch {torch.__version__} can't use this GPU: install a build that can"]
-    memory, need = psutil.virtual_memory().total / 1e9, weights(p) * TRAINING_BYTES * HEADROOM / 1e9
-    hours = estimate(p).flops.sum() / (CORE * batches.cpu_threads()) / 3600
-    if need < memory and hours < HOURS:
-        return []
-    size = f"fine-tuning takes {need:.0f} GB of {memory:.0f}, all about {hours:,.0f} hours"
-    return [f"no GPU: {size}: use a CUDA machine"]
-
-
-def _gpus(p: Profile) -> list[str]:
-    """The GPUs' memory for fine-tuning, and main memory for what of AdamW they have no room for."""
-    n, memory, count = (
-        weights(p) / 1e9,
-        psutil.virtual_memory().total / 1e9,
-        torch.cuda.device_count(),
-    )
+def _memory(p: Profile) -> list[str]:
+    """Main memory and time without a GPU; the GPUs', and main memory for what they have no room."""
+    n, memory = weights(p) / 1e9, psutil.virtual_memory().total / 1e9
+    need, count = n * TRAINING_BYTES * HEADROOM, torch.cuda.device_count()
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+            return [f"CUDA: torch {torch.__version__} can't use this GPU: install a build that can"]
+        hours = estimate(p).flops.sum() / (CORE * batches.cpu_threads()) / 3600
+        size = f"fine-tuning takes {need:.0f} GB of {memory:.0f}, all about {hours:,.0f} hours"
+        fits = need < memory and hours < HOURS
+        return [] if fits else [f"no GPU: {size}: use a CUDA machine"]
     most = max(torch.cuda.get_device_properties(i).total_memory / 1e9 for i in range(count))
     share = train.processes(p.sft, count) if p.launcher else 1
     if share > 1:  # each reads float32 weights, then holds its shard
         each, beside = n * train.MASTER_BYTES / share * HEADROOM, share * n * BYTES["float32"]
     else:
         each, beside = n * 2 * BYTES[p.sft.dtype] * HEADROOM, n * train.MASTER_BYTES + PROCESS
-    spills = share > 1 or most < n * TRAINING_BYTES * HEADROOM
-    if most < each or (spills and memory < beside):
-        sizes = f"{each:.0f} GB on each of {share} GPUs and {beside:.0f} GB beside"
-        return [f"memory: fine-tuning takes {sizes}, here are {most:.0f} and {memory:.0f}"]
-    return []
+    if most > each and (memory > beside or (share == 1 and most > need)):
+        return []
+    sizes = f"{each:.0f} GB on each of {share} GPUs and {beside:.0f} GB beside"
+    return [f"memory: fine-tuning takes {sizes}, here are {most:.0f} and {memory:.0f}"]
 
 
 # --- the hub -------------------------------------------------------------------------------------

@@ -102,8 +102,9 @@ def whole(p: Profile, model: Model = None):
     torch.set_num_threads(batches.cpu_threads())
     where = folder(p, model)
     release()
-    name, revision = (str(where), None) if where else (p.model, p.revision)
-    return models.load_model(name, p.evaluation.dtype, revision)
+    if where:
+        return models.load_model(str(where), p.evaluation.dtype)
+    return models.load_model(p.model, p.evaluation.dtype, p.revision)
 
 
 def release(engine: bool = True) -> None:
@@ -231,13 +232,13 @@ def sft(
     """Fine-tune the profile's model into `out`, here or over the processes of its launcher; its log
     is beside it."""
     release()
-    told = (p.model, p.revision, settings, examples, seed, out, steps)
     if p.launcher:
         from sts_utils import fsdp
 
-        log = fsdp.launch(p.launcher, *told)
+        model = {"model": p.model, "revision": p.revision, "seed": seed, "steps": steps}
+        log = fsdp.launch(p.launcher, settings, examples, out, **model)
     else:
-        log = train.sft(*told)
+        log = train.sft(p.model, p.revision, settings, examples, seed, out, steps)
     log.to_parquet(out / "log.parquet", index=False)
     release()
 
