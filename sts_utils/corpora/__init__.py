@@ -13,8 +13,8 @@ import yaml
 from pyarrow import parquet
 
 from sts_utils.corpora import benchmarks, packaged, skills
-from sts_utils.examples import MATH_INSTRUCTION, Example, digest
-from sts_utils.store import DATA
+from sts_utils.examples import MATH_INSTRUCTION, Example
+from sts_utils.store import DATA, digest
 
 #: The functions that read packages or make examples, by name.
 READERS = vars(packaged) | vars(benchmarks) | vars(skills)
@@ -73,7 +73,8 @@ def in_order(name: str) -> list[Example]:
 @cache
 def content(name: str) -> str:
     """A short hash of what the corpus `name` says."""
-    return digest(_read(name))
+    fields = ("id", "group", "domain", "query", "solution", "answer", "options")
+    return digest([[getattr(e, field) for field in fields] for e in _read(name)])
 
 
 @cache
