@@ -249,9 +249,9 @@ def cost_counted(profile: Profile) -> dict:
     """Prediction over the SFT and evaluation that it replaces, in FLOPs (check.estimate), of the
     central result alone."""
     central = profile.model_copy(update={"stages": notebooks.STAGES[:5]})
-    flops = check.estimate(central).set_index("function").flops
-    predicted = flops.train_features + flops.domain_features
-    replaced = flops.finetuned + flops.performance
+    hours = check.estimate(central).set_index("function").a100_hours
+    predicted = (hours.train_features + hours.domain_features) * check.A100 * 3600
+    replaced = (hours.finetuned + hours.performance) * check.A100 * 3600
     what = f"{predicted:.2g} of {replaced:.2g} FLOPs, {len(profile.seeds)} seeds"
     name = f"FLOPs of the prediction over SFT and evaluation, {profile.name}"
     return row(name, predicted / replaced, "< 0.01", what)
