@@ -257,10 +257,10 @@ def cost_counted(profile: Profile) -> dict:
     return row(name, predicted / replaced, "< 0.01", what)
 
 
-def document(machine: str, table: pd.DataFrame, mark: str = "speed.csv") -> None:
+def document(machine: str, table: pd.DataFrame) -> None:
     """Write the table into docs/costs.md, between its marks."""
     page = ROOT / "docs/costs.md"
-    before, start, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    before, start, rest = page.read_text(encoding="utf-8").partition("<!-- speed.csv -->\n")
     _, stop, after = rest.partition("<!-- end -->")
     written = table.rename(columns={"bar": "goal"}).to_markdown(index=False, floatfmt=".3g")
     text = f"{before}{start}{machine}.\n\n{written}\n{stop}{after}"

@@ -1,7 +1,7 @@
 """What each function took in a run that began with an empty store: from its results' times.
 
 `python benchmarks/stages.py --start "2026-11-27 16:00:59"` after `make reproduce` in the same
-folder writes the table into docs/costs.md. The time from one finished result to the next counts
+folder prints the table. The time from one finished result to the next counts
 for the function of the second: where two processes compute, this is a share of the wall clock.
 """
 
@@ -9,8 +9,6 @@ import argparse
 from datetime import datetime
 
 import pandas as pd
-import psutil
-from speed import document
 
 from sts_utils import store
 
@@ -34,7 +32,6 @@ def main() -> None:
     parser.add_argument("--start", required=True, help="when it began, in local time")
     begun = datetime.fromisoformat(parser.parse_args().start)
     found = table(begun.timestamp()).round().astype({"seconds": int})
-    document(f"{begun:%Y-%m-%d}, {psutil.cpu_count()} CPU cores", found, "stages")
     print(found.to_string(index=False))
 
 
