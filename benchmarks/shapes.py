@@ -23,7 +23,6 @@ from rehearsal import families
 from sae_lens import StandardSAE
 from sae_lens.saes.standard_sae import StandardSAEConfig
 from speed import long_pairs, seconds
-from sts_utils.runs import engine
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from sts_utils import config, corpora, models, run, vllm

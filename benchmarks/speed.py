@@ -19,10 +19,6 @@ import psutil
 import torch
 from bare import Bare
 from safetensors.torch import load_file, save_file
-from sts_utils.report.run import ALLOCATOR
-from sts_utils.runs import models as held
-from sts_utils.runs import samples
-from sts_utils.scale import cost
 
 from sts_utils import (
     batches,
