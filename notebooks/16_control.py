@@ -74,9 +74,6 @@ for half, p in halves.items():
 # a *cell* of one of four kinds: the *own* domain, the same *skill* in other words, another skill in
 # the same *words*, *neither*. If what is learned is the skill, it carries over to other words.
 #
-# Two gates were set beforehand: the changes must be reliable (split-half 0.8), and the same skill
-# must gain. Else nothing below counts.
-#
 # Which of T training sets and D domains are of which kind:
 
 
@@ -96,7 +93,10 @@ def kinds_of(names: Sequence[str], domains: Sequence[str]) -> np.ndarray:
 
 
 # %% [markdown]
-# And the change of each of Q questions of a domain, after each training set and seed:
+# Two gates were set beforehand: the changes must be reliable (split-half 0.8), and the same skill
+# must gain. Else nothing below counts.
+#
+# The change of each of Q questions of a domain, after each training set and seed:
 
 # %%
 MEASURE, RELIABLE = "gold_log_odds", 0.8
