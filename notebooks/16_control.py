@@ -33,6 +33,7 @@ PROFILE = "control"
 SEEDS = None  # kept for papermill: the control's parts have seeds of their own (control.parts)
 
 # %%
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -43,7 +44,8 @@ import seaborn as sns
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils import config, features, generate, models, questions, results, run, stats
-from sts_utils.control import judgement, scores, sets
+from sts_utils.control import scores, sets
+from sts_utils.corpora import skills
 from sts_utils.features import FeatureStats
 from sts_utils.scores import cosine, over_domains, shifted_dims
 
@@ -72,8 +74,29 @@ for half, p in halves.items():
 # a *cell* of one of four kinds: the *own* domain, the same *skill* in other words, another skill in
 # the same *words*, *neither*. If what is learned is the skill, it carries over to other words.
 #
+# Which of T training sets and D domains are of which kind:
+
+
+# %%
+# what a domain shares with the training set; cells of another type of answer are not compared
+KINDS = ("own", "skill", "words", "neither")
+
+
+def kinds_of(names: Sequence[str], domains: Sequence[str]) -> np.ndarray:
+    """[T, D] of KINDS, or "" where the types of the answers differ."""
+    found = np.full((len(names), len(domains)), "", dtype=object)
+    for t, d in np.ndindex(found.shape):
+        if skills.comparable(names[t], domains[d]):
+            (skill, surface), (other, words) = names[t].split(", "), domains[d].split(", ")
+            found[t, d] = KINDS[2 * (skill != other) + (surface != words)]
+    return found
+
+
+# %% [markdown]
 # Two gates were set beforehand: the changes must be reliable (split-half 0.8), and the same skill
 # must gain. Else nothing below counts.
+#
+# The change of each of Q questions of a domain, after each training set and seed:
 
 # %%
 MEASURE, RELIABLE = "gold_log_odds", 0.8
@@ -85,7 +108,7 @@ for half, p in halves.items():
         unasked = np.full(len(questions.evaluation_questions(p)[domain]), np.nan)
         found = [[cell.get(domain, unasked) for cell in row] for row in cells]
         changes[half].append(np.array(found))
-kinds = {half: judgement.kinds(names[half], domains[half]) for half in halves}  # [T, D]
+kinds = {half: kinds_of(names[half], domains[half]) for half in halves}  # [T, D]
 print("set × seed × question:", changes["judgement"][0].shape, "of", domains["judgement"][0])
 
 # %% [markdown]
@@ -110,7 +133,7 @@ def over_cells(values: np.ndarray) -> stats.Estimate:
 rows, gates = [], []
 for half, kind_of in kinds.items():
     mean = np.stack([change.mean(-1) for change in changes[half]], -1)  # [T, S, D]
-    for kind in judgement.KINDS:
+    for kind in KINDS:
         values = np.array([mean[t][:, row == kind].mean(-1) for t, row in enumerate(kind_of)])
         rows.append({"cells": kind} | interval("change", over_cells(values)))
         above = float((mean.mean(1)[kind_of == kind] > 0).mean())
@@ -244,6 +267,62 @@ print(len(found["design"]), "scores")
 # - **r**: the correlation of score and change off the own cells, less what three things and each
 #   training set's mean say of both: the overlap of words, the same surface, the answers' length.
 
+
+# %%
+def auc(values: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """[T, S] how often a score puts a domain of the same skill above one of the same words."""
+    found = np.empty(values.shape[:2])
+    for t, s in np.ndindex(found.shape):
+        skill, words = values[t, s, kinds[t] == "skill"][:, None], values[t, s, kinds[t] == "words"]
+        found[t, s] = ((skill > words) + 0.5 * (skill == words)).mean()
+    return found
+
+
+def r_less_known(
+    change: np.ndarray, scores: np.ndarray, known: np.ndarray, used: np.ndarray
+) -> np.ndarray:
+    """[K] r of the change [T, D] and scores [K, T, D], less what is `known`, over cells `used`."""
+    t, d = np.nonzero(used)
+    means = (t[:, None] == np.unique(t)).astype(float)
+    explained = np.column_stack([means, *(k[t, d] for k in known)])
+    both = np.column_stack([change[t, d], *scores[:, t, d]])
+    left = (both - explained @ np.linalg.lstsq(explained, both, rcond=None)[0]).T
+    return stats.pearson(left[1:], left[:1])
+
+
+# %% [markdown]
+# The interval of r draws training sets, and its p is of a permutation test of a score's rows.
+
+# %%
+DRAWS = 2000  # of the permutation test
+
+
+def partial(
+    values: np.ndarray, changes: Sequence[np.ndarray], known: np.ndarray, used: np.ndarray
+) -> tuple[stats.Estimate, float]:
+    """(r, p): correlation of score and change over the cells `used` [T, D], both less what `known`
+    [K, T, D] and each training set's mean say of them. Draws are of training sets, the same for
+    every score; p permutes a score's rows over sets that ask the same domains (QAP), two-sided."""
+    change, score = np.stack([c.mean((1, 2)) for c in changes], -1), values.mean(1)
+    rng, scores = np.random.default_rng(8), [score]
+    drawn = [rng.choice(np.arange(len(used)), len(used)) for _ in range(stats.DRAWS // 4)]
+    asked = np.stack([np.isfinite(c).any((1, 2)) for c in changes], -1)
+    alike = np.unique(asked, axis=0, return_inverse=True)[1].ravel()
+    groups = [np.flatnonzero(alike == group) for group in np.unique(alike)]
+    for _ in range(DRAWS):
+        scores.append(score.copy())
+        for members in groups:
+            scores[-1][members] = score[rng.permutation(members)]
+    observed, *others = r_less_known(change, np.stack(scores), known, used)
+    p = (1 + (np.abs(others) >= abs(observed) - 1e-12).sum()) / (DRAWS + 1)
+    of_rows = [(change[t], score[t][None], known[:, t], used[t]) for t in drawn]
+    draws = np.array([r_less_known(*of)[0] for of in of_rows])
+    return stats.Estimate(float(observed), draws), float(p)
+
+
+# %% [markdown]
+# Both, of each score:
+
 # %%
 judged = {}
 for half, p in halves.items():
@@ -255,9 +334,9 @@ for half, p in halves.items():
     known = np.stack([overlap, same, np.broadcast_to(length, overlap.shape)])
     mean, rows = np.stack([c.mean(-1) for c in changes[half]], -1), []
     for label, values in {"the change itself": mean, **found[half]}.items():
-        row = {"score": label} | interval("auc", over_cells(judgement.auc(values, kinds[half])))
+        row = {"score": label} | interval("auc", over_cells(auc(values, kinds[half])))
         used = (kinds[half] != "") & (kinds[half] != "own")
-        r, p_value = judgement.partial(values, changes[half], known, used)
+        r, p_value = partial(values, changes[half], known, used)
         rows.append(row | interval("r", r) | {"p": p_value})
     judged[half] = pd.DataFrame(rows)
 

@@ -3,19 +3,17 @@ A mixture's model is (mixed, seed, ends, extra examples of each end): mixtures o
 the STS split and the half may be, are one."""
 
 import random
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
-from sts_utils import generate, questions, run, stats
+from sts_utils import generate, questions, run
 from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.examples import Example
 from sts_utils.measured import Run
-from sts_utils.stats import Estimate
 
 NAMES = ("none", "all low", "half", "all high", "STS")
 POOLS = (*run.MODEL, "domains", "demonstrations", "evaluation.dtype")
@@ -80,27 +78,3 @@ def evaluated(p: Profile, name: str | None) -> pd.Series:
     asked = run.performance(p, model, None, tests).set_index(["domain", "id"])
     solved = run.mathematics(p, model).assign(domain="mathematics").set_index(["domain", "id"])
     return pd.concat([asked[p.evaluation.measure], solved[run.mathematics_measure(p)[0]]])
-
-
-def gains(changes: pd.DataFrame, domains: Sequence[str], templates: Mapping[str, str]) -> dict:
-    """Mixture -> domain, and "mathematics" -> Estimate of the mean change against the untouched
-    model (`changes`: columns mixture, domain, id, change). The same questions are drawn for every
-    mixture, those of a template (`templates`: id -> it) together."""
-    estimates = {name: {} for name in dict.fromkeys(changes.mixture)}
-    for stream, domain in enumerate(("mathematics", *domains)):
-        wide = changes[changes.domain == domain].pivot(index="id", columns="mixture")["change"]
-        groups = [templates.get(i, i) for i in wide.index]
-        for name, of in estimates.items():
-            values = wide[name].to_numpy()[None]
-            of[domain] = Estimate(float(values.mean()), stats.mean_draws(values, stream, groups))
-    return estimates
-
-
-def balance(gains: Mapping[str, Mapping[str, Estimate]], ends: Sequence[str]) -> Estimate:
-    """Squared distance between the changes of the two `ends`: mean of the one-sided mixtures, minus
-    that of the STS split. What noise adds to a square is taken off: once of the estimate's, twice
-    of a draw's."""
-    gaps = [gains[name][ends[0]] - gains[name][ends[1]] for name in ("all high", "all low", "STS")]
-    high, low, split = (gap.value**2 - gap.draws.var() for gap in gaps)
-    drawn = [gap.draws**2 - 2 * gap.draws.var() for gap in gaps]
-    return Estimate((high + low) / 2 - split, (drawn[0] + drawn[1]) / 2 - drawn[2])

@@ -10,6 +10,11 @@ from sts_utils.stats import Estimate
 ENDS = ("law", "math")
 
 
+@pytest.fixture(scope="module")
+def notebook(notebook_functions):
+    return notebook_functions("11_mixtures")
+
+
 def test_domains_are_chosen_by_their_score_and_have_questions_enough(run, monkeypatch):
     monkeypatch.delattr(mixtures.run, "performance")  # no outcome is read
     monkeypatch.setattr(run, "change_arrays", None)
@@ -54,12 +59,12 @@ def test_a_mixture_s_model_is_named_by_what_it_trains_on(profile):
     assert len({name(), *others}) == 6
 
 
-def test_gains_are_paired_by_question():
+def test_gains_are_paired_by_question(notebook):
     domains = np.repeat(["law", "math", "mathematics"], (6, 5, 9))
     change = np.random.default_rng(0).normal(size=20)
     one = pd.DataFrame({"domain": domains, "id": range(20), "mixture": "none", "change": change})
     rows = pd.concat([one, one.assign(mixture="STS", change=3 * change)])
-    gains = mixtures.gains(rows.sample(frac=1, random_state=0), ENDS, {})
+    gains = notebook.gains_of(rows.sample(frac=1, random_state=0), ENDS, {})
     assert gains["STS"]["math"].value == pytest.approx(3 * change[6:11].mean())
     np.testing.assert_allclose(gains["STS"]["law"].draws, 3 * gains["none"]["law"].draws)
 
@@ -68,15 +73,15 @@ def exact(law, math):
     return {"law": Estimate(law, np.full(400, law)), "math": Estimate(math, np.full(400, math))}
 
 
-def test_a_squared_distance_is_by_hand_and_not_folded_upward():
+def test_a_squared_distance_is_by_hand_and_not_folded_upward(notebook):
     """Over worlds with the same true gap the estimates, and their draws, average to its square."""
     gains = {"all low": exact(1, 4), "all high": exact(7, 3), "STS": exact(5, 4)}
-    assert mixtures.balance(gains, ENDS).low == ((7 - 3) ** 2 + (1 - 4) ** 2) / 2 - (5 - 4) ** 2
+    assert notebook.balance(gains, ENDS).low == ((7 - 3) ** 2 + (1 - 4) ** 2) / 2 - (5 - 4) ** 2
     rng, same = np.random.default_rng(0), exact(0, 0)
     for gap in (0.0, 1.5):
         values = gap + rng.normal(size=2000)
         splits = [same | {"law": Estimate(v, v + rng.normal(size=400))} for v in values]
         worlds = [{"all low": same, "all high": same, "STS": split} for split in splits]
-        found = [mixtures.balance(world, ENDS) for world in worlds]
+        found = [notebook.balance(world, ENDS) for world in worlds]
         for mean in (np.mean([e.value for e in found]), np.mean([e.draws.mean() for e in found])):
             assert mean == pytest.approx(-(gap**2), abs=0.2)
