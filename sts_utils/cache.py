@@ -6,8 +6,7 @@
 The folder's name ends in a hash of all that the result depends on: the sections of the profile that
 the decorator names, the content of the corpora, models and SAEs among them, the arguments, the
 versions of the libraries, and the code of this package that the function reaches, without comments
-and docstrings. made.json in it says what they were, and the hash of each file.
-"""
+and docstrings. made.json in it says what they were, and the hash of each file."""
 
 import ast
 import functools

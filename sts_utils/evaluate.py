@@ -76,8 +76,7 @@ class OptionsLM(LM):
 
     One row is [context, option 1, option 2, …] under an attention mask in which every option sees
     the context and itself, so the context is computed once (about 3× faster; equal up to rounding),
-    and what all contexts begin with (the template's system turn) once for all of them.
-    """
+    and what all contexts begin with (the template's system turn) once for all of them."""
 
     def __init__(self, model, tokenizer, tokens: int | None = None, desc: str = "evaluate"):
         super().__init__()
@@ -183,8 +182,7 @@ def written_accuracy(
     `shots`: domain -> demonstrations, of which the first `settings.shots` are shown; `context`: the
     model's length. `accuracy` is 1.0 where the letter read is the gold option's; likelihoods are
     NaN. `answered`: an answer was found, not guessed; `cut_off`: the text reached
-    `settings.max_new_tokens`; `tokens`: its length.
-    """
+    `settings.max_new_tokens`; `tokens`: its length."""
     room, prompts, rows = context - settings.max_new_tokens, [], []
     for e in examples:
         if len(shown := shots.get(e.domain, ())[: settings.shots]) < settings.shots:
@@ -201,8 +199,7 @@ def answer(text: str, options: int, rule: str = "official", key: str = "") -> tu
     """(letter, whether it was read) that `text` gives to a question with `options` options.
 
     Without any, a guess by rule "official", drawn with `key` (the question's id): the same before
-    and after fine-tuning. (The official script draws all with one seed, so all are one letter.)
-    """
+    and after fine-tuning. (The official script draws all with one seed, so all are one letter.)"""
     for pattern in PATTERNS[:1] if rule == "strict" else PATTERNS:
         if match := re.search(pattern, text):
             return match[1], True

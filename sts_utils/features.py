@@ -42,8 +42,7 @@ class FeatureStats:
     | dh, dh2 | [Q, F] | Δh, (Δh)² |
     | r, dr, dr2 | [Q, d_model] | r in condition a, Δr, (Δr)² |
 
-    `features` [F] are the SAE's ids of the columns; `ids` are the examples'.
-    """
+    `features` [F] are the SAE's ids of the columns; `ids` are the examples'."""
 
     ids: tuple[str, ...]
     features: np.ndarray
@@ -96,8 +95,7 @@ def feature_stats(
     `model` is truncated after the deepest hook or later: one pass serves all; `other_model`, if
     given, runs condition b. Each context is run once and its key-value cache serves every query.
     Position 0 and attention sinks in either condition are left out. Raises ValueError where the
-    query tokens differ or features are not finite.
-    """
+    query tokens differ or features are not finite."""
     other, layers = other_model or model, sorted({hook.layer for hook in hooks})
     ids, sums, plain = [a.example_id for a, _ in pairs], [{} for _ in hooks], {}
     tokens = tokens or batches.batch_tokens()
@@ -142,8 +140,7 @@ def add_sums(into: dict, indices, lengths, sides, hook: Hook, features, ids) -> 
     """Add queries' sums to the rows of `into` (field -> tensor where the SAE is): query i to row
     i mod ROWS. From the residual rows [tokens, d_model] of both `sides` of a batch.
 
-    `lengths` are the queries' tokens; ENCODED_ROWS rows are encoded at a time.
-    """
+    `lengths` are the queries' tokens; ENCODED_ROWS rows are encoded at a time."""
     parts = [rows.split(lengths) for rows in sides]
 
     def fits(some, i):

@@ -1,8 +1,7 @@
 """SFT over several processes: `launch` starts them with accelerate, each runs `main` on its share.
 
 The processes get a plain file (job.json) and rank 0 leaves safetensors and the log; the result
-agrees with `train.sft` in one process up to rounding, and has the same key in the store.
-"""
+agrees with `train.sft` in one process up to rounding, and has the same key in the store."""
 
 import json
 import subprocess

@@ -24,8 +24,7 @@ def reward(completion: str, answer: str) -> float:
     """1.0 if math-verify finds the completion's final answer equal to `answer`, else 0.0.
 
     The final answer is the last boxed one; without any, the last number or formula. Time limits are
-    signals, which only the main thread may set: in another there is none.
-    """
+    signals, which only the main thread may set: in another there is none."""
     seconds = SECONDS if threading.current_thread() is threading.main_thread() else None
     forms = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     gold = parse(f"\\boxed{{{answer}}}", forms, parsing_timeout=seconds)

@@ -23,8 +23,7 @@ class Run:
     train, prose, actual: [S seeds] features of the training questions under demonstrations, under
     prose as long, and after fine-tuning; domains: [S] of each domain's questions, by its name.
     ranked, dims: [S] every feature by its shift; D_N.
-    changes: performance after − before, a row a seed, domain, question and measure.
-    """
+    changes: performance after − before, a row a seed, domain, question and measure."""
 
     def __init__(self, p: Profile, models: Mapping[int, tuple] | None = None, sae: str = ""):
         self.profile, self.sae = p, sae or p.sae

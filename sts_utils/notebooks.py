@@ -35,8 +35,7 @@ nav a { display: inline-block; margin-right: 1rem; } summary { opacity: .6; curs
 .jp-InputPrompt, .jp-OutputPrompt { display: none; }</style>
 <nav>{% for name in resources.pages %}<a href="{{ name }}.html">{{ name }}</a>{% endfor %}</nav>
 {% endblock %}
-{% block input_group %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}
-"""
+{% block input_group %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}"""
 
 
 def stages(p: Profile) -> list[str]:

@@ -1,7 +1,6 @@
 """All that a run computes: rounds of (function, arguments), each call made once, anywhere.
 
-A call needs only what calls of earlier rounds left in the store.
-"""
+A call needs only what calls of earlier rounds left in the store."""
 
 from collections.abc import Callable
 

@@ -1,8 +1,7 @@
 """What a run computes: features of the untouched model, fine-tuned models, and what they changed.
 
 A `cached` function is computed once and read ever after. A fine-tuned model is named by a tuple
-(cached function, its arguments), like (finetuned, 0); None is the untouched one.
-"""
+(cached function, its arguments), like (finetuned, 0); None is the untouched one."""
 
 import gc
 from collections.abc import Mapping, Sequence
@@ -79,8 +78,7 @@ def _hook(sae_name: str, *model) -> Hook:
 def hook(p: Profile) -> Hook:
     """The profile's SAE at its layer, with the norm above which rows are attention sinks.
 
-    Raises ValueError, in one line, for an SAE that is not of the model, as 16 prompts show.
-    """
+    Raises ValueError, in one line, for an SAE that is not of the model, as 16 prompts show."""
     return _hook(p.sae, p.model, p.revision, p.layer, p.dtype)
 
 
@@ -270,8 +268,7 @@ def performance(p: Profile, model: Model = None, asked: int | None = None, given
     """Each question's performance before (None) or after fine-tuning, a row a question.
 
     A DataFrame with columns domain, id and evaluate.MEASURES. The questions are the profile's
-    evaluation questions, at most `asked` of each domain, or the examples `given`.
-    """
+    evaluation questions, at most `asked` of each domain, or the examples `given`."""
     groups = questions.evaluation_questions(p).values()
     chosen = given or [e for group in groups for e in group[:asked]]
     if p.evaluation.mode == "generation":

@@ -28,8 +28,7 @@ def layer_activations(
     """Block -> residual rows [tokens, d_model] after it, several blocks in one forward pass.
 
     Passes of at most `tokens` padded tokens, of neighbours near in length; a pass's sinks are found
-    against its own median norm, block by block.
-    """
+    against its own median norm, block by block."""
     sequences = iter(sequences)
     while pool := list(itertools.islice(sequences, POOL)):
         passes = list(batches.by_length(list(map(len, pool)), tokens))

@@ -136,8 +136,7 @@ class Correlation:
     true: r / √reliability, with the true change, were it asked of every question there is.
     questions: [CUTS × GROUPS] `true` without each part of the questions and queries in turn.
     reliability: of the change, the share of its variance that is signal; the least of several.
-    bounded: whether it is an r, or made of several.
-    """
+    bounded: whether it is an r, or made of several."""
 
     value: float
     domains: np.ndarray

@@ -1,8 +1,7 @@
 """The vLLM engine: written answers, samples for GRPO, and rows of the residual stream.
 
 One engine is alive at a time and is kept for the next call; `close` ends it. vLLM runs in a process
-of its own, which loads this module for `ResidualReader`; while GRPO trains, TRL runs it in ours.
-"""
+of its own, which loads this module for `ResidualReader`; while GRPO trains, TRL runs it in ours."""
 
 import contextlib
 import os
@@ -92,8 +91,7 @@ def residual_rows(
     """Of each prompt in turn: block -> its residual rows [tokens, d_model], float32, on the CPU.
 
     Nothing is taken from a prefix cache: every token of a prompt is computed. `room`: bytes of the
-    GPU that are left to the caller.
-    """
+    GPU that are left to the caller."""
     from vllm import SamplingParams
 
     reading = {"worker_extension_cls": "sts_utils.vllm.ResidualReader", "enforce_eager": True}

@@ -37,8 +37,7 @@ def matched(actual: FeatureStats, settings: AblationSettings) -> tuple[dict, dic
 
     Which: "none", "shifted" (by SFT, most first), "random", and "active", others drawn among the
     nearest to the shifted in mean activation, where these are active enough to be a control: the
-    shifted ones may be the most active of all.
-    """
+    shifted ones may be the most active of all."""
     ranked, activity = scores.shifted_dims(actual, None).ids, actual.mean("h")
     by_activity = np.argsort(-activity, kind="stable")
     place, chosen, relative = np.argsort(by_activity), {("none", 0, 0): np.array([], int)}, {}

@@ -71,8 +71,7 @@ class Prediction:
         """Score -> (values [D], draws [B, D]), means over seeds; NaN of one that can't be had.
 
         Draws are of seeds and questions (a Bayesian bootstrap: exponential weights of mean 1). A
-        question that several seeds ask has one weight: asking it again is no new evidence.
-        """
+        question that several seeds ask has one weight: asking it again is no new evidence."""
         weights, missing = {}, np.full((1, len(self.domains)), np.nan)
         for d, domain in enumerate(self.domains):
             ids = {seed: self.stats[domain, seed, "shift"].ids for seed in self.seeds}

@@ -85,8 +85,7 @@ def example(row: Mapping, column: Mapping[str, str | None], domain: str) -> Exam
     """A row as an Example, its columns as `roles` gave them: the one place where that is decided.
 
     None if its question is empty or its gold option there twice. Raises ValueError for a cell that
-    can't be used.
-    """
+    can't be used."""
     cells = {role: row.get(name) for role, name in column.items()}
     if column["messages"] and not column["question"]:
         if (turns := _turns(cells["messages"] or ())) is None:
@@ -179,8 +178,7 @@ def read(source, *, domain, columns=None, answers=False, note=warn) -> list[Exam
     `source`: a corpus, a file (.jsonl, .csv, .parquet), a `datasets.Dataset` (streaming too), or a
     list of (question, answer) pairs, dicts or chats. Columns are recognised by name (COLUMNS), or
     named, like {"question": "ask"}. A row without an answer has an empty `solution`, or with
-    `answers` is left out; `note` is told. Raises ValueError, in one line, that names the row.
-    """
+    `answers` is left out; `note` is told. Raises ValueError, in one line, that names the row."""
     where = name = str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
     rows, found, kept, total, rng = {}, {}, {}, 0, random.Random(0)
     if name in corpora.names():
@@ -240,8 +238,7 @@ def read_evaluation(domains, demonstrations, columns, training: Sequence[Example
     """(domain -> questions, domain -> worked examples), none of which the training set asks too.
 
     `demonstrations`: where worked examples are; if None the domains themselves, or the corpus that
-    belongs to theirs; and if "none" there are none.
-    """
+    belongs to theirs; and if "none" there are none."""
     asked = worked = read_domains(domains, columns, note)
     if demonstrations is not None:
         worked = {} if demonstrations == "none" else read_domains(demonstrations, columns, note)
