@@ -51,7 +51,7 @@ class Cached:
 
     def __call__(self, profile: Profile, *args, part: str | None = None):
         path = self.path(profile, *args)
-        file = part and _file(part)
+        file = part and f"{part}.safetensors".replace("/", "__")
         if path.exists() and not _whole(path, file):
             log.warning("%s is damaged: computing it again", path)
             shutil.rmtree(path, ignore_errors=True)
@@ -64,7 +64,7 @@ class Cached:
                     save_file(result, out / "arrays.safetensors")
                 elif result:
                     for name, arrays in result.items():
-                        save_file(arrays, out / _file(name))
+                        save_file(arrays, out / f"{name}.safetensors".replace("/", "__"))
                 files = [file for file in out.rglob("*") if file.is_file()]
                 hashes = {str(file.relative_to(out)): store.file_hash(file) for file in files}
                 made = {"recipe": self.recipe(profile, *args), "files": hashes}
@@ -107,10 +107,6 @@ def versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in LIBRARIES}
 
 
-def _file(part: str) -> str:
-    return f"{part.replace('/', '__')}.safetensors"
-
-
 def _whole(path: Path, only: str | None) -> bool:
     """Whether the files of an artifact (or one) match their hashes: looked at once in a process."""
     try:
@@ -121,9 +117,6 @@ def _whole(path: Path, only: str | None) -> bool:
         return False
     _verified.update(found)
     return asked.keys() <= _verified
-
-
-# --- what a key holds ----------------------------------------------------------------------------
 
 
 def _argument(profile: Profile, value):

@@ -1,6 +1,7 @@
 """Can this machine run a profile, what would it compute, and what does it need of the hub?"""
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -53,9 +54,6 @@ def corpora_of(p: Profile) -> list[str]:
         sets += [p, *([p.also] if p.also else [])]
     names += [name for one in sets for name in (one.domains, one.demonstrations)]
     return list(dict.fromkeys(filter(None, names)))
-
-
-# --- how much it is, and whether it fits ---------------------------------------------------------
 
 
 @cache
@@ -145,9 +143,6 @@ def _memory(p: Profile) -> list[str]:
     return [f"memory: fine-tuning takes {sizes}, here are {most:.0f} and {memory:.0f}"]
 
 
-# --- the hub -------------------------------------------------------------------------------------
-
-
 def needs(p: Profile) -> list[tuple[str, str, str | None]]:
     """(kind, repository, revision) of all that the profile reads from the hub."""
     entries = [corpora.entry(name) for name in corpora_of(p)]
@@ -161,11 +156,9 @@ def needs(p: Profile) -> list[tuple[str, str, str | None]]:
 
 def _hub(p: Profile) -> list[str]:
     """What is not here and can't be had from the hub, in its client's own words."""
-    mirror, lines = os.environ.get("STS_MIRROR") or "/none", []
-    try:
+    mirror, lines, here = os.environ.get("STS_MIRROR") or "/none", [], set()
+    with contextlib.suppress(Exception):  # no cache yet
         here = {repository.repo_id for repository in scan_cache_dir().repos}
-    except Exception:  # no cache yet
-        here = set()
     for kind, name, _ in needs(p):
         if name in here or os.path.isdir(os.path.join(mirror, name)):
             continue
@@ -181,8 +174,7 @@ def fetch(chosen: argparse.Namespace) -> int:
     for profile in map(config.load, config.members(chosen.profile)):
         for kind, repository, revision in needs(profile):
             print(snapshot_download(repository, repo_type=kind, revision=revision), flush=True)
-        for corpus in corpora_of(profile):
-            corpora.load(corpus)  # as `datasets` prepares it
+        list(map(corpora.load, corpora_of(profile)))  # as `datasets` prepares it
     return 0
 
 

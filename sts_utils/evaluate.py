@@ -34,9 +34,7 @@ MEASURES = ("gold_probability", "gold_loglik", "gold_log_odds", "accuracy")
 SEQUENCES, TOKENS, ROWS = 8, 16384, 1024
 
 
-def option_likelihoods(
-    model, tokenizer, examples: Sequence[Example], tokens: int | None = None, desc: str = "evaluate"
-) -> pd.DataFrame:
+def option_likelihoods(model, tokenizer, examples, tokens=None, desc="evaluate") -> pd.DataFrame:
     """Each question's performance under `model`, a row a question: domain, id and MEASURES.
 
     With ℓ_o the log-likelihood of option o's text, n_o its tokens and g the gold option:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sts_utils import batches, generate, saes
 from sts_utils.models import behind, context_cache, reading
-from sts_utils.prompts import Prompt
+from sts_utils.prompts import Pairs, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Hook(NamedTuple):
 
 @torch.inference_mode()
 def feature_stats(
-    pairs: Sequence[tuple[Prompt, Prompt]],
+    pairs: Pairs,
     model,
     hooks: Sequence[Hook],
     *,
@@ -120,7 +120,7 @@ def feature_stats(
     return [stacked(into, ids, hook.sae, features) for hook, into in zip(hooks, sums, strict=True)]
 
 
-def by_context(pairs: Sequence[tuple[Prompt, Prompt]]) -> dict[tuple, list[int]]:
+def by_context(pairs: Pairs) -> dict[tuple, list[int]]:
     """(context a, context b) -> indices of the pairs behind them."""
     groups = defaultdict(list)
     for index, (a, b) in enumerate(pairs):
@@ -130,7 +130,7 @@ def by_context(pairs: Sequence[tuple[Prompt, Prompt]]) -> dict[tuple, list[int]]
     return groups
 
 
-def tokens_read(pairs: Sequence[tuple[Prompt, Prompt]]) -> int:
+def tokens_read(pairs: Pairs) -> int:
     """Tokens that `feature_stats` reads: each context once, each query behind both of its own."""
     contexts = {side.context for pair in pairs for side in pair}
     return sum(map(len, contexts)) + 2 * sum(len(plain.tail) for plain, _ in pairs)
@@ -250,7 +250,7 @@ def whole_rows(model, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor
 
 @torch.inference_mode()
 def stream_stats(
-    pairs: Sequence[tuple[Prompt, Prompt]],
+    pairs: Pairs,
     model,
     hook: Hook,
     max_rows: int = 10_000,

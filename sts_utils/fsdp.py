@@ -73,9 +73,6 @@ def launched(launcher: str, settings: SftSettings) -> dict:
     return config | {"path": str(path), "num_processes": processes}
 
 
-# --- in each process ---------------------------------------------------------------------------
-
-
 def main(job: Path) -> int:
     """One process of the launch: trains with the others, and rank 0 saves the model and the log in
     the folder `job`; an error becomes one line in error.txt."""

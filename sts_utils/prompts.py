@@ -36,6 +36,9 @@ class Prompt:
         return self.ids[len(self.context) : self.span[1]]
 
 
+Pairs = list[tuple[Prompt, Prompt]]  # (a, b) of each query: two conditions
+
+
 def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = ()) -> Prompt:
     """The chat turns [x_1, y_1, ..., x_t, y_t, x] and the span of x (the paper's step 1), found by
     rendering the template around a mark, and by character offsets: it holds for any template."""
@@ -58,9 +61,7 @@ def behind(prompt: Prompt) -> Prompt:
     return replace(prompt, span=(prompt.span[1], len(prompt.ids)), shared=prompt.span[0])
 
 
-def prompt_pairs(
-    tokenizer, queries: Sequence[Example], sets: Sequence[Sequence[Example]], context_length: int
-) -> list[tuple[Prompt, Prompt]]:
+def prompt_pairs(tokenizer, queries: Sequence, sets: Sequence, context_length: int) -> Pairs:
     """(plain, icl) prompts of each query; query i gets the demonstrations sets[i mod len(sets)].
     Raises ValueError where a query's tokens differ between the conditions, or a prompt is longer
     than the model's context."""
@@ -77,9 +78,7 @@ def prompt_pairs(
     return pairs
 
 
-def choose_demonstrations(
-    examples: Sequence[Example], per_set: int, n_sets: int, seed: int
-) -> list[list[Example]]:
+def choose_demonstrations(examples, per_set: int, n_sets: int, seed: int) -> list[list[Example]]:
     """`n_sets` sets of `per_set` demonstrations, no two of one set from the same group."""
     rng = random.Random(seed)
     sets = []

@@ -10,10 +10,9 @@ from sts_utils.config import Profile, SweepSettings
 from sts_utils.corpora import packaged
 from sts_utils.examples import Example, by_domain, split, with_answer, with_wrong_answer
 from sts_utils.features import ROWS
-from sts_utils.prompts import Prompt
+from sts_utils.prompts import Pairs
 
 log = logging.getLogger(__name__)
-Pairs = list[tuple[Prompt, Prompt]]
 _tokenizer = cache(models.load_tokenizer)
 
 
@@ -80,9 +79,7 @@ def halves(p: Profile, domain: str) -> tuple[list[Example], list[Example]]:
     return asked[: len(asked) // 2], asked[len(asked) // 2 :]
 
 
-def training_pairs(
-    p: Profile, seed: int, shown: Sequence[Example] | None = None, prose: bool = False
-) -> Pairs:
+def training_pairs(p: Profile, seed: int, shown: Sequence | None = None, prose=False) -> Pairs:
     """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool
     (or `shown`), of those short enough that they and a query as long fit the context: of LIMO's
     chains of thought an 8,192-token context does not take two. With `prose` passages as long stand
@@ -120,9 +117,7 @@ def pairs(p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Exampl
     return [(prompts.behind(plain), prompts.behind(icl)) for plain, icl in made]
 
 
-def answer_pairs(
-    p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Example]], rng: random.Random
-) -> Pairs:
+def answer_pairs(p: Profile, queries: Sequence, sets: Sequence, rng: random.Random) -> Pairs:
     """(wrong, right) prompts of `queries`: behind demonstrations with a wrong option for an answer,
     and behind the same with the right one (ours). Raises ValueError for one without options."""
     queries = [with_answer(e) for e in queries]

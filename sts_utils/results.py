@@ -27,12 +27,8 @@ MEASURE_NAMES = {
     "accuracy": "accuracy",
 }
 #: On an axis, with × 100 for what are no points.
-SHORT_NAMES = {
-    "gold_probability": "P(gold), points",
-    "gold_loglik": "log P(gold) a token × 100",
-    "gold_log_odds": "log-odds of gold × 100",
-    "accuracy": "accuracy, points",
-}
+SHORT_NAMES = {"gold_probability": "P(gold), points", "gold_loglik": "log P(gold) a token × 100"}
+SHORT_NAMES |= {"gold_log_odds": "log-odds of gold × 100", "accuracy": "accuracy, points"}
 
 LOOK = {"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 200, "axes.titlesize": 9}
 LOOK |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}

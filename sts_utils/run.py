@@ -13,24 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sts_utils import (
-    batches,
-    corpora,
-    evaluate,
-    features,
-    generate,
-    models,
-    prompts,
-    questions,
-    sae_training,
-    saes,
-    train,
-)
+from sts_utils import batches, corpora, evaluate, features, generate, models, questions, saes, train
 from sts_utils.cache import cached
 from sts_utils.config import Profile, SftSettings
 from sts_utils.examples import Example, by_domain
 from sts_utils.features import FeatureStats, Hook
+from sts_utils.prompts import chat_prompt
 from sts_utils.questions import tokenizer
+from sts_utils.sae_training import activations
 
 Model = tuple | None
 MODEL = ("model", "revision")
@@ -68,10 +58,10 @@ def _hook(sae_name: str, *model) -> Hook:
     name, revision, layer, _ = model
     read, tokenizer = _sae(sae_name, name, revision, layer), models.load_tokenizer(name, revision)
     # 16 prompts, the same for every run: what is stored of a domain serves all training sets
-    shown = [prompts.chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
+    shown = [chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
     if not saes.RANDOM.fullmatch(sae_name):
         ids = [list(prompt.ids) for prompt in shown]
-        saes.check(read, sae_name, list(sae_training.activations(_backbone(*model), ids, 4096)))
+        saes.check(read, sae_name, list(activations(_backbone(*model), ids, 4096)))
     return Hook(layer, read, features.sink_norm(_backbone(*model), shown))
 
 
@@ -118,9 +108,7 @@ def release(engine: bool = True) -> None:
 # --- features ------------------------------------------------------------------------------------
 
 
-def read(
-    p: Profile, pairs: Sequence, desc: str, names: Sequence[str] = (), after: Path | None = None
-) -> dict[str, dict]:
+def read(p: Profile, pairs: Sequence, desc: str | None, names: Sequence = (), after=None) -> dict:
     """SAE (of `names`, or the profile's) -> FeatureStats as arrays; one pass serves all of them.
     `after`: condition b is this model."""
     read = {name: with_sae(p, name) if name != p.sae else p for name in names or [p.sae]}

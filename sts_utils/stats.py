@@ -47,9 +47,7 @@ def _multinomial(n: int, draws: int, key: tuple[int, ...]) -> np.ndarray:  # man
     return np.random.default_rng(key).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
 
 
-def counts(
-    groups: Sequence, draws: int = DRAWS, key: tuple[int, ...] = (_QUESTIONS,)
-) -> np.ndarray:
+def counts(groups: Sequence, draws: int = DRAWS, key: tuple = (_QUESTIONS,)) -> np.ndarray:
     """[B, n] how often each of n questions is drawn. Those of one of `groups` [n] are drawn
     together: variants of a template are no independent questions."""
     names, group = np.unique(np.asarray(groups), return_inverse=True)

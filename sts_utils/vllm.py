@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from sts_utils import batches, features, models
 from sts_utils.generate import stop_ids
-from sts_utils.prompts import Prompt
+from sts_utils.prompts import Pairs
 from sts_utils.watch import watch
 
 for _name, _value in {
@@ -48,9 +48,6 @@ def checkpoint(name: str, revision: str | None = None) -> Path:
     if isinstance(source, Path):
         return source
     return Path(snapshot_download(source, revision=revision, allow_patterns=list(models.FILES)))
-
-
-# --- the residual stream -----------------------------------------------------------------------
 
 
 class ResidualReader:
@@ -82,11 +79,7 @@ class ResidualReader:
 
 
 def residual_rows(
-    folder: Path | str,
-    prompts: Sequence[Sequence[int]],
-    layers: Sequence[int],
-    dtype: str = "float32",
-    room: int = 0,
+    folder, prompts: Sequence, layers: Sequence[int], dtype: str = "float32", room: int = 0
 ) -> Iterator[dict[int, torch.Tensor]]:
     """Of each prompt in turn: block -> its residual rows [tokens, d_model], float32, on the CPU.
 
@@ -118,11 +111,7 @@ def residual_rows(
 
 @torch.inference_mode()
 def feature_stats(
-    pairs: Sequence[tuple[Prompt, Prompt]],
-    folder: Path | str,
-    hooks: Sequence[features.Hook],
-    dtype: str = "float32",
-    desc: str | None = "extract",
+    pairs: Pairs, folder, hooks: Sequence[features.Hook], dtype="float32", desc: str | None = None
 ) -> list[features.FeatureStats]:
     """`features.feature_stats` of the model in `folder`, its rows read by vLLM; summed where the
     SAEs are. Raises ValueError where the query tokens differ or features are not finite."""
@@ -141,16 +130,8 @@ def feature_stats(
     return [features.stacked(of, ids, hook.sae) for hook, of in zip(hooks, sums, strict=True)]
 
 
-# --- what a model writes -----------------------------------------------------------------------
-
-
 def generate(
-    folder: Path | str,
-    new_tokens: int,
-    dtype: str = "bfloat16",
-    *,
-    special_tokens: bool = False,
-    stop: Sequence[str] = (),
+    folder: Path | str, new_tokens: int, dtype="bfloat16", *, special_tokens=False, stop=()
 ) -> Callable[[Sequence[str]], list[tuple[str, int, bool]]]:
     """A function from texts to what the model writes behind them, as `generate.generate`."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -209,9 +190,6 @@ def sampler(weights: int, beside: int) -> Iterator[dict]:
         os.environ.clear()
         os.environ.update(variables)
         matmul.fp32_precision = precision  # else SFT's TF32 has no effect
-
-
-# --- the engine --------------------------------------------------------------------------------
 
 
 def _engine(folder: Path | str, dtype: str, room: int = 0, **how):

@@ -39,7 +39,7 @@ def answer_features(p: Profile, name: str, seed: int | None = None) -> dict:
     return run.read(p, answer_pairs(p, name, seed), f"{name}, right and wrong")
 
 
-def answer_pairs(p: Profile, name: str, seed: int | None = None) -> questions.Pairs:
+def answer_pairs(p: Profile, name: str, seed: int | None = None) -> prompts.Pairs:
     """(wrong, right) prompts of a training set and seed, or of a domain."""
     if seed is None:
         shown = by_domain(corpora.load(p.demonstrations))[name]
@@ -47,10 +47,8 @@ def answer_pairs(p: Profile, name: str, seed: int | None = None) -> questions.Pa
     else:
         chosen = sets.drawn(p, name, seed)
         asked, shown = chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]
-    size, rng = (
-        (p.control.demonstrations, p.control.contexts),
-        random.Random(f"wrong {name} {seed}"),
-    )
+    size = p.control.demonstrations, p.control.contexts
+    rng = random.Random(f"wrong {name} {seed}")
     shown = prompts.choose_demonstrations(shown, *size, seed or 0)
     return questions.answer_pairs(p, asked[: p.sts.queries], shown, rng)
 

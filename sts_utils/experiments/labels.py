@@ -47,9 +47,7 @@ def peaks(p: Profile) -> dict[str, np.ndarray]:
 
 
 @torch.inference_mode()
-def activations(
-    model, hook: Hook, ids: Sequence[int], features: Sequence[int] | None = None, first: int = 1
-) -> torch.Tensor:
+def activations(model, hook: Hook, ids: Sequence[int], features=None, first=1) -> torch.Tensor:
     """[tokens, F] features (all, or those named) of one text's token ids, by a model truncated at
     the hook's layer. 0 at attention sinks and before token `first`, by default position 0."""
     read = torch.tensor([ids], device=model.device)
