@@ -141,7 +141,7 @@ def predict(
     What was read of a domain is stored (data/runs) and serves other training sets. Everything is
     drawn by the seeds alone. Raises ValueError, before features are read, for what can't be used.
     """
-    seeds, notes, pairs, found = tuple(map(int, seeds)), [], {}, {}
+    seeds, notes, pairs = tuple(map(int, seeds)), [], {}
     if min(shots, queries, len(seeds)) < 1 or len(set(seeds)) < len(seeds) or (probe or 2) < 2:
         sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}"
         raise ValueError(f"{sizes}: too few, or a seed twice")
@@ -181,9 +181,8 @@ def predict(
             if choice:
                 rng, q = random.Random(f"{name} {seed}"), p.model_copy(update={"place": "answer"})
                 pairs[name, seed, "answers"] = questions.answer_pairs(q, *drawn, rng)
-    for at in tqdm(pairs, desc="features", unit="set"):
-        unread = dict.fromkeys(("h2", "r", "dr", "dr2"), np.empty(0))
-        found[at] = FeatureStats.from_arrays(prompt_features(p, tuple(pairs[at])) | unread)
+    bar = tqdm(pairs.items(), desc="features", unit="set")
+    found = {at: FeatureStats.from_arrays(prompt_features(p, tuple(of))) for at, of in bar}
     answers = tried(p, probe, tuple(learned), tuple(probed), seeds[0]) if probe else None
     read = own, asked, worked, notes, seeds, tuple(asked), possible
     return Prediction(p, *read, n, score, found, answers)
@@ -217,9 +216,8 @@ def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str,
 
 @cached(*run.READ)
 def prompt_features(p: Profile, pairs: tuple) -> dict[str, np.ndarray]:
-    """Features of pairs of prompts: what a prediction reads of FeatureStats."""
-    arrays = run.read(p, pairs, None)[p.sae]
-    return {name: arrays[name] for name in ("ids", "features", "n", "h", "dh", "dh2")}
+    """Features of pairs of prompts, as arrays."""
+    return run.read(p, pairs, None)[p.sae]
 
 
 def is_choice(examples: Sequence[Example]) -> bool:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,6 @@ from pyarrow.parquet import ParquetFile
 from sts_utils import corpora, store
 from sts_utils.examples import Example, by_domain
 
-warn = logging.getLogger(__name__).warning
 #: What a column is for -> the names it is recognised by, the first that is there.
 COLUMNS = yaml.safe_load((store.DATA / "columns.yaml").read_text(encoding="utf-8"))
 USER, ASSISTANT = ("user", "human"), ("assistant", "gpt", "model")
@@ -172,7 +170,7 @@ def _options(row: Mapping, cell, answer, column: str | None) -> tuple[tuple[str,
     return texts, found.pop() if said else None
 
 
-def read(source, *, domain, columns=None, answers=False, note=warn) -> list[Example]:
+def read(source, *, domain, columns=None, answers=False, note=print) -> list[Example]:
     """At most LIMIT Examples of `source`, a seeded sample in the order of its rows, each once.
 
     `source`: a corpus, a file (.jsonl, .csv, .parquet), a `datasets.Dataset` (streaming too), or a
@@ -216,7 +214,7 @@ def read(source, *, domain, columns=None, answers=False, note=warn) -> list[Exam
     return used
 
 
-def read_domains(source, columns=None, note=warn) -> dict[str, list[Example]]:
+def read_domains(source, columns=None, note=print) -> dict[str, list[Example]]:
     """Domain -> examples, of {name: source}, or of corpora (all their domains) and files (a domain
     named by its stem)."""
     domains = []
@@ -234,7 +232,7 @@ def read_domains(source, columns=None, note=warn) -> dict[str, list[Example]]:
     return dict(domains)
 
 
-def read_evaluation(domains, demonstrations, columns, training: Sequence[Example], note=warn):
+def read_evaluation(domains, demonstrations, columns, training: Sequence[Example], note):
     """(domain -> questions, domain -> worked examples), none of which the training set asks too.
 
     `demonstrations`: where worked examples are; if None the domains themselves, or the corpus that
