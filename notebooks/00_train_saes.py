@@ -48,6 +48,7 @@ from sts_utils.store import ROOT, atomic_folder
 
 # %%
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 check.prepare(profile)
 profiles = {name: run.with_sae(profile, name) for name in profile.saes}  # one an SAE
 layers = sorted({p.layer for p in profiles.values()})

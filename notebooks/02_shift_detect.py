@@ -38,6 +38,7 @@ from sts_utils.experiments import labels
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 measured = Run(profile)
 
 # %% [markdown]

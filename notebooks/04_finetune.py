@@ -33,6 +33,7 @@ from sts_utils import config, generate, models, questions, results, run
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 measured, sft = Run(profile), profile.sft
 train, held_out = questions.training_examples(profile, profile.seeds[0])
 print(f"{sft.examples} of {len(train):,} {profile.train} examples, {len(held_out):,} held out")

@@ -34,6 +34,7 @@ from sts_utils import config, evaluate, generate, questions, results, run, stats
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 measured, measure = Run(profile), profile.evaluation.measure
 by_options = profile.evaluation.mode == "options"
 before = run.performance(profile)

@@ -41,6 +41,7 @@ from sts_utils.measured import Run
 from sts_utils.results import FIGURES, METRIC_NAMES, Claim
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 measured, measure = Run(profile), profile.evaluation.measure
 observed = {name: one.observations() for name, one in measured.sets.items()}
 

@@ -38,6 +38,7 @@ from sts_utils.results import Claim
 from sts_utils.run import mathematics_measure
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 run, n = Run(profile), profile.top_n
 
 

@@ -31,6 +31,7 @@ from sts_utils.measured import Run
 from sts_utils.results import Claim
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 run, n = Run(profile), profile.top_n
 runs = {profile.train: run}
 runs |= {name: Run(questions.trained_on(profile, name)) for name in profile.others}

@@ -41,6 +41,7 @@ from sts_utils.scores import PAPER_SCORES
 from sts_utils.stats import Correlation, combined
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 main = Run(profile)
 
 # %% [markdown]

@@ -42,6 +42,7 @@ from sts_utils.scores import cosine, expectation
 from sts_utils.stats import Correlation
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 main = Run(profile)
 sets = main.sets  # corpus of domains -> the run on it
 METRICS = ("sts_act", "sts_icl")

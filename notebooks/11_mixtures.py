@@ -38,6 +38,7 @@ from sts_utils.results import Claim
 from sts_utils.stats import Estimate
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 main, settings, seed = Run(profile), profile.mixture, profile.seeds[0]
 column, measure, unit, tested = run.mathematics_measure(profile)
 print(f"{settings.examples} examples of {profile.train}, {settings.extra} extra ones")

@@ -36,6 +36,7 @@ from sts_utils.results import CHANCE_COLOUR, PALETTE, SAE_COLOUR, Claim
 from sts_utils.scores import PAPER_SCORES
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 g, n, seed = profile.grpo, profile.top_n, profile.seeds[0]
 
 # %% [markdown]

@@ -33,6 +33,7 @@ from sts_utils.experiments import ablation, selective
 from sts_utils.results import CHANCE_COLOUR, SAE_COLOUR, Claim
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 seed, choices = profile.seeds[0], selective.choices(profile)
 if not choices:
     print("The profile names no layers (sweep.layers): there is nothing to train here.")

@@ -33,6 +33,7 @@ from sts_utils.results import Claim
 from sts_utils.stats import Estimate
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 run, top = Run(profile), profile.labels.top
 
 # %% [markdown]

@@ -32,6 +32,7 @@ from matplotlib.lines import Line2D
 from sts_utils import config, corpora, results, stats
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 changes = results.paper("table02_04_accuracy_change")  # a row a model and domain
 printed = results.paper("table06_pearson")  # a row a model and score: r over 8 domains
 points = results.paper("figure3_digitized")  # three of Fig 3's six panels, read off the picture

@@ -50,6 +50,7 @@ from sts_utils.features import FeatureStats
 from sts_utils.scores import cosine, over_domains, shifted_dims
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 halves = sets.parts(profile)
 names = {half: p.control.part.sets for half, p in halves.items()}
 domains = {half: sets.domains(p) for half, p in halves.items()}

@@ -84,7 +84,7 @@ def flops(call: plan.Call) -> float:
         "zero_features": (2, 7 * len(p.ablation.counts) * p.ablation.questions * length),
         "peaks": (2, 6 * p.labels.samples * p.labels.tokens),
     }.get(function.__name__, (2, max(e.held_out, p.sts.queries) * length))
-    return passes * weights(p) * tokens
+    return float(passes * weights(p) * tokens)
 
 
 def estimate(p: Profile) -> pd.DataFrame:

@@ -54,7 +54,7 @@ def missing(folder: Path, name: str) -> list[str]:
     made = {path.name for path in (ROOT / "figures/smol").iterdir()}  # of the default run
     drawn = [f for f in made if f.endswith((".png", ".csv")) and swept.get(f.split(".")[0], True)]
     files = [f"figures/{name}/{file}" for file in [*drawn, "index.html"]]
-    files += [f"runs/notebooks/{name}/{stage}.ipynb" for stage in notebooks.STAGES]
+    files += [f"runs/notebooks/{name}/{stage}.ipynb" for stage in notebooks.stages(config.load(name))]
     return [file for file in files if not (folder / file).is_file()]
 
 
