@@ -10,8 +10,7 @@ from sts_utils.prediction.predict import EXAMPLE, SCORES, predict
 
 #: What argparse is told of options that are no single word.
 KINDS = {name: {"type": int} for name in ("n", "shots", "queries", "probe", "budget")}
-SEVERAL = ("domains", "demonstrations", "columns", "domain_columns")
-KINDS |= {name: {"nargs": "+"} for name in SEVERAL}
+KINDS |= {k: {"nargs": "+"} for k in ("domains", "demonstrations", "columns", "domain_columns")}
 KINDS |= {"score": {"choices": SCORES}, "dtype": {"choices": ("auto", "float32", "bfloat16")}}
 #: The report; the notebook writes all but its page.
 FILES = ("index.html", "table.csv", "table.parquet", "probe.csv", "mixture.jsonl")
@@ -28,8 +27,7 @@ def add_parser(commands) -> None:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Predict, say the ranking, and write the report: the notebook `predict` with the same
-    arguments, which finds all that was computed in the store."""
+    """Predict, and write the report: the notebook `predict`, which finds it all in the store."""
     store.check_writable(out := Path(chosen.out).absolute(), "give a folder to write the report to")
     options = {name: _given(name, getattr(chosen, name)) for name in predict.__kwdefaults__}
     options["seeds"] = [int(seed) for seed in chosen.seeds.split(",")]  # of "0,1,2"

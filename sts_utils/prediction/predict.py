@@ -23,9 +23,8 @@ from sts_utils.prediction import sources
 
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
 EXAMPLE = str(store.DATA / "example.jsonl")
-#: The paper's STS_act and STS_ICL, and ours: `sts_relative` compares domains feature by feature,
-#: `sts_answers` how features move from wrong answers to right ones in multiple choice. The default
-#: did best on topics in an earlier control (commit 0de4d57); it was chosen after that was seen.
+#: The paper's two between ours (docs/own_data.md). The default, the first, did best on topics in an
+#: earlier control (commit 0de4d57); it was chosen after that was seen.
 SCORES = ("sts_relative", "sts_act", "sts_icl", "sts_answers")
 #: The training set's key beside the domains'; sets of demonstrations that its questions take in
 #: turn; bootstrap draws of the scores that are not the paper's.
@@ -37,11 +36,9 @@ BATCH, LR, WIDTH, PROBED = sft.QUICK_BATCH, 1e-3, 576, 64
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
-    """Scores of domains, and the statistics they come from: N, score and domains can be changed.
-
-    `stats`: (domain or TRAIN, seed, kind) -> features of its questions; of kind "shift" without and
-    with worked examples in context, of "answers" (multiple choice) with wrong and with right ones.
-    """
+    """Scores of domains, and `stats` that they come from: (domain or TRAIN, seed, kind) -> features
+    of its questions; of kind "shift" without and with worked examples in context, of "answers"
+    (multiple choice) with wrong and with right ones."""
 
     profile: Profile
     train: Sequence[Example]
@@ -68,10 +65,9 @@ class Prediction:
 
     @cached_property
     def estimates(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Score -> (values [D], draws [B, D]), means over seeds; NaN of one that can't be had.
-
-        Draws are of seeds and questions (a Bayesian bootstrap: exponential weights of mean 1). A
-        question that several seeds ask has one weight: asking it again is no new evidence."""
+        """Score -> (values [D], draws [B, D] of seeds and questions, Bayesian bootstrap), means over
+        seeds; NaN of what can't be had. A question of several seeds has one weight in a draw: asking
+        it again is no new evidence."""
         weights, missing = {}, np.full((1, len(self.domains)), np.nan)
         for d, domain in enumerate(self.domains):
             ids = {seed: self.stats[domain, seed, "shift"].ids for seed in self.seeds}
@@ -145,11 +141,15 @@ def predict(
     if min(shots, queries, len(seeds)) < 1 or len(set(seeds)) < len(seeds) or (probe or 2) < 2:
         sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}"
         raise ValueError(f"{sizes}: too few, or a seed twice")
-    p = _profile(os.fspath(model), os.fspath(sae), dtype)
+    for held in (run._backbone, run._sae, run._hook, questions._tokenizer):
+        held.cache_clear()  # a folder may have been written again
+    unread = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
+    reads = {"model": os.fspath(model), "sae": os.fspath(sae), "layer": saes.layer(os.fspath(sae))}
+    p = Profile(name="predict", about="", dtype=dtype, **reads, **unread)
 
     def fitting(examples: list[Example], what: str) -> list[Example]:
-        """Those of which `shots` and a question fit into the context, whichever are drawn."""
-        longest = models.context_length(p.model) // (shots + 1) - 32  # 32: a turn's marks
+        # those of which any `shots` and a question fit into the context; 32: a turn's marks
+        longest = models.context_length(p.model) // (shots + 1) - 32
         kept = questions.within(questions.tokenizer(p), examples, longest)
         if left := len(examples) - len(kept):
             said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
@@ -158,8 +158,8 @@ def predict(
 
     own = sources.read(train, domain="train", columns=columns, answers=True, note=notes.append)
     own = fitting(own, "the training set")
-    others = domains, demonstrations, domain_columns, own, notes.append
-    asked, worked = sources.read_evaluation(*others)
+    told = demonstrations, domain_columns, own, notes.append
+    asked, worked = sources.read_evaluation(domains, *told)
     asked = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
     worked = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
     choice = bool(worked) and is_choice([*own, *itertools.chain(*worked.values())])
@@ -188,19 +188,9 @@ def predict(
     return Prediction(p, *read, n, score, found, answers)
 
 
-def _profile(model: str, sae: str, dtype: str) -> Profile:
-    for held in (run._backbone, run._sae, run._hook, questions._tokenizer):
-        held.cache_clear()  # a folder may have been written again
-    # of no matter here but for the attention-sink threshold: the same for everybody's data
-    corpora = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
-    read = {"model": model, "layer": saes.layer(sae), "sae": sae, "dtype": dtype}
-    return Profile(name="predict", about="", **read, **corpora)
-
-
 def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str, tuple]:
-    """TRAIN or domain -> (questions, sets of demonstrations), of which no question is one: half of
-    the training set is asked, half is shown."""
-    pool, free = split(own, 0.5, seed)
+    """TRAIN or domain -> (questions, sets of demonstrations), of which no question is one."""
+    pool, free = split(own, 0.5, seed)  # half of the training set is shown, half is asked
     random.Random(seed).shuffle(free)
     shown = prompts.choose_demonstrations(pool, shots, SETS, seed)
     draws = {TRAIN: (free[: 2 * queries], shown)}

@@ -61,8 +61,7 @@ def columns_of(raw) -> dict:
 
 
 def roles(has: Sequence[str], named: Mapping[str, str], answers: bool) -> dict[str, str | None]:
-    """What a column is for -> the one of `has` that is, or None; `named` goes first. Raises
-    ValueError where there is no question, or, if `answers` are asked for, no solution."""
+    """What a column is for -> the one of `has` that is, or None; `named` goes first."""
     found = {role: next((c for c in known if c in has), None) for role, known in COLUMNS.items()}
     lacks = [f"{role}, {c!r}" for role, c in named.items() if role not in COLUMNS or c not in has]
     found |= named
@@ -80,10 +79,8 @@ def roles(has: Sequence[str], named: Mapping[str, str], answers: bool) -> dict[s
 
 
 def example(row: Mapping, column: Mapping[str, str | None], domain: str) -> Example | None:
-    """A row as an Example, its columns as `roles` gave them: the one place where that is decided.
-
-    None if its question is empty or its gold option there twice. Raises ValueError for a cell that
-    can't be used."""
+    """A row as an Example (the one place for that), its columns as `roles` gave them; None if its
+    question is empty or its gold option there twice. Raises ValueError for what can't be used."""
     cells = {role: row.get(name) for role, name in column.items()}
     if column["messages"] and not column["question"]:
         if (turns := _turns(cells["messages"] or ())) is None:
@@ -136,9 +133,8 @@ def _turns(cell) -> list[tuple[str, str]] | None:
 
 
 def _options(row: Mapping, cell, answer, column: str | None) -> tuple[tuple[str, ...], int | None]:
-    """(texts of the options, which of them is gold), of a list (or its JSON), {"A": text}, ARC's
-    {"text": …, "label": …}, or columns A, B, …; the gold one by its index from 0, letter or text.
-    """
+    """(texts, which is gold), of a list (or its JSON), {"A": text}, ARC's {"text": …, "label": …},
+    or columns A, B, …; the gold one by its index from 0, its letter or its text."""
     with suppress(TypeError, ValueError):
         cell = json.loads(cell)
     labels, texts = LETTERS, cell or {c: row[c] for c in takewhile(row.__contains__, LETTERS)}
@@ -171,12 +167,12 @@ def _options(row: Mapping, cell, answer, column: str | None) -> tuple[tuple[str,
 
 
 def read(source, *, domain, columns=None, answers=False, note=print) -> list[Example]:
-    """At most LIMIT Examples of `source`, a seeded sample in the order of its rows, each once.
+    """At most LIMIT Examples of a corpus, a file (.jsonl, .csv, .parquet), a `datasets.Dataset`, or
+    a list of (question, answer) pairs, dicts or chats: a seeded sample in their order, each once.
 
-    `source`: a corpus, a file (.jsonl, .csv, .parquet), a `datasets.Dataset` (streaming too), or a
-    list of (question, answer) pairs, dicts or chats. Columns are recognised by name (COLUMNS), or
-    named, like {"question": "ask"}. A row without an answer has an empty `solution`, or with
-    `answers` is left out; `note` is told. Raises ValueError, in one line, that names the row."""
+    Columns are recognised by name (COLUMNS), or named, like {"question": "ask"}. A row without an
+    answer has no `solution`, or with `answers` is left out. Raises ValueError that names the row.
+    """
     where = name = str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
     rows, found, kept, total, rng = {}, {}, {}, 0, random.Random(0)
     if name in corpora.names():
@@ -215,8 +211,7 @@ def read(source, *, domain, columns=None, answers=False, note=print) -> list[Exa
 
 
 def read_domains(source, columns=None, note=print) -> dict[str, list[Example]]:
-    """Domain -> examples, of {name: source}, or of corpora (all their domains) and files (a domain
-    named by its stem)."""
+    """Domain -> examples, of {name: source}, or of corpora (all their domains) and files."""
     domains = []
     for name in [source] if isinstance(source, str | Path) else source:
         own = source[name] if isinstance(source, Mapping) else None
@@ -234,9 +229,8 @@ def read_domains(source, columns=None, note=print) -> dict[str, list[Example]]:
 
 def read_evaluation(domains, demonstrations, columns, training: Sequence[Example], note):
     """(domain -> questions, domain -> worked examples), none of which the training set asks too.
-
-    `demonstrations`: where worked examples are; if None the domains themselves, or the corpus that
-    belongs to theirs; and if "none" there are none."""
+    `demonstrations`: where the latter are; None: in the domains, or the corpus that belongs to
+    theirs; "none": nowhere."""
     asked = worked = read_domains(domains, columns, note)
     if demonstrations is not None:
         worked = {} if demonstrations == "none" else read_domains(demonstrations, columns, note)

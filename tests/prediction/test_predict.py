@@ -1,50 +1,66 @@
 """Predict with the tiny model: the numbers mean nothing, what they rest on does."""
 
-import doctest
-import html
-import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_sets import ALONE, HTML, SMALL, TINY, questions
 
 import sts_utils
-from sts_utils import cli, corpora, features, models, run, saes, store
+from sts_utils import cli, corpora, features, models, scores, store, train
+from sts_utils.examples import Example
+from sts_utils.prediction import predict as module
 from sts_utils.prediction import sources
-from sts_utils.prediction.predict import _profile, reread
 
-DOMAINS = {"apples": questions("apples"), "pears": questions("pears"), "code": "code-io"}
-ONE = {"domains": {"apples": questions("apples")}, "seeds": (0,), **ALONE}
-
-
-@pytest.mark.parametrize(("module", "least"), [("predict", 5), ("sources", 2)])
-def test_docstring_examples(module, least):
-    result = doctest.testmod(importlib.import_module(f"sts_utils.prediction.{module}"))
-    assert result.attempted >= least and not result.failed
+HTML = "<script>alert(1)</script> & <b>"
+TINY = {"model": "tiny", "sae": "random-8x", "dtype": "float32"}
+SMALL = {**TINY, "n": 20, "shots": 2, "queries": 6}
 
 
-def test_what_was_read_is_not_read_again(found, monkeypatch, tmp_path):
-    """Nor by another training set, nor by the report's own process."""
+def asked(word, count=16, answers=True):
+    """Open questions whose answers hold HTML."""
+    texts = [f"{word} {i}: how much is {i} and {i + 3}?" for i in range(count)]
+    rows = [{"question": q, "answer": f"{2 * i + 3} {HTML}"} for i, q in enumerate(texts)]
+    return rows if answers else [{"question": q} for q in texts]
+
+
+def choices(word):
+    options = [[f"{word} {i + j}" for j in range(3)] for i in range(16)]
+    rows = enumerate(options)
+    return [{"question": f"{word} {i}?", "choices": of, "answer": i % 3} for i, of in rows]
+
+
+DOMAINS = {"apples": asked("apples"), "pears": asked("pears"), "code": "code-io"}
+HOW = {**SMALL, "domains": DOMAINS, "seeds": (0, 1)}
+ONE = {**SMALL, "domains": {"apples": asked("apples")}, "seeds": (0,), "score": "sts_act"}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return sts_utils.predict(asked("ripe apples", 24), probe=12, **HOW)
+
+
+def test_nothing_is_computed_twice_and_the_untouched_model_stays(found, monkeypatch):
     passes, real = [], features.feature_stats
+    count = lambda *told, **more: passes.append(told) or real(*told, **more)  # noqa: E731
+    monkeypatch.setattr(features, "feature_stats", count)
+    monkeypatch.setattr(train, "train_answers", None)
+    again = sts_utils.predict(asked("ripe apples", 24), probe=12, **HOW)
+    assert again.answers.equals(found.answers) and again.table.equals(found.table) and not passes
+    plain = sts_utils.predict(asked("another"), **HOW | {"seeds": (0,)})
+    assert plain.answers is None and len(passes) == 1  # its own
+    with pytest.raises(TypeError):
+        sts_utils.predict(asked("ripe apples", 24), probe=5, **HOW)
 
-    def counted(*told, **more):
-        passes.append(told)
-        return real(*told, **more)
 
-    monkeypatch.setattr(features, "feature_stats", counted)
-    again = sts_utils.predict(questions("train"), domains=DOMAINS, seeds=(0, 1), **SMALL)
-    pd.testing.assert_frame_equal(again.table, found.table)
-    few = found.rescored(n=5, score="sts_icl", domains=["pears", "code"])
-    (tmp_path / "record.json").write_text(few.recorded(), encoding="utf-8")
-    pd.testing.assert_frame_equal(reread(tmp_path / "record.json").table, few.table)
-    assert not passes
-    sts_utils.predict(questions("another"), domains=DOMAINS, seeds=(0,), **SMALL)
-    assert len(passes) == 1
-    riper = DOMAINS | {"apples": questions("riper apples")}
-    sts_utils.predict(questions("another"), domains=riper, seeds=(0,), **SMALL)
-    assert len(passes) == 2
+def test_what_is_trained_on_becomes_likelier(found):
+    change = (found.answers.after - found.answers.before).groupby(found.answers.domain)
+    assert change.mean()["apples"] > max(0, change.mean()["code"])
+    assert change.size().to_dict() == {"apples": 16, "pears": 16, "code": module.PROBED}
+    gigabytes = models.size("tiny") * (4 + 4 + 16) / 1e9  # float32, gradients, AdamW's copies
+    said = "A probe of 12 steps learns from 48 examples, reads 96 questions twice and holds"
+    assert f"{said} {gigabytes:.1f} GB" in found.notes[-1]
 
 
 def test_a_model_that_was_trained_on_in_its_folder_is_read_again(tmp_path):
@@ -54,15 +70,15 @@ def test_a_model_that_was_trained_on_in_its_folder_is_read_again(tmp_path):
         whole.model.layers[0].mlp.down_proj.weight.data *= factor
         models.save(whole, models.load_tokenizer("tiny"), tmp_path / place)
         told = ONE | {"model": tmp_path / place}
-        tables.append(sts_utils.predict(questions("train"), **told).table)
+        tables.append(sts_utils.predict(asked("train"), **told).table)
     assert abs(tables[1].sts_act - tables[0].sts_act).min() > 1e-3
     pd.testing.assert_frame_equal(tables[1], tables[2])
 
 
 def test_what_is_left_out_is_noted():
-    rows = [*questions("train"), {"question": "no answer", "answer": ""}, questions("train")[0]]
+    rows = [*asked("train"), {"question": "no answer", "answer": ""}, asked("train")[0]]
     rows.append({"question": "long " * 9000, "answer": "A"})
-    both = {"apples": [*questions("apples"), *questions("train")[:3]]}
+    both = {"apples": [*asked("apples"), *asked("train")[:3]]}
     made = sts_utils.predict(rows, **ONE | {"domains": both})
     assert len(made.train) == len(made.questions["apples"]) == 16
     said = " ".join(made.notes)
@@ -73,130 +89,161 @@ def test_what_is_left_out_is_noted():
 
 
 def test_a_domain_without_answers_needs_demonstrations():
-    bare = ONE | {"domains": {"apples": questions("apples", answers=False)}}
-    with pytest.raises(ValueError, match="'apples' has no worked examples, which STS_ICL needs"):
-        sts_utils.predict(questions("train"), **bare)
-    shown = {"apples": questions("other")}
-    given = sts_utils.predict(questions("train"), **bare, demonstrations=shown)
+    bare = ONE | {"domains": {"apples": asked("apples", answers=False)}}
+    with pytest.raises(ValueError, match="'apples' has no worked examples: give some, or 'none'"):
+        sts_utils.predict(asked("train"), **bare)
+    given = sts_utils.predict(asked("train"), **bare, demonstrations={"apples": asked("other")})
     assert given.table.sts_icl.notna().all()
-    without = sts_utils.predict(questions("train"), **bare, demonstrations="none")
+    without = sts_utils.predict(asked("train"), **bare, demonstrations="none")
     assert without.table.sts_icl.isna().all() and without.table.sts_act.notna().all()
-    assert without.mixture(3) == []
-    with pytest.raises(ValueError, match="score 'sts_icl' needs the domains' worked examples"):
+    with pytest.raises(ValueError, match="score 'sts_icl': choose from sts_act"):
         without.rescored(score="sts_icl")
 
 
-LONG = [(f"{i} {'long ' * 9000}", "A") for i in range(4)]
+BARE = {"domains": {"a": asked("a", answers=False)}, "demonstrations": "none", "probe": 2}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"train": questions("train", 1)}, r"set has 1 usable example\(s\), but 2 in context"),
-        ({"train": [("Q", ""), ("R", "")]}, "no row has an answer"),
-        ({"domains": {"one": questions("one", 1)}}, "2 demonstrations asked for, 1 at hand"),
-        ({"domains": {"three": questions("three", 3)}}, r"has 1 question\(s\) beside its 2 demo"),
-        ({"domains": {"same": questions("train")}}, "'same' has no question that the training set"),
-        ({"domains": {"apples": LONG}}, "too long for the context"),
-        ({"score": "sts"}, "score 'sts': choose from sts_relative"),
-        ({"score": "sts_relative"}, "needs domains to compare, here is one"),
-        ({"score": "sts_answers"}, "'sts_answers' needs multiple choice"),
-        ({"n": 0}, "n is 0: choose 1"),
-        ({"n": 513}, r"n is 513: choose 1..512"),
-        ({"seeds": ()}, "give one or more of each"),
-        ({"seeds": (0, 0)}, "each seed once"),
-        ({"probe": 1}, "probe is 1: give 2 or more steps"),
-        ({"probe": "8"}, "probe is '8': give 2 or more steps"),
-        ({"domain_columns": {"question": "ask"}}, "no column for the question, 'ask'"),
-        ({"sae": "random-8x-layer7"}, "has blocks 0..1, not 7"),
-        ({"demonstrations": {"pears": questions("x")}}, "domain 'apples' has no worked examples"),
-    ],
-)
-def test_what_cannot_be_used_is_one_line_before_features_are_read(change, message, monkeypatch):
+def test_what_cannot_be_used_is_one_line_before_features_are_read(monkeypatch):
     monkeypatch.setattr(features, "feature_stats", None)
-    with pytest.raises(ValueError, match=message) as error:
-        sts_utils.predict(**{"train": questions("train")} | ONE | change)
-    assert "\n" not in str(error.value)
-
-
-def test_an_sae_in_the_folder_one_is_in(tmp_path, monkeypatch):
-    saes.load("random-8x", 64, 0).save_model(tmp_path / "mine")
-    monkeypatch.chdir(tmp_path)
-    made = _profile("tiny", "./mine", "float32")
-    assert made.layer == 0 and made.sae == str(tmp_path / "mine")
+    for change, message in (
+        ({"train": asked("train", 1)}, "2 demonstrations asked for, 1 at hand in 'train'"),
+        ({"train": [("Q", ""), ("R", "")]}, "no row has an answer"),
+        ({"domains": {"three": asked("three", 3)}}, "three has under 2 questions beside its demo"),
+        ({"domains": {"same": asked("train")}}, "domain 'same' has no worked examples"),
+        ({"score": "sts_relative"}, "choose sts_act or sts_icl"),  # it compares domains
+        ({"score": "sts_answers"}, "choose sts_act or sts_icl"),  # of multiple choice
+        ({"n": 513}, "n 513: choose 1..512"),
+        ({"seeds": (0, 0)}, "too few, or a seed twice"),
+        ({"shots": 0, "probe": 1}, "too few, or a seed twice"),
+        ({"sae": "random-8x-layer7"}, "has blocks 0..1, not 7"),
+        (BARE, "no domain has an answer to be measured by"),
+    ):
+        with pytest.raises(ValueError, match=message) as error:
+            sts_utils.predict(**{"train": asked("train")} | ONE | change)
+        assert "\n" not in str(error.value)
 
 
 def test_the_shipped_example_is_no_evaluation_question():
     examples = sources.read(store.DATA / "example.jsonl", domain="train", answers=True)
-    asked = {e.question for e in (*corpora.load("mmlu-test"), *corpora.load("mmlu-cot"))}
-    assert len(examples) == 60 and not asked & {e.question for e in examples}
+    known = {e.question for e in (*corpora.load("mmlu-test"), *corpora.load("mmlu-cot"))}
+    assert len(examples) == 60 and not known & {e.question for e in examples}
 
 
-# --- why -----------------------------------------------------------------------------------------
+def test_scores_are_the_paper_s_on_the_same_statistics_with_intervals(found):
+    table = found.table.set_index("domain")
+    assert sorted(table.index) == ["apples", "code", "pears"] and list(table["rank"]) == [1, 2, 3]
+    assert table[found.score].is_monotonic_decreasing
+    assert table.sts_answers.isna().all()  # no multiple choice
+    for name in (*module.SCORES[:-1], "rank"):
+        assert (table[f"{name}_low"] <= table[name]).all()
+        assert (table[name] <= table[f"{name}_high"]).all()
+    expected = {"sts_act": [], "sts_icl": [], "sts_relative": []}
+    for s in range(2):
+        dims = scores.shifted_dims(found.stats["", s, "shift"], 20)
+        every = [found.stats[d, s, "shift"] for d in found.domains]
+        expected["sts_act"].append(scores.sts_act(every[1], dims))
+        expected["sts_icl"].append(scores.sts_icl(every[1], dims))
+        expected["sts_relative"].append(scores.sts_relative(every, dims)[1])
+    for name, values in expected.items():
+        assert table[name]["pears"] == pytest.approx(np.mean(values))
 
 
-def test_explanation(found):
-    """Against the features of each text alone, by brute force."""
-    rows = found.explain(4)
-    assert rows.feature.unique().tolist() == np.argsort(-found.shifts, kind="stable")[:4].tolist()
-    assert rows["shift"].iloc[0] == pytest.approx(found.shifts.max()) and not rows.link.any()
-    read, model = models.load_tokenizer("tiny"), run.backbone(found.profile)
-    for row in rows[rows.peak > 0].itertuples():
-        own = found.train if row.domain == "the training set" else found.questions[row.domain]
-        _, token, _ = row.text.replace("⟧", "⟦").split("⟦")
-        plain = row.text.replace("⟦", "").replace("⟧", "")
-        texts = [t for e in own if plain in (t := f"{e.query}\n{e.solution}".strip())]
-        peaks = []
-        for text in texts:
-            ids = read(text, add_special_tokens=False).input_ids[:256]
-            hidden = features.query_residuals(model, None, [ids], [0])[0]
-            h = run.sae(found.profile).encode(hidden)[1:, row.feature]
-            peaks.append((h.max().item(), read.decode(ids[1 + int(h.argmax())])))
-        assert any(p == pytest.approx(row.peak, rel=1e-4) and t == token for p, t in peaks)
-    with pytest.raises(ValueError, match=r"k is 0: choose 1..512"):
-        found.explain(0)
+def test_neighbours_that_can_t_be_told_apart_share_ranks(found):
+    apples = {s: found.stats["apples", s, "shift"] for s in (0, 1)}
+    far = {s: replace(of, h=of.h + 100) for s, of in apples.items()}
+    for other, low, high in ((apples, [1, 1], [2, 2]), (far, [1, 2], [1, 2])):
+        both = found.stats | {("other", s, "shift"): of for s, of in other.items()}
+        table = replace(found, stats=both, domains=("apples", "other")).table
+        assert table.rank_low.tolist() == low and table.rank_high.tolist() == high
+    assert table.domain.tolist() == ["other", "apples"]
 
 
-# --- the command line and the report -------------------------------------------------------------
+def test_a_question_that_every_seed_asks_is_drawn_once(found):
+    one = replace(found, seeds=(0,))
+    twice = found.stats | {
+        (name, 1, kind): found.stats[name, 0, kind] for name, _, kind in found.stats
+    }
+    for name in ("sts_act", "sts_relative"):
+        same = replace(found, stats=twice).estimates[name]
+        np.testing.assert_allclose(same[1], one.estimates[name][1])
 
 
-def lines(path, rows):
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return str(path)
+def test_multiple_choice_is_read_with_wrong_and_right_answers():
+    domains = {"apples": choices("apples"), "pears": choices("pears")}
+    how = SMALL | {"seeds": (0, 1), "score": "sts_answers", "domains": domains}
+    made, expected = sts_utils.predict(choices("fruit"), **how), []
+    for s in (0, 1):
+        own, pears = (made.stats[name, s, "answers"] for name in ("", "pears"))
+        ids = scores.shifted_dims(own, 20).ids
+        expected.append(scores.cosine(own.mean("dh")[ids], pears.mean("dh")[ids]))
+    table = made.table.set_index("domain")
+    assert table.sts_answers["pears"] == pytest.approx(np.mean(expected))
+    assert (table.sts_answers_low <= table.sts_answers).all()
+    assert (
+        made.stats["", 0, "answers"].n[0] < made.stats["", 0, "shift"].n[0]
+    )  # behind the question
+
+
+def test_another_n_score_or_choice_of_domains(found):
+    few = found.rescored(n=5, score="sts_icl", domains=["code", "pears"])
+    assert sorted(few.table.domain) == ["code", "pears"] and few.domains == ("pears", "code")
+    assert not np.isclose(few.table.sts_icl.max(), found.table.sts_icl.max())
+    for change in ({"domains": ["law"]}, {"n": 1000}, {"n": 0}, {"score": "sts_answers"}):
+        with pytest.raises(ValueError):
+            len(found.rescored(**change).table)
+
+
+def test_what_is_measured():
+    """Of one question in two domains in both; a single option has no odds; options without an
+    answer are measured by their solution."""
+    rows = [{"question": f"Which is {n}?", "choices": [n, "0"], "answer": 0} for n in "1234"]
+    told = SMALL | {"domains": {"one": rows, "two": rows[:2]}, "demonstrations": "none"}
+    answers = sts_utils.predict(asked("train"), probe=2, seeds=(0,), **told).answers
+    assert set(answers.measure) == {"gold_log_odds"} and np.isfinite(answers.after).all()
+    assert answers.groupby("domain").size().to_dict() == {"one": 4, "two": 2}
+    one = Example("Which?", "", "this", "any", "0", options=("this",))
+    assert not module.is_choice([one]) and module.is_choice([replace(one, options=("this", "b"))])
+    open_ = Example("Why?", "The answer is (B).", "", "any", "0", options=("a", "b"))
+    closed = replace(open_, answer="b", id="1")
+    measured = module.measurable({"any": [open_, closed, replace(one, answer="")]}, 0)
+    assert sorted((e.id, e.solution) for e in measured) == [("0", open_.solution), ("1", "b")]
 
 
 @pytest.mark.slow
-def test_command_line(tmp_path, capsys):
-    rows = [{"ask": row["question"], "say": row["answer"]} for row in questions("train")]
-    train = lines(tmp_path / "my.jsonl", rows)
-    files = [lines(tmp_path / f"{name}.jsonl", questions(name)) for name in ("apples", "pears")]
-    words = ["--train", train, "--columns", "question=ask", "answer=say", "--domains", *files]
-    words += ["--shots", "2", "--queries", "4", "--n", "20", "--seeds", "0", "--probe", "2"]
-    words += ["--out", str(tmp_path / "report"), "--budget", "7"]
-    tiny = [word for name in ("model", "sae", "dtype") for word in (f"--{name}", TINY[name])]
-    assert cli.main(["predict", *tiny, *words]) == 0
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # its files are relative to the folder one is in
+    rows = {name: asked(name) for name in ("apples", "pears")}
+    rows["my"] = [{"ask": row["question"], "say": row["answer"]} for row in asked("train")]
+    for name, of in rows.items():
+        pd.DataFrame(of).to_json(f"{name}.jsonl", orient="records", lines=True)
+    words = "--train my.jsonl --columns question=ask answer=say --domains apples.jsonl pears.jsonl"
+    words += " --shots 2 --queries 4 --n 20 --seeds 0 --probe 2 --out report --budget 7"
+    tiny = [word for name in TINY for word in (f"--{name}", TINY[name])]
+    assert cli.main(["predict", *tiny, *words.split()]) == 0
     said, out = capsys.readouterr().out, tmp_path / "report"
     assert "apples" in said and str(out / "index.html") in said
-    assert len((out / "mixture.jsonl").read_text().splitlines()) == 7
     csv, parquet = pd.read_csv(out / "table.csv"), pd.read_parquet(out / "table.parquet")
     pd.testing.assert_frame_equal(csv, parquet)
-    assert len(pd.read_csv(out / "probe.csv")) == 2
+    mixture = [json.loads(line) for line in (out / "mixture.jsonl").open()]
+    weight = np.exp(csv.set_index("domain").sts_relative)  # the ratio of the score, to a unit
+    counts = pd.Series([row["domain"] for row in mixture]).value_counts()
+    assert len({row["question"] for row in mixture}) == 7
+    assert (counts - 7 * weight / weight.sum()).abs().max() < 1
+    probe = pd.read_csv(out / "probe.csv").set_index("domain")
+    np.testing.assert_allclose(probe.change, probe.after - probe.before)
+    assert (probe.change_low <= probe.change).all() and (probe.change <= probe.change_high).all()
     page = (out / "index.html").read_text()
-    assert html.escape(HTML, quote=False) in page and HTML[:16] not in page
+    assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" not in page
     assert all(part in page for part in ("A probe of 2 steps", "promotes:", "7 of 7 at hand"))
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--seeds", "a"], "--seeds 'a': give whole"),
-        (["--budget", "0"], "--budget 0: give 1 or more"),
-        (["--out", "/proc/none/report"], "/proc/none/report can't be written"),
-        (["--columns", "ask"], "columns ['ask']: give role=column"),
-        (["--domains", "a=x.csv", "a=y.csv"], "a=x.csv a=y.csv: a name is there twice"),
-        (["--train", "absent.jsonl"], "absent.jsonl is no .jsonl, .csv or .parquet file"),
-    ],
-)
-def test_what_the_command_line_refuses(words, said, capsys):
-    assert cli.main(["predict", "--model", "tiny", "--sae", "random-8x", *words]) == 2
-    assert said in capsys.readouterr().err
+def test_what_the_command_line_refuses(capsys):
+    for words, said in (
+        ("--seeds a", "invalid literal for int"),
+        ("--out /proc/none/report", "/proc/none/report can't be written"),
+        ("--columns ask", "columns ask: give name=value, each name once"),
+        ("--domains a=x.csv a=y.csv", "domains a=x.csv a=y.csv: give name=value, each name once"),
+        ("--train absent.jsonl", "No such file or directory: 'absent.jsonl'"),
+    ):
+        assert cli.main(["predict", "--model", "tiny", "--sae", "random-8x", *words.split()]) == 2
+        assert said in capsys.readouterr().err
