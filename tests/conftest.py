@@ -18,18 +18,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from sts_utils import batches, config, models, questions, saes, store
+from sts_utils import batches, config, corpora, models, questions, saes, store
 from sts_utils.features import FeatureStats
+from sts_utils.measured import Run
 
 torch.set_num_threads(batches.cpu_threads())
 #: The files that run the longest first, so that `-n` processes end together.
-LONGEST = (
-    "test_pipeline.py",
-    "test_faults.py",
-    "test_vllm.py",
-    "test_rehearsal.py",
-    "test_fsdp.py",
-)
+LONGEST = ("test_pipeline.py", "test_faults.py", "test_vllm.py", "test_accelerate.py")
 
 
 def pytest_collection_modifyitems(items):
@@ -90,8 +85,7 @@ def reproduced(tmp_path_factory):
 
 
 def functions_of(name: str, **defined) -> SimpleNamespace:
-    """The imports, functions and upper-case constants of notebooks/<name>.py, which may use what is
-    `defined`."""
+    """The imports, functions and upper-case constants of a notebook, which may use the `defined`."""
     tree = ast.parse((store.ROOT / f"notebooks/{name}.py").read_text(encoding="utf-8"))
     kinds = ast.Import | ast.ImportFrom | ast.FunctionDef
     constant = re.compile(r"[A-Z][A-Z_, ]* \|?= ")
@@ -102,7 +96,6 @@ def functions_of(name: str, **defined) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def notebook_functions():
-    """`functions_of`, for folders with a conftest.py of their own: these hide this file."""
     return functions_of
 
 
@@ -120,3 +113,17 @@ def random_stats():
         return FeatureStats(ids, np.arange(features), n, h, h**2, dh, dh**2, r, dr, dr**2)
 
     return make
+
+
+@pytest.fixture
+def run(profile, random_stats):
+    """`tiny` at N = 8 with random statistics of 40 features in place of all that is computed."""
+    run = Run(profile.model_copy(update={"top_n": 8}))
+    run.domain_names = corpora.domains(profile.domains)
+    run.train = [random_stats(seed) for seed in (0, 1)]
+    run.actual = [random_stats(50 + seed) for seed in (0, 1)]
+    places = list(enumerate(run.domain_names))
+    run.domains = [{d: random_stats(100 + 20 * s + i) for i, d in places} for s in (0, 1)]
+    rngs = [np.random.default_rng(d) for d in range(14)]
+    run.change_arrays = [r.normal(0.05 * d, 0.3, size=(2, 25)) for d, r in enumerate(rngs)]
+    return run

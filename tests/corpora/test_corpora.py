@@ -9,32 +9,15 @@ from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+import yaml
 
 from sts_utils import check, config, corpora
 from sts_utils.corpora import skills
 from sts_utils.corpora.packaged import boxed
 from sts_utils.examples import Example, by_domain, split
+from sts_utils.store import ROOT
 
-#: Of every field of every example in order: ids and order decide what a run computes.
-DIGESTS = {
-    "gsm-symbolic": "634ac6059a666b24",
-    "chain-sum": "28a70a7f771aff32",
-    "code-io": "f40a3866db3607fa",
-    "pubmedqa": "0d61ceee0b8ad13f",
-    "mts-dialog": "e9a4a394cec71e39",
-    "mmlu-test": "1f220cb932b62ef5",
-    "mmlu-cot": "e2b03eaceeb4f914",
-    "benchmarks": "09b0408087a310dd",
-    "benchmarks-shown": "c1d5eeaf5e580fcb",
-    "skills-design": "7b8d1b00e2d7aa16",
-    "skills-judgement": "4b1175926d761843",
-    "skills-design-shown": "45907d1639385a67",
-    "skills-judgement-shown": "674262db898d338c",
-    "gsm8k": "73f371ea1db44599",
-    "mmlu-pro": "93e53eaaa56adb82",
-    "mmlu": "244d566eff9e1030",
-    "math-500": "c3dfa81081a23019",
-}
+DIGESTS = yaml.safe_load((ROOT / "tests/corpora/digests.yaml").read_text())
 
 
 @pytest.fixture
