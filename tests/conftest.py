@@ -85,7 +85,7 @@ def reproduced(tmp_path_factory):
 
 
 def functions_of(name: str, **defined) -> SimpleNamespace:
-    """The imports, functions and upper-case constants of a notebook, which may use the `defined`."""
+    """Imports, functions and upper-case constants of a notebook, which may use the `defined`."""
     tree = ast.parse((store.ROOT / f"notebooks/{name}.py").read_text(encoding="utf-8"))
     kinds = ast.Import | ast.ImportFrom | ast.FunctionDef
     constant = re.compile(r"[A-Z][A-Z_, ]* \|?= ")
