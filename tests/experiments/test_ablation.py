@@ -6,7 +6,7 @@ import pytest
 
 from sts_utils.config import AblationSettings
 from sts_utils.experiments import ablation
-from sts_utils.measured import loss_change, overlap, share_held
+from sts_utils.measured import overlap
 
 
 def test_chosen_features(random_stats):
@@ -63,7 +63,7 @@ def test_changes_are_paired_by_question():
     assert lost["shifted", 2].draws.mean() == pytest.approx((shifted - intact).mean(), abs=0.05)
 
 
-def test_shares_and_overlap_of_shifts_by_hand(run):
+def test_shares_and_overlap_of_shifts_by_hand(run, notebook_functions):
     """Of the 8 of 40 features most moved, the 8 most active, and the 8 most shifted."""
     both, by_hand = [run.shifts(side) for side in ("train", "actual")], []
     for before, after in zip(run.train, run.actual, strict=True):
@@ -73,6 +73,7 @@ def test_shares_and_overlap_of_shifts_by_hand(run):
         )
         shares = [total[top].sum() / total.sum() for top in (moved, active)]
         by_hand.append([*shares, len({*moved} & {*shifted}) / 8])
+    share_held = notebook_functions("07_moved").share_held
     shares = [share_held(both[1], by, 8) for by in (both[1], run.shifts("train", "h"))]
     assert [e.value for e in (*shares, run.overlap())] == pytest.approx(np.mean(by_hand, 0))
     assert all(e.low < e.value < e.high for e in shares)
@@ -81,11 +82,12 @@ def test_shares_and_overlap_of_shifts_by_hand(run):
     assert gap.value == 0 and not gap.draws.any()
 
 
-def test_losses_are_paired_by_question():
+def test_losses_are_paired_by_question(run):
     before = pd.DataFrame({"id": list("cab"), "solution_loglik": [-3.0, -1.0, -2.0]})
     one = pd.DataFrame({"id": list("abc"), "solution_loglik": [-0.9, -1.8, -2.7]})
     two = pd.DataFrame({"id": list("bca"), "solution_loglik": [-1.6, -2.4, -0.8]})
     after = [one.assign(when="after", seed=0), two.assign(when="after", seed=1)]
-    change = loss_change(pd.concat([before.assign(when="before", seed=pd.NA), *after]), {})
+    run.held_out = pd.concat([before.assign(when="before", seed=pd.NA), *after])
+    change = run.loss_change()
     assert change.value == pytest.approx(np.mean([-0.1, -0.2, -0.3, -0.2, -0.4, -0.6]))
     assert -0.6 <= change.low < change.value < change.high <= -0.1
