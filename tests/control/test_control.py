@@ -1,5 +1,7 @@
 """The control on the tiny model: what is asked and read, gradients, and all that is planned."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -54,7 +56,7 @@ def test_moving_the_residual_moves_the_log_odds_as_the_gradient_says(
     part, whole, tokenizer, sae, monkeypatch
 ):
     monkeypatch.setattr(run, "hook", lambda p: Hook(0, sae, float("inf")))
-    monkeypatch.setattr(run, "whole", lambda p: whole)
+    monkeypatch.setattr(run, "whole", lambda p: copy.deepcopy(whole))
     monkeypatch.setattr(scores, "QUESTIONS", 3)  # two passes
     examples = questions.domain_queries(part, "next, runners", 0)
     found = scores.gradients.function(part, "next, runners")
