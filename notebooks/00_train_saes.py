@@ -41,7 +41,7 @@ from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.mixing_buffer import mixing_buffer
 from sae_lens.training.sae_trainer import SAETrainer
 
-from sts_utils import check, config, interventions, models, run, sae_training, saes
+from sts_utils import batches, check, config, interventions, models, run, sae_training, saes
 from sts_utils.corpora import packaged
 from sts_utils.examples import chat
 from sts_utils.store import ROOT, atomic_folder
@@ -53,7 +53,8 @@ check.prepare(profile)
 profiles = {name: run.with_sae(profile, name) for name in profile.saes}  # one an SAE
 layers = sorted({p.layer for p in profiles.values()})
 tokenizer = models.load_tokenizer(profile.model, profile.revision)
-backbone = models.load_truncated(profile.model, max(layers), "bfloat16", profile.revision)
+dtype = batches.precision()  # bfloat16, unless this machine only emulates it
+backbone = models.load_truncated(profile.model, max(layers), dtype, profile.revision)
 width = backbone.config.hidden_size
 print(f"{profile.model}: {max(layers) + 1} blocks kept, residual width {width}, SAEs at {layers}")
 
@@ -289,7 +290,7 @@ def loss_recovered(model, sae, layer, sequences) -> dict[str, float]:
 loaded = {name: saes.load(name, width, p.layer) for name, p in profiles.items()}
 loaded = {name: sae.to(models.device()) for name, sae in loaded.items()}
 rows = collected(held_out, layers, 50_000)
-whole = models.load_model(profile.model, "bfloat16", profile.revision)
+whole = models.load_model(profile.model, dtype, profile.revision)
 table = []
 for name, p in profiles.items():
     sae, chunks = loaded[name], (chunk.float() for chunk in rows[p.layer])
