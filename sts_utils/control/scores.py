@@ -99,10 +99,10 @@ def gradients(p: Profile, name: str, seed: int | None = None) -> dict[str, np.nd
 def rounds(profile: Profile) -> list[list[tuple]]:
     """All that the control computes, as rounds of (cached function, its arguments): what the
     untouched model does on each part's domains, then a part's training sets, a seed at a time."""
-    before, after = [], []
-    for p in sets.parts(profile).values():
+    parts, after = sets.parts(profile).values(), []
+    before = [(run.performance, (p,)) for p in {p.domains: p for p in parts}.values()]
+    for p in parts:
         q, short = at_answer(p), (sets.steps(p, probe=True), sets.PROBE_QUESTIONS)
-        before.append((run.performance, (p,)))
         for d in sets.domains(p):
             before += [(answer_features, (q, d)), (gradients, (p, d))]
             before += [(run.domain_features, (at, d, s)) for at in (p, q) for s in p.seeds]
