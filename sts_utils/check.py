@@ -165,7 +165,8 @@ def _hub(p: Profile) -> list[str]:
         try:
             HfApi().auth_check(name, repo_type=kind)
         except Exception as error:  # gated, missing, no answer: they have no base of their own
-            lines.append(f"hub: {name}: {type(error).__name__} {error}".splitlines()[0])
+            said = (str(error).strip().splitlines() or [""])[0]
+            lines.append(f"hub: {name}: {type(error).__name__}: {said}")
     return lines
 
 
@@ -174,7 +175,8 @@ def fetch(chosen: argparse.Namespace) -> int:
     for profile in map(config.load, config.members(chosen.profile)):
         for kind, repository, revision in needs(profile):
             print(snapshot_download(repository, repo_type=kind, revision=revision), flush=True)
-        list(map(corpora.load, corpora_of(profile)))  # as `datasets` prepares it
+        for corpus in corpora_of(profile):
+            corpora.load(corpus)  # as `datasets` prepares it
     return 0
 
 
