@@ -135,12 +135,11 @@ _ = axis.set(xscale="log", yscale="log", xlabel=shift, ylabel="features")
 
 # %%
 rows = [
-    {"set": name, "domain": domain, "queries": len(of.n), "query tokens": int(of.n.sum())}
-    for name, one in measured.sets_as_named.items()
-    for domains in one.domains
+    {"domain": domain, "queries": len(of.n), "query tokens": int(of.n.sum())}
+    for domains in measured.domains
     for domain, of in domains.items()
 ]
-pd.DataFrame(rows).groupby(["set", "domain"]).sum()
+pd.DataFrame(rows).groupby("domain").sum()
 
 # %%
 print(f"Features of {profile.train} and of {len(rows) // len(profile.seeds)} domains are stored.")

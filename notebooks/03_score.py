@@ -36,7 +36,7 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Code
 
-from sts_utils import config, results, scores
+from sts_utils import config, results, run, scores
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
@@ -77,29 +77,61 @@ if profile.definition == "paper":
 table.pivot_table(index="domain", columns=["metric", "seed"], values="value").round(2)
 
 # %% [markdown]
-# Mean and spread over seeds, domains in the order of the mean; a row of pictures for each set of
-# domains. Each seed draws its own demonstrations and queries.
+# Mean and spread over seeds, domains in the order of the mean. Each seed draws its own
+# demonstrations and queries.
 
 # %%
-sets = {name: one.scores for name, one in measured.sets_as_named.items()}
-figure, axes = plt.subplots(len(sets), 2, figsize=(7.5, 3.2 * len(sets)), squeeze=False)
-style = {"errorbar": "sd", "ls": "none", "color": results.SAE_COLOUR}
-for row, (name, of_set) in zip(axes, sets.items()):
-    for axis, (metric, rows) in zip(row, of_set.groupby("metric")):
-        order = rows.groupby("domain").value.mean().sort_values().index
-        sns.pointplot(rows, y="domain", x="value", order=order, ax=axis, **style)
-        axis.set(xlabel=results.METRIC_NAMES[metric], ylabel="", title=name)
+figure, axes = plt.subplots(1, 2, figsize=(8.5, 0.8 + 0.15 * len(domains)))
+style = {"errorbar": "sd", "ls": "none", "color": results.SAE_COLOUR, "markersize": 3}
+for axis, (metric, rows) in zip(axes, table.groupby("metric")):
+    order = rows.groupby("domain").value.mean().sort_values().index
+    sns.pointplot(rows, y="domain", x="value", order=order, ax=axis, **style)
+    axis.set(xlabel=results.METRIC_NAMES[metric], ylabel="")
 
 # %% [markdown]
 # Do the two scores agree? Their rank correlation over domains, seed by seed:
 
 # %%
-rows = {}
-for name, of_set in sets.items():
-    wide = of_set.pivot_table(index=["seed", "domain"], columns="metric", values="value")
-    by_seed = wide.groupby("seed")
-    rows[name] = {s: of.sts_act.corr(of.sts_icl, method="spearman") for s, of in by_seed}
-pd.DataFrame(rows).rename_axis("seed").round(2)
+wide = table.pivot_table(index=["seed", "domain"], columns="metric", values="value")
+by_seed = wide.groupby("seed")
+agree = {seed: of.sts_act.corr(of.sts_icl, method="spearman") for seed, of in by_seed}
+pd.Series(agree, name="rank correlation").rename_axis("seed").round(2)
+
+# %% [markdown]
+# ## What the scores read
+#
+# A score is a sum over $D_N$. Which features is it made of? The share of each in the two scores
+# (mean over domains), at which share of the training questions' tokens it is active (its
+# **density**), and its shift under training demonstrations. A feature that is on nearly everywhere
+# has little to say about a domain.
+
+# %%
+density, share = run.density(profile)["share"][dims.ids], {}
+for metric, field in {"sts_act": "h", "sts_icl": "dh2"}.items():
+    means = np.mean([of.mean(field)[dims.ids] for of in domains.values()], 0)
+    share[f"share of {metric}"] = means / means.sum()
+parts = pd.DataFrame({"feature": dims.ids, "density": density, "shift": dims.shift} | share)
+dense = parts.density > 0.5
+print(f"{dense.sum()} of {len(parts)} features of D_N are active on more than half of all tokens;")
+print(", ".join(f"{parts[c][dense].sum():.0%} is their {c}" for c in share))
+parts.sort_values("share of sts_act", ascending=False).head(10).round(3)
+
+# %%
+figure, axis = plt.subplots(figsize=(4.2, 3))
+size = 300 * parts["share of sts_act"]
+points = axis.scatter(parts.density, parts["shift"], s=size, color=results.SAE_COLOUR, alpha=0.6)
+axis.set(xlabel="density: share of training tokens", ylabel="shift", yscale="log")
+caption = (
+    "What the scores read (ours): density against shift of the features of D_N, first seed; a "
+    f"point's area is its share of STS_act. The {dense.sum()} features of density above 0.5 make "
+    f"up {parts['share of sts_act'][dense].sum():.0%} of STS_act and "
+    f"{parts['share of sts_icl'][dense].sum():.0%} of STS_ICL."
+)
+results.publish(profile, "score_parts", figure, caption)
+
+# %%
+caption = "What the scores read (ours): every feature of D_N of the first seed."
+results.publish(profile, "score_parts_table", parts, caption)
 
 # %%
 print("These are the predictions. They are fixed here, before any fine-tuning has run.")

@@ -29,6 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
+from scipy.stats import binomtest
 
 from sts_utils import config, evaluate, generate, questions, results, run, stats
 from sts_utils.measured import Run
@@ -107,46 +108,75 @@ before.drop(columns="id").groupby("domain").mean(numeric_only=True).round(3)
 # %% [markdown]
 # ## Change
 #
-# After − before, question by question, mean over seeds, × 100, in both sets of domains; the
-# standard error is over questions. Beside it the paper's change of accuracy (Tables 2–4).
+# After − before, question by question, mean over seeds, × 100; the standard error is over
+# questions. Of MMLU's subjects one category of MMLU-Pro is made, all their questions together:
+# these stand beside the paper's change of accuracy (Tables 2–4).
 
 # %%
-rows = []
-for name, one in measured.sets.items():
-    of_set = []
-    for domain, group in one.changes.groupby("domain"):
-        row = {"domains": name, "domain": domain, "questions": group.id.nunique()}
+category = dict(zip(measured.domain_names, measured.categories))
+of_question = measured.changes.assign(category=measured.changes.domain.map(category))
+
+
+def change_by(column: str) -> pd.DataFrame:
+    """A row a domain or category: measures before, their change and its standard error, × 100."""
+    rows = []
+    for domain, group in of_question.groupby(column):
+        row = {"domain": domain, "questions": group.id.nunique()}
         for of in dict.fromkeys((measure, "gold_log_odds", "accuracy")):
             its = group[group.measure == of]
             by_question = 100 * its.groupby("id").change.mean()
             row[f"{of} before"] = 100 * its.before.mean()
             row[f"{of} change"], row[f"{of} se"] = by_question.mean(), by_question.sem()
         value, width = row[f"{measure} change"], 1.96 * row[f"{measure} se"]
-        of_set.append(row | {"low": value - width, "high": value + width})
-    rows += sorted(of_set, key=lambda row: -abs(row[f"{measure} change"]))
-changes = pd.DataFrame(rows)
+        rows.append(row | {"low": value - width, "high": value + width})
+    return pd.DataFrame(rows).sort_values(f"{measure} change", key=lambda v: -abs(v))
+
+
 theirs = results.paper("table02_04_accuracy_change")
 theirs = theirs.pivot(index="domain", columns="model", values="change_percent")
-beside = changes.merge(theirs.add_prefix("paper: "), how="left", on="domain")
+beside = change_by("category").merge(theirs.add_prefix("paper: "), how="left", on="domain")
 
 # %%
 caption = (
     "Tables 2–4. Change of performance, after − before SFT, paired by question, × 100, mean over "
     f"seeds: of {results.MEASURE_NAMES[measure]} (95% interval over questions), the log-odds of "
-    "the gold option and accuracy; beside the paper's change of accuracy."
+    "the gold option and accuracy, of MMLU-Pro's categories and of each benchmark; beside the "
+    "paper's change of accuracy."
 )
 results.publish(profile, "tables2_4", beside, caption)
 
 # %%
-sets = {name: rows for name, rows in changes.groupby("domains", sort=False)}
-figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3), squeeze=False)
-for axis, (name, rows) in zip(axes[0], sets.items()):
-    rows = rows.sort_values(f"{measure} change")
-    value = rows[f"{measure} change"]
-    look = {"fmt": "o", "color": "C0", "capsize": 2}
-    axis.errorbar(value, rows.domain, xerr=[value - rows.low, rows.high - value], **look)
-    axis.axvline(0, color="0.5", lw=0.8)
-    axis.set(title=name, xlabel=f"change of\n{results.SHORT_NAMES[measure]} (95% interval)")
+changes = change_by("domain")
+changes["category"] = changes.domain.map(category)
+caption = "The same of every domain, as Fig 3 has them."
+results.publish(profile, "changes", changes, caption)
+
+# %%
+rows = changes.sort_values(f"{measure} change")
+figure, axis = plt.subplots(figsize=(5.5, 0.8 + 0.15 * len(rows)))
+value, look = rows[f"{measure} change"], {"fmt": "o", "color": "C0", "ms": 3}
+axis.errorbar(value, rows.domain, xerr=[value - rows.low, rows.high - value], **look)
+axis.axvline(0, color="0.5", lw=0.8)
+_ = axis.set(
+    xlabel=f"change of {results.SHORT_NAMES[measure]} (95% interval)", ylim=(-1, len(rows))
+)
+
+# %% [markdown]
+# Where is the untouched model above chance? Only there can a question lose what was known. The
+# test is binomial, of its accuracy against one over the number of options; a domain is marked at
+# p < 0.05 after Holm's correction over domains.
+
+# %%
+if by_options:
+    groups = questions.evaluation_questions(profile)
+    chance = {d: np.mean([1 / len(e.options) for e in of]) for d, of in groups.items()}
+    right = before.groupby("domain").accuracy.agg(["sum", "size"])
+    p = [
+        binomtest(int(r["sum"]), r["size"], chance[d], "greater").pvalue
+        for d, r in right.iterrows()
+    ]
+    above = pd.Series(results.holm(np.array(p)) < 0.05, right.index)
+    print(f"above chance: {above.sum()} of {len(above)} domains: {', '.join(above.index[above])}")
 
 # %% [markdown]
 # ## How much of it is signal?
@@ -158,18 +188,17 @@ for axis, (name, rows) in zip(axes[0], sets.items()):
 
 # %%
 rows = []
-for name, one in measured.sets.items():
-    for of in evaluate.MEASURES:
-        arrays = one.changes_of(of)
-        row = {"domains": name, "measure": of, "questions": sum(c.shape[1] for c in arrays)}
-        row["sd over domains"] = np.std([c.mean() for c in arrays], ddof=1)
-        row["mean se"] = np.sqrt((stats.standard_errors(arrays) ** 2).mean())
-        for kind in stats.CHANGES:
-            row[f"reliability, {kind}"] = stats.reliability(arrays, kind)
-            row[f"split halves, {kind}"] = stats.split_half(arrays, kind)
-        rows.append(row)
+for of in evaluate.MEASURES:
+    arrays = measured.changes_of(of)
+    row = {"measure": of, "questions": sum(c.shape[1] for c in arrays)}
+    row["sd over domains"] = np.std([c.mean() for c in arrays], ddof=1)
+    row["mean se"] = np.sqrt((stats.standard_errors(arrays) ** 2).mean())
+    for kind in stats.CHANGES:
+        row[f"reliability, {kind}"] = stats.reliability(arrays, kind)
+        row[f"split halves, {kind}"] = stats.split_half(arrays, kind)
+    rows.append(row)
 reliability = pd.DataFrame(rows).dropna().reset_index(drop=True)
-best = reliability.groupby("measure")["reliability, signed"].mean().idxmax()
+best = reliability.set_index("measure")["reliability, signed"].idxmax()
 rule = (
     "the most reliable" if best == measure else f"less reliable than {results.MEASURE_NAMES[best]}"
 )
@@ -177,7 +206,7 @@ caption = (
     "Reliability of each measure's change: the share of its variance between domains that is "
     "signal, as 1 − mean squared standard error / variance and from halves of the questions. "
     f"Below {stats.TESTABLE} no correlation with it is testable. The run's scores are correlated "
-    f"with {results.MEASURE_NAMES[measure]}: {rule}, signed, over the sets of domains."
+    f"with {results.MEASURE_NAMES[measure]}: {rule}, signed."
 )
 results.publish(profile, "reliability", reliability, caption)
 

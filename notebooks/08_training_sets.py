@@ -24,6 +24,9 @@ PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
+from itertools import combinations
+
+import numpy as np
 import pandas as pd
 
 from sts_utils import config, questions, results, scores
@@ -34,7 +37,7 @@ profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
 run, n = Run(profile), profile.top_n
 runs = {profile.train: run}
-runs |= {name: Run(questions.trained_on(profile, name)) for name in profile.others}
+runs |= {one.train: Run(questions.trained_on(profile, one)) for one in profile.others}
 
 # %% [markdown]
 # ## Was it learnt?
@@ -77,12 +80,15 @@ for r in results.paper("table01_other_training_sets").itertuples():
     rows.append(row | {"measure": "overlap", "value": r.overlap_top100 / 100})
 
 asked = profile.others_questions or profile.evaluation.questions
+doses = "; ".join(
+    f"{name}, {len(one.profile.seeds)} seed(s), {one.profile.sft.examples} examples"
+    for name, one in runs.items()
+)
 missed = ", ".join(name for name in runs if not learnt[name])
 caption = (
     "Table 1. Other training sets: r of each score with the absolute change over domains, and "
     f"overlap of estimated and actual dims at {n}, with 95% intervals; held-out loss, "
-    f"nats a token. The first set has all seeds and {profile.sft.examples} examples, the others "
-    f"one seed, {profile.others_examples} examples and {asked} questions a domain."
+    f"nats a token. {doses}; of the others {asked} questions a domain, at most."
     f"{f' Unlearnt: {missed}.' if missed else ''} The paper's r: 8 domains."
 )
 results.publish(profile, "table1", pd.DataFrame(rows), caption)
@@ -102,10 +108,31 @@ results.judge(profile, claims)
 # %% [markdown]
 # ## Are they the features of a subject?
 #
-# If so, another training set's demonstrations should find other features. The share of $D_N$ of the
-# first seed that each of the other sets has as well:
+# If so, another training set's demonstrations should find other features, and its scores should
+# rank the domains otherwise: the actual changes differ. Of each pair of sets, first seeds: the
+# share of $D_N$ that both have, and over domains the correlation of their scores and of their
+# changes. Beside them two **placebos** of STS_ICL, which read no training set: the same sum over
+# all features *outside* $D_N$, and the residual stream's own shift, without an SAE.
 
 # %%
-for name in profile.others:
-    shared = scores.overlap(run.dims[0], runs[name].dims[0], n)
-    print(f"{profile.train} and {name}: {shared:.0%} of {n}")
+rows = []
+for (name, one), (other, two) in combinations(runs.items(), 2):
+    row = {"sets": f"{name}, {other}", "shared": scores.overlap(one.dims[0], two.dims[0], n)}
+    for metric in scores.PAPER_SCORES:
+        row[f"r of {metric}"] = np.corrcoef(one.score(metric, 0), two.score(metric, 0))[0, 1]
+    changes = [[c.mean() for c in both.change_arrays] for both in (one, two)]
+    rows.append(row | {"r of changes": np.corrcoef(*changes)[0, 1]})
+for name, one in runs.items():
+    icl, outside = one.score("sts_icl", 0), [one.ranked[0][n:]]
+    residual = [domain.dr2.sum() / domain.n.sum() for domain in one.domains[0].values()]
+    placebos = {"all features outside D_N": one.score("sts_icl", 0, dims=outside)}
+    placebos |= {"residual stream's shift": residual}
+    for placebo, values in placebos.items():
+        row = {"sets": f"{name}, {placebo}", "r of sts_icl": np.corrcoef(icl, values)[0, 1]}
+        rows.append(row)
+caption = (
+    "Does a score depend on the training set (ours)? Correlations over domains between training "
+    "sets, first seeds: of scores, of the actual changes, and of STS_ICL with placebos that read "
+    "no training set."
+)
+results.publish(profile, "placebos", pd.DataFrame(rows), caption)

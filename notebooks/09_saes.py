@@ -82,6 +82,23 @@ for name, panel in panels.items():
 # %% [markdown]
 # ## Fig 4a, 4b and 4c
 
+
+# %%
+def r_points(axis, rows: dict, rotate: int = 0) -> None:
+    """Each metric's r with its interval, a group of them a row of `rows`: label -> metric -> r."""
+    metrics = list(next(iter(rows.values())))
+    for i, metric in enumerate(metrics):
+        x = np.arange(len(rows)) + 0.16 * (i - (len(metrics) - 1) / 2)
+        rs = [row[metric] for row in rows.values()]
+        look = {"fmt": "os^D"[i], "color": results.PALETTE[i], "ms": 5, "capsize": 2}
+        label = results.METRIC_NAMES.get(metric, metric)
+        axis.errorbar(x, [r.value for r in rs], yerr=results.bars(rs), label=label, **look)
+    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+    align = "right" if rotate else "center"
+    axis.set_xticks(range(len(rows)), list(rows), rotation=rotate, ha=align)
+    axis.set(ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
+
+
 # %%
 drawn = {  # panel, x axis, what the paper found
     "fig4a": ("widths", "SAE features", "wider (131k against 16k) is lower"),
@@ -95,13 +112,13 @@ for name, (panel, label, theirs) in drawn.items():
     if not rows:  # the profile names no such SAEs
         continue
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
-    results.r_points(axis, rows)
+    r_points(axis, rows)
     axis.set_xlabel(label)
     figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
     caption = (
         f"Fig {name[3:]}. r of score and absolute change over {profile.domains}, for SAEs "
-        f"{differ[panel].format(len(rows))}; bars: 95% intervals, other domains drawn. The paper: "
-        f"{theirs}."
+        f"{differ[panel].format(len(rows))}; bars: 95% intervals, other categories drawn. "
+        f"The paper: {theirs}."
     )
     results.publish(profile, name, figure, caption)
 
@@ -132,9 +149,9 @@ def slope(panel: dict, metric: str):
 
 
 def unfolded(square: Correlation) -> Correlation:
-    """A square, which noise folds upward, without that: by the jackknife over domains."""
-    n = len(square.domains)
-    return replace(square, value=n * square.value - (n - 1) * float(square.domains.mean()))
+    """A square, which noise folds upward, without that: by the jackknife over categories."""
+    n = len(square.left_out)
+    return replace(square, value=n * square.value - (n - 1) * float(square.left_out.mean()))
 
 
 def variance(panel: dict, metric: str):
@@ -170,12 +187,12 @@ ranges = {
     for start in range(0, min(6 * n, size - n + 1), n)
 }
 figure, axis = plt.subplots(figsize=(3.4, 2.6))
-results.r_points(axis, ranges, rotate=20)
+r_points(axis, ranges, rotate=20)
 axis.set_xlabel("ranks of the shifted dims used")
 figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
 caption = (
     f"Fig 4d. r of score and absolute change over {profile.domains}, with these dims in place of "
-    "D_N; bars: 95% intervals, other domains drawn. The paper: falls for dims of smaller shift."
+    "D_N; bars: 95% intervals, other categories drawn. The paper: falls for dims of smaller shift."
 )
 results.publish(profile, "fig4d", figure, caption)
 

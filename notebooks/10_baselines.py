@@ -17,20 +17,21 @@
 # STS reads an SAE and demonstrations. A score is worth that only if it beats what is simpler
 # (Table 5): how active a domain is at all, how similar it is to the training set, how far
 # fine-tuning moves it. And it should beat a probe (Fig 4e, Table 13): a regression that has seen
-# the changes of all other domains. Both are compared on each set of domains; the set whose change
-# is more reliable comes first.
+# the changes of all other domains.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
 from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -43,10 +44,8 @@ from sts_utils.stats import Correlation
 
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
-main = Run(profile)
-sets = main.sets  # corpus of domains -> the run on it
-METRICS = ("sts_act", "sts_icl")
-print("sets of domains:", {name: len(of.domain_names) for name, of in sets.items()})
+main, METRICS = Run(profile), ("sts_act", "sts_icl")
+print(f"{len(main.domain_names)} domains of {profile.domains}")
 
 # %% [markdown]
 # ## Three simple predictors
@@ -62,8 +61,7 @@ def mean_row(of: FeatureStats, weights: np.ndarray | None = None) -> np.ndarray:
     return expectation(of.r.astype(np.float64), of.n, weights)
 
 
-first = next(iter(sets.values()))
-name, domain = next(iter(first.domains[0].items()))
+name, domain = next(iter(main.domains[0].items()))
 row = domain.r.sum(0, dtype=np.float64) / domain.n.sum()  # [d_model]
 print(f"{name}: {len(domain.n)} questions, {domain.n.sum()} tokens, a row of {len(row)}")
 np.testing.assert_allclose(row, mean_row(domain))
@@ -99,21 +97,18 @@ def moved(before: FeatureStats, after: FeatureStats, weights=None) -> np.ndarray
 
 
 # %%
-def after_training(of: Run) -> list[list[FeatureStats]]:
-    """[S][D] the residual stream of each domain in each fine-tuned model."""
-    read = [
-        [run.domain_after(of.profile, d, seed, model) for d in of.domain_names]
-        for seed, model in of.models.items()
-    ]
-    return [[FeatureStats.from_arrays(arrays) for arrays in row] for row in read]
-
-
-before = {name: [list(seed.values()) for seed in of.domains] for name, of in sets.items()}
-after = {name: after_training(of) for name, of in sets.items()}
-rows = zip(before[next(iter(sets))][0], after[next(iter(sets))][0])
-values = [(mean_activation(a), similarity(a, first.train[0]), moved(a, b)) for a, b in rows]
-shown = pd.DataFrame(values, first.domain_names, ["mean activation", "similarity", "distance"])
-shown.astype(float).assign(change=[of[0].mean() for of in first.change_arrays]).round(4)
+before = [list(seed.values()) for seed in main.domains]  # [S][D]
+after = [
+    [FeatureStats.from_arrays(run.domain_after(profile, d, s, m)) for d in main.domain_names]
+    for s, m in main.models.items()
+]
+values = [
+    (mean_activation(a), similarity(a, main.train[0]), moved(a, b))
+    for a, b in zip(before[0], after[0])
+]
+shown = pd.DataFrame(values, main.domain_names, ["mean activation", "similarity", "distance"])
+shown = shown.astype(float).assign(change=[of[0].mean() for of in main.change_arrays]).round(4)
+results.shown(shown.rename_axis("domain").reset_index())
 
 # %% [markdown]
 # Their correlation with the absolute change, of the means over seeds. `observe` also computes each
@@ -124,25 +119,21 @@ shown.astype(float).assign(change=[of[0].mean() for of in first.change_arrays]).
 SIMPLE = ("mean_raw_activation", "similarity_domain_to_training_set", "distance_before_after_sft")
 
 
-def r_of(of: Run, predictor, *sides: list[list[FeatureStats]]) -> Correlation:
+def r_of(predictor, *sides: list[list[FeatureStats]]) -> Correlation:
     """r with the absolute change of a predictor of each domain's `sides` [S][D]."""
 
     def over_domains(s: int, weights) -> np.ndarray:  # [D], or [G, D] with weights [D][G, Q]
-        drawn = weights or [None] * len(of.domain_names)
+        drawn = weights or [None] * len(main.domain_names)
         given = zip(*(side[s] for side in sides), drawn)
         return np.stack([predictor(*domain) for domain in given], axis=-1)
 
-    return stats.correlate(of.observe(over_domains))
+    return stats.correlate(main.observe(over_domains))
 
 
-r = {}
-for name, of in sets.items():
-    train = [[seed] * len(of.domain_names) for seed in of.train]
-    activity = r_of(of, mean_activation, before[name])
-    similar = r_of(of, similarity, before[name], train)
-    distance = r_of(of, moved, before[name], after[name])
-    r[name] = dict(zip(SIMPLE, (activity, similar, distance))) | of.correlations()
-pd.DataFrame(r).map(str)
+train = [[seed] * len(main.domain_names) for seed in main.train]
+found = r_of(mean_activation, before), r_of(similarity, before, train), r_of(moved, before, after)
+r = dict(zip(SIMPLE, found)) | main.correlations()
+pd.Series(r, name="r").map(str).to_frame()
 
 # %% [markdown]
 # What does each cost? A forward pass takes two floating-point operations a weight and token, up to
@@ -151,30 +142,24 @@ pd.DataFrame(r).map(str)
 # plain, and in both conditions ("icl", where a context that several questions share counts once).
 
 # %%
-tokens = {}  # corpus of domains -> what is read -> tokens
-for name, of in sets.items():
-    p, seed = of.profile, of.profile.seeds[0]
-    domains = [pair for d in of.domain_names for pair in questions.domain_pairs(p, d, seed)]
-    counted = tokens[name] = {}
-    for side, pairs in (("domains", domains), ("train", questions.training_pairs(p, seed))):
-        counted[side] = sum(plain.span[1] for plain, _ in pairs)
-        counted[f"{side} icl"] = tokens_read(pairs)
-    learnt = questions.training_examples(p, seed)[0][: p.sft.examples]
-    batch = generate.tokenize(questions.tokenizer(p), learnt, p.sft.max_length)
-    counted["sft"] = p.sft.epochs * sum(len(row["input_ids"]) for row in batch)
-display(pd.DataFrame(tokens).rename_axis("tokens"))
+tokens, seed = {}, profile.seeds[0]
+domains = [pair for d in main.domain_names for pair in questions.domain_pairs(profile, d, seed)]
+for side, pairs in (("domains", domains), ("train", questions.training_pairs(profile, seed))):
+    tokens[side] = sum(plain.span[1] for plain, _ in pairs)
+    tokens[f"{side} icl"] = tokens_read(pairs)
+learnt = questions.training_examples(profile, seed)[0][: profile.sft.examples]
+batch = generate.tokenize(questions.tokenizer(profile), learnt, profile.sft.max_length)
+tokens["sft"] = profile.sft.epochs * sum(len(row["input_ids"]) for row in batch)
+display(pd.Series(tokens, name="tokens").to_frame())
 
 # %%
 weights, depth = (f(profile.model, profile.revision) for f in (models.size, models.depth))
 forward = 2 * weights * (profile.layer + 1) / depth  # floating-point operations a token
-flops = {}
-for name, read in tokens.items():
-    training, plain, both = 6 * weights * read["sft"], read["domains"], read["train icl"]
-    costs = (forward * plain, forward * (plain + read["train"]), training + 2 * forward * plain)
-    flops[name] = dict(zip(SIMPLE, costs)) | {"a probe": training + forward * plain}
-    flops[name] |= {"sts_act": forward * (plain + both)}
-    flops[name] |= {"sts_icl": forward * (read["domains icl"] + both)}
-(pd.DataFrame(flops) / 1e12).rename_axis("TFLOP").round(3)
+training, plain, both = 6 * weights * tokens["sft"], tokens["domains"], tokens["train icl"]
+costs = (forward * plain, forward * (plain + tokens["train"]), training + 2 * forward * plain)
+flops = dict(zip(SIMPLE, costs)) | {"a probe": training + forward * plain}
+flops |= {"sts_act": forward * (plain + both), "sts_icl": forward * (tokens["domains icl"] + both)}
+(pd.Series(flops, name="TFLOP") / 1e12).round(3).to_frame()
 
 # %% [markdown]
 # ## Table 5
@@ -185,19 +170,17 @@ ours = {"feature_activations": SIMPLE[0], "similarity_before_after_sft": SIMPLE[
 theirs = theirs.rename(ours | {"sts": "sts_icl"})  # the paper has one number for STS
 table = [
     {
-        "domains": name,
         "predictor": predictor,
-        **results.numbers(r[name][predictor]),
+        **results.numbers(r[predictor]),
         "uses the tuned model": predictor == "distance_before_after_sft",
-        "cost, TFLOP": flops[name][predictor] / 1e12,
+        "cost, TFLOP": flops[predictor] / 1e12,
         "paper": theirs.get(predictor),
     }
-    for name in sets
     for predictor in SIMPLE + METRICS
 ]
 caption = (
     "Table 5. r of simple predictors with the absolute change over all domains, 95% intervals "
-    "(other domains drawn), and what each costs for one seed in floating-point operations, "
+    "(other categories drawn), and what each costs for one seed in floating-point operations, "
     "evaluation left out. The distance is 1 − cosine of the mean rows; the paper says "
     "similarity, and not its sign. Its column is for 8 domains, with one number for STS."
 )
@@ -205,13 +188,12 @@ results.publish(profile, "table5", pd.DataFrame(table), caption)
 
 # %% [markdown]
 # The paper's claim is that $\mathrm{STS}_{ICL}$ beats each of them. Both are of the same domains,
-# so it is the difference of the two r that has the interval, by leaving out each domain in turn.
+# so it is the difference of the two r that has the interval, by leaving out each category in turn.
 
 # %%
 ids = dict(zip(SIMPLE, ("table5-activation", "table5-similarity", "table5-distance")))
 claims = [
-    Claim(ids[predictor], f"{name}: r of sts_icl minus r of it", of["sts_icl"] - of[predictor])
-    for name, of in r.items()
+    Claim(ids[predictor], "r of sts_icl minus r of it", r["sts_icl"] - r[predictor])
     for predictor in SIMPLE
 ]
 results.judge(profile, claims)
@@ -220,42 +202,46 @@ results.judge(profile, claims)
 # ## Probes
 #
 # A probe is a ridge regression from a domain's mean activations to its absolute change. It is
-# fitted on all domains but one and foretells that one; the penalty is chosen inside each fold. The
-# paper shows r of such predictions. That misleads: a probe that learns nothing answers with the
-# mean of the other domains, which is the lower the higher the one left out, so its r is −1.
+# fitted on all domains of other categories and foretells those of one, for a sister subject would
+# give an answer away; the penalty is chosen inside each fold. The paper shows r of such
+# predictions. That misleads: a probe that learns nothing answers with the mean of the other
+# domains, which is the lower the higher those left out, so its r is near −1.
 
 
 # %%
 def probe(inputs: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """[D] predictions of each domain's `change` by ridge regression on the others' `inputs` [D, F],
-    mean activations or one score; the penalty is chosen inside each fold."""
+    """[D] predictions of each domain's `change` by ridge regression on the `inputs` [D, F] of other
+    categories, mean activations or one score; the penalty is chosen inside each fold."""
     ridge = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 6, 15)))
-    return cross_val_predict(ridge, inputs, change, cv=LeaveOneOut())
+    folds = {"cv": LeaveOneGroupOut(), "groups": main.categories}
+    return cross_val_predict(ridge, inputs, change, **folds)
 
 
-change = np.array([abs(of.mean()) for of in first.change_arrays])  # [D], over seeds and questions
+change = np.array([abs(of.mean()) for of in main.change_arrays])  # [D], over seeds and questions
 predicted = probe(np.ones((len(change), 1)), change)
 print(f"r of a probe that sees nothing: {np.corrcoef(predicted, change)[0, 1]:.2f}")
 
 # %% [markdown]
-# So predictors are compared by their **skill** on the domain left out:
+# So predictors are compared by their **skill** on the domains left out:
 # $1 - \sum_d (\hat y_d - y_d)^2 \,/\, \sum_d (\bar y_{-d} - y_d)^2$. It is 0 for the mean
-# $\bar y_{-d}$ of the other domains and 1 for a perfect prediction.
+# $\bar y_{-d}$ of the other categories' domains and 1 for a perfect prediction.
 
 
 # %%
-def skill(inputs: np.ndarray, change: np.ndarray, share: float) -> Correlation:
+def skill(inputs: np.ndarray, r: Correlation) -> Correlation:
     """1 − squared out-of-fold error of the probe over that of the other domains' mean.
 
     0 for a predictor that knows nothing, where the r of left-out predictions is −1; below 0 for one
-    that learns noise. The interval leaves out each domain's error in turn. `share`: reliability.
-    """
-    n = len(change)
+    that learns noise. The interval leaves out each category's errors in turn; `r` is any of these
+    domains, with the outcome's reliability."""
+    categories = np.array(main.categories)
     error = (probe(inputs, change) - change) ** 2
-    none = ((change.sum() - change) / (n - 1) - change) ** 2
-    left_out = [1 - error[keep].sum() / none[keep].sum() for keep in ~np.eye(n, dtype=bool)]
+    others = np.array([change[categories != own].mean() for own in categories])
+    none = (others - change) ** 2
+    kept = [categories != name for name in np.unique(categories)]
+    left_out = [1 - error[rest].sum() / none[rest].sum() for rest in kept]
     value = float(1 - error.sum() / none.sum())
-    return Correlation(value, np.array(left_out), np.nan, np.empty(0), share, bounded=False)
+    return replace(r, value=value, left_out=np.array(left_out), true=np.nan, bounded=False)
 
 
 # %% [markdown]
@@ -263,34 +249,27 @@ def skill(inputs: np.ndarray, change: np.ndarray, share: float) -> Correlation:
 
 # %%
 PROBES = {"probe_raw_activations": "r", "probe_sae_activations": "h"}
-skills = {}
-for name, of in sets.items():
-    inputs = {metric: seen.scores.mean(0)[:, None] for metric, seen in of.observations().items()}
-    for kind, field in PROBES.items():  # [D, d_model] and [D, F], means over seeds
-        inputs[kind] = np.mean([[d.mean(field) for d in seed] for seed in before[name]], axis=0)
-    change = np.abs([of.mean() for of in of.change_arrays])
-    share = stats.reliability(of.change_arrays, "absolute")
-    skills[name] = {key: skill(x, change, share) for key, x in inputs.items()}
-pd.DataFrame(skills).map(str)
+inputs = {metric: seen.scores.mean(0)[:, None] for metric, seen in main.observations().items()}
+for kind, field in PROBES.items():  # [D, d_model] and [D, F], means over seeds
+    inputs[kind] = np.mean([[d.mean(field) for d in seed] for seed in before], axis=0)
+skills = {key: skill(x, r["sts_icl"]) for key, x in inputs.items()}
+pd.Series(skills, name="skill").map(str).to_frame()
 
 # %% [markdown]
 # ## Fig 4e
 
 # %%
-figure, axis = plt.subplots(figsize=(3.4, 2.9))
-for i, (name, found) in enumerate(skills.items()):
-    of = [found[predictor] for predictor in (*METRICS, *PROBES)]
-    x = np.arange(4) + 0.16 * (i - (len(skills) - 1) / 2)
-    look = {"fmt": "os"[i], "color": results.PALETTE[i], "ms": 5, "capsize": 2, "label": name}
-    axis.errorbar(x, [e.value for e in of], yerr=results.bars(of), **look)
-figure.legend(frameon=False, loc="outside upper center", ncols=2)
+figure, axis = plt.subplots(figsize=(3.4, 2.6))
+of = [skills[predictor] for predictor in (*METRICS, *PROBES)]
+look = {"fmt": "o", "color": results.PALETTE[0], "ms": 5, "capsize": 2}
+axis.errorbar(range(4), [e.value for e in of], yerr=results.bars(of), **look)
 axis.axhline(0, color=results.CHANCE_COLOUR, ls="--", lw=0.8)
 axis.set_xticks(range(4), [*map(results.METRIC_NAMES.get, METRICS), "raw\nprobe", "SAE\nprobe"])
-axis.set(ylabel="skill on a left-out domain")
+axis.set(ylabel="skill on left-out domains")
 caption = (
-    "Fig 4e. How well a ridge regression on each predictor foretells the |change| of a domain "
+    "Fig 4e. How well a ridge regression on each predictor foretells the |change| of domains "
     "left out: 1 − squared error over that of the other domains' mean (dashed: no better than "
-    "that), 95% intervals over domains. The paper shows r: STS 0.79, probes 0.03 and 0.08."
+    "that), 95% intervals over categories. The paper shows r: STS 0.79, probes 0.03 and 0.08."
 )
 results.publish(profile, "fig4e", figure, caption)
 
@@ -301,20 +280,14 @@ results.publish(profile, "fig4e", figure, caption)
 theirs = results.paper("table13_probes").set_index("predictor").pearson
 theirs = theirs.rename({"sts": "sts_icl"})
 table = [
-    {
-        "domains": name,
-        "predictor": predictor,
-        **results.numbers(found[predictor]),
-        "paper": theirs.get(predictor),
-    }
-    for name, found in skills.items()
+    {"predictor": predictor, **results.numbers(skills[predictor]), "paper": theirs.get(predictor)}
     for predictor in (*PROBES, *METRICS)
 ]
 table = pd.DataFrame(table).rename(columns={"value": "skill", "paper": "paper: r"})
 caption = (
     "Table 13. Skill (1 − squared error over that of the mean) with which ridge regression on "
-    "a domain's mean activations, or on its STS, foretells the absolute change of a domain "
-    "left out, with 95% intervals over domains. r of such predictions misleads: for a constant "
+    "a domain's mean activations, or on its STS, foretells the absolute change of domains "
+    "left out, with 95% intervals over categories. r of such predictions misleads: for a constant "
     "it is −1."
 )
 results.publish(profile, "table13", table, caption)
@@ -322,9 +295,5 @@ results.publish(profile, "table13", table, caption)
 # %%
 ids = dict(zip(PROBES, ("table13-raw-probe", "table13-sae-probe")))
 words = "skill of sts_icl on a left-out domain minus that of the probe"
-claims = [
-    Claim(ids[probe], f"{name}: {words}", found["sts_icl"] - found[probe])
-    for name, found in skills.items()
-    for probe in PROBES
-]
+claims = [Claim(ids[probe], words, skills["sts_icl"] - skills[probe]) for probe in PROBES]
 results.judge(profile, claims)

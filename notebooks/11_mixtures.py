@@ -145,7 +145,7 @@ figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.8), sharey=True)
 for side, (domain, kind) in enumerate(zip(ends, ("high-STS", "low-STS"))):
     names = sorted(("all low", "half", "all high"), key=lambda name: extra[name][side])
     x = [extra[name][side] for name in names]
-    colour, marker = results.styles(main.domain_names)[domain]
+    colour, marker = results.PALETTE[side], "oD"[side]
     look = {"label": f"{domain} ({kind})", "color": colour, "fmt": marker}
     points(axes[side], x, [gains[name][domain] for name in names], ls="-", **look)
     axes[side].axhline(100 * gains["none"][domain].value, color=colour, ls=":")

@@ -37,21 +37,20 @@ def prepare(p: Profile) -> None:
         raise ValueError(f"top_n is {p.top_n}, but SAE {p.sae!r} has {features} features")
     for name in corpora_of(p):
         corpora.load(name)
-    for one in filter(None, (p, questions.second_domains(p)) if p.runs_paper else ()):
-        shown = by_domain(corpora.load(one.demonstrations))
-        for domain in questions.evaluation_questions(one):
-            if (n := len(shown.get(domain, ()))) < p.sts.demonstrations:
-                few = f"domain {domain!r} has {n} demonstrations in {one.demonstrations!r}"
-                raise ValueError(f"{few}, sts.demonstrations asks for {p.sts.demonstrations}")
+    shown = by_domain(corpora.load(p.demonstrations)) if p.runs_paper else {}
+    for domain in questions.evaluation_questions(p) if p.runs_paper else ():
+        if (n := len(shown.get(domain, ()))) < p.sts.demonstrations:
+            few = f"domain {domain!r} has {n} demonstrations in {p.demonstrations!r}"
+            raise ValueError(f"{few}, sts.demonstrations asks for {p.sts.demonstrations}")
 
 
 def corpora_of(p: Profile) -> list[str]:
     """The names of the corpora that a run reads, each once."""
     names, sets = [], list(p.control.parts) if p.runs_control else []
     if p.runs_paper:
-        names += [p.train, *p.others, p.grpo.train, p.labels.code, p.labels.dialogue]
-        names += [p.evaluation.mathematics]
-        sets += [p, *([p.also] if p.also else [])]
+        names += [p.train, *(other.train for other in p.others)]
+        names += [p.grpo.train, p.labels.code, p.labels.dialogue, p.evaluation.mathematics]
+        sets.append(p)
     names += [name for one in sets for name in (one.domains, one.demonstrations)]
     return list(dict.fromkeys(filter(None, names)))
 
@@ -111,7 +110,8 @@ def problems(p: Profile) -> list[str]:
     asked = [name for name in (p.engine, p.executor) if name in ("vllm", "ray")]
     missing = [name for name in asked if importlib.util.find_spec(name) is None]
     lines = [f"{name} is not installed" for name in missing]
-    need = (len(p.seeds) + len(p.others) + 8) * weights(p) * BYTES[p.sft.dtype]  # models kept
+    kept = len(p.seeds) + sum(other.seeds for other in p.others) + 8
+    need = kept * weights(p) * BYTES[p.sft.dtype]  # models kept
     need -= sum(f.stat().st_size for f in store.RUNS.rglob("*") if f.is_file())  # that goes on
     place = next(folder for folder in (store.RUNS, *store.RUNS.parents) if folder.exists())
     if need > (free := shutil.disk_usage(place).free):

@@ -33,6 +33,7 @@ class ShiftSettings(Section):  # step 1, D_N (the paper: two demonstrations, 20,
 class StsSettings(Section):  # step 2, scores of domains (the paper: five, 10,000 tokens)
     demonstrations: PositiveInt = 5  # chain-of-thought demonstrations of the domain
     queries: PositiveInt = 32  # questions a domain and seed
+    options: bool = True  # listed with letters, as the paper's; else as the outcome asks
 
 
 class SftSettings(Section):  # fine-tuning; optimizer and schedule are the paper's (train.py)
@@ -59,9 +60,12 @@ class EvaluationSettings(Section):  # of `measure` before and after fine-tuning
     mathematics: str | None = None  # corpus of written, verified answers (Fig 1b, 5, 7); likelihood
 
 
-class DomainSet(Section):  # a second set of domains, for Fig 3 and Tables 2–4, 6 and 9
-    domains: str
-    demonstrations: str
+class TrainingSet(Section):  # Table 1 and the matrix: what differs from the main training set
+    train: str
+    examples: PositiveInt = 128
+    batch: PositiveInt = 8
+    lr: float | None = Field(None, gt=0)  # that of sft if left out
+    seeds: PositiveInt = 1  # the profile's first ones
 
 
 class SweepSettings(Section):  # Fig 4a–c: SAEs, which say their layer, width and L0
@@ -109,8 +113,10 @@ class LabelSettings(Section):  # Tables 7 and 8: what kind of text drives a feat
     top: PositiveInt = 10  # highest-activating samples that vote
 
 
-class ControlPart(DomainSet):  # training sets × domains; `name`: design or judgement
+class ControlPart(Section):  # training sets × domains; `name`: design or judgement
     name: str
+    domains: str
+    demonstrations: str
     sets: tuple[str, ...] = ()  # domains (their questions that are not asked)
     seeds: tuple[int, ...] = (0,)
     examples: PositiveInt = 64  # of each training set: the same number, the same dose
@@ -143,7 +149,6 @@ class Profile(Section):  # one run: the model, its SAE, the corpora and the size
     train: str  # training corpus (data/corpora.yaml)
     domains: str  # corpus of the downstream domains' questions
     demonstrations: str  # corpus of the domains' chain-of-thought demonstrations
-    also: DomainSet | None = None  # a second set of domains
     seeds: tuple[Count, ...] = Field((0, 1, 2), min_length=1)  # each once
     top_n: PositiveInt = 100  # N of D_N
     definition: Literal["paper", "released_code"] = "paper"
@@ -153,8 +158,7 @@ class Profile(Section):  # one run: the model, its SAE, the corpora and the size
     sts: StsSettings = StsSettings()
     sft: SftSettings = SftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    others: tuple[str, ...] = ()  # Table 1: further training sets, with the first seed
-    others_examples: PositiveInt = 128  # of each
+    others: tuple[TrainingSet, ...] = ()  # Table 1 and the matrix: further training sets
     others_questions: PositiveInt | None = None  # a domain, asked of their and Fig 6's models
     sweep: SweepSettings = SweepSettings()
     ablation: AblationSettings = AblationSettings()

@@ -1,6 +1,7 @@
 """A question with its solution and answer, as every corpus gives them."""
 
 import random
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
@@ -36,6 +37,13 @@ class Example:
 def with_answer(example: Example) -> Example:
     """The example with the text of its answer for a solution, and its options not shown."""
     return replace(example, options=(), instruction="", solution=example.answer)
+
+
+def unlisted(example: Example) -> Example:
+    """The example without a list of options, and its solution with their texts for letters."""
+    texts = dict(zip(ascii_uppercase, example.options, strict=False))
+    solution = re.sub(r"\(([A-J])\)( \S.*)?$", lambda m: texts.get(m[1], m[0]), example.solution)
+    return replace(example, options=(), instruction="", solution=solution)
 
 
 def with_wrong_answer(rng: random.Random, example: Example) -> Example:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from sts_utils import evaluate, questions, run, scores, stats
 from sts_utils.config import Profile
+from sts_utils.corpora import packaged
 from sts_utils.features import FeatureStats
 from sts_utils.scores import PAPER_SCORES, ShiftedDims
 from sts_utils.stats import Correlation, Estimate, Observations
@@ -36,22 +37,6 @@ class Run:
         return other
 
     @cached_property
-    def sets_as_named(self) -> dict[str, "Run"]:
-        """Corpus of domains -> the run on it, in the profile's order: no outcome is read."""
-        runs = {self.profile.domains: self}
-        if second := questions.second_domains(self.profile):
-            other = runs[second.domains] = Run(second, self.models)
-            other.train, other.ranked, other.dims = self.train, self.ranked, self.dims
-        return runs
-
-    @cached_property
-    def sets(self) -> dict[str, "Run"]:
-        """The same; the set that can decide, of the more reliable change, first."""
-        runs = self.sets_as_named
-        sure = {name: stats.reliability(r.change_arrays, "absolute") for name, r in runs.items()}
-        return {name: runs[name] for name in sorted(runs, key=sure.get, reverse=True)}
-
-    @cached_property
     def train(self) -> list[FeatureStats]:
         p = self.profile
         features = run.own_answer_features if p.shown == "rollouts" else run.train_features
@@ -75,6 +60,11 @@ class Run:
     @cached_property
     def domain_names(self) -> tuple[str, ...]:
         return tuple(questions.evaluation_questions(self.profile))
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """MMLU-Pro's category of each domain that is a subject; of others themselves."""
+        return tuple(map(packaged.category, self.domain_names))
 
     @cached_property
     def ranked(self) -> list[ShiftedDims]:
@@ -172,7 +162,7 @@ class Run:
             values.append(score_of(s, None))
             left_out.append(score_of(s, weights))
         arrays = np.stack(values), np.stack(left_out, 1)
-        return Observations(self.domain_names, *arrays, self.change_arrays)
+        return Observations(self.domain_names, self.categories, *arrays, self.change_arrays)
 
     def observations(self, metrics=PAPER_SCORES, dims=None) -> dict[str, Observations]:
         """Metric -> what its correlation with the change is computed from, on D_N or others."""

@@ -32,24 +32,25 @@ def paper(p: Profile) -> list[list[Call]]:
     these changed, and trainings that need scores; what is left of these."""
     asked = set(p.stages) or {f"{number:02}" for number in range(1, 16)}
     asked = {name[:2] for name in asked}  # numbers of notebooks
-    seed, second, like = p.seeds[0], questions.second_domains(p), reinforced.supervised(p)
-    others = [questions.trained_on(p, name) for name in p.others if "08" in asked]
-    runs, sets = [p, *others, *([like] if "12" in asked else [])], [q for q in (p, second) if q]
+    seed, like = p.seeds[0], reinforced.supervised(p)
+    others = [questions.trained_on(p, other) for other in p.others if asked & {"08", "17"}]
+    runs = [*([p] if asked - {"17"} else []), *others, *([like] if "12" in asked else [])]
     tuned = [(q, s, (run.finetuned, s)) for q in runs for s in q.seeds]
     rl = (reinforced.reinforced, seed)
     tuned += [(like, seed, rl)] if "12" in asked else []
-    domains = [(q, d, s) for q in sets for s in q.seeds for d in corpora.domains(q.domains)]
+    domains = [(p, d, s) for s in p.seeds for d in corpora.domains(p.domains)]
+    plain = [(questions.as_asked(p), d, seed) for _, d, s in domains if s == seed]
 
     before: list[Call] = [(run.train_features, (q, s)) for q in runs for s in q.seeds]
     before += [(run.domain_features, of) for of in domains]
+    before += [(run.domain_features, of) for of in plain] if "06" in asked else []
     before += [(labels.peaks, (p,))] if asked & {"02", "14"} else []
     if not asked - {"01", "02", "03", "14"}:
         return [before]
     before += [(function, (q, s)) for q, s, (function, _) in tuned]
-    before += [(run.performance, (q,)) for q in sets]
-    before += [(run.held_out_loss, (q,)) for q in (p, *others)]
+    before += [(run.performance, (p,))]
+    before += [(run.held_out_loss, (q,)) for q in runs if q is not like]
     after: list[Call] = [(run.performance, (q, m, q.evaluation.asked)) for q, _, m in tuned]
-    after += [(run.performance, (q, (run.finetuned, s), None)) for q in sets[1:] for s in p.seeds]
     after += [(run.held_out_loss, (q, m)) for q, _, m in tuned if q is not like]
     last: list[Call] = []
     if asked & {"07", "08", "12"}:

@@ -1,14 +1,15 @@
 """Which questions a run uses, and the prompts made of them: by the profile and the seed alone."""
 
 import logging
+import math
 import random
 from collections.abc import Sequence
 from functools import cache
 
 from sts_utils import corpora, models, prompts
-from sts_utils.config import Profile, SweepSettings
+from sts_utils.config import Profile, SweepSettings, TrainingSet
 from sts_utils.corpora import packaged
-from sts_utils.examples import Example, by_domain, split, with_answer, with_wrong_answer
+from sts_utils.examples import Example, by_domain, split, unlisted, with_answer, with_wrong_answer
 from sts_utils.features import ROWS
 from sts_utils.prompts import Pairs
 
@@ -21,17 +22,19 @@ def tokenizer(p: Profile):
     return _tokenizer(p.model, p.revision)
 
 
-def second_domains(p: Profile) -> Profile | None:
-    """The run on its second set of domains, with the same models; None where it has none."""
-    return p.model_copy(update={"sweep": SweepSettings(), **dict(p.also)}) if p.also else None
-
-
-def trained_on(p: Profile, corpus: str) -> Profile:
-    """The run with another training set, its first seed alone."""
-    sft = p.sft.model_copy(update={"examples": p.others_examples})
+def trained_on(p: Profile, other: TrainingSet) -> Profile:
+    """The run with another training set, its dose and its seeds."""
+    dose = {"examples": other.examples, "batch": other.batch, "lr": other.lr or p.sft.lr}
+    dose |= {"micro_batch": math.gcd(other.batch, p.sft.micro_batch)}
     asked = p.evaluation.model_copy(update={"asked": p.others_questions})
-    own = {"seeds": p.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
-    return p.model_copy(update=own)
+    own = {"sft": p.sft.model_copy(update=dose), "evaluation": asked}
+    return p.model_copy(update=own | {"seeds": p.seeds[: other.seeds], "train": other.train})
+
+
+def as_asked(p: Profile) -> Profile:
+    """The run whose scores read questions as the outcome asks them, options unlisted; one seed."""
+    sts = p.sts.model_copy(update={"options": False})
+    return p.model_copy(update={"sts": sts, "sweep": SweepSettings(), "seeds": p.seeds[:1]})
 
 
 def training_examples(p: Profile, seed: int) -> tuple[list[Example], list[Example]]:
@@ -105,7 +108,10 @@ def domain_pairs(p: Profile, domain: str, seed: int) -> Pairs:
     """(plain, icl) prompts of a downstream domain, with its own chain-of-thought demonstrations."""
     shown = by_domain(corpora.load(p.demonstrations))[domain]
     sets = prompts.choose_demonstrations(shown, p.sts.demonstrations, 1, seed)
-    return pairs(p, domain_queries(p, domain, seed), sets)
+    queries = domain_queries(p, domain, seed)
+    if not p.sts.options:
+        queries, sets = map(unlisted, queries), [map(unlisted, group) for group in sets]
+    return pairs(p, list(queries), [list(group) for group in sets])
 
 
 def pairs(p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Example]]) -> Pairs:

@@ -1,19 +1,19 @@
 """How figures, tables and claims look, how claims are judged, and the files they leave."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, Markdown, display
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import norm
 
 from sts_utils.cache import versions
 from sts_utils.config import Profile
-from sts_utils.stats import TESTABLE, Correlation, Estimate
+from sts_utils.stats import Correlation, Estimate
 from sts_utils.store import DATA, FIGURES
 
 #: Colour-blind safe.
@@ -35,26 +35,19 @@ LOOK |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
 sns.set_theme(context="paper", style="ticks", rc=LOOK | {"figure.constrained_layout.use": True})
 
 
-def styles(domains: Sequence[str]) -> dict[str, tuple]:
-    """Domain -> (colour, marker), two rounds of the palette: the same in every figure of a set."""
-    return {d: (PALETTE[i % 7], "oD"[i // 7 % 2]) for i, d in enumerate(domains)}
-
-
 def setting(p: Profile) -> str:
     """What every caption states of the run: model, SAE, the corpora read, seeds, the paper's."""
-    e, s, sets = p.evaluation, p.sft, [p, p.also] if p.also else [p]
-    domains = " and ".join(q.domains for q in sets)
-    worked = " and ".join(q.demonstrations for q in sets)
+    e, s = p.evaluation, p.sft
     written = f", of answers written behind {e.shots} examples," if e.mode == "generation" else ""
     return (
         f"Model {p.model}, SAE {p.sae} on the residual stream after block {p.layer}; training set "
         f"{p.train} (SFT on at most {s.examples} examples, {s.epochs} epoch(s), batch {s.batch}); "
-        f"domains from {domains}, demonstrations from {worked}; {len(p.seeds)} seed(s), one where "
-        f"said; N = {p.top_n}; definition {p.definition}, alignment {p.alignment}. Performance is "
-        f"{MEASURE_NAMES[e.measure]}{written} on at most {e.questions} questions a domain. Features"
-        f" read in {p.dtype}, SFT in {s.dtype}, performance in {e.dtype}, torch "
-        f"{versions()['torch']}. The paper: 7–9B models, LIMO, MMLU-Pro 5-shot chain-of-thought "
-        "accuracy."
+        f"domains from {p.domains}, demonstrations from {p.demonstrations}; {len(p.seeds)} "
+        f"seed(s), one where said; N = {p.top_n}; definition {p.definition}, alignment "
+        f"{p.alignment}. Performance is {MEASURE_NAMES[e.measure]}{written} on at most "
+        f"{e.questions} questions a domain. Features read in {p.dtype}, SFT in {s.dtype}, "
+        f"performance in {e.dtype}, torch {versions()['torch']}. The paper: 7–9B models, LIMO, "
+        "MMLU-Pro 5-shot chain-of-thought accuracy."
     )
 
 
@@ -66,21 +59,6 @@ def paper(name: str) -> pd.DataFrame:
 def bars(estimates: Iterable[Estimate]) -> np.ndarray:
     """[2, n] lengths of the intervals below and above the values, as matplotlib's yerr."""
     return np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(0)
-
-
-def r_points(axis: Axes, rows: Mapping[str, Mapping[str, Estimate]], rotate: int = 0) -> None:
-    """Each metric's r with its interval, a group of them a row of `rows`: label -> metric -> r."""
-    metrics = list(next(iter(rows.values())))
-    for i, metric in enumerate(metrics):
-        x = np.arange(len(rows)) + 0.16 * (i - (len(metrics) - 1) / 2)
-        rs = [row[metric] for row in rows.values()]
-        look = {"fmt": "os^D"[i], "color": PALETTE[i], "ms": 5, "capsize": 2}
-        label = METRIC_NAMES.get(metric, metric)
-        axis.errorbar(x, [r.value for r in rs], yerr=bars(rs), label=label, **look)
-    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
-    align = "right" if rotate else "center"
-    axis.set_xticks(range(len(rows)), list(rows), rotation=rotate, ha=align)
-    axis.set(ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
 
 
 def numbers(e: Estimate) -> dict[str, float]:
@@ -129,31 +107,55 @@ class Claim(NamedTuple):
     paper: str | None = None
 
 
-def verdict(low: float, high: float, side: Literal["above", "below"] = "above") -> str:
-    """What an interval says of a claim that its statistic is above (or below) 0."""
+def verdict(low: float, high: float, side: str = "above", size: float = np.nan) -> str:
+    """What an interval says of a claim that its statistic is above (or below) 0, by `size` in the
+    paper; "weaker": whatever its sign, it is not as large as that."""
     if side == "below":
-        low, high = -high, -low
-    return "agrees" if 0 < low <= high else "does not" if low <= high < 0 else "inconclusive"
+        low, high, size = -high, -low, -size
+    if 0 < low <= high or low <= high < 0:
+        return "agrees" if low > 0 else "does not"
+    return "weaker" if high < size else "inconclusive"
+
+
+def p_value(e: Estimate | Correlation) -> float:
+    """Two-sided, of the statistic being 0, by the half of its 95% interval that lies towards 0: it
+    is below 0.05 where the interval leaves 0 out."""
+    half = abs(e.value - (e.low if e.value > 0 else e.high))
+    return float(2 * norm.sf(norm.ppf(0.975) * abs(e.value) / half)) if half > 0 else np.nan
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """[n] p-values by Holm's correction: the chance of any below it where nothing is true."""
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted[np.argsort(order)]
 
 
 def judge(p: Profile, made: Sequence[Claim]) -> None:
     """Judge claims by their 95% intervals, unless their outcome is mostly noise. The verdicts are
-    shown and take the place of these claims' earlier ones in figures/<profile>/claims.csv."""
+    shown and take the place of these claims' earlier ones in figures/<profile>/claims.csv, where
+    `corrected` is the verdict at 5% of error over all statistics of the paper's claims (Holm)."""
     claims, rows, path = paper("claims").set_index("id"), [], FIGURES / p.name / "claims.csv"
     order = dict(zip(claims.index, range(len(claims)), strict=True))
     for id, statistic, e, theirs in made:
-        known, share = claims.loc[id], getattr(e, "reliability", np.nan)
-        found = "not testable" if share < TESTABLE else verdict(e.low, e.high, known.side)
+        known, testable = claims.loc[id], getattr(e, "testable", True)
+        found = verdict(e.low, e.high, known.side, known["size"]) if testable else "not testable"
         row = {"id": id, "figure": known.figure, "claim": known.claim, "statistic": statistic}
-        row |= numbers(e) | {"reliability": share, "paper": theirs or known.paper}
-        rows.append(row | {"verdict": found})
+        row |= numbers(e) | {"p": p_value(e), "reliability": getattr(e, "reliability", np.nan)}
+        rows.append(row | {"paper": theirs or known.paper, "verdict": found})
     if not rows:
         return
     table = new = pd.DataFrame(rows)
     if path.exists():
-        before = pd.read_csv(path, keep_default_na=False, na_values={"reliability": [""]})
+        before = pd.read_csv(
+            path, keep_default_na=False, na_values={"reliability": [""], "p": [""]}
+        )
         table = pd.concat([before[~before.id.isin(new.id)], new])
     table = table.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
+    family = (table.paper != "not reported") & (table.verdict != "not testable") & table.p.notna()
+    lost = family & table.verdict.isin(["agrees", "does not"])
+    lost[family] &= holm(table.p[family].to_numpy(float)) >= 0.05
+    table["corrected"] = table.verdict.mask(lost, "inconclusive")
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False, float_format="%.6g")
     display(shown(new[["verdict", "claim", "statistic", "value", "low", "high"]]))

@@ -1,7 +1,7 @@
 """Means, shares and correlations, with 95% intervals over questions, queries, seeds and domains."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -130,27 +130,42 @@ def split_half(changes: Sequence[np.ndarray], change: str = "signed", splits: in
 class Correlation:
     """A correlation over domains, or a difference of such, and how sure it is.
 
-    value: r of score and change as they were measured; domains: [D] the same without each in turn.
+    value: r of score and change as they were measured, less `origin`.
+    left_out: [G] the same without each category of domains in turn; sizes: [G] their domains.
     true: r / √reliability, with the true change, were it asked of every question there is.
     questions: [CUTS × GROUPS] `true` without each part of the questions and queries in turn.
     reliability: of the change, the share of its variance that is signal; the least of several.
+    seeds: of one, training noise can't be told from signal.
     bounded: whether it is an r, or made of several."""
 
     value: float
-    domains: np.ndarray
+    left_out: np.ndarray
+    sizes: np.ndarray
     true: float
     questions: np.ndarray
     reliability: float
+    seeds: int
     bounded: bool = True
+    origin: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95%, other domains drawn: Fisher's of one r, the jackknife's of several."""
-        n = len(self.domains)
-        return fisher(self.value, n) if self.bounded else _jackknife(self.value, self.domains)
+        """95%, other categories drawn: by leaving out each, on Fisher's scale where it is an r,
+        with t of as many as are effective (domains² / sum of sizes²): 94 to 95% in simulation."""
+        count = self.sizes.sum() ** 2 / (self.sizes**2).sum()
+        if not self.bounded:
+            return _jackknife(self.value, self.left_out, count)
+        z = np.arctanh((1 - 1e-9) * (np.array([self.value, *self.left_out]) + self.origin))
+        low, high = np.tanh(_jackknife(z[0], z[1:], count)) - self.origin
+        return float(low), float(high)
 
     low = property(lambda self: self.interval[0])
     high = property(lambda self: self.interval[1])
+
+    @property
+    def fisher(self) -> tuple[float, float]:
+        """Fisher's 95% interval, as if all domains were independent: the easier one."""
+        return fisher(self.value, int(self.sizes.sum()))
 
     @property
     def within(self) -> tuple[float, float]:
@@ -160,22 +175,25 @@ class Correlation:
 
     @property
     def testable(self) -> bool:
-        return self.reliability >= TESTABLE
+        return self.reliability >= TESTABLE and self.seeds > 1
 
     def __sub__(self, other: "Correlation | float") -> "Correlation":
         if isinstance(other, Correlation):
             return combined(lambda pair: pair[0] - pair[1], [self, other])
-        return combined(lambda one: one[0] - other, [self])
+        lower = {"value": self.value - other, "left_out": self.left_out - other}
+        lower |= {"true": self.true - other, "questions": self.questions - other}
+        return replace(self, **lower, origin=self.origin + other)
 
     __str__ = Estimate.__str__
 
 
 def combined(statistic: Callable, rs: Sequence[Correlation]) -> Correlation:
     """A smooth statistic of several correlations [K, …] of the same domains and questions."""
-    fields = zip(*((r.value, r.domains, r.true, r.questions) for r in rs), strict=True)
-    value, domains, true, questions = (statistic(np.array(field)) for field in fields)
-    least = min(r.reliability for r in rs)
-    return Correlation(float(value), domains, float(true), questions, least, bounded=False)
+    fields = zip(*((r.value, r.left_out, r.true, r.questions) for r in rs), strict=True)
+    value, left_out, true, questions = (statistic(np.array(field)) for field in fields)
+    share, seeds = min(r.reliability for r in rs), min(r.seeds for r in rs)
+    sides = left_out, rs[0].sizes, float(true), questions
+    return Correlation(float(value), *sides, share, seeds, bounded=False)
 
 
 def fisher(r: float, n: int) -> tuple[float, float]:
@@ -184,11 +202,12 @@ def fisher(r: float, n: int) -> tuple[float, float]:
     return float(np.tanh(z - width)), float(np.tanh(z + width))
 
 
-def _jackknife(value: float, left_out: np.ndarray) -> tuple[float, float]:
-    """95% by leaving out one of n parts in turn, t with a degree less; of several cuts [C, n] the
-    mean variance."""
+def _jackknife(value: float, left_out: np.ndarray, count: float = 0) -> tuple[float, float]:
+    """95% by leaving out one of n parts in turn, t with a degree less than n or `count`; of several
+    cuts [C, n] the mean variance."""
     n = left_out.shape[-1]
-    width = scipy_stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) * left_out.var(-1).mean())
+    t = scipy_stats.t.ppf(0.975, max((count or n) - 1, 1))
+    width = t * np.sqrt((n - 1) * left_out.var(-1).mean())
     return float(value - width), float(value + width)
 
 
@@ -202,11 +221,13 @@ def without(n: int, stream: int = 0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Observations:
-    """What a correlation over domains is computed from: the names of D domains, their `scores`
-    [S seeds, D], those `left_out` [CUTS × GROUPS, S, D], without each part of the queries, and
-    `changes` of performance, [D] arrays [S, Q], of the same questions in every seed."""
+    """What a correlation over domains is computed from: the names of D domains and the category of
+    each, their `scores` [S seeds, D], those `left_out` [CUTS × GROUPS, S, D], without each part of
+    the queries, and `changes` of performance, [D] arrays [S, Q], of the same questions in every
+    seed. Domains of one category are alike: they are no independent draws."""
 
     domains: tuple[str, ...]
+    categories: tuple[str, ...]
     scores: np.ndarray
     left_out: np.ndarray
     changes: Sequence[np.ndarray]
@@ -225,36 +246,33 @@ def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.where(scale > 0, (x * y).sum(-1) / scale, 0.0)
 
 
-def correlate(observed: Observations, change: str = "absolute") -> Correlation:
-    """Pearson r over domains of the score and the change, both means over seeds."""
-
-    def r(scores, changes) -> tuple[float, float, float]:
-        """r, reliability, r with the true change"""
-        y = CHANGES[change](np.array([c.mean() for c in changes]))
-        value, share = float(pearson(scores.mean(0), y)), reliability(changes, change)
-        return value, share, value / max(share, TESTABLE) ** 0.5
-
-    scores, changes = observed.scores, observed.changes
-    value, share, true = r(scores, changes)
-    rest = [[i for i in range(len(changes)) if i != d] for d in range(len(changes))]
-    domains = [r(scores[:, keep], [changes[i] for i in keep])[0] for keep in rest]
-    kept = [(c, without(c.shape[1], d) > 0) for d, c in enumerate(changes)]
-    parts = enumerate(observed.left_out)
-    questions = [r(scores, [c[:, keep[g]] for c, keep in kept])[2] for g, scores in parts]
-    return Correlation(value, np.array(domains), true, np.array(questions), share)
+def side(values: np.ndarray, categories: np.ndarray, part: str) -> np.ndarray:
+    """[..., D] values over domains: as they are ("all"), their means over categories ("between"),
+    or what is left without these ("within")."""
+    if part == "all":
+        return values
+    _, place, sizes = np.unique(categories, return_inverse=True, return_counts=True)
+    means = values @ (np.eye(len(sizes))[place] / sizes)
+    return means if part == "between" else values - means[..., place]
 
 
-def select(change: np.ndarray, selection: str, each: int = 4) -> np.ndarray:
-    """[k] indices of the domains kept: "all", or, of "paper", the `each` largest and smallest
-    |change|."""
-    order = np.argsort(np.abs(change), kind="stable")
-    if selection == "all" or len(order) <= 2 * each:
-        return np.sort(order)
-    return np.concatenate([order[:each], order[-each:]])
+def correlate(observed: Observations, change: str = "absolute", part: str = "all") -> Correlation:
+    """Pearson r over domains of the score and the change, both means over seeds; of the means of
+    categories ("between"), or of domains less these ("within")."""
+    changes, categories = observed.changes, np.array(observed.categories)
+    x, y = observed.scores.mean(0), CHANGES[change](observed.mean_changes().mean(0))
+    names, sizes = np.unique(categories, return_counts=True)
 
+    def r(keep: np.ndarray) -> float:
+        return float(pearson(*(side(v[keep], categories[keep], part) for v in (x, y))))
 
-def by_seed(observed: Observations, selection: str = "all", change: str = "absolute") -> np.ndarray:
-    """[S] each seed's own r, over the domains that `selection` keeps by that seed's changes."""
-    seeds = zip(observed.scores, observed.mean_changes(), strict=True)
-    kept = [(x, y, select(y, selection)) for x, y in seeds]
-    return np.array([pearson(x[keep], CHANGES[change](y[keep])) for x, y, keep in kept])
+    value, share = r(categories != ""), reliability(changes, change)
+    kept, questions = [(c, without(c.shape[1], d) > 0) for d, c in enumerate(changes)], []
+    for g, scores in enumerate(observed.left_out):
+        rest = [c[:, keep[g]] for c, keep in kept]
+        rest_r = pearson(scores.mean(0), CHANGES[change](np.array([c.mean() for c in rest])))
+        questions.append(float(rest_r) / max(reliability(rest, change), TESTABLE) ** 0.5)
+    left_out = np.array([r(categories != name) for name in names])
+    true = value / max(share, TESTABLE) ** 0.5
+    seeds = len(observed.scores)
+    return Correlation(value, left_out, sizes, true, np.array(questions), share, seeds)

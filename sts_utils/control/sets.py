@@ -29,7 +29,7 @@ def parts(profile: Profile) -> dict[str, Profile]:
         dose |= {"batch": control.batch}
         dose |= {"micro_batch": min(profile.sft.micro_batch, control.batch)}
         changed = {"train": part.domains, "domains": part.domains, "seeds": part.seeds}
-        changed |= {"demonstrations": part.demonstrations, "alignment": "query", "also": None}
+        changed |= {"demonstrations": part.demonstrations, "alignment": "query"}
         sections = {"sft": dose, "sts": {"queries": part.queries}}
         sections |= {"evaluation": {"questions": part.questions}}
         sections |= {"control": {"part": part, "parts": ()}}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -29,6 +30,7 @@ class Entry:
     tokens: tuple[int, int]
     reader: str = ""
     part: tuple[str, ...] = ()
+    of: tuple[str, ...] = ()
     hub: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, str | list[str]] = field(default_factory=dict)
     id: str = ""
@@ -80,7 +82,11 @@ def content(name: str) -> str:
 @cache
 def _read(name: str) -> tuple[Example, ...]:
     row = entry(name)
-    examples = {e.id: e for e in (READERS[row.reader](*row.part) if row.reader else _from_hub(row))}
+    if row.of:
+        found = chain.from_iterable(map(_read, row.of))
+    else:
+        found = READERS[row.reader](*row.part) if row.reader else _from_hub(row)
+    examples = {e.id: e for e in found}
     if not examples:
         raise ValueError(f"corpus {name!r} is empty")
     return tuple(examples[number] for number in sorted(examples))

