@@ -104,7 +104,7 @@ def by_vllm(profile: Profile) -> None:
     """The same by vLLM, over its own prefill of as many tokens in rows as long; and its writing."""
     from vllm import LLM, SamplingParams
 
-    folder = vllm.truncated_checkpoint(profile.model, profile.layer)
+    folder = vllm.checkpoint(profile.model)
     of, ours = {n: long_pairs(profile, n, sets=8, queries=256) for n in LENGTHS}, {}
     read = hooks(profile, 1)
     for length, pairs in of.items():

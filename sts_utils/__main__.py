@@ -1,7 +1,7 @@
-"""`python -m sts_utils …`: see run.main."""
+"""`python -m sts_utils …`: see cli.main."""
 
 import sys
 
-from sts_utils.report.run import main
+from sts_utils.cli import main
 
 sys.exit(main())

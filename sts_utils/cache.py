@@ -52,16 +52,20 @@ class Cached:
 
     def __call__(self, profile: Profile, *args, part: str | None = None):
         path = self.path(profile, *args)
-        file = part and f"{part.replace('/', '__')}.safetensors"
+        file = part and _file(part)
         if path.exists() and not _whole(path, file):
             log.warning("%s is damaged: computing it again", path)
             shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             with store.atomic_folder(path) as out:
-                if self.folder:
-                    self.function(profile, *args, out=out)
-                else:
-                    _write(self.function(profile, *args), out)
+                result = self.function(profile, *args, **({"out": out} if self.folder else {}))
+                if isinstance(result, pd.DataFrame):
+                    result.to_parquet(out / "table.parquet", index=False)
+                elif result and isinstance(next(iter(result.values())), np.ndarray):
+                    save_file(result, out / "arrays.safetensors")
+                elif result:
+                    for name, arrays in result.items():
+                        save_file(arrays, out / _file(name))
                 files = [file for file in out.rglob("*") if file.is_file()]
                 hashes = {str(file.relative_to(out)): store.file_hash(file) for file in files}
                 made = {"recipe": self.recipe(profile, *args), "files": hashes}
@@ -70,7 +74,8 @@ class Cached:
             return path
         if (path / "table.parquet").exists():
             return pd.read_parquet(path / "table.parquet")
-        return load_file(path / (file or "arrays.safetensors"))
+        arrays = path / (file or "arrays.safetensors")
+        return load_file(arrays) if arrays.exists() else None  # of several, none was asked for
 
     def path(self, profile: Profile, *args) -> Path:
         """Where the result lies, or will lie."""
@@ -78,15 +83,17 @@ class Cached:
 
     def recipe(self, profile: Profile, *args) -> dict:
         """All that the result depends on."""
-        return {
-            "settings": {name: _setting(profile, name) for name in self.sections},
-            "contents": {
-                name: CONTENTS[name](profile) for name in self.sections if name in CONTENTS
-            },
-            "arguments": [_argument(profile, value) for value in _given(args)],
-            "versions": versions(),
-            "code": code(self.function),
-        }
+        settings, contents = {}, {}
+        for name in self.sections:
+            value = functools.reduce(getattr, name.split("."), profile)
+            settings[name] = value.model_dump() if hasattr(value, "model_dump") else value
+            if name in CONTENTS:
+                contents[name] = CONTENTS[name](profile)
+        while args and args[-1] is None:  # a default that was written out
+            args = args[:-1]
+        said = [_argument(profile, value) for value in args]
+        about = {"settings": settings, "contents": contents, "arguments": said}
+        return about | {"versions": versions(), "code": code(self.function)}
 
 
 def cached(*sections: str, folder: bool = False) -> Callable[[Callable], Cached]:
@@ -101,14 +108,8 @@ def versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in LIBRARIES}
 
 
-def _write(result, out: Path) -> None:
-    if isinstance(result, pd.DataFrame):
-        result.to_parquet(out / "table.parquet", index=False)
-    elif isinstance(next(iter(result.values())), np.ndarray):
-        save_file(result, out / "arrays.safetensors")
-    else:
-        for name, arrays in result.items():
-            save_file(arrays, out / f"{name.replace('/', '__')}.safetensors")
+def _file(part: str) -> str:
+    return f"{part.replace('/', '__')}.safetensors"
 
 
 def _whole(path: Path, only: str | None) -> bool:
@@ -127,16 +128,6 @@ def _whole(path: Path, only: str | None) -> bool:
 # --- what a key holds ----------------------------------------------------------------------------
 
 
-def _setting(profile: Profile, name: str):
-    value = functools.reduce(getattr, name.split("."), profile)
-    return value.model_dump() if hasattr(value, "model_dump") else value
-
-
-def _given(args: tuple) -> tuple:
-    """The arguments without defaults that were written out at their end."""
-    return _given(args[:-1]) if args and args[-1] is None else args
-
-
 def _argument(profile: Profile, value):
     """A model by its path's name, anything else as it prints, a long text by its hash."""
     if isinstance(value, tuple) and value and isinstance(value[0], Cached):
@@ -149,25 +140,22 @@ def _model(profile: Profile):
     """The version of a packaged model's wheel, or a local folder's files."""
     if profile.model in models.PACKAGED:
         return importlib.metadata.version(models.PACKAGED[profile.model][0])
-    local = profile.model not in models.RANDOM and Path(profile.model).is_dir()
-    return _files(Path(profile.model)) if local else None
+    return None if profile.model in models.RANDOM else _files(Path(profile.model))
 
 
-def _sae(name: str):
-    return _files(folder) if (folder := saes.folder_of(name)) else None
-
-
-def _files(folder: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times: other ones when a file was written."""
-    found = [(file, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
-    return [(file.name, stat.st_size, stat.st_mtime_ns) for file, stat in found]
+def _files(folder: Path | None) -> list[tuple[str, int, int]] | None:
+    """Names, sizes and times of a folder that is here: other ones when a file was written."""
+    if folder is None or not folder.is_dir():
+        return None
+    found = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
 
 
 #: What a section that only names something stands for now.
 CONTENTS: dict[str, Callable[[Profile], object]] = {
     "model": _model,
-    "sae": lambda p: _sae(p.sae),
-    "sweep": lambda p: [_sae(name) for name in p.saes],
+    "sae": lambda p: _files(saes.folder_of(p.sae)),
+    "sweep": lambda p: [_files(saes.folder_of(name)) for name in p.saes],
     "engine": lambda p: batches.engine(p.engine),
     "train": lambda p: corpora.content(p.train),
     "domains": lambda p: corpora.content(p.domains),

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 import shutil
+from functools import cache
 
 import pandas as pd
 import psutil
@@ -18,7 +19,7 @@ from sts_utils.examples import by_domain
 #: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy), and
 #: to load it; memory beside these (activations, caches), and GB of a process beside all that.
 TRAINING_BYTES, BYTES, HEADROOM, PROCESS = 20, {"bfloat16": 2, "float32": 4}, 1.15, 6
-#: FLOP/s that are reached: a CPU core, one A100 in a pass and token by token; hours that are too many.
+#: FLOP/s reached by a CPU core, by an A100 in a pass and token by token; hours that are too many.
 CORE, PASS, DECODING, HOURS = 1.7e11, 1.2e14, 3e13, 72
 #: Tokens that a written answer and an option's text are assumed to have.
 WRITTEN, OPTIONS = 300, 40
@@ -58,6 +59,7 @@ def corpora_of(p: Profile) -> list[str]:
 # --- how much it is, and whether it fits ---------------------------------------------------------
 
 
+@cache
 def weights(p: Profile) -> int:
     """Weights of the profile's model: of data/models.yaml, or counted from its config."""
     known = yaml.safe_load((store.DATA / "models.yaml").read_text(encoding="utf-8"))
@@ -69,15 +71,21 @@ def estimate(p: Profile) -> pd.DataFrame:
 
     2 FLOPs a weight and token of a forward pass, 6 of a training step (8 with checkpointing).
     """
-    n, rows = weights(p), []
-    for function, (q, *_) in (call for calls in plan.rounds(p) for call in calls):
-        kind, tokens = _tokens(function.__name__, q)
-        passes = 2 if kind != "train" else 8 if q.sft.gradient_checkpointing else 6
-        flops = passes * n * tokens
-        hours = flops / (DECODING if kind == "write" else PASS) / 3600
-        rows.append((function.__name__, 1, tokens, flops, hours))
+    rows = []
+    for call in (call for calls in plan.rounds(p) for call in calls):
+        kind, tokens = _tokens(call[0].__name__, call[1][0])
+        hours = flops(call) / (DECODING if kind == "write" else PASS) / 3600
+        rows.append((call[0].__name__, 1, tokens, flops(call), hours))
     columns = ["function", "calls", "tokens", "flops", "a100_hours"]
     return pd.DataFrame(rows, columns=columns).groupby("function", as_index=False).sum()
+
+
+def flops(call: plan.Call) -> float:
+    """About what a call computes: its share of a run's time."""
+    function, (p, *_) = call
+    kind, tokens = _tokens(function.__name__, p)
+    passes = 2 if kind != "train" else 8 if p.sft.gradient_checkpointing else 6
+    return passes * weights(p) * tokens
 
 
 def _tokens(name: str, p: Profile) -> tuple[str, float]:
@@ -93,8 +101,9 @@ def _tokens(name: str, p: Profile) -> tuple[str, float]:
         "domain_after": ("read", p.sts.queries * asked),
         "actual_features": ("read", 2 * p.shift.queries * query),
         "finetuned": ("train", p.sft.epochs * p.sft.examples * length),
-        "mixed": ("train", p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
-        "tune": ("train", p.sft.epochs * p.selective.examples * length),
+        "change": ("train", p.sft.epochs * p.sft.examples * length),
+        "evaluated": ("train", p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
+        "tuned": ("train", p.sft.epochs * p.selective.examples * length),
         "reinforced": ("write", 4 * g.steps * g.prompts * g.generations * g.completion_tokens),
         "performance": ("write" if answer > OPTIONS else "read", many * (answer + asked)),
         "zero_features": ("read", 7 * len(p.ablation.counts) * p.ablation.questions * length),
@@ -122,46 +131,35 @@ def problems(p: Profile) -> list[str]:
         if getattr(p, key) == package and importlib.util.find_spec(package) is None
     ]
     need = (len(p.seeds) + len(p.others) + 8) * weights(p) * BYTES[p.sft.dtype]  # models kept
-    need -= sum(
-        f.stat().st_size for f in store.RUNS.rglob("*") if f.is_file()
-    )  # of one that goes on
+    need -= sum(f.stat().st_size for f in store.RUNS.rglob("*") if f.is_file())  # that goes on
     place = next(folder for folder in (store.RUNS, *store.RUNS.parents) if folder.exists())
     if need > (free := shutil.disk_usage(place).free):
         sizes = f"about {need / 1e9:.2g} GB needed, {free / 1e9:.2g} GB free at {place}"
         lines.append(f"disk: {sizes}: set STS_OUT to a larger disk")
-    return [*(_gpus(p) if torch.cuda.is_available() else _cpu(p)), *lines, *_hub(p)]
+    return [*_memory(p), *lines, *_hub(p)]
 
 
-def _cpu(p: Profile) -> list[str]:
-    """Memory and time without a GPU, or one that torch can't use."""
-    if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-        return [f"CUDA: torch {torch.__version__} can't use this GPU: install a build that can"]
-    memory, need = psutil.virtual_memory().total / 1e9, weights(p) * TRAINING_BYTES * HEADROOM / 1e9
-    hours = estimate(p).flops.sum() / (CORE * batches.cpu_threads()) / 3600
-    if need < memory and hours < HOURS:
-        return []
-    size = f"fine-tuning takes {need:.0f} GB of {memory:.0f}, all about {hours:,.0f} hours"
-    return [f"no GPU: {size}: use a CUDA machine"]
-
-
-def _gpus(p: Profile) -> list[str]:
-    """The GPUs' memory for fine-tuning, and main memory for what of AdamW they have no room for."""
-    n, memory, count = (
-        weights(p) / 1e9,
-        psutil.virtual_memory().total / 1e9,
-        torch.cuda.device_count(),
-    )
+def _memory(p: Profile) -> list[str]:
+    """Main memory and time without a GPU; the GPUs', and main memory for what they have no room."""
+    n, memory = weights(p) / 1e9, psutil.virtual_memory().total / 1e9
+    need, count = n * TRAINING_BYTES * HEADROOM, torch.cuda.device_count()
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+            return [f"CUDA: torch {torch.__version__} can't use this GPU: install a build that can"]
+        hours = estimate(p).flops.sum() / (CORE * batches.cpu_threads()) / 3600
+        size = f"fine-tuning takes {need:.0f} GB of {memory:.0f}, all about {hours:,.0f} hours"
+        fits = need < memory and hours < HOURS
+        return [] if fits else [f"no GPU: {size}: use a CUDA machine"]
     most = max(torch.cuda.get_device_properties(i).total_memory / 1e9 for i in range(count))
     share = train.processes(p.sft, count) if p.launcher else 1
     if share > 1:  # each reads float32 weights, then holds its shard
         each, beside = n * train.MASTER_BYTES / share * HEADROOM, share * n * BYTES["float32"]
     else:
         each, beside = n * 2 * BYTES[p.sft.dtype] * HEADROOM, n * train.MASTER_BYTES + PROCESS
-    spills = share > 1 or most < n * TRAINING_BYTES * HEADROOM
-    if most < each or (spills and memory < beside):
-        sizes = f"{each:.0f} GB on each of {share} GPUs and {beside:.0f} GB beside"
-        return [f"memory: fine-tuning takes {sizes}, here are {most:.0f} and {memory:.0f}"]
-    return []
+    if most > each and (memory > beside or (share == 1 and most > need)):
+        return []
+    sizes = f"{each:.0f} GB on each of {share} GPUs and {beside:.0f} GB beside"
+    return [f"memory: fine-tuning takes {sizes}, here are {most:.0f} and {memory:.0f}"]
 
 
 # --- the hub -------------------------------------------------------------------------------------

@@ -9,19 +9,15 @@ import sys
 import torch
 from papermill.exceptions import PapermillExecutionError
 
-from sts_utils import batches, check, config, notebooks, parallel, plan, store
+from sts_utils import check, config, notebooks, parallel, plan, run, store
 from sts_utils.config import Profile
 from sts_utils.prediction import command
 from sts_utils.store import FIGURES, RUNS
 
-#: For the processes that compute on a CPU: glibc gives large tensors back to the system and asks for
-#: them again at every step, and the page faults took a quarter of a fine-tuning step on two cores.
-ALLOCATOR = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**36),
-    "MALLOC_TOP_PAD_": str(2**28),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
+#: For processes on a CPU: glibc gives large tensors back to the system and asks for them again at
+#: every step, and the page faults took a quarter of a fine-tuning step on two cores.
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
+ALLOCATOR |= {"MALLOC_TOP_PAD_": str(2**28), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,6 +78,7 @@ def compute(p: Profile, name: str) -> list:
         store.check_writable(folder, "set STS_OUT to a folder that can")
     store.clear_abandoned()
     check.prepare(p)
-    torch.set_num_threads(batches.cpu_threads())
-    parallel.compute(p, plan.rounds(p), check.workers(p))
+    workers, how = check.workers(p), {"weight": check.flops, "gpus": plan.gpus}
+    over_ray = p.executor == "ray" or workers > 1
+    parallel.compute(plan.rounds(p), workers, over_ray=over_ray, release=run.release, **how)
     return notebooks.run(p, name)

@@ -2,8 +2,9 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ ROWS = 512
 PADDING = 1.3
 #: Tokens encoded at once: what is held is about this × features × 40 bytes.
 ENCODED_ROWS = 1024
+#: Blocks of a stream's rows that stand in for examples, so that a bootstrap can draw them again.
+BLOCKS = 32
 
 
 @dataclass(frozen=True)
@@ -96,28 +99,28 @@ def feature_stats(
     Position 0 and attention sinks in either condition are left out. Raises ValueError where the
     query tokens differ or features are not finite.
     """
-    models = (model, other_model or model)
-    ids, layers = [a.example_id for a, _ in pairs], sorted({hook.layer for hook in hooks})
-    sums = [{} for _ in hooks]
+    other, layers = other_model or model, sorted({hook.layer for hook in hooks})
+    ids, sums, plain = [a.example_id for a, _ in pairs], [{} for _ in hooks], {}
+    tokens = tokens or batches.batch_tokens()
     with tqdm(total=len(pairs), desc=desc, unit="query", leave=False, disable=desc is None) as bar:
-        plain = {}
         for contexts, members in by_context(pairs).items():
             if contexts[0] not in plain:  # the next contexts' plain one is mostly the same
                 plain = {contexts[0]: context_cache(model, contexts[0])}
-            caches = [plain[contexts[0]]]
-            same = models[0] is models[1] and contexts[0] == contexts[1]  # one condition: Δ is zero
-            caches.append(caches[0] if same else context_cache(models[1], contexts[1]))
+            cache = plain[contexts[0]]
+            sides = [(model, cache)]
+            if other is not model or contexts[0] != contexts[1]:  # else one condition: Δ is zero
+                sides.append((other, context_cache(other, contexts[1])))
             tails = {i: pairs[i][0].tail for i in members}
             for batch in _batches(tails, max(map(len, contexts)), model, tokens):
-                for part, residuals in _halving(tails, models, caches, batch, layers):
+                for part, rows in _halving(tails, sides, batch, layers):
                     lengths = [len(pairs[i][0].query) for i in part]
-                    last = zip((len(tails[i]) for i in part), lengths, strict=True)
-                    own = torch.cat([torch.arange(size) >= size - n for size, n in last])
-                    for hook, of in zip(hooks, sums, strict=True):
-                        sides = [side[hook.layer][own] for side in residuals]
-                        add_sums(of, part, lengths, sides, hook, features, ids)
+                    sizes = zip((len(tails[i]) for i in part), lengths, strict=True)
+                    own = torch.cat([torch.arange(size) >= size - n for size, n in sizes])
+                    for hook, into in zip(hooks, sums, strict=True):
+                        both = [rows[0][hook.layer][own], rows[-1][hook.layer][own]]
+                        add_sums(into, part, lengths, both, hook, features, ids)
                 bar.update(len(batch))
-    return [stacked(of, ids, hook.sae, features) for hook, of in zip(hooks, sums, strict=True)]
+    return [stacked(into, ids, hook.sae, features) for hook, into in zip(hooks, sums, strict=True)]
 
 
 def by_context(pairs: Sequence[tuple[Prompt, Prompt]]) -> dict[tuple, list[int]]:
@@ -143,44 +146,33 @@ def add_sums(into: dict, indices, lengths, sides, hook: Hook, features, ids) -> 
     `lengths` are the queries' tokens; ENCODED_ROWS rows are encoded at a time.
     """
     parts = [rows.split(lengths) for rows in sides]
-    for run in _runs(lengths):
-        r, r_other = (torch.cat([part[i] for i in run]) for part in parts)
-        own = [lengths[i] for i in run]
+
+    def fits(some, i):
+        return sum(lengths[j] for j in some) + lengths[i] <= ENCODED_ROWS
+
+    for some in batches.greedy(range(len(lengths)), fits):
+        r, r_other = (torch.cat([part[i] for i in some]) for part in parts)
+        own = [lengths[i] for i in some]
         norms = torch.stack([r.norm(dim=-1), r_other.norm(dim=-1)])
         kept, finite = (norms < hook.sink_norm).all(0), torch.isfinite(norms).all(0)
-        fields_ = {"n": torch.stack([part.sum() for part in kept.split(own)])}
-        n = fields_["n"].tolist()
-        r, r_other = r[kept], r_other[kept]
+        found = {"n": torch.stack([part.sum() for part in kept.split(own)])}
+        n, r, r_other = found["n"].tolist(), r[kept], r_other[kept]
         h, h_other = (saes.encode(hook.sae, rows, features) for rows in (r, r_other))
         for name, rows in (("h", h), ("dh", h_other - h), ("r", r), ("dr", r_other - r)):
             rows = rows.double()
-            fields_[name] = _sums(rows, n)
-            fields_[f"{name}2"] = _sums(rows.square_(), n)
-        del fields_["r2"]
-        whole = torch.stack([part.all() for part in finite.split(own)])
-        whole &= fields_["dh2"].isfinite().all(1)
-        if not whole.all():
-            name = ids[indices[run[whole.int().argmin()]]]
+            found[name] = torch.stack([part.sum(0) for part in rows.split(n)])
+            found[f"{name}2"] = torch.stack([part.sum(0) for part in rows.square_().split(n)])
+        del found["r2"]
+        sound = torch.stack([part.all() for part in finite.split(own)])
+        sound &= found["dh2"].isfinite().all(1)
+        if not sound.all():
+            name = ids[indices[some[sound.int().argmin()]]]
             raise ValueError(f"question {name}: features are not finite; try dtype: float32")
-        places = torch.tensor([indices[i] % ROWS for i in run], device=r.device)
-        for name, values in fields_.items():
+        places = torch.tensor([indices[i] % ROWS for i in some], device=r.device)
+        for name, values in found.items():
             if name not in into:
                 into[name] = values.new_zeros(min(ROWS, len(ids)), *values.shape[1:])
             into[name].index_add_(0, places, values)
-
-
-def _sums(rows: torch.Tensor, n: list[int]) -> torch.Tensor:
-    """[Q, F] sums of rows [tokens, F], `n` tokens a query."""
-    return torch.stack([part.sum(0) for part in rows.split(n)])
-
-
-def _runs(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of queries of at most ENCODED_ROWS tokens together, or of one longer query."""
-
-    def fits(run, i):
-        return sum(lengths[j] for j in run) + lengths[i] <= ENCODED_ROWS
-
-    return batches.greedy(range(len(lengths)), fits)
 
 
 def stacked(sums: dict, ids: Sequence[str], sae, features=None) -> FeatureStats:
@@ -196,24 +188,22 @@ def stacked(sums: dict, ids: Sequence[str], sae, features=None) -> FeatureStats:
 def query_residuals(model, cache, queries: Sequence, layers: Sequence[int]) -> dict:
     """Block -> residual rows [sum of query lengths, d_model], float32, behind one cached context
     (without any, the first token is position 0, an attention sink: `sink_norm` drops it)."""
-    width = max(map(len, queries))
-    past = cache.get_seq_length() if cache is not None else 0
+    width, past = max(map(len, queries)), cache.get_seq_length() if cache is not None else 0
     ids = torch.zeros(len(queries), width, dtype=torch.long)
     mask = torch.zeros(len(queries), past + width, dtype=torch.long)
     mask[:, :past] = 1
     for row, query in enumerate(queries):
         ids[row, : len(query)] = torch.tensor(query)
         mask[row, past : past + len(query)] = 1
-    told = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
     with reading(model, layers) as hidden:
-        model(**told, **behind(cache, len(queries)))
+        model(**inputs, **behind(cache, len(queries)))
     own = mask[:, past:].bool()
     return {layer: hidden[layer][own].float() for layer in layers}
 
 
-def _batches(queries: dict, longest: int, model, tokens: int | None) -> Iterator[list[int]]:
+def _batches(queries: dict, longest: int, model, tokens: int) -> Iterator[list[int]]:
     """Queries of like length; padded tokens, and the caches copied for them, as there is room."""
-    tokens = tokens or batches.batch_tokens()
     cached = batches.cached_tokens(model, tokens)
 
     def fits(batch, index):
@@ -224,41 +214,42 @@ def _batches(queries: dict, longest: int, model, tokens: int | None) -> Iterator
     return batches.greedy(sorted(queries, key=lambda i: (len(queries[i]), i)), fits)
 
 
-def _halving(queries: dict, models, caches, batch: list[int], layers) -> Iterator[tuple]:
-    """(indices, [residuals a, residuals b]); halves the batch where the GPU has no room."""
-    residuals, read = [], [queries[i] for i in batch]
+def _halving(queries: dict, sides: Sequence, batch: list[int], layers) -> Iterator[tuple]:
+    """(indices, residuals of each of `sides`); halves the batch where the GPU has no room."""
+    read, rows = [queries[i] for i in batch], []
     try:
-        residuals.append(query_residuals(models[0], caches[0], read, layers))
-        same = models[0] is models[1] and caches[0] is caches[1]
-        residuals += residuals if same else [query_residuals(models[1], caches[1], read, layers)]
+        rows += [query_residuals(model, cache, read, layers) for model, cache in sides]
     except torch.cuda.OutOfMemoryError:
         if len(batch) == 1:
             raise
-    if len(residuals) == 2:
-        yield batch, residuals
+    if rows:
+        yield batch, rows
         return
     # here, not in the except block: the exception holds what did not fit
     log.warning("CUDA out of memory with %d queries a batch: going on with half", len(batch))
-    residuals.clear()
     torch.cuda.empty_cache()
     for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-        yield from _halving(queries, models, caches, half, layers)
+        yield from _halving(queries, sides, half, layers)
 
 
 @torch.inference_mode()
 def sink_norm(model, prompts: Sequence[Prompt]) -> float:
     """Residual norm above which a token is an attention sink: 10 × the median over `prompts`."""
-    norms = []
-    for ids in (torch.tensor([prompt.ids], device=model.device) for prompt in prompts):
-        rows = model(input_ids=ids, use_cache=False).last_hidden_state[0, 1:].float()
-        norms.append(rows.norm(dim=-1))
-    if not np.isfinite(median := torch.cat(norms).median().item()):
+    rows = whole_rows(model, [prompt.ids for prompt in prompts])
+    median = torch.cat([row[1:].norm(dim=-1) for row in rows]).median().item()
+    if not np.isfinite(median):
         raise ValueError("the model's residual stream is not finite; try dtype: float32")
     return saes.SINK_FACTOR * median
 
 
-#: Blocks of rows that stand in for examples, so that a bootstrap can draw them again.
-BLOCKS = 32
+def whole_rows(model, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+    """The residual rows [tokens, d_model] of each whole prompt, by a truncated model."""
+    for ids in prompts:
+        ids = torch.tensor([ids], device=model.device)
+        yield model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
+
+
+# --- the released code's alignment: row i of one token stream against row i of the other ----------
 
 
 @torch.inference_mode()
@@ -268,42 +259,36 @@ def stream_stats(
     hook: Hook,
     max_rows: int = 10_000,
     generated: Mapping[tuple[str, str], Sequence[int]] | None = None,
+    read: Callable[[Sequence[Sequence[int]]], Iterator[torch.Tensor]] | None = None,
 ) -> FeatureStats:
-    """Paired sums over the rows of two streams.
+    """Paired sums over the rows of two streams, whatever tokens they are. Never the default.
 
     A stream is every token of a condition's prompts in order (header, demonstrations, query, and
     the tokens of `generated[example_id, condition]`), its first `max_rows` rows without sinks.
+    `read`: another engine in place of `model`; of prompts' ids it yields the rows of each.
     """
-    conditions = ([pair[side] for pair in pairs] for side in (0, 1))
-    streams = [_stream(of, model, hook.sink_norm, max_rows, generated or {}) for of in conditions]
-    rows = min(map(len, streams))
-    lengths = [len(block) for block in torch.arange(rows).split(-(-rows // BLOCKS))]
-    ids = [f"rows-{i}" for i in range(len(lengths))]
-    every = hook._replace(sink_norm=np.inf)
-    sides = [stream[:rows] for stream in streams]
-    sums = {}
-    add_sums(sums, range(len(lengths)), lengths, sides, every, None, ids)
-    return stacked(sums, ids, hook.sae)
-
-
-def _stream(prompts: Sequence[Prompt], model, sink_norm: float, max_rows: int, generated):
-    """The first `max_rows` residual rows of whole prompts, one after the other."""
-    rows, n = [], 0
-    for prompt in tqdm(prompts, desc="stream", unit="prompt", leave=False):
-        ids = [*prompt.ids, *generated.get((prompt.example_id, prompt.condition), ())]
-        ids = torch.tensor([ids], device=model.device)
-        hidden = model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
-        rows.append(hidden[hidden.norm(dim=-1) < sink_norm])
-        n += len(rows[-1])
-        if n >= max_rows:
-            break
-    return torch.cat(rows)[:max_rows]
+    read, generated, streams = read or partial(whole_rows, model), generated or {}, []
+    for prompts in zip(*pairs, strict=True):
+        rows, n = [], 0
+        ids = [[*p.ids, *generated.get((p.example_id, p.condition), ())] for p in prompts]
+        for hidden in tqdm(read(ids), total=len(ids), desc="stream", leave=False):
+            rows.append(hidden[hidden.norm(dim=-1) < hook.sink_norm])
+            n += len(rows[-1])
+            if n >= max_rows:
+                break
+        streams.append(torch.cat(rows)[:max_rows].to(hook.sae.device))
+    size = min(map(len, streams))
+    lengths = [len(block) for block in torch.arange(size).split(-(-size // BLOCKS))]
+    names, sums = [f"rows-{i}" for i in range(len(lengths))], {}
+    every, sides = hook._replace(sink_norm=np.inf), [stream[:size] for stream in streams]
+    add_sums(sums, range(len(lengths)), lengths, sides, every, None, names)
+    return stacked(sums, names, hook.sae)
 
 
 def continuations(model, tokenizer, prompts: Sequence[Prompt], new_tokens: int) -> dict:
     """(example id, condition) -> ids of the whole model's greedy continuation of a prompt."""
-    ids, greedy = [prompt.ids for prompt in prompts], {"do_sample": False}
-    greedy |= {"max_new_tokens": new_tokens}  # the rest is the model's own
+    greedy = {"do_sample": False, "max_new_tokens": new_tokens}
+    ids = [prompt.ids for prompt in prompts]
     rows = generate.continued(model, tokenizer, ids, 1, "generate", **greedy)
     keys = [(prompt.example_id, prompt.condition) for prompt in prompts]
     return dict(zip(keys, rows, strict=True))

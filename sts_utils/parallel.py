@@ -1,128 +1,109 @@
-"""Steps over a Ray cluster: rounds of calls, each of which leaves its result in the store."""
+"""Calls in rounds, here or over Ray: each leaves its result in the store."""
 
 import contextlib
+import ctypes
+import gc
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
 from sts_utils import batches
 
-#: How the names of variables begin that a worker must see as this process does.
-PASSED = ("STS_", "HF_", "HUGGINGFACE_", "XDG_CACHE_HOME", "PYTHONPATH")
-RETRIES = 3
-#: How long a cluster's head may take to answer.
-SECONDS = 10
-#: How often the bar's clock moves where a step takes minutes, in seconds.
-TICK = 10
+Call = tuple[Callable, tuple]  # a function and its arguments
+PASSED = ("STS_", "HF_", "HUGGINGFACE_", "XDG_CACHE_HOME", "PYTHONPATH")  # variables, to workers
 #: Ray gives up on its own processes after 30 s, which a busy machine needs longer for.
-PATIENCE = {
-    "RAY_raylet_start_wait_time_s": "300",
-    "RAY_agent_register_timeout_ms": "300000",
-    "RAY_worker_register_timeout_seconds": "300",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
+PATIENCE = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
+PATIENCE |= {"RAY_worker_register_timeout_seconds": "300", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-@contextlib.contextmanager
-def cluster(workers: int | None) -> Iterator:
-    """Ray, connected to RAY_ADDRESS, to the cluster in use already, or to a new local one, of so
-    many processes (a core each, if none is said)."""
-    try:
-        import ray
-    except ImportError:
-        mend = "pip install -c constraints.txt -e '.[scale]'"
-        raise ValueError(f"executor: ray needs Ray: {mend}") from None
-    if ray.is_initialized():
-        yield ray
-        return
-    for name, value in PATIENCE.items():
-        os.environ.setdefault(name, value)
-    address = os.environ.get("RAY_ADDRESS", "local")
-    _check_answers(address)
-    try:
-        size = {"num_cpus": workers} if address == "local" else {}
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **size)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"RAY_ADDRESS={address!r}: {str(error).splitlines()[0]}") from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raise ValueError, in one line, where nothing listens at host:port; Ray itself tries on for
-    minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), SECONDS).close()
-        except (OSError, OverflowError) as error:
-            said = f"RAY_ADDRESS={address!r}: nothing answers there ({error})"
-            mend = "start the cluster with `ray start --head`, or unset RAY_ADDRESS for a local one"
-            raise ValueError(f"{said}: {mend}") from None
-
-
-def _check_gpus(steps: Sequence, nodes: Sequence[dict]) -> None:
-    """Raise ValueError for a step with more GPUs than any node has, which would wait for ever."""
-    most = max(node["Resources"].get("GPU", 0) for node in nodes)
-    for step in (step for step in steps if step.gpus > most):
-        has = f"{step.name} wants {step.gpus} GPUs and no node has more than {most:.0f}"
-        raise ValueError(f"{has}: set num_processes in the profile's launcher")
-
-
-def execute(
-    rounds: Sequence[Sequence],
-    call: Callable,
-    workers: int | None = None,
-    weight: Callable[..., float] = lambda _: 1.0,
+def compute(
+    rounds: Sequence[Sequence[Call]],
+    workers: int | None = 1,
+    *,
+    over_ray: bool = False,
+    gpus: Callable[[Call], int] = lambda call: 1,
+    weight: Callable[[Call], float] = lambda call: 1.0,
+    release: Callable[[], None] = lambda: None,
 ) -> None:
-    """`call(step)` on some machine for every step (with a name and gpus), round by round.
+    """Make the calls of each round, those of most `weight` (share of the time) first; a round
+    begins when the one before it has ended.
 
-    `workers`: processes of a local cluster, which share this machine's cores. `weight(step)`: its
-    share of the time, for the bar.
-
-    A round with a failed step ends first, then raises one line.
+    Here, one after the other, with one worker, no RAY_ADDRESS and not `over_ray`. Else over the
+    cluster in use, at RAY_ADDRESS, or a new one of `workers` processes (None: one a core): a call
+    holds `gpus(call)`, if there are any, and is followed by `release()`; a round with failed calls
+    ends first, then raises a ValueError of one line.
     """
-    every = [step for steps in rounds for step in steps]
+    rounds = [sorted(calls, key=weight, reverse=True) for calls in rounds]
+    every = [call for calls in rounds for call in calls]
+    if workers == 1 and not over_ray and "RAY_ADDRESS" not in os.environ:
+        for function, arguments in tqdm(every, desc="steps", unit="step", leave=False):
+            function(*arguments)
+        return
+    import ray
+
     shown = {"bar_format": "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]", "smoothing": 0}
-    bar, count = tqdm(total=sum(map(weight, every)), desc="steps", **shown), 0
-    with cluster(workers) as ray, bar:
-        seen = {"STS_OUT": "", "STS_MIRROR": ""}  # not the node's own, if there is none here
-        seen |= {name: v for name, v in os.environ.items() if name.startswith(PASSED)}
-        has, here = ray.cluster_resources(), os.environ.get("RAY_ADDRESS", "local") == "local"
-        cores = batches.cpu_threads() if here else has["CPU"]
-        has_gpus = has.get("GPU", 0) > 0
-        at_once = has["GPU"] if has_gpus else (workers if here else None) or has["CPU"]
-        seen["OMP_NUM_THREADS"] = str(max(1, int(cores // at_once)))  # Ray's own is one
-        options = {"max_retries": RETRIES, "retry_exceptions": [OSError]}
-        options |= {"runtime_env": {"env_vars": seen}}
-        # a worker that has used a GPU can't be given another
-        options |= {"max_calls": 1} if has_gpus else {}
-        if has_gpus:
-            _check_gpus(every, ray.nodes())
-        task = ray.remote(**options)(call)
-        for steps in rounds:
-            running = {}
-            for step in steps:
-                running[task.options(num_gpus=step.gpus if has_gpus else 0).remote(step)] = step
-            failed = []
+    bar = tqdm(total=sum(map(weight, every)), desc="steps", **shown)
+    with contextlib.nullcontext() if ray.is_initialized() else _connect(ray, workers), bar:
+        most = max(node["Resources"].get("GPU", 0) for node in ray.nodes())
+        if 0 < most < (n := max(map(gpus, every), default=0)):  # it would wait for ever
+            raise ValueError(f"a step wants {n} GPUs, a node has {most:.0f}: lower num_processes")
+        task = ray.remote(**_options(ray.cluster_resources()))(_alone)
+        for calls in rounds:
+            running, failed = {}, []
+            for call in calls:
+                sent = task.options(num_gpus=gpus(call) if most else 0).remote(*call, release)
+                running[sent] = call
             while running:
-                ended, _ = ray.wait(list(running), timeout=TICK)
-                for done in ended:
-                    step = running.pop(done)
+                for done in ray.wait(list(running), timeout=10)[0]:
+                    call = running.pop(done)
                     try:
                         ray.get(done)
                     except ray.exceptions.RayError as error:
+                        name = " ".join(str(getattr(a, "name", a)) for a in call[1])
                         cause = getattr(error, "cause", None) or error
-                        line = (str(cause) or type(cause).__name__).splitlines()[0]
-                        failed.append(f"{step.name}: {line}")
-                    count += 1
-                    bar.set_postfix_str(f"{count}/{len(every)}", refresh=False)
-                    bar.update(min(weight(step), bar.total - bar.n))
-                bar.refresh()
+                        why = (str(cause) or repr(cause)).splitlines()[0]
+                        failed.append(f"{call[0].__name__} {name}: {why}")
+                    bar.update(min(weight(call), bar.total - bar.n))
+                bar.set_postfix_str(f"{len(calls) - len(running)}/{len(calls)} of this round")
             if failed:
-                n = f"{len(failed)} of {len(steps)} steps failed"
+                n = f"{len(failed)} of {len(calls)} steps failed"
                 raise ValueError(f"{failed[0]} ({n}; the others are stored)")
+
+
+def _alone(function: Callable, arguments: tuple, release: Callable[[], None]) -> None:
+    """A call in a process of the cluster: without its result, its memory given back."""
+    if not gc.get_freeze_count():  # what is imported lives on: `release` needn't walk it (0.2 s)
+        gc.freeze()
+    try:
+        function(*arguments)
+    finally:
+        release()
+        with contextlib.suppress(AttributeError, OSError):  # glibc's own: it keeps what is freed
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def _options(has: dict) -> dict:
+    """What Ray is told of every call: retries, the variables it sees, its share of the cores."""
+    cores = has["CPU"] if "RAY_ADDRESS" in os.environ else batches.cpu_threads()
+    seen = {"STS_OUT": "", "STS_MIRROR": ""}  # not the node's own, if there is none here
+    seen |= {name: v for name, v in os.environ.items() if name.startswith(PASSED)}
+    seen["OMP_NUM_THREADS"] = str(max(1, int(cores // (has.get("GPU") or has["CPU"]))))
+    options = {"max_retries": 3, "retry_exceptions": [OSError], "runtime_env": {"env_vars": seen}}
+    return options | ({"max_calls": 1} if has.get("GPU") else {})  # a process has one GPU for good
+
+
+def _connect(ray, workers: int | None):
+    """What ray.init gives: the cluster, until it is left; or a ValueError of one line."""
+    os.environ.update(PATIENCE | dict(os.environ))
+    address = os.environ.get("RAY_ADDRESS", "local")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdigit():  # Ray itself tries for minutes
+            socket.create_connection((host, int(port)), 10).close()
+        size = {"num_cpus": workers} if address == "local" else {}
+        return ray.init(address, log_to_driver=False, logging_level="ERROR", **size)
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"RAY_ADDRESS={address!r}: no cluster answers there: {why}") from None

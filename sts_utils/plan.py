@@ -5,7 +5,7 @@ A call needs only what calls of earlier rounds left in the store.
 
 from collections.abc import Callable
 
-from sts_utils import corpora, questions, run
+from sts_utils import corpora, fsdp, questions, run
 from sts_utils.config import Profile
 from sts_utils.control import scores as control
 from sts_utils.experiments import ablation, labels, mixtures, reinforced, selective
@@ -14,7 +14,7 @@ Call = tuple[Callable, tuple]  # a function that leaves its result in the store,
 
 
 def rounds(p: Profile) -> list[list[Call]]:
-    """The calls of a profile's run; no data is read and no model loaded."""
+    """The calls of a profile's notebooks; no data is read and no model loaded."""
     own = paper(p) if p.runs_paper else []
     more = control.rounds(p) if p.runs_control else []
     longest = max(len(own), len(more))
@@ -22,34 +22,55 @@ def rounds(p: Profile) -> list[list[Call]]:
     return [list(dict.fromkeys(a + b)) for a, b in zip(own, more, strict=True)]
 
 
+def gpus(call: Call) -> int:
+    """GPUs that a call holds, where there are any: of a fine-tuning all of its launcher's."""
+    function, (p, *_) = call
+    if function not in (run.finetuned, mixtures.evaluated, control.sets.change) or not p.launcher:
+        return 1
+    launched = fsdp.launched(p.launcher, p.sft)
+    return 0 if launched.get("use_cpu") else launched["num_processes"]
+
+
 def paper(p: Profile) -> list[list[Call]]:
     """The paper's experiments: what the untouched model gives, and the plain fine-tunings; what
     these changed, and trainings that need scores; what is left of these."""
-    seed, second = p.seeds[0], questions.second_domains(p)
-    others, like = [questions.trained_on(p, name) for name in p.others], reinforced.supervised(p)
-    runs, sets = [p, *others, like], [q for q in (p, second) if q]
+    asked = set(p.stages) or {f"{number:02}" for number in range(1, 16)}
+    asked = {name[:2] for name in asked}  # numbers of notebooks
+    seed, second, like = p.seeds[0], questions.second_domains(p), reinforced.supervised(p)
+    others = [questions.trained_on(p, name) for name in p.others if "08" in asked]
+    runs, sets = [p, *others, *([like] if "12" in asked else [])], [q for q in (p, second) if q]
     tuned = [(q, s, (run.finetuned, s)) for q in runs for s in q.seeds]
-    tuned.append((like, seed, (reinforced.reinforced, seed)))
+    rl = (reinforced.reinforced, seed)
+    tuned += [(like, seed, rl)] if "12" in asked else []
     domains = [(q, d, s) for q in sets for s in q.seeds for d in corpora.domains(q.domains)]
 
-    before: list[Call] = [(function, (q, s)) for q, s, (function, _) in tuned]
-    before += [(run.train_features, (q, s)) for q in runs for s in q.seeds]
+    before: list[Call] = [(run.train_features, (q, s)) for q in runs for s in q.seeds]
     before += [(run.domain_features, of) for of in domains]
+    before += [(labels.peaks, (p,))] if asked & {"02", "14"} else []
+    if not asked - {"01", "02", "03", "14"}:
+        return [before]
+    before += [(function, (q, s)) for q, s, (function, _) in tuned]
     before += [(run.performance, (q,)) for q in sets]
     before += [(run.held_out_loss, (q,)) for q in (p, *others)]
-    before += [(run.prose_features, (p, s)) for s in p.seeds]
-    before += [(labels.peaks, (p,)), (run.rollouts, (like, seed)), (run.mathematics, (p,))]
-    before += [(reinforced.accuracy, (like, None))]
-
-    after: list[Call] = [(run.actual_features, (q, s, model)) for q, s, model in tuned]
-    after += [(run.performance, (q, model, q.evaluation.asked)) for q, _, model in tuned]
+    after: list[Call] = [(run.performance, (q, m, q.evaluation.asked)) for q, _, m in tuned]
     after += [(run.performance, (q, (run.finetuned, s), None)) for q in sets[1:] for s in p.seeds]
-    after += [(run.held_out_loss, (q, model)) for q, _, model in tuned if q is not like]
-    after += [(run.domain_after, (q, d, s, (run.finetuned, s))) for q, d, s in domains]
-    after += [(selective.tuned, (p, seed, *choice)) for choice in selective.choices(p)]
-    after += [(mixtures.evaluated, (p, name)) for name in (None, *mixtures.NAMES[:-1])]
-    after += [(reinforced.accuracy, (like, tuned[-1][2])), (reinforced.own_answers, (like, seed))]
-
-    last: list[Call] = [(ablation.zero_features, (p, seed, (run.finetuned, seed)))]
-    last += [(mixtures.evaluated, (p, mixtures.NAMES[-1]))]  # where it is the half, it is there
+    after += [(run.held_out_loss, (q, m)) for q, _, m in tuned if q is not like]
+    last: list[Call] = []
+    if asked & {"07", "08", "12"}:
+        after += [(run.actual_features, (q, s, model)) for q, s, model in tuned]
+    if "07" in asked:
+        before += [(run.prose_features, (p, s)) for s in p.seeds]
+        last.append((ablation.zero_features, (p, seed, (run.finetuned, seed))))
+    if "10" in asked:
+        after += [(run.domain_after, (q, d, s, (run.finetuned, s))) for q, d, s in domains]
+    if "11" in asked:
+        after += [(mixtures.evaluated, (p, name)) for name in (None, *mixtures.NAMES[:-1])]
+        last.append((mixtures.evaluated, (p, mixtures.NAMES[-1])))  # where it is the half: there
+    if "12" in asked:
+        before += [(run.rollouts, (like, seed)), (reinforced.accuracy, (like, None))]
+        after += [(reinforced.accuracy, (like, rl)), (reinforced.own_answers, (like, seed))]
+    if "13" in asked:
+        after += [(selective.tuned, (p, seed, *choice)) for choice in selective.choices(p)]
+    if asked & {"11", "13"}:
+        before.append((run.mathematics, (p,)))
     return [before, after, last]

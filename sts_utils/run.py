@@ -102,8 +102,9 @@ def whole(p: Profile, model: Model = None):
     torch.set_num_threads(batches.cpu_threads())
     where = folder(p, model)
     release()
-    name, revision = (str(where), None) if where else (p.model, p.revision)
-    return models.load_model(name, p.evaluation.dtype, revision)
+    if where:
+        return models.load_model(str(where), p.evaluation.dtype)
+    return models.load_model(p.model, p.evaluation.dtype, p.revision)
 
 
 def release(engine: bool = True) -> None:
@@ -138,7 +139,7 @@ def read(
 
         release(engine=False)
         where = vllm.checkpoint(p.model, p.revision)
-        found = vllm.feature_stats(pairs, where, hooks, dtype=p.dtype, desc=desc)
+        found = vllm.feature_stats(pairs, where, hooks, p.dtype, desc)
     else:
         other = backbone(deepest, after) if after else None
         model = backbone(deepest)
@@ -153,7 +154,17 @@ def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
         model = models.load_model(p.model, p.dtype, p.revision)
         flat = [prompt for pair in pairs for prompt in pair]
         written = features.continuations(model, tokenizer(p), flat, p.shift.generated_tokens)
-    return features.stream_stats(pairs, backbone(p), hook(p), p.shift.stream_rows, written)
+    told = (hook(p), p.shift.stream_rows, written)
+    if batches.engine(p.engine) != "vllm":
+        return features.stream_stats(pairs, backbone(p), *told)
+    from sts_utils import vllm
+
+    where, layers = vllm.checkpoint(p.model, p.revision), [p.layer]
+
+    def rows(prompts):
+        return (r[p.layer] for r in vllm.residual_rows(where, prompts, layers, p.dtype))
+
+    return features.stream_stats(pairs, None, *told, rows)
 
 
 @cached(*SHOWN)
@@ -221,13 +232,13 @@ def sft(
     """Fine-tune the profile's model into `out`, here or over the processes of its launcher; its log
     is beside it."""
     release()
-    told = (p.model, p.revision, settings, examples, seed, out, steps)
     if p.launcher:
         from sts_utils import fsdp
 
-        log = fsdp.launch(p.launcher, *told)
+        model = {"model": p.model, "revision": p.revision, "seed": seed, "steps": steps}
+        log = fsdp.launch(p.launcher, settings, examples, out, **model)
     else:
-        log = train.sft(*told)
+        log = train.sft(p.model, p.revision, settings, examples, seed, out, steps)
     log.to_parquet(out / "log.parquet", index=False)
     release()
 

@@ -2,16 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from types import MappingProxyType
 
 import numpy as np
 
 from sts_utils.features import FeatureStats
 from sts_utils.stats import counts
 
-DEFINITIONS = ("paper", "released_code")
-#: The paper's two scores.
 PAPER_SCORES = ("sts_act", "sts_icl")
 
 
@@ -37,11 +33,9 @@ def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> 
 
     `paper`: E_x (Δh_j)², the mean over query tokens. `released_code`: their sum; it ranks alike.
     """
-    _check(definition)
     field = "dr2" if raw else "dh2"
-    if definition == "paper":
-        return stats.mean(field)
-    return getattr(stats, field).sum(0, dtype=np.float64)
+    paper = definition == "paper"
+    return stats.mean(field) if paper else getattr(stats, field).sum(0, dtype=np.float64)
 
 
 def shifted_dims(
@@ -66,18 +60,14 @@ def overlap(a: ShiftedDims, b: ShiftedDims, k: int) -> float:
 
 def overlaps(a: np.ndarray, b: np.ndarray, ks: np.ndarray) -> np.ndarray:
     """[..., K] overlap of the top-k sets of two arrays of shifts [..., F], for every k at once."""
-    # a dim is in both top-k sets when its worse rank is < k
-    worst = np.maximum(*(_ranks(x, max(ks)) for x in (a, b)))
+    ranks, most = [], max(ks)
+    for x in (a, b):  # of the first `most` dims alone: sorting 131,072 takes long
+        top = np.sort(np.argpartition(-x, most - 1, axis=-1)[..., :most], axis=-1)
+        order = np.argsort(-np.take_along_axis(x, top, -1), axis=-1, kind="stable")
+        ranks.append(np.full(x.shape, most))
+        np.put_along_axis(ranks[-1], np.take_along_axis(top, order, -1), np.arange(most), -1)
+    worst = np.maximum(*ranks)  # a dim is in both top-k sets when its worse rank is < k
     return np.stack([(worst < k).sum(-1) for k in ks], axis=-1) / ks
-
-
-def _ranks(x: np.ndarray, most: int) -> np.ndarray:
-    """The rank of each dim, `most` for all behind the first `most`: sorting 131,072 takes long."""
-    top = np.sort(np.argpartition(-x, most - 1, axis=-1)[..., :most], axis=-1)
-    order = np.argsort(-np.take_along_axis(x, top, -1), axis=-1, kind="stable")
-    ranks = np.full(x.shape, most)
-    np.put_along_axis(ranks, np.take_along_axis(top, order, -1), np.arange(most), -1)
-    return ranks
 
 
 def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
@@ -87,10 +77,7 @@ def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
 
 
 def shift_draws(
-    features: Sequence[FeatureStats],
-    field: str = "dh2",
-    n: int = 200,
-    groups: Mapping[str, str] = MappingProxyType({}),
+    features: Sequence[FeatureStats], field: str, n: int, groups: Mapping[str, str]
 ) -> np.ndarray:
     """[B, S, F] means of a field of each seed's features under a bootstrap over its questions.
 
@@ -106,9 +93,7 @@ def shift_draws(
 # --- step 2: the score of a domain -------------------------------------------------------------
 
 
-def expectation(
-    sums: np.ndarray, tokens: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
+def expectation(sums: np.ndarray, tokens: np.ndarray, weights=None) -> np.ndarray:
     """E_x̃ over a domain's tokens, from `sums` [Q, …] and `tokens` [Q] a query: […].
 
     With `weights` [B, Q], how often a bootstrap draws each query, [B, …].
@@ -127,7 +112,7 @@ def sts_act(
     `definition: released_code` is the mean over D_N of h_j². A number, or [B] with `weights`.
     """
     field = "h" if definition == "paper" else "h2"
-    return expectation(_over_dims(domain, field, dims, definition), _tokens(domain), weights)
+    return _over_dims(domain, field, dims, definition, weights)
 
 
 def sts_icl(
@@ -138,23 +123,14 @@ def sts_icl(
 
     `definition: released_code` is the mean over D_N. A number, or [B] with `weights`.
     """
-    return expectation(_over_dims(domain, "dh2", dims, definition), _tokens(domain), weights)
+    return _over_dims(domain, "dh2", dims, definition, weights)
 
 
-def _over_dims(domain: FeatureStats, field: str, dims: ShiftedDims, definition: str) -> np.ndarray:
-    """[Q] a field's sum over D_N; its mean in the released code."""
-    _check(definition)
+def _over_dims(domain: FeatureStats, field: str, dims: ShiftedDims, definition: str, weights):
+    """The expectation of a field's sum over D_N; of its mean in the released code."""
     sums = getattr(domain, field)[:, columns(domain, dims)].sum(1, dtype=np.float64)
-    return sums if definition == "paper" else sums / len(dims)
-
-
-def _tokens(domain: FeatureStats) -> np.ndarray:
-    return domain.n.astype(np.float64)
-
-
-def _check(definition: str) -> None:
-    if definition not in DEFINITIONS:
-        raise ValueError(f"definition {definition!r}: choose paper or released_code")
+    sums = sums if definition == "paper" else sums / len(dims)
+    return expectation(sums, domain.n.astype(np.float64), weights)
 
 
 def columns(stats: FeatureStats, dims: ShiftedDims) -> np.ndarray:
@@ -192,10 +168,10 @@ def shift_cosine(
 
 def _means(domains, field: str, dims: ShiftedDims, weights) -> np.ndarray:
     """[D, N] means of a field over each domain's tokens; [B, D, N] with `weights`."""
-    means = [
-        expectation(getattr(d, field)[:, columns(d, dims)].astype(np.float64), d.n, w)
-        for d, w in zip(domains, weights or [None] * len(domains), strict=True)
-    ]
+    means = []
+    for d, w in zip(domains, weights or [None] * len(domains), strict=True):
+        sums = getattr(d, field)[:, columns(d, dims)].astype(np.float64)
+        means.append(expectation(sums, d.n, w))
     return np.stack(means, axis=-2)
 
 
@@ -224,6 +200,6 @@ def over_domains(
         return shift_cosine(domains, dims, towards, weights)
     if name not in PAPER_SCORES:
         raise ValueError(f"score {name!r}: choose sts_act, sts_icl, sts_relative or cosine")
-    score = partial(sts_act if name == "sts_act" else sts_icl, dims=dims, definition=definition)
-    drawn = weights or [None] * len(domains)
-    return np.stack([score(d, weights=w) for d, w in zip(domains, drawn, strict=True)], axis=-1)
+    score, drawn = sts_act if name == "sts_act" else sts_icl, weights or [None] * len(domains)
+    values = [score(d, dims, definition, w) for d, w in zip(domains, drawn, strict=True)]
+    return np.stack(values, axis=-1)

@@ -36,7 +36,7 @@ def machine(monkeypatch, offline):
         monkeypatch.setattr(check.shutil, "which", lambda _: None)
         free = argparse.Namespace(free=10**13)
         monkeypatch.setattr(check.shutil, "disk_usage", lambda _: free)
-        return check._gpus(config.load(LLAMA)) if sizes else check._cpu(config.load(LLAMA))
+        return check._memory(config.load(LLAMA))
 
     return have
 
@@ -69,7 +69,7 @@ def test_an_unusable_gpu_is_one_line(machine, monkeypatch):
     machine(memory=24)
     monkeypatch.setattr(check.shutil, "which", lambda _: "/usr/bin/nvidia-smi")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    (line,) = check._cpu(config.load("smol"))
+    (line,) = check._memory(config.load("smol"))
     assert line.startswith("CUDA: torch")
 
 

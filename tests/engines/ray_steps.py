@@ -1,4 +1,4 @@
-"""Functions that test_ray.py runs as steps in Ray's workers."""
+"""Functions that test_ray.py runs as calls in Ray's workers."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 from sts_utils import store
 
 
-def killed_once(profile, folder):
+def killed_once(folder):
     """Dies as if the machine had, the first time; the second time it leaves an artifact."""
     marker = Path(folder) / "first"
     if not marker.exists():
@@ -16,7 +16,7 @@ def killed_once(profile, folder):
     store.folder("killed-once", {}, lambda out: (out / "pid").write_text(str(os.getpid())))
 
 
-def counted(profile, folder, name):
+def counted(folder, name):
     """An artifact that notes each time it is made."""
 
     def make(out):
@@ -27,11 +27,11 @@ def counted(profile, folder, name):
     store.folder("counted", {"name": name}, make)
 
 
-def seen(profile, folder, *names):
+def seen(folder, *names):
     """What the worker's variables are."""
     (Path(folder) / "seen").write_text(" ".join(os.environ.get(name, "-") for name in names))
 
 
-def wrong(profile):
+def wrong(profile, seed):
     """Fails as bad input does."""
     raise ValueError("corpus 'x' is empty: choose another\nsecond line")

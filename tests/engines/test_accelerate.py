@@ -11,11 +11,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers.integrations import sdpa_attention
 
-from sts_utils import corpora, models, store
-from sts_utils import fsdp as accelerate
-from sts_utils import train as sft
+from sts_utils import corpora, fsdp, models, store, train
 from sts_utils.runs import engine
-from sts_utils.runs import models as held
 
 
 @pytest.fixture(scope="module")
@@ -36,37 +33,37 @@ def examples():
 def alone(settings, examples, tmp_path_factory):
     """Log and folder of the model that one process trains."""
     out = tmp_path_factory.mktemp("alone") / "model"
-    return sft.sft("tiny", None, settings[0], examples, 1, out), out
+    return train.sft("tiny", None, settings[0], examples, 1, out), out
 
 
 @pytest.fixture
-def fsdp(tmp_path, monkeypatch):
+def launcher(tmp_path, monkeypatch):
     """The committed FSDP launcher, for two CPU processes."""
     # its sitecustomize shards over CPU processes as over GPUs
-    monkeypatch.setenv("PYTHONPATH", str(store.ROOT / "tests/rehearsal"))
+    monkeypatch.setenv("PYTHONPATH", f"{store.ROOT}:{store.ROOT / 'tests/rehearsal'}")
     monkeypatch.setenv("SHARDED", str(tmp_path / "sharded.txt"))
     monkeypatch.setenv("LOGITS", str(49152 * 160))  # less than some of their answers are long
-    launcher = yaml.safe_load((store.ROOT / "profiles/accelerate/fsdp.yaml").read_text())
-    (tmp_path / "fsdp.yaml").write_text(
-        yaml.safe_dump(launcher | {"use_cpu": True, "num_processes": 2})
-    )
-    return tmp_path / "fsdp.yaml"
+    config = yaml.safe_load((store.ROOT / "profiles/accelerate/fsdp.yaml").read_text())
+    config |= {"use_cpu": True, "num_processes": 2}
+    (tmp_path / "fsdp.yaml").write_text(yaml.safe_dump(config))
+    return str(tmp_path / "fsdp.yaml")
 
 
-def launched(launcher, settings, examples, out):
-    return accelerate.launch(str(launcher), "tiny", None, settings, examples, 1, out)
+def launched(launcher, settings, examples, out, model="tiny"):
+    told = {"model": model, "revision": None, "seed": 1, "steps": None}
+    return fsdp.launch(launcher, settings, examples, out, **told)
 
 
 @pytest.mark.slow
-def test_two_sharded_processes_train_as_one(settings, examples, alone, fsdp, tmp_path):
+def test_two_sharded_processes_train_as_one(settings, examples, alone, launcher, tmp_path):
     # as the paper's profiles do; a blank row is alone in a process then
     saving = settings[1].model_copy(update={"gradient_checkpointing": True, "micro_batch": 1})
-    same_training(alone, launched(fsdp, saving, examples, tmp_path / "b"), tmp_path / "b")
+    same_training(alone, launched(launcher, saving, examples, tmp_path / "b"), tmp_path / "b")
     assert (tmp_path / "sharded.txt").read_text().split() == ["sharded"] * 2
 
 
 @pytest.mark.slow
-def test_sharded_processes_may_have_answers_of_other_lengths(settings, examples, fsdp, tmp_path):
+def test_sharded_processes_may_have_other_lengths(settings, examples, launcher, tmp_path):
     """One has more tokens than go through the head at once, the other fewer: they exchange alike.
     Of a model whose head is not its embedding, as Llama's and Qwen's."""
     whole = models.load_model("tiny")
@@ -74,16 +71,15 @@ def test_sharded_processes_may_have_answers_of_other_lengths(settings, examples,
     whole.lm_head.weight = torch.nn.Parameter(whole.lm_head.weight.detach().clone())
     whole.all_tied_weights_keys = {}
     models.save(whole, models.load_tokenizer("tiny"), tmp_path / "untied")
-    told = str(tmp_path / "untied"), None, settings[1], examples, 1
-    one = sft.sft(*told, tmp_path / "a"), tmp_path / "a"
-    log = accelerate.launch(str(fsdp), *told, tmp_path / "b")
-    same_training(one, log, tmp_path / "b")
+    model, out = str(tmp_path / "untied"), tmp_path / "b"
+    one = train.sft(model, None, settings[1], examples, 1, tmp_path / "a"), tmp_path / "a"
+    same_training(one, launched(launcher, settings[1], examples, out, model), out)
 
 
 @pytest.mark.slow
-def test_two_sharded_processes_train_in_bfloat16(settings, examples, alone, fsdp, tmp_path):
+def test_two_sharded_processes_train_in_bfloat16(settings, examples, alone, launcher, tmp_path):
     half = settings[1].model_copy(update={"dtype": "bfloat16"})
-    log = launched(fsdp, half, examples, tmp_path / "b")
+    log = launched(launcher, half, examples, tmp_path / "b")
     np.testing.assert_allclose(log.loss, alone[0].loss, rtol=0.01)
     weights = load_file(tmp_path / "b/model.safetensors").values()
     assert {weight.dtype for weight in weights} == {torch.bfloat16}
@@ -95,7 +91,7 @@ def test_two_sharded_processes_train_in_bfloat16(settings, examples, alone, fsdp
 def test_the_gpus_of_this_machine_train_as_one_process(settings, examples, dtype, tmp_path):
     """The committed launcher as it is; looser than on a CPU, since TF32 and shards round."""
     chosen = settings[1].model_copy(update={"dtype": dtype, "gradient_checkpointing": True})
-    one = sft.sft("tiny", None, chosen, examples, 1, tmp_path / "a")
+    one = train.sft("tiny", None, chosen, examples, 1, tmp_path / "a")
     log = launched("profiles/accelerate/fsdp.yaml", chosen, examples, tmp_path / "b")
     np.testing.assert_allclose(log.loss, one.loss, rtol=0.02)
     a, b = (load_file(tmp_path / f / "model.safetensors") for f in "ab")
@@ -105,21 +101,13 @@ def test_the_gpus_of_this_machine_train_as_one_process(settings, examples, dtype
         assert (b[name].float() - value.float()).norm() < 0.2 * moved, name
 
 
-def test_gradients_are_shared_at_each_micro_batch(settings, examples, tmp_path, monkeypatch):
+def test_gradients_are_shared_at_each_micro_batch(settings, whole, tmp_path, monkeypatch):
     """Else they stay whole on every GPU; and float32 keys are repeated, or no kernel is fused."""
-
-    class Asked(Exception):
-        """With the trainer's arguments."""
-
-    def ask(_model, arguments, *_):
-        raise Asked(arguments)
-
-    monkeypatch.setattr(accelerate, "SharedTrainer", ask)
     monkeypatch.setattr(sdpa_attention, "use_gqa_in_sdpa", lambda *_: True)
-    told = {"model": "tiny", "revision": None, "seed": 1, "processes": 1}
-    with pytest.raises(Asked) as caught:
-        accelerate.train(told, settings[1], examples, tmp_path)
-    (arguments,) = caught.value.args
+    monkeypatch.setattr(fsdp, "SharedTrainer", lambda _model, arguments, *_: arguments)
+    monkeypatch.setattr(whole, "forward", whole.forward)
+    own = train.arguments(settings[1], 1, None, str(tmp_path))
+    arguments = fsdp.shared_trainer(whole, settings[1], [fsdp.BLANK], own)
     kept = arguments.accelerator_config.gradient_accumulation_kwargs
     assert kept["sync_each_batch"] and arguments.gradient_accumulation_steps == 4
     assert not sdpa_attention.use_gqa_in_sdpa(None, None)
@@ -139,38 +127,36 @@ def same_training(alone, log, folder):
         assert (value - untrained).abs().max() > 1e-3  # trained by much more than they differ
 
 
-def test_the_launcher_is_not_part_of_a_key(profile):
-    launched = profile.model_copy(update={"launcher": "profiles/accelerate/fsdp.yaml"})
-    assert held.finetune(profile, 0).key == held.finetune(launched, 0).key
-
-
-def test_what_cannot_be_launched_is_one_line(profile, fsdp, tmp_path):
-    for launcher, micro_batch, said in (
+def test_what_cannot_be_launched_is_one_line(profile, launcher, tmp_path):
+    for where, micro_batch, said in (
         ("profiles/accelerate/none.yaml", 4, "is not a file: give an accelerate config"),
-        (fsdp, 8, "sft.batch is 8, not a multiple of 2 processes x sft.micro_batch 8"),
+        (launcher, 8, "sft.batch is 8, not a multiple of 2 processes x sft.micro_batch 8"),
     ):
         settings = profile.sft.model_copy(update={"micro_batch": micro_batch})
-        run = profile.model_copy(update={"launcher": str(launcher)})
+        run = profile.model_copy(update={"launcher": where})
         with pytest.raises(ValueError, match=said):
             engine.sft(run, settings, [], 0, tmp_path)
 
 
-def test_gpus_of_the_process_that_launches(settings, fsdp, tmp_path):
-    assert accelerate.gpus_here(str(fsdp), settings[1]) == 0
+def test_gpus_of_the_process_that_launches(profile, launcher, tmp_path):
+    run = profile.model_copy(update={"launcher": launcher, "executor": "ray"})
+    assert engine.training_gpus(run) == 0
     (tmp_path / "two.yaml").write_text("{num_machines: 1, num_processes: 2}")
-    assert accelerate.gpus_here(str(tmp_path / "two.yaml"), settings[1]) == 2
+    run = run.model_copy(update={"launcher": str(tmp_path / "two.yaml")})
+    assert engine.training_gpus(run) == 2
 
 
 @pytest.mark.slow
-def test_its_processes_end_with_a_killed_starter(settings, fsdp, tmp_path):
+def test_its_processes_end_with_a_killed_starter(settings, launcher, tmp_path):
     """Or they would train on, and hold their GPUs."""
     code = f"""
-from sts_utils import corpora
+from pathlib import Path
+from sts_utils import corpora, fsdp
 from sts_utils.config import SftSettings
-from sts_utils.engines import accelerate
 settings = SftSettings(**{settings[1].model_dump() | {"epochs": 1000}!r})
-told = settings, corpora.load("gsm-symbolic", 0, 20), 1, accelerate.Path({str(tmp_path)!r}) / "b"
-accelerate.launch({str(fsdp)!r}, "tiny", None, *told)
+told = {{"model": "tiny", "revision": None, "seed": 1, "steps": None}}
+examples = corpora.load("gsm-symbolic", 0, 20)
+fsdp.launch({launcher!r}, settings, examples, Path({str(tmp_path)!r}) / "b", **told)
 """
     starter = psutil.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
 
@@ -178,7 +164,7 @@ accelerate.launch({str(fsdp)!r}, "tiny", None, *told)
         found = starter.children(recursive=True)
         return [p for p in found if "sts_utils.fsdp" in p.cmdline()]
 
-    deadline = time.time() + 120
+    deadline = time.time() + 240
     while len(training()) < 3:  # accelerate's own and two that train
         assert starter.poll() is None and time.time() < deadline
         time.sleep(0.1)
@@ -188,6 +174,6 @@ accelerate.launch({str(fsdp)!r}, "tiny", None, *told)
 
 
 @pytest.mark.slow
-def test_an_error_in_a_process_is_one_line(settings, fsdp, tmp_path):
+def test_an_error_in_a_process_is_one_line(settings, launcher, tmp_path):
     with pytest.raises(ValueError, match="SFT over 2 processes"):
-        launched(fsdp, settings[1], [], tmp_path)
+        launched(launcher, settings[1], [], tmp_path)

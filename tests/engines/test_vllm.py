@@ -21,12 +21,16 @@ if find_spec("vllm") is None:
 pytestmark = pytest.mark.slow
 MODEL, LAYER = "smollm2-135m-instruct", 20
 SAE = "data/saes/smollm2-135m-instruct/layer20-8x-k32"
-TOKENS = 96  # of one forward pass: most prompts below are longer, so their prefill is split
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_engine_left():
-    yield
+def short_passes():
+    """Most prompts below are longer than one forward pass, so their prefill is split, and no two
+    batches hold the same prompts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "batch_tokens", lambda: 96)
+        patch.setattr(vllm, "ROWS_TOKENS", 1500)
+        yield
     vllm.close()
 
 
@@ -48,66 +52,47 @@ def hooks():
 
 
 @pytest.fixture(scope="module")
+def backbone():
+    return models.load_truncated(MODEL, LAYER)
+
+
+@pytest.fixture(scope="module")
 def folder():
-    return vllm.truncated_checkpoint(MODEL, LAYER)
+    return vllm.checkpoint(MODEL)
 
 
-@pytest.fixture(scope="module")
-def theirs(pairs, hooks):
-    """The transformers engine's statistics."""
-    return extract.feature_stats(pairs, models.load_truncated(MODEL, LAYER), hooks)
+def same_sums(ours, theirs):
+    np.testing.assert_array_equal(ours.n, theirs.n)
+    for field in ("h", "h2", "dh2", "r", "dr2"):
+        x, y = getattr(ours, field).sum(0), getattr(theirs, field).sum(0)
+        assert np.linalg.norm(x - y) < 0.01 * np.linalg.norm(y), field
 
 
-@pytest.fixture(scope="module")
-def ours(pairs, hooks, folder):
-    return vllm.feature_stats(pairs, folder, hooks, tokens=TOKENS)
-
-
-def test_a_truncated_checkpoint_is_the_truncated_model(folder):
-    ids = torch.arange(40)[None]
-    expected = models.load_truncated(MODEL, LAYER)
-    found = models.load_truncated(str(folder), LAYER)
-    with torch.inference_mode():
-        assert torch.equal(found(ids).last_hidden_state, expected(ids).last_hidden_state)
-    assert len(found.layers) == LAYER + 1
-    assert vllm.truncated_checkpoint(MODEL, LAYER) == folder
-
-
-def test_vllm_agrees_with_transformers(ours, theirs, pairs):
+def test_both_engines_read_the_same_features(pairs, hooks, folder, backbone):
+    ours = vllm.feature_stats(pairs, folder, hooks)
+    theirs = extract.feature_stats(pairs, backbone, hooks)
     for a, b in zip(ours, theirs, strict=True):
         assert a.ids == b.ids == tuple(p.example_id for p, _ in pairs)
-        np.testing.assert_array_equal(a.n, b.n)
-        for field in ("h", "h2", "dh2", "r", "dr2"):
-            x, y = getattr(a, field).sum(0), getattr(b, field).sum(0)
-            error = np.linalg.norm(x - y) / np.linalg.norm(y)
-            assert error < 0.01, field
-
-
-def test_the_same_features_are_shifted_most(ours, theirs):
+        same_sums(a, b)
     a, b = ours[0].dh2.sum(0), theirs[0].dh2.sum(0)
     top = np.argsort(-b)[:100]
     missed = np.setdiff1d(top, np.argsort(-a)[:100])
     assert np.all(b[missed] < b[top[-1]] * 1.01), "only ties may change places"
-
-
-def test_one_prompt_in_both_conditions_shifts_nothing(ours):
-    assert ours[0].h[-1].max() > 0
+    assert ours[0].h[-1].max() > 0  # one prompt in both conditions shifts nothing
     np.testing.assert_allclose(ours[0].dh2[-1], 0, atol=1e-3)
 
 
-def test_another_call_computes_queries_again(ours, pairs, hooks, folder):
-    """The engine's prefix cache holds these prompts, and batches are of another size."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vllm, "QUERY_TOKENS", 300)
-        (again,) = vllm.feature_stats(pairs[:9], folder, hooks[:1], tokens=TOKENS)
-    np.testing.assert_allclose(again.dh2.sum(0), ours[0].dh2[:9].sum(0), rtol=1e-3, atol=1e-2)
+def test_both_engines_read_the_same_streams(pairs, hooks, folder, backbone):
+    """Whole prompts, one after the other, up to so many rows."""
 
+    def read(ids):
+        return (rows[LAYER] for rows in vllm.residual_rows(folder, ids, [LAYER]))
 
-def test_features_that_are_not_finite_are_one_line(pairs, hooks, folder):
-    broken = saes.load(SAE, 576, LAYER)
-    broken.b_enc.data[0] = float("nan")
-    with pytest.raises(ValueError, match=r"question .*: features are not finite"):
-        vllm.feature_stats(pairs[:1], folder, [hooks[0]._replace(sae=broken)], tokens=TOKENS)
+    written = {(pairs[0][0].example_id, "plain"): [5, 6, 7]}
+    ours = extract.stream_stats(pairs, None, hooks[0], 900, written, read)
+    theirs = extract.stream_stats(pairs, backbone, hooks[0], 900, written)
+    assert ours.n.sum() == 900
+    same_sums(ours, theirs)
 
 
 def test_generation_is_that_of_transformers():
@@ -131,7 +116,7 @@ def test_its_process_ends_with_a_killed_one():
     code = f"""
 import time
 from sts_utils import models
-from sts_utils.engines import vllm
+from sts_utils import vllm
 vllm.generate(models.resolve({MODEL!r}), 4)(["A"])
 print("written", flush=True)
 time.sleep(600)

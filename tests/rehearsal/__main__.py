@@ -18,9 +18,8 @@ from unittest import mock
 
 import yaml
 from rehearsal import hub
-from sts_utils.report import page, run
 
-from sts_utils import config
+from sts_utils import config, notebooks
 from sts_utils.store import ROOT
 
 HERE = Path(__file__).parent
@@ -50,14 +49,12 @@ def prepare(name: str, folder: Path, sizes: dict) -> tuple[Path, dict[str, str]]
 
 def missing(folder: Path, name: str) -> list[str]:
     """Figures, tables and notebooks of a whole run that are not there."""
-    kinds = {"figure": "png", "table": "csv"}
-    stages = [stage for stage in run.STAGES if stage != run.CONTROL]
     sweep = config.load(name).sweep  # a model with one public SAE has nothing to sweep
     swept = {"fig4a": sweep.widths, "fig4b": sweep.layers, "fig4c": sweep.sparsities}
-    drawn = [r for r in page.RESULTS if r.notebook != run.CONTROL and swept.get(r.name, True)]
-    files = [f"figures/{name}/{r.name}.{kinds[r.kind]}" for r in drawn]
-    files += [f"runs/notebooks/{name}/{stage}.ipynb" for stage in stages]
-    files += [f"figures/{name}/index.html"]
+    made = {path.name for path in (ROOT / "figures/smol").iterdir()}  # of the default run
+    drawn = [f for f in made if f.endswith((".png", ".csv")) and swept.get(f.split(".")[0], True)]
+    files = [f"figures/{name}/{file}" for file in [*drawn, "index.html"]]
+    files += [f"runs/notebooks/{name}/{stage}.ipynb" for stage in notebooks.STAGES]
     return [file for file in files if not (folder / file).is_file()]
 
 
@@ -65,7 +62,6 @@ def rehearse(
     name: str,
     folder: Path,
     sizes: dict | None = None,
-    figures: str | None = None,
     nodes: int | None = None,
 ) -> int:
     """Run profile `name` on its small hub in `folder`; 0 if nothing is missing."""
@@ -73,9 +69,8 @@ def rehearse(
     profile, environment = prepare(name, folder, sizes or {})
     print(f"{name}: a small hub in {time.time() - start:.0f} s", flush=True)
     words = [sys.executable, "-m", "sts_utils", "reproduce", "--profile", str(profile)]
-    words += ["--figures", figures] if figures else []
     code = subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
-    lost = [] if figures or (sizes or {}).get("stages") else missing(folder, name)
+    lost = [] if (sizes or {}).get("stages") else missing(folder, name)
     took, said = time.time() - start, ", ".join(lost) or "nothing"
     print(f"{name}: {took:.0f} s, exit code {code}, missing: {said}", flush=True)
     return code or bool(lost) or bool(nodes and over_nodes(words, environment, folder, nodes))
@@ -111,7 +106,7 @@ def over_nodes(words: list[str], environment: dict, folder: Path, nodes: int) ->
 
 def stored(folder: Path) -> int:
     """Artifacts of a run, without its notebooks."""
-    return sum(not f.name.startswith((".", "stage")) for f in (folder / "runs").glob("*-*"))
+    return sum(not f.name.startswith(".") for f in (folder / "runs").glob("*-*"))
 
 
 def same(one: Path, other: Path) -> bool:
@@ -124,7 +119,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make rehearse", description=__doc__)
     parser.add_argument("--profile", default="paper")
     parser.add_argument("--folder", type=Path, help="kept; a temporary one if left out")
-    parser.add_argument("--figures")
     parser.add_argument("--nodes", type=int, help="two or more: once more over so many Ray nodes")
     chosen = parser.parse_args()
     if chosen.nodes is not None and chosen.nodes < 2:
@@ -135,8 +129,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
             folder = chosen.folder / name if chosen.folder else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
-            how = {"figures": chosen.figures, "nodes": chosen.nodes}
-            codes.append(rehearse(name, folder.absolute(), **how))
+            codes.append(rehearse(name, folder.absolute(), nodes=chosen.nodes))
     return max(codes)
 
 

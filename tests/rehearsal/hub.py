@@ -1,7 +1,7 @@
 """A small hub: what a paper profile reads, in the files that the real one has, but small.
 
-`build(folder, profile)` writes two places: `folder`/mirror, for STS_MIRROR, with the model and the
-datasets; and `folder`/hub, a cache of the hub's client (HF_HUB_CACHE), with the SAEs, which
+`build(folder, profile)` writes two places: `folder`/mirror, for STS_MIRROR, with the datasets; and
+`folder`/hub, a cache of the hub's client (HF_HUB_CACHE), with the model and the SAEs, which
 sae-lens's own loaders read there.
 """
 
@@ -17,11 +17,10 @@ from rehearsal import families
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from sts_utils import corpora
+from sts_utils import check, corpora, saes
 from sts_utils.config import Profile
 from sts_utils.examples import Example
 from sts_utils.models import quiet
-from sts_utils.scale import fetch
 
 WIDTH, WORDS = 64, 4096
 #: What is smaller than the public config; depth, RoPE, norms, caps and grouped queries stay.
@@ -38,13 +37,21 @@ COMMIT = "0" * 40
 
 def build(folder: Path, profile: Profile) -> None:
     """Everything that `profile` reads from the hub, of its own family, into `folder`."""
-    for need in fetch.needs(profile):
-        if need.kind == "dataset":
-            dataset(need, fetch.place(need, folder / "mirror"))
-        elif need.kind == "model":
-            model(profile.name, folder / "mirror" / need.name)
-        else:
-            sae(profile, need, folder / "hub")
+    for name in check.corpora_of(profile):
+        if hub := corpora.entry(name).hub:
+            path, split = hub["path"], hub["split"]
+            dataset(path, split, folder / "mirror" / path / f"{split}.parquet")
+    model(profile.name, snapshot(folder / "hub", profile.model, profile.revision))
+    for name in profile.saes:
+        sae(profile, name, folder / "hub")
+
+
+def snapshot(cache: Path, repository: str, commit: str) -> Path:
+    """Where the hub's client keeps the files of a repository's commit."""
+    release = cache / f"models--{repository.replace('/', '--')}"
+    (release / "refs").mkdir(parents=True, exist_ok=True)
+    (release / "refs/main").write_text(commit)
+    return release / "snapshots" / commit
 
 
 # --- the model ---------------------------------------------------------------------------------
@@ -71,17 +78,14 @@ def model(family: str, folder: Path) -> None:
 # --- SAEs --------------------------------------------------------------------------------------
 
 
-def sae(profile: Profile, need: fetch.Need, cache: Path) -> None:
+def sae(profile: Profile, name: str, cache: Path) -> None:
     """An SAE that leaves nothing of a row over, in the file format of its release.
 
     Its features are a row's positive and negative parts in a random basis.
     """
-    _, _, sae_id = need.name.partition("/")
-    release = cache / f"models--{fetch.repository(need).replace('/', '--')}"
-    (release / "refs").mkdir(parents=True, exist_ok=True)
-    (release / "refs/main").write_text(COMMIT)
-    files = release / "snapshots" / COMMIT
-    rng = np.random.default_rng(sum(map(ord, need.name)))
+    _, _, sae_id = name.partition("/")
+    files = snapshot(cache, saes.repository(name), COMMIT)
+    rng = np.random.default_rng(sum(map(ord, name)))
     basis = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0].astype("float32")
     decoder = np.concatenate([basis.T, -basis.T])  # [features, width]
     FORMATS[profile.name](files, sae_id, decoder, profile)
@@ -160,14 +164,14 @@ FORMATS = {"llama3-8b": sae_lens, "qwen2.5-7b": dictionary_learning, "gemma2-9b"
 # --- datasets ----------------------------------------------------------------------------------
 
 
-def dataset(need: fetch.Need, file: Path) -> None:
+def dataset(path: str, split: str, file: Path) -> None:
     """The dataset itself, where STS_MIRROR has it; else few rows with its columns."""
-    mirror = os.environ.get("STS_MIRROR")
+    real = Path(os.environ.get("STS_MIRROR") or "/none") / path / f"{split}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
-    if mirror and fetch.fetched(need, Path(mirror)):
-        shutil.copy(fetch.place(need, Path(mirror)), file)
+    if real.exists():
+        shutil.copy(real, file)
     else:
-        pd.DataFrame(DATASETS[need.name, need.split]()).to_parquet(file)
+        pd.DataFrame(DATASETS[path, split]()).to_parquet(file)
 
 
 def limo() -> list[dict]:
