@@ -91,8 +91,8 @@ def test_a_cell_that_can_t_be_used_is_one_line_with_its_row():
         (ASKED | {"options": "5"}, "the options are not a list"),
         (ASKED | {"choices": ["yes", None, "no"]}, "none empty"),
         (ASKED | {"A": "5", "B": "3", "C": "", "D": "7"}, "none empty"),
-        (ASKED | {"choices": [f"option {i}" for i in range(30)]}, "give at most 26 texts"),
-        (ASKED | {"choices": {"text": ["a", "b"], "label": ["A", "A"]}}, "a label of its own"),
+        (ASKED | {"choices": [f"option {i}" for i in range(30)]}, "up to 26 texts"),
+        (ASKED | {"choices": {"text": ["a", "b"], "label": ["A", "A"]}}, "no label twice"),
         (("one", "two", "three"), "is neither columns nor a"),
     ):
         with pytest.raises(ValueError, match=rf"^the list, row 1: .*{said}") as error:
