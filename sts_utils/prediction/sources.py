@@ -226,8 +226,8 @@ def read_domains(source, columns=None, note=print) -> dict[str, list[Example]]:
 
 
 def read_evaluation(domains, demonstrations, columns, training: Sequence[Example], note):
-    """(domain -> questions, domain -> worked examples), none of which the training set asks too. The
-    latter: of `demonstrations`; if None of the domains or their corpora's own; of "none" none."""
+    """(domain -> questions, domain -> worked examples), none of which the training set asks. The
+    latter: of `demonstrations`; if None of the domains, or their corpora's own; or "none"."""
     asked = worked = read_domains(domains, columns, note)
     if demonstrations is not None:
         worked = {} if demonstrations == "none" else read_domains(demonstrations, columns, note)
