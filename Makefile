@@ -30,7 +30,7 @@ TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
 help:  ## this list
 	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [ENGINE=vllm] [EXECUTOR=ray] [TRAIN=my.jsonl OUT=report ARGS=\"--probe 8\"]"
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  \1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
 	@echo "Profiles (profiles/*.yaml):"
 	@grep -H '^about:' profiles/*.yaml | sed -E 's#profiles/(.*)\.yaml:about: #  \1|#' | column -t -s '|'
 
@@ -66,7 +66,7 @@ reproduce: $(READY)  ## run the paper's method end to end: figures, tables, exec
 quick: $(READY)  ## the central result alone, one seed: Fig 3, Tables 2-4, 6, 9
 	$(STS) reproduce --profile quick $(if $(SEEDS),--seeds $(SEEDS))
 
-control: $(READY)  ## does a score follow the skill, the words or the topic? The positive control (1 h 47 min on 2 cores)
+control: $(READY)  ## does a score follow the skill or the words? The positive control (1 h 47 min on 2 cores)
 	$(STS) reproduce --profile control
 
 check: $(READY)  ## can this machine run PROFILE, and what would it cost? (before anything is downloaded)

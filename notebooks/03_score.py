@@ -40,6 +40,7 @@ from sts_utils import config, results, scores
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 measured = Run(profile)
 dims, domains = measured.dims[0], measured.domains[0]
 print(f"D_{len(dims)}, {len(domains)} domains: {', '.join(domains)}")

@@ -30,9 +30,10 @@ import seaborn as sns
 import torch
 
 from sts_utils import config, generate, models, questions, results, run
-from sts_utils.measured import Run, loss_change
+from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 measured, sft = Run(profile), profile.sft
 train, held_out = questions.training_examples(profile, profile.seeds[0])
 print(f"{sft.examples} of {len(train):,} {profile.train} examples, {len(held_out):,} held out")
@@ -96,7 +97,7 @@ left.legend(frameon=False)
 look = {"errorbar": ("ci", 95), "seed": 0, "color": results.SAE_COLOUR, "capsize": 0.1}
 sns.pointplot(losses, x="when", y="loss", ax=right, **look)
 right.set(xlabel="", ylabel="held-out loss, nats a token")
-means, change = losses.groupby("when").loss.mean(), loss_change(losses, measured.templates)
+means, change = losses.groupby("when").loss.mean(), measured.loss_change()
 caption = (
     f"Training. Left: loss on answers by step. Right: loss on {losses.id.nunique()} held-out "
     f"training-set solutions (templates not trained on), {means['before']:.3f} before and "

@@ -34,6 +34,7 @@ from sts_utils import config, evaluate, generate, questions, results, run, stats
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 measured, measure = Run(profile), profile.evaluation.measure
 by_options = profile.evaluation.mode == "options"
 before = run.performance(profile)
@@ -131,8 +132,8 @@ beside = changes.merge(theirs.add_prefix("paper: "), how="left", on="domain")
 # %%
 caption = (
     "Tables 2–4. Change of performance, after − before SFT, paired by question, × 100, mean over "
-    f"seeds: of {results.MEASURE_NAMES[measure]} (95% interval over questions), the log-odds of the "
-    "gold option and accuracy; beside the paper's change of accuracy."
+    f"seeds: of {results.MEASURE_NAMES[measure]} (95% interval over questions), the log-odds of "
+    "the gold option and accuracy; beside the paper's change of accuracy."
 )
 results.publish(profile, "tables2_4", beside, caption)
 
@@ -188,12 +189,33 @@ results.publish(profile, "reliability", reliability, caption)
 # So: the share without an answer, the share cut off and the mean length, before and after, and the
 # scores against the change among questions answered in both.
 
+
+# %%
+def answers_report(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """What became of each domain's answers, each measure `_before` and `_after`; the last column is
+    the change among questions answered in both: a drop that is truncation is not in it."""
+    suffixes = ("_before", "_after")
+    both = before.merge(after, on=["domain", "id"], suffixes=suffixes, validate="one_to_one")
+    if not len(both) == len(before) == len(after):
+        raise ValueError(f"{len(before)} questions before, {len(after)} after, {len(both)} in both")
+    both["change"] = both.accuracy_after - both.accuracy_before
+    both["answered_both"] = both.answered_before & both.answered_after
+    both["change_answered"] = both.change.where(both.answered_both)
+    groups = both.groupby("domain")
+    report, columns = groups.mean(numeric_only=True), ["questions"]
+    for suffix in suffixes:
+        report[f"no_answer{suffix}"] = 1 - report[f"answered{suffix}"]
+        columns += [name + suffix for name in ("accuracy", "no_answer", "cut_off", "tokens")]
+    report["questions"], report["answered_both"] = groups.size(), groups.answered_both.sum()
+    return report[[*columns, "change", "answered_both", "change_answered"]].reset_index()
+
+
 # %%
 if by_options:
     print("No answer is written in this run, so none can be missing or cut off.")
 else:
     after = [run.performance(profile, model) for model in measured.models.values()]
-    reports = [evaluate.answers_report(before, table) for table in after]
+    reports = [answers_report(before, table) for table in after]
     answered = pd.concat(reports).groupby("domain").mean(numeric_only=True)
     display(answered.round(3))
     for metric, seen in measured.scores.groupby("metric"):

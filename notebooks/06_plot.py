@@ -26,18 +26,22 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
 from dataclasses import replace
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import display
+from scipy.stats import PermutationMethod, pearsonr, spearmanr
+from scipy.stats import f as f_distribution
 
 from sts_utils import config, evaluate, results, scores, stats
 from sts_utils.measured import Run
 from sts_utils.results import FIGURES, METRIC_NAMES, Claim
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 measured, measure = Run(profile), profile.evaluation.measure
 observed = {name: one.observations() for name, one in measured.sets.items()}
 
@@ -56,9 +60,12 @@ claims = [
     for metric, o in of_set.items()
 ]
 if len(profile.seeds) > 1:  # how much each score's r varies over seeds; wide with three of them
-    first = next(iter(observed.values()))
-    rs = [stats.by_seed(o) for o in first.values()]
-    ratio = stats.variance_ratio(*rs, stats.correlate(first["sts_icl"]).reliability)
+    first, freedom = next(iter(observed.values())), len(profile.seeds) - 1
+    act, icl = (stats.by_seed(o).var(ddof=1) for o in first.values())
+    ratio = np.log(act / icl)
+    low, high = np.log(f_distribution.ppf([0.025, 0.975], freedom, freedom))
+    ratio = SimpleNamespace(value=ratio, low=ratio - high, high=ratio - low)
+    ratio.reliability = stats.correlate(first["sts_icl"]).reliability
     words = "log of the variance of r over seeds, sts_act minus sts_icl"
     claims.append(Claim("fig3-steadier", words, ratio))
 results.judge(profile, claims)
@@ -71,7 +78,18 @@ results.judge(profile, claims)
 
 # %%
 every = pd.read_csv(FIGURES / profile.name / "claims.csv")
-summed = results.by_claim(every)
+
+
+def together(verdicts: pd.Series) -> str:
+    """The verdict on a claim by those on its statistics."""
+    found = set(verdicts)
+    if "does not" in found:
+        return "does not"
+    return found.pop() if len(found) == 1 else "inconclusive"
+
+
+groups = every.groupby(["figure", "claim"], sort=False).verdict
+summed = groups.agg(statistics="size", verdict=together).reset_index()
 display(summed.verdict.value_counts().rename("claims").to_frame())
 results.shown(summed[["verdict", "figure", "claim", "statistics"]].sort_values("verdict"))
 
@@ -115,7 +133,7 @@ _ = axis.set(xlabel=METRIC_NAMES["sts_icl"], ylabel="|change|", title=f"r = {r:.
 # change.
 
 # %%
-seen = measured.observation("sts_icl")
+seen = observed[profile.domains]["sts_icl"]
 print("r of each seed:", stats.by_seed(seen).round(3))
 r = stats.correlate(seen)
 print(f"r of the means over seeds, and its 95% interval, other domains drawn: {r}")
@@ -152,8 +170,8 @@ caption = (
     "Fig 3. Score before training, signed change after it: a point a domain, mean over seeds; bars "
     "are 95% intervals over questions, those of r over domains. Reliability of the absolute "
     f"change: {', '.join(f'{name} {share:.2f}' for name, share in sure.items())} (below "
-    f"{stats.TESTABLE} nothing can be tested). The paper, over 8 domains: r = {theirs.min():.2f} to "
-    f"{theirs.max():.2f}."
+    f"{stats.TESTABLE} nothing can be tested). The paper, over 8 domains: r = {theirs.min():.2f} "
+    f"to {theirs.max():.2f}."
 )
 results.publish(profile, "fig3", figure, caption)
 
@@ -179,9 +197,43 @@ results.publish(profile, "table6_points", points, caption)
 # the four of the largest and the four of the smallest change. That inflates r; both selections are
 # shown.
 
+
 # %%
-tables = {name: stats.correlations(of_set) for name, of_set in observed.items()}
-ours = pd.concat(tables, names=["domains"]).reset_index("domains")
+def each_seed(seen, kind: str, selection: str) -> dict[str, float]:
+    """r and R² of every seed's own score and change: mean and standard deviation over seeds."""
+    rs = stats.by_seed(seen, selection, kind)
+    row = {"n": len(stats.select(seen.mean_changes()[0], selection))}
+    for name, values in (("r", rs), ("r2", rs**2)):
+        row[f"{name}_mean"] = values.mean()
+        row[f"{name}_sd"] = values.std(ddof=1) if len(values) > 1 else np.nan
+    return row
+
+
+def of_means(seen, kind: str) -> dict[str, float]:
+    """r over all domains of the means over seeds, and how sure it is."""
+    r, method = stats.correlate(seen, kind), PermutationMethod(2000, rng=np.random.default_rng(0))
+    x, y = seen.scores.mean(0), stats.CHANGES[kind](seen.mean_changes().mean(0))
+    row = results.numbers(r) | {"rho": spearmanr(x, y).statistic, "reliability": r.reliability}
+    row |= {"p": pearsonr(x, y, method=method).pvalue}
+    row |= {"split_half": stats.split_half(seen.changes, kind)}
+    if r.testable:
+        row |= {"r_true": np.clip(r.true, -1, 1)}
+        row |= dict(zip(("true_low", "true_high"), r.within))
+    return row
+
+
+# %%
+rows = []
+for name, of_set in observed.items():
+    for metric, seen in of_set.items():
+        for change in stats.CHANGES:
+            row = {"domains": name, "metric": metric, "change": change}
+            whole = each_seed(seen, change, "all") | of_means(seen, change)
+            rows.append(row | {"selection": "all"} | whole)
+            rows.append(row | {"selection": "paper"} | each_seed(seen, change, "paper"))
+ours = pd.DataFrame(rows).rename(columns={"value": "r"})
+
+# %%
 ours = ours.assign(source="ours", model=profile.model)
 theirs = {"source": "paper", "domains": "mmlu-pro", "selection": "paper", "n": 8}
 theirs |= {"change": "absolute"}
@@ -192,9 +244,9 @@ their_r = results.paper("table06_pearson")
 their_r = their_r.rename(columns={"pearson_mean": "r_mean", "pearson_sd": "r_sd"}).assign(**theirs)
 caption = (
     "Table 6. Pearson r of score and change over domains. r_mean, r_sd: over seeds, as the paper "
-    "reports. r: of means over seeds, [low, high] with other domains drawn, Spearman ρ, permutation "
-    "p. r_true: without the questions' noise, [true_low, true_high] with other questions. Selection "
-    "paper: eight domains chosen by the outcome."
+    "reports. r: of means over seeds, [low, high] with other domains drawn, Spearman ρ, "
+    "permutation p. r_true: without the questions' noise, [true_low, true_high] with other "
+    "questions. Selection paper: eight domains chosen by the outcome."
 )
 both = pd.concat([ours, their_r], ignore_index=True).reindex(columns=[*about, *columns])
 results.publish(profile, "table6", both, caption)
@@ -217,7 +269,7 @@ for name, of_set in observed.items():
     for of in evaluate.MEASURES:
         changes = one.changes_of(of)
         for change in stats.CHANGES:
-            for metric, seen in (of_set | {"cosine": one.observation("cosine")}).items():
+            for metric, seen in (of_set | one.observations(["cosine"])).items():
                 r = stats.correlate(replace(seen, changes=changes), change)
                 row = {"domains": name, "measure": of, "change": change, "metric": metric}
                 if r.testable:

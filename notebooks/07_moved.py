@@ -31,13 +31,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from sts_utils import config, results, scores, stats
+from sts_utils import config, questions, results, scores, stats
 from sts_utils.experiments import ablation
-from sts_utils.measured import Run, overlap, share_held
+from sts_utils.measured import Run, overlap
 from sts_utils.results import Claim
 from sts_utils.run import mathematics_measure
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 run, n = Run(profile), profile.top_n
 
 
@@ -58,6 +59,14 @@ moved = run.shifts("actual")  # [1 + draws, seeds, features]
 if not moved[0].any():  # one step is all warm-up
     raise ValueError("SFT moved no feature: raise sft.lr, sft.examples or sft.epochs")
 activity, squares = run.shifts("train", "h"), run.shifts("train", "h2")
+
+
+def share_held(moved: np.ndarray, ranked: np.ndarray, k: int) -> stats.Estimate:
+    """Share of the total of `moved` in the k dims with the most of `ranked`."""
+    top = np.argpartition(-ranked, k - 1, axis=-1)[..., :k]
+    return stats.over_seeds_of(np.take_along_axis(moved, top, -1).sum(-1) / moved.sum(-1))
+
+
 top = share_held(moved, moved, n)
 active = share_held(moved, activity, n)
 in_proportion = share_held(squares, squares, n)
@@ -117,7 +126,7 @@ zeroed.groupby(["count", "features"])[column].mean().unstack().round(3)
 # The same questions are read each time, so each is compared with itself, intact.
 
 # %%
-lost = ablation.changes(zeroed, column, run.templates)
+lost = ablation.changes(zeroed, column, questions.templates(profile))
 _, as_active = ablation.matched(run.actual[0], profile.ablation)
 counts = sorted(as_active)
 k = min(counts, key=lambda count: abs(count - n))
@@ -207,7 +216,7 @@ pd.DataFrame({name: results.numbers(e) for name, e in at_n.items()}).T.assign(ch
 # %%
 raw, raw_moved = run.shifts("train", "dr2"), run.shifts("actual", "dr2")
 raw_size = raw.shape[-1]
-raw_k = run.overlap_size(raw_size)
+raw_k = max(1, round(n / moved.shape[-1] * raw_size))
 same_fraction = overlap(raw, raw_moved, raw_k)
 said = {name: percent(e) for name, e in at_n.items()}
 caption = (

@@ -26,13 +26,15 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 # %%
 import pandas as pd
 
-from sts_utils import config, results, scores
-from sts_utils.measured import Run, loss_change
+from sts_utils import config, questions, results, scores
+from sts_utils.measured import Run
 from sts_utils.results import Claim
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 run, n = Run(profile), profile.top_n
-runs = {profile.train: run} | {name: run.trained_on(name) for name in profile.others}
+runs = {profile.train: run}
+runs |= {name: Run(questions.trained_on(profile, name)) for name in profile.others}
 
 # %% [markdown]
 # ## Was it learnt?
@@ -45,7 +47,7 @@ loss, change, learnt = {}, {}, {}
 for name, one in runs.items():
     mean = -one.held_out.groupby("when").solution_loglik.mean()
     loss[name] = {"loss before": mean["before"], "loss after": mean["after"]}
-    change[name] = loss_change(one.held_out, one.templates)
+    change[name] = one.loss_change()
     learnt[name] = change[name].high < 0
 pd.DataFrame(loss).T.assign(change=pd.Series(change).map(str), learnt=learnt)
 

@@ -27,28 +27,54 @@ PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from sts_utils import config, results
-from sts_utils.experiments import swept
+from sts_utils import config, corpora, questions, results, run, sae_training, saes
 from sts_utils.measured import Run
 from sts_utils.results import Claim
 from sts_utils.scores import PAPER_SCORES
-from sts_utils.stats import combined
+from sts_utils.stats import Correlation, combined
 
 profile = config.load(PROFILE, SEEDS)
-run = Run(profile)
+print(f"Profile {profile.name}: {profile.about}")
+main = Run(profile)
 
 # %% [markdown]
 # ## Other SAEs
 #
 # One pass of the model stored the features of every SAE of the profile's sweep. So $D_N$, the
-# scores and r are computed again from what is stored, once an SAE.
+# scores and r are computed again from what is stored, once an SAE. L0 is the SAE's own k, or it is
+# measured on training questions.
+
 
 # %%
-panels = swept.panels(run)
+def l0(p) -> float:
+    """Mean number of active features a token of the profile's SAE."""
+    if known := getattr(run.sae(p).cfg, "k", None):
+        return float(known)
+    # with the BOS that the model was trained with
+    ids = questions.tokenizer(p)([e.query for e in corpora.load(p.train, 0, 64)]).input_ids
+    rows = sae_training.activations(run.backbone(p), ids, 4096)
+    return saes.quality(run.sae(p), rows)["l0"]
+
+
+panels = {"widths": {}, "layers": {}, "sparsities": {}}  # -> its value -> metric -> r
+r = {}
+for name, panel in panels.items():
+    for sae in getattr(profile.sweep, name):
+        if sae not in r:
+            r[sae] = main.with_sae(sae).correlations()
+        read = run.with_sae(profile, sae)
+        width = run.sae(read).cfg.d_sae
+        at = width if name == "widths" else read.layer if name == "layers" else l0(read)
+        panel[at] = r[sae]
+
+# %%
 for name, panel in panels.items():
     table = pd.DataFrame(panel.values(), [f"{at:g}" for at in panel]).map(str)
     display(table.rename_axis(name))
@@ -97,6 +123,25 @@ results.publish(profile, "table12", pd.DataFrame(rows), caption)
 # it should hardly depend on the layer: "hardly" is a standard deviation of r over layers below 0.1,
 # fixed before looking. The variance's own noise, which makes any variance larger, is taken off.
 
+
+# %%
+def slope(panel: dict, metric: str):
+    x = np.log2(list(panel))
+    x = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    return combined(lambda r: np.tensordot(x, r, 1), [row[metric] for row in panel.values()])
+
+
+def unfolded(square: Correlation) -> Correlation:
+    """A square, which noise folds upward, without that: by the jackknife over domains."""
+    n = len(square.domains)
+    return replace(square, value=n * square.value - (n - 1) * float(square.domains.mean()))
+
+
+def variance(panel: dict, metric: str):
+    rows = [row[metric] for row in panel.values()]
+    return unfolded(combined(lambda r: r.var(0, ddof=1), rows))
+
+
 # %%
 LITTLE, claims = 0.1, []
 falls = {"fig4a-width": ("widths", "width"), "table12-sparsity": ("sparsities", "L0")}
@@ -104,11 +149,12 @@ for metric in PAPER_SCORES:
     for id, (panel, what) in falls.items():
         if len(panels[panel]) > 1:
             statistic = f"{metric}: slope of r on log2 {what}"
-            claims.append(Claim(id, statistic, swept.slope(panels[panel], metric)))
+            claims.append(Claim(id, statistic, slope(panels[panel], metric)))
     if len(panels["layers"]) > 1:
-        variance = swept.variance(panels["layers"], metric) - LITTLE**2
         statistic = f"{metric}: variance of r over layers, noise taken off, minus {LITTLE}²"
-        claims.append(Claim("fig4b-layer", statistic, variance))
+        claims.append(
+            Claim("fig4b-layer", statistic, variance(panels["layers"], metric) - LITTLE**2)
+        )
 results.judge(profile, claims)
 
 # %% [markdown]
@@ -118,9 +164,9 @@ results.judge(profile, claims)
 # times N.
 
 # %%
-n, size = profile.top_n, len(run.ranked[0])
+n, size = profile.top_n, len(main.ranked[0])
 ranges = {
-    f"{start + 1}–{start + n}": run.correlations([dims[start : start + n] for dims in run.ranked])
+    f"{start + 1}–{start + n}": main.correlations([dims[start : start + n] for dims in main.ranked])
     for start in range(0, min(6 * n, size - n + 1), n)
 }
 figure, axis = plt.subplots(figsize=(3.4, 2.6))

@@ -29,15 +29,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from sts_utils import config, results, run, stats
-from sts_utils.experiments import baselines
-from sts_utils.features import FeatureStats
+from sts_utils import config, generate, models, questions, results, run, stats
+from sts_utils.features import FeatureStats, tokens_read
 from sts_utils.measured import Run
 from sts_utils.results import Claim
+from sts_utils.scores import cosine, expectation
 from sts_utils.stats import Correlation
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 main = Run(profile)
 sets = main.sets  # corpus of domains -> the run on it
 METRICS = ("sts_act", "sts_icl")
@@ -50,12 +55,18 @@ print("sets of domains:", {name: len(of.domain_names) for name, of in sets.items
 # tokens of its questions, at the SAE's layer and without any demonstration. `FeatureStats.r` holds
 # the sum of each question's rows, `n` how many tokens it has.
 
+
 # %%
+def mean_row(of: FeatureStats, weights: np.ndarray | None = None) -> np.ndarray:
+    """[d_model] the mean residual row of plain questions; [B, d_model] with `weights` [B, Q]."""
+    return expectation(of.r.astype(np.float64), of.n, weights)
+
+
 first = next(iter(sets.values()))
 name, domain = next(iter(first.domains[0].items()))
-mean_row = domain.r.sum(0, dtype=np.float64) / domain.n.sum()  # [d_model]
-print(f"{name}: {len(domain.n)} questions, {domain.n.sum()} tokens, a row of {len(mean_row)}")
-np.testing.assert_allclose(mean_row, baselines.mean_row(domain))
+row = domain.r.sum(0, dtype=np.float64) / domain.n.sum()  # [d_model]
+print(f"{name}: {len(domain.n)} questions, {domain.n.sum()} tokens, a row of {len(row)}")
+np.testing.assert_allclose(row, mean_row(domain))
 
 # %% [markdown]
 # - *mean raw activation*: the mean of $\bar r$ over its dimensions.
@@ -63,7 +74,26 @@ np.testing.assert_allclose(mean_row, baselines.mean_row(domain))
 # - *distance before and after SFT*: $1 - \cos(\bar r, \bar r')$, where $\bar r'$ is of the
 #   fine-tuned model. It needs the training that STS foretells. The paper says similarity, and not
 #   with which sign.
-#
+
+
+# %%
+def mean_activation(domain: FeatureStats, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean raw activation of a domain, over tokens and residual dims."""
+    sums = domain.r.sum(1).astype(np.float64)
+    return expectation(sums, domain.n, weights) / domain.r.shape[1]
+
+
+def similarity(domain: FeatureStats, train: FeatureStats, weights=None) -> np.ndarray:
+    """Cosine of the mean residual rows of a domain and of the training set."""
+    return cosine(mean_row(domain, weights), train.mean("r"))
+
+
+def moved(before: FeatureStats, after: FeatureStats, weights=None) -> np.ndarray:
+    """1 − cosine of a domain's mean residual rows before and after fine-tuning."""
+    return 1 - cosine(mean_row(before, weights), mean_row(after, weights))
+
+
+# %% [markdown]
 # Each of them is one number a domain and seed. `after` are the same questions, read by the
 # fine-tuned models:
 
@@ -81,10 +111,7 @@ def after_training(of: Run) -> list[list[FeatureStats]]:
 before = {name: [list(seed.values()) for seed in of.domains] for name, of in sets.items()}
 after = {name: after_training(of) for name, of in sets.items()}
 rows = zip(before[next(iter(sets))][0], after[next(iter(sets))][0])
-values = [
-    (baselines.mean_activation(a), baselines.similarity(a, first.train[0]), baselines.moved(a, b))
-    for a, b in rows
-]
+values = [(mean_activation(a), similarity(a, first.train[0]), moved(a, b)) for a, b in rows]
 shown = pd.DataFrame(values, first.domain_names, ["mean activation", "similarity", "distance"])
 shown.astype(float).assign(change=[of[0].mean() for of in first.change_arrays]).round(4)
 
@@ -99,33 +126,54 @@ SIMPLE = ("mean_raw_activation", "similarity_domain_to_training_set", "distance_
 
 def r_of(of: Run, predictor, *sides: list[list[FeatureStats]]) -> Correlation:
     """r with the absolute change of a predictor of each domain's `sides` [S][D]."""
-    return stats.correlate(
-        of.observe(
-            lambda s, weights: baselines.over_domains(
-                predictor, *(side[s] for side in sides), weights=weights
-            )
-        )
-    )
+
+    def over_domains(s: int, weights) -> np.ndarray:  # [D], or [G, D] with weights [D][G, Q]
+        drawn = weights or [None] * len(of.domain_names)
+        given = zip(*(side[s] for side in sides), drawn)
+        return np.stack([predictor(*domain) for domain in given], axis=-1)
+
+    return stats.correlate(of.observe(over_domains))
 
 
 r = {}
 for name, of in sets.items():
     train = [[seed] * len(of.domain_names) for seed in of.train]
-    activity = r_of(of, baselines.mean_activation, before[name])
-    similar = r_of(of, baselines.similarity, before[name], train)
-    distance = r_of(of, baselines.moved, before[name], after[name])
+    activity = r_of(of, mean_activation, before[name])
+    similar = r_of(of, similarity, before[name], train)
+    distance = r_of(of, moved, before[name], after[name])
     r[name] = dict(zip(SIMPLE, (activity, similar, distance))) | of.correlations()
 pd.DataFrame(r).map(str)
 
 # %% [markdown]
 # What does each cost? A forward pass takes two floating-point operations a weight and token, up to
 # the SAE's layer; a step of training takes six, and of all weights. $\mathrm{STS}_{ICL}$ reads
-# every domain a second time, behind its demonstrations.
+# every domain a second time, behind its demonstrations. First the tokens that the first seed reads:
+# plain, and in both conditions ("icl", where a context that several questions share counts once).
 
 # %%
-tokens = {name: baselines.tokens(of.profile) for name, of in sets.items()}
-flops = {name: baselines.costs(of.profile, tokens[name]) for name, of in sets.items()}
-display(pd.DataFrame(tokens).rename_axis("tokens read"))
+tokens = {}  # corpus of domains -> what is read -> tokens
+for name, of in sets.items():
+    p, seed = of.profile, of.profile.seeds[0]
+    domains = [pair for d in of.domain_names for pair in questions.domain_pairs(p, d, seed)]
+    counted = tokens[name] = {}
+    for side, pairs in (("domains", domains), ("train", questions.training_pairs(p, seed))):
+        counted[side] = sum(plain.span[1] for plain, _ in pairs)
+        counted[f"{side} icl"] = tokens_read(pairs)
+    learnt = questions.training_examples(p, seed)[0][: p.sft.examples]
+    batch = generate.tokenize(questions.tokenizer(p), learnt, p.sft.max_length)
+    counted["sft"] = p.sft.epochs * sum(len(row["input_ids"]) for row in batch)
+display(pd.DataFrame(tokens).rename_axis("tokens"))
+
+# %%
+weights, depth = (f(profile.model, profile.revision) for f in (models.size, models.depth))
+forward = 2 * weights * (profile.layer + 1) / depth  # floating-point operations a token
+flops = {}
+for name, read in tokens.items():
+    training, plain, both = 6 * weights * read["sft"], read["domains"], read["train icl"]
+    costs = (forward * plain, forward * (plain + read["train"]), training + 2 * forward * plain)
+    flops[name] = dict(zip(SIMPLE, costs)) | {"a probe": training + forward * plain}
+    flops[name] |= {"sts_act": forward * (plain + both)}
+    flops[name] |= {"sts_icl": forward * (read["domains icl"] + both)}
 (pd.DataFrame(flops) / 1e12).rename_axis("TFLOP").round(3)
 
 # %% [markdown]
@@ -176,37 +224,63 @@ results.judge(profile, claims)
 # paper shows r of such predictions. That misleads: a probe that learns nothing answers with the
 # mean of the other domains, which is the lower the higher the one left out, so its r is −1.
 
+
 # %%
+def probe(inputs: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """[D] predictions of each domain's `change` by ridge regression on the others' `inputs` [D, F],
+    mean activations or one score; the penalty is chosen inside each fold."""
+    ridge = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 6, 15)))
+    return cross_val_predict(ridge, inputs, change, cv=LeaveOneOut())
+
+
 change = np.array([abs(of.mean()) for of in first.change_arrays])  # [D], over seeds and questions
-predicted = baselines.probe(np.ones((len(change), 1)), change)
+predicted = probe(np.ones((len(change), 1)), change)
 print(f"r of a probe that sees nothing: {np.corrcoef(predicted, change)[0, 1]:.2f}")
 
 # %% [markdown]
 # So predictors are compared by their **skill** on the domain left out:
 # $1 - \sum_d (\hat y_d - y_d)^2 \,/\, \sum_d (\bar y_{-d} - y_d)^2$. It is 0 for the mean
-# $\bar y_{-d}$ of the other domains and 1 for a perfect prediction. A score of STS goes through the
-# same regression.
+# $\bar y_{-d}$ of the other domains and 1 for a perfect prediction.
+
+
+# %%
+def skill(inputs: np.ndarray, change: np.ndarray, share: float) -> Correlation:
+    """1 − squared out-of-fold error of the probe over that of the other domains' mean.
+
+    0 for a predictor that knows nothing, where the r of left-out predictions is −1; below 0 for one
+    that learns noise. The interval leaves out each domain's error in turn. `share`: reliability.
+    """
+    n = len(change)
+    error = (probe(inputs, change) - change) ** 2
+    none = ((change.sum() - change) / (n - 1) - change) ** 2
+    left_out = [1 - error[keep].sum() / none[keep].sum() for keep in ~np.eye(n, dtype=bool)]
+    value = float(1 - error.sum() / none.sum())
+    return Correlation(value, np.array(left_out), np.nan, np.empty(0), share, bounded=False)
+
+
+# %% [markdown]
+# A score of STS goes through the same regression.
 
 # %%
 PROBES = {"probe_raw_activations": "r", "probe_sae_activations": "h"}
-skill = {}
+skills = {}
 for name, of in sets.items():
     inputs = {metric: seen.scores.mean(0)[:, None] for metric, seen in of.observations().items()}
-    for probe, field in PROBES.items():  # [D, d_model] and [D, F], means over seeds
-        inputs[probe] = np.mean([[d.mean(field) for d in seed] for seed in before[name]], axis=0)
+    for kind, field in PROBES.items():  # [D, d_model] and [D, F], means over seeds
+        inputs[kind] = np.mean([[d.mean(field) for d in seed] for seed in before[name]], axis=0)
     change = np.abs([of.mean() for of in of.change_arrays])
     share = stats.reliability(of.change_arrays, "absolute")
-    skill[name] = {key: baselines.skill(x, change, share) for key, x in inputs.items()}
-pd.DataFrame(skill).map(str)
+    skills[name] = {key: skill(x, change, share) for key, x in inputs.items()}
+pd.DataFrame(skills).map(str)
 
 # %% [markdown]
 # ## Fig 4e
 
 # %%
 figure, axis = plt.subplots(figsize=(3.4, 2.9))
-for i, (name, found) in enumerate(skill.items()):
+for i, (name, found) in enumerate(skills.items()):
     of = [found[predictor] for predictor in (*METRICS, *PROBES)]
-    x = np.arange(4) + 0.16 * (i - (len(skill) - 1) / 2)
+    x = np.arange(4) + 0.16 * (i - (len(skills) - 1) / 2)
     look = {"fmt": "os"[i], "color": results.PALETTE[i], "ms": 5, "capsize": 2, "label": name}
     axis.errorbar(x, [e.value for e in of], yerr=results.bars(of), **look)
 figure.legend(frameon=False, loc="outside upper center", ncols=2)
@@ -233,7 +307,7 @@ table = [
         **results.numbers(found[predictor]),
         "paper": theirs.get(predictor),
     }
-    for name, found in skill.items()
+    for name, found in skills.items()
     for predictor in (*PROBES, *METRICS)
 ]
 table = pd.DataFrame(table).rename(columns={"value": "skill", "paper": "paper: r"})
@@ -250,7 +324,7 @@ ids = dict(zip(PROBES, ("table13-raw-probe", "table13-sae-probe")))
 words = "skill of sts_icl on a left-out domain minus that of the probe"
 claims = [
     Claim(ids[probe], f"{name}: {words}", found["sts_icl"] - found[probe])
-    for name, found in skill.items()
+    for name, found in skills.items()
     for probe in PROBES
 ]
 results.judge(profile, claims)

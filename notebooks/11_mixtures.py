@@ -25,16 +25,20 @@ PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
+from collections.abc import Mapping, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from sts_utils import config, questions, results, run
+from sts_utils import config, questions, results, run, stats
 from sts_utils.experiments import mixtures
 from sts_utils.measured import Run
 from sts_utils.results import Claim
+from sts_utils.stats import Estimate
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 main, settings, seed = Run(profile), profile.mixture, profile.seeds[0]
 column, measure, unit, tested = run.mathematics_measure(profile)
 print(f"{settings.examples} examples of {profile.train}, {settings.extra} extra ones")
@@ -58,8 +62,8 @@ table.assign(**{"questions for training": halves}).sort_values("STS_ICL", ascend
 # scores; within one example of the half, it is the half, and one model stands for both.
 
 # %%
-(high, low), extra = mixtures.mixtures(main)
-ends = high, low
+ends, extra = mixtures.mixtures(profile)
+high, low = ends
 print(f"highest STS_ICL: {high}, lowest: {low}")
 pd.DataFrame(extra, [f"extra examples of {high}", f"of {low}"]).T
 
@@ -88,11 +92,26 @@ logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3)
 # Every model is asked the same test questions as the untouched one, so that the change is paired by
 # question. Questions are drawn again for the interval, the same ones for every mixture.
 
+
 # %%
-before = mixtures.measure(profile, ends)
-change = {name: mixtures.measure(profile, ends, of) - before for name, of in models.items()}
+def gains_of(changes: pd.DataFrame, domains: Sequence[str], templates: Mapping[str, str]) -> dict:
+    """Mixture -> domain, and "mathematics" -> Estimate of the mean change against the untouched
+    model (`changes`: columns mixture, domain, id, change). The same questions are drawn for every
+    mixture, those of a template (`templates`: id -> it) together."""
+    estimates = {name: {} for name in dict.fromkeys(changes.mixture)}
+    for stream, domain in enumerate(("mathematics", *domains)):
+        wide = changes[changes.domain == domain].pivot(index="id", columns="mixture")["change"]
+        groups = [templates.get(i, i) for i in wide.index]
+        for name, of in estimates.items():
+            values = wide[name].to_numpy()[None]
+            of[domain] = Estimate(float(values.mean()), stats.mean_draws(values, stream, groups))
+    return estimates
+
+
+before = mixtures.evaluated(profile, None)
+change = {name: mixtures.evaluated(profile, name) - before for name in extra}
 changes = pd.concat(change, names=["mixture"]).rename("change").reset_index()
-gains = mixtures.gains(changes, ends, main.templates)  # mixture -> domain -> Estimate
+gains = gains_of(changes, ends, questions.templates(profile))  # mixture -> domain -> Estimate
 pd.DataFrame(gains).T.map(str)
 
 # %% [markdown]
@@ -126,7 +145,7 @@ figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.8), sharey=True)
 for side, (domain, kind) in enumerate(zip(ends, ("high-STS", "low-STS"))):
     names = sorted(("all low", "half", "all high"), key=lambda name: extra[name][side])
     x = [extra[name][side] for name in names]
-    colour, marker = results.STYLES.get(domain, (results.PALETTE[side], "oD"[side]))
+    colour, marker = results.styles(main.domain_names)[domain]
     look = {"label": f"{domain} ({kind})", "color": colour, "fmt": marker}
     points(axes[side], x, [gains[name][domain] for name in names], ls="-", **look)
     axes[side].axhline(100 * gains["none"][domain].value, color=colour, ls=":")
@@ -151,11 +170,22 @@ results.publish(profile, "fig5", figure, caption)
 # squared distance of their changes is larger in the one-sided mixtures. A square, and not a
 # distance, for what noise adds to it is known and is taken away.
 
+
 # %%
+def balance(gains: Mapping[str, Mapping[str, Estimate]], ends: Sequence[str]) -> Estimate:
+    """Squared distance between the changes of the two `ends`: mean of the one-sided mixtures, minus
+    that of the STS split. What noise adds to a square is taken off: once of the estimate's, twice
+    of a draw's."""
+    gaps = [gains[name][ends[0]] - gains[name][ends[1]] for name in ("all high", "all low", "STS")]
+    high, low, split = (gap.value**2 - gap.draws.var() for gap in gaps)
+    drawn = [gap.draws**2 - 2 * gap.draws.var() for gap in gaps]
+    return Estimate((high + low) / 2 - split, (drawn[0] + drawn[1]) / 2 - drawn[2])
+
+
 words = f"gain of {high} by its extra data minus gain of {low} by its own"
 helps = Claim("fig5-helps", words, own[high] - own[low])
 words = "squared distance between their changes: one-sided mixtures minus STS split"
-balances = Claim("fig5-balances", words, mixtures.balance(gains, ends))
+balances = Claim("fig5-balances", words, balance(gains, ends))
 results.judge(profile, [helps, balances])
 
 # %% [markdown]

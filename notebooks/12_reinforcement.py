@@ -36,6 +36,7 @@ from sts_utils.results import CHANCE_COLOUR, PALETTE, SAE_COLOUR, Claim
 from sts_utils.scores import PAPER_SCORES
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 g, n, seed = profile.grpo, profile.top_n, profile.seeds[0]
 
 # %% [markdown]
@@ -118,7 +119,10 @@ pd.DataFrame({"shift": moved, "overlap": {name: str(e) for name, e in overlap.it
 # that demonstrations find (**estimated**), and those that the training did move (**actual**).
 
 # %%
-r = {name: reinforced.correlations(runs[name]) for name in ("SFT", "GRPO")}
+r = {}  # training -> which dims -> metric -> r
+for name in ("SFT", "GRPO"):
+    actual = [scores.shifted_dims(after, n, profile.definition) for after in runs[name].actual]
+    r[name] = {"estimated": runs[name].correlations(), "actual": runs[name].correlations(actual)}
 pd.DataFrame(
     {
         f"{name}, {dims} dims": {k: str(e) for k, e in r[name][dims].items()}

@@ -29,10 +29,11 @@ import pandas as pd
 from IPython.display import display
 
 from sts_utils import config, questions, results, run
-from sts_utils.experiments import selective
+from sts_utils.experiments import ablation, selective
 from sts_utils.results import CHANCE_COLOUR, SAE_COLOUR, Claim
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 seed, choices = profile.seeds[0], selective.choices(profile)
 if not choices:
     print("The profile names no layers (sweep.layers): there is nothing to train here.")
@@ -64,16 +65,16 @@ if trained:
 # ## What it changes
 #
 # Mathematics that was not trained on, after minus before, a question a row; the mean over questions
-# and random draws.
+# and random draws, as where features are zeroed (Fig 1b).
 
 # %%
 column, name, unit, source = run.mathematics_measure(profile)
-before, templates = run.mathematics(profile), questions.templates(profile)
-tables = {}
-for (which, n, _), model in trained.items():
+before = run.mathematics(profile).sort_values("id")
+tables = [before.assign(features="none", count=0, draw=0)]
+for (which, n, draw), model in trained.items():
     table = pd.read_parquet(run.folder(profile, model) / "table.parquet")
-    tables.setdefault((which, n), []).append(table)
-changes = {key: selective.change(before, after, column, templates) for key, after in tables.items()}
+    tables.append(table.assign(features=which, count=n, draw=draw))
+changes = ablation.changes(pd.concat(tables), column, questions.templates(profile))
 sizes = sorted({n for _, n in changes})
 print(f"{name} of {source}, {unit}:", {f"{n} {which}": str(e) for (which, n), e in changes.items()})
 

@@ -26,12 +26,14 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 import numpy as np
 import pandas as pd
 
-from sts_utils import config, questions, results
+from sts_utils import config, questions, results, stats
 from sts_utils.experiments import labels
 from sts_utils.measured import Run
 from sts_utils.results import Claim
+from sts_utils.stats import Estimate
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 run, top = Run(profile), profile.labels.top
 
 # %% [markdown]
@@ -53,10 +55,18 @@ for kind, name in enumerate(labels.KINDS):
 # with the highest ones vote, each for its kind, and the kind with the most votes is the label. A
 # feature that never fires, or whose vote is tied, has none.
 
+
 # %%
+def labelled(votes: np.ndarray) -> np.ndarray:
+    """[F] the kind with the most votes; −1 for a feature that never fires or whose vote is tied."""
+    best = np.nan_to_num(votes).max(-1, keepdims=True)
+    winners = (votes == best) & (best > 0)
+    return np.where(winners.sum(-1) == 1, winners.argmax(-1), -1)
+
+
 read = labels.peaks(profile)
 votes = labels.votes(read["peaks"], kinds, top)
-label = labels.labelled(votes)
+label = labelled(votes)
 print(f"peaks {read['peaks'].shape} = (texts, features) -> votes {votes.shape} -> {label.shape}")
 counts = [(label == kind).sum() for kind in range(len(labels.KINDS))]
 pd.Series([*counts, (label < 0).sum()], [*labels.KINDS, "no label"], name="features").to_frame()
@@ -66,8 +76,8 @@ pd.Series([*counts, (label < 0).sum()], [*labels.KINDS, "no label"], name="featu
 
 # %%
 ids = run.dims[0].ids
-shares = {f"D_{len(ids)}": np.nanmean(votes[ids], 0), "all": np.nanmean(votes, 0)}
-pd.DataFrame(shares, index=labels.KINDS).T.round(3)
+of_votes = {f"D_{len(ids)}": np.nanmean(votes[ids], 0), "all": np.nanmean(votes, 0)}
+pd.DataFrame(of_votes, index=labels.KINDS).T.round(3)
 
 # %% [markdown]
 # One by one, the ten that move most: how the texts on which each fires hardest divide, and the
@@ -93,12 +103,61 @@ print(f"{(read['judged'] == kinds).mean():.0%}")
 #
 # Of the features most shifted, the share labelled mathematics. What it should be compared with is
 # the share among **all** labelled features, which the paper does not report: their ratio is the
-# **enrichment**. The intervals draw the texts and the seeds again.
+# **enrichment**. The intervals draw the texts and the seeds again: texts of each kind with
+# replacement, which vote anew.
+
+# %%
+SIZES, DEEP = (50, 100, 200), 500  # of D_N in Table 7; ranks among which Table 8 looks
+
+
+def drawn_labels(peaks: np.ndarray, kinds: np.ndarray, top: int, draw: int) -> np.ndarray:
+    """[kinds, F] whether a feature has this label; by the texts as they are for draw 0."""
+    picked = np.arange(len(kinds))
+    if draw:
+        rng = np.random.default_rng(draw)
+        places = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
+        picked = np.concatenate([rng.choice(place, len(place)) for place in places])
+    label = labelled(labels.votes(peaks[picked], kinds[picked], top))
+    return label == np.arange(len(labels.KINDS))[:, None]
+
+
+# %% [markdown]
+# Of each label: its share of $D_{50}$, $D_{100}$, $D_{200}$ and of all labelled features (Table 7);
+# and, the other way round, the share of the features with that label that is among the 500 most
+# shifted (Table 8), which is the mean over every draw of 100 of them.
+
+
+# %%
+def shares(peaks, kinds, ranked, top, sizes=SIZES, draws=200) -> tuple[dict, dict]:
+    """(label -> size -> Estimate of its share, label -> Estimate of recall, with "chance")."""
+    size = len(ranked[0])
+    dims = {n: [ids[:n] for ids in ranked] for n in sizes if n <= size} | {"all": ranked}
+    found, deep = {n: [] for n in (*dims, "recall")}, min(DEEP, size // 2)
+    for draw in range(draws + 1):
+        right = drawn_labels(peaks, kinds, top, draw)
+        for n, of in dims.items():
+            counts = [right[:, ids].sum(1) for ids in of]
+            found[n].append([count / max(count.sum(), 1) for count in counts])
+        first = [right[:, ids[:deep]].sum(1) for ids in ranked]
+        found["recall"].append(first / right.sum(1).clip(1))
+    share = {
+        name: {n: stats.over_seeds_of(np.array(rows)[..., k]) for n, rows in found.items()}
+        for k, name in enumerate(labels.KINDS)
+    }
+    recall = {name: of.pop("recall") for name, of in share.items()}
+    del recall["dialogue"]
+    return share, recall | {"chance": Estimate(deep / size, np.array([deep / size]))}
+
 
 # %%
 ranked = [dims.ids for dims in run.ranked]
-share, recall = labels.shares(read["peaks"], kinds, ranked, top)
-more = {n: labels.enrichment(share["math"], n) for n in share["math"] if n != "all"}
+share, recall = shares(read["peaks"], kinds, ranked, top)
+base = share["math"]["all"]
+more = {
+    n: Estimate(e.value / base.value, e.draws / base.draws)
+    for n, e in share["math"].items()
+    if n != "all"
+}
 print("enrichment:", {f"D_{n}": str(e) for n, e in more.items()})
 
 # %%
@@ -136,7 +195,7 @@ rows = [
 ]
 caption = (
     "Table 8. Share of the features labelled mathematics, and of those labelled code, among the "
-    f"{labels.DEEP} most shifted (the paper draws 100 of each once). {labelling}"
+    f"{DEEP} most shifted (the paper draws 100 of each once). {labelling}"
 )
 results.publish(profile, "table8", pd.DataFrame(rows), caption)
 
@@ -146,5 +205,5 @@ results.publish(profile, "table8", pd.DataFrame(rows), caption)
 # %%
 words = "share labelled so in D_{} over the base rate, minus 1"
 claims = [Claim("table7-enriched", words.format(n), e - 1) for n, e in more.items()]
-words = f"recall in the top {labels.DEEP}, mathematics minus code"
+words = f"recall in the top {DEEP}, mathematics minus code"
 results.judge(profile, [*claims, Claim("table8-recall", words, recall["math"] - recall["code"])])

@@ -30,9 +30,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sts_utils import config, corpora, results, stats
-from sts_utils.experiments import paper_numbers
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 changes = results.paper("table02_04_accuracy_change")  # a row a model and domain
 printed = results.paper("table06_pearson")  # a row a model and score: r over 8 domains
 points = results.paper("figure3_digitized")  # three of Fig 3's six panels, read off the picture
@@ -60,9 +60,11 @@ changes["questions"] = changes.domain.map(corpora.entry("mmlu-pro").questions)
 rows = []
 for model, of in changes.groupby("model", sort=False):
     for domains, kept in (("all", of), (f"without {EXTREME}", of[of.domain != EXTREME])):
-        values = kept.change.to_numpy(), kept.questions.to_numpy()
+        change = kept.change.abs().to_numpy()
         for share in SHARES:
-            rows.append((model, domains, share, paper_numbers.reliability(*values, share)))
+            flipped = np.maximum(share, change)  # at least the change itself
+            noise = ((flipped - change**2) / kept.questions.to_numpy()).mean()
+            rows.append((model, domains, share, float(1 - noise / change.var(ddof=1))))
 reliability = pd.DataFrame(rows, columns=["model", "domains", "share", "reliability"])
 reliability.pivot(index=["model", "domains"], columns="share", values="reliability").round(2)
 
@@ -115,16 +117,41 @@ _ = b.set(title="b", xlabel="r with |change|", xlim=(-0.6, 1.02))
 #
 # The 4 largest and 4 smallest changes of 14 are spread wider than the 14, which raises r. How much
 # is simulated with a score that is linear in the absolute change, with normal noise: mean r over
-# all 14 domains and over the chosen 8. The changes are drawn from a normal population (all of one
-# sign), from one folded at 0, or they are those that a model's table prints. Read backwards, the
-# curve of a model says which r over all domains gives, on average, the printed one.
+# all 14 domains and over the chosen 8. The score is the standardised change × a true r + noise.
+
 
 # %%
-sizes = {m: of.change.abs().to_numpy() for m, of in changes.groupby("model", sort=False)}
-inflation = paper_numbers.inflation(sizes)
-curves = dict(list(inflation.groupby("changes")))
+def inflate(changes: np.ndarray, mean: float, sd: float, true: float) -> tuple[float, float]:
+    """Mean r of [draws, D] absolute changes with a score: over all D, and over the chosen 8."""
+    noise = np.random.default_rng(1).normal(size=changes.shape)  # the same for every `true`
+    score = true * (changes - mean) / sd + (1 - true**2) ** 0.5 * noise
+    order = np.argsort(changes, axis=-1)
+    chosen = np.concatenate([order[:, :4], order[:, -4:]], axis=-1)
+    few = (np.take_along_axis(of, chosen, -1) for of in (score, changes))
+    return float(stats.pearson(score, changes).mean()), float(stats.pearson(*few).mean())
+
+
+# %% [markdown]
+# The changes are drawn from a normal population (all of one sign), from one folded at 0, or they
+# are those that a model's table prints. Read backwards, the curve of a model says which r over all
+# domains gives, on average, the printed one.
+
+# %%
+normal = np.random.default_rng(0).normal(size=(20_000, 14))
+worlds = {  # changes, mean and standard deviation of their population
+    "of one sign": (normal, 0, 1),
+    "folded at 0": (np.abs(normal), (2 / np.pi) ** 0.5, (1 - 2 / np.pi) ** 0.5),
+}
+for model, of in changes.groupby("model", sort=False):
+    table = of.change.abs().to_numpy()
+    worlds[model] = (np.broadcast_to(table, normal.shape), table.mean(), table.std())
+curves = {}
+for name, world in worlds.items():
+    means = [inflate(*world, true) for true in np.linspace(0, 0.95, 20)]
+    curves[name] = pd.DataFrame(means, columns=["all", "chosen"])
 printed["over all"] = [
-    paper_numbers.undone(row.pearson_mean, curves[row.model]) for row in printed.itertuples()
+    float(np.interp(row.pearson_mean, curves[row.model].chosen, curves[row.model]["all"]))
+    for row in printed.itertuples()
 ]
 printed.round(2)
 

@@ -33,16 +33,24 @@ PROFILE = "control"
 SEEDS = None  # kept for papermill: the control's parts have seeds of their own (control.parts)
 
 # %%
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from sklearn.feature_extraction.text import TfidfVectorizer
 
-from sts_utils import config, features, generate, models, questions, results
-from sts_utils.control import judgement, scores, sets
-from sts_utils.control.scores import FIXED
+from sts_utils import config, features, generate, models, questions, results, run, stats
+from sts_utils.control import scores, sets
+from sts_utils.corpora import skills
+from sts_utils.features import FeatureStats
+from sts_utils.scores import cosine, over_domains, shifted_dims
 
 profile = config.load(PROFILE, SEEDS)
+print(f"Profile {profile.name}: {profile.about}")
 halves = sets.parts(profile)
 names = {half: p.control.part.sets for half, p in halves.items()}
 domains = {half: sets.domains(p) for half, p in halves.items()}
@@ -67,23 +75,76 @@ for half, p in halves.items():
 # a *cell* of one of four kinds: the *own* domain, the same *skill* in other words, another skill in
 # the same *words*, *neither*. If what is learned is the skill, it carries over to other words.
 #
+# Which of T training sets and D domains are of which kind:
+
+
+# %%
+# what a domain shares with the training set; cells of another type of answer are not compared
+KINDS = ("own", "skill", "words", "neither")
+
+
+def kinds_of(names: Sequence[str], domains: Sequence[str]) -> np.ndarray:
+    """[T, D] of KINDS, or "" where the types of the answers differ."""
+    found = np.full((len(names), len(domains)), "", dtype=object)
+    for t, d in np.ndindex(found.shape):
+        if skills.comparable(names[t], domains[d]):
+            (skill, surface), (other, words) = names[t].split(", "), domains[d].split(", ")
+            found[t, d] = KINDS[2 * (skill != other) + (surface != words)]
+    return found
+
+
+# %% [markdown]
 # Two gates were set beforehand: the changes must be reliable (split-half 0.8), and the same skill
 # must gain. Else nothing below counts.
+#
+# The change of each of Q questions of a domain, after each training set and seed:
 
 # %%
 MEASURE, RELIABLE = "gold_log_odds", 0.8
-changes = {half: sets.changes(p, MEASURE) for half, p in halves.items()}  # [D] of [T, S, Q]
-kinds = {half: judgement.kinds(names[half], domains[half]) for half in halves}  # [T, D]
+changes = {half: [] for half in halves}  # [D] arrays [T, S, Q]; NaN where it was not asked
+for half, p in halves.items():
+    runs = [[sets.change(p, name, s, sets.steps(p)) for s in p.seeds] for name in names[half]]
+    cells = [[dict(list(t.groupby("domain")[MEASURE])) for t in row] for row in runs]
+    for domain in domains[half]:
+        unasked = np.full(len(questions.evaluation_questions(p)[domain]), np.nan)
+        found = [[cell.get(domain, unasked) for cell in row] for row in cells]
+        changes[half].append(np.array(found))
+kinds = {half: kinds_of(names[half], domains[half]) for half in halves}  # [T, D]
 print("set × seed × question:", changes["judgement"][0].shape, "of", domains["judgement"][0])
 
-tables, gates = [], []
-for half in halves:
-    table, reliability = judgement.gains(changes[half], kinds[half])
-    tables.append(table.assign(half=half))
-    gain = table.set_index("cells").change_low["skill"]
-    passed = "passed" if reliability >= RELIABLE and gain > 0 else "not passed"
-    gates.append(f"{half} {reliability:.2f}, gates {passed}")
-gains = pd.concat(tables, ignore_index=True)
+# %% [markdown]
+# The mean change of each kind of cell, with 95% over training sets and seeds drawn again, and the
+# gates.
+
+
+# %%
+def interval(name: str, e: stats.Estimate) -> dict:
+    return {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
+
+
+def over_cells(values: np.ndarray) -> stats.Estimate:
+    """Mean of [T, S] values, with draws over sets and seeds."""
+    rng, (rows, columns) = np.random.default_rng(4), values.shape
+    drawn = rng.integers(rows, size=(stats.DRAWS, rows))[:, :, None]
+    picked = values[drawn, rng.integers(columns, size=(stats.DRAWS, 1, columns))]
+    return stats.Estimate(float(values.mean()), picked.mean((1, 2)))
+
+
+# %%
+rows, gates = [], []
+for half, kind_of in kinds.items():
+    mean = np.stack([change.mean(-1) for change in changes[half]], -1)  # [T, S, D]
+    for kind in KINDS:
+        values = np.array([mean[t][:, row == kind].mean(-1) for t, row in enumerate(kind_of)])
+        rows.append({"cells": kind} | interval("change", over_cells(values)))
+        above = float((mean.mean(1)[kind_of == kind] > 0).mean())
+        rows[-1] |= {"cells above 0": above, "half": half}
+    gain = next(row for row in rows if (row["cells"], row["half"]) == ("skill", half))
+    compared = [changes[half][d][t] for t, d in zip(*np.nonzero(kind_of != ""))]
+    reliability = stats.split_half(compared)
+    passed = reliability >= RELIABLE and gain["change_low"] > 0
+    gates.append(f"{half} {reliability:.2f}, gates {'passed' if passed else 'not passed'}")
+gains = pd.DataFrame(rows)
 
 # %%
 ours = "This experiment is ours, not the paper's. No question is both trained on and asked. "
@@ -111,13 +172,159 @@ results.publish(
 # read the features of the query's tokens; *at the answer* they read the tokens between the query
 # and its answer, where what is to be done must be known.
 #
+# First the paper's two scores and ours, and what needs no D_N: the features that are most active,
+# and the residual stream.
+
+
+# %%
+@lru_cache(3)  # those of a seed
+def of_domains(p, seed: int | None = None) -> list[FeatureStats]:
+    """Features of the domains without and with demonstrations, or with wrong and right answers."""
+    function = scores.answer_features if seed is None else run.domain_features
+    arrays = (function(p, domain, seed, part=p.sae) for domain in sets.domains(p))
+    return [FeatureStats.from_arrays(of) for of in arrays]
+
+
+def shift_scores(p, name: str, seed: int) -> dict[str, np.ndarray]:
+    """Label -> [D]"""
+    found = {}
+    for q, place in ((p, ""), (scores.at_answer(p), ", at the answer")):
+        own = FeatureStats.from_arrays(scores.shift_features(q, name, seed, part=p.sae))
+        others, dims = of_domains(q, seed), shifted_dims(own, p.top_n)
+        for score in ("sts_act", "sts_icl", "sts_relative", "cosine"):
+            found[score + place] = over_domains(score, others, dims, towards=own.mean("dh"))
+        active = shifted_dims(replace(own, dh2=own.h), p.top_n)  # in the place of D_N
+        found["sts_act of the most active" + place] = over_domains("sts_act", others, active)
+        residual = np.stack([other.mean("r") for other in others])
+        found["residual similarity" + place] = cosine(own.mean("r"), residual)
+    return found
+
+
+# %% [markdown]
+# What a user would try first: the overlap of words (tf-idf), and short runs of fine-tuning, whose
+# score is the change that they make.
+
+
+# %%
+def overlaps(p, seed: int) -> dict[str, np.ndarray]:
+    """Set -> [D] cosine of the tf-idf of its text and of each domain's scored questions."""
+    trained, asked = p.control.part.sets, sets.domains(p)
+    texts = [[f"{e.query}\n{e.solution}" for e in sets.examples(p, n, seed)] for n in trained]
+    texts += [[e.query for e in questions.domain_queries(p, d, seed)] for d in asked]
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(map("\n".join, texts)).toarray()
+    return {n: cosine(v, vectors[len(trained) :]) for n, v in zip(trained, vectors)}
+
+
+def short_runs(p, name: str, seed: int) -> dict[str, np.ndarray]:
+    """Label -> [D]; NaN where a run was not asked."""
+    short = sets.change(p, name, seed, sets.steps(p, probe=True), sets.PROBE_QUESTIONS)
+    tables = {"probe run": short, "quick probe": sets.quick_probe(p, name, seed)}
+    means = {k: t.groupby("domain")[p.evaluation.measure].mean() for k, t in tables.items()}
+    return {kind: mean.reindex(sets.domains(p)).to_numpy() for kind, mean in means.items()}
+
+
+# %% [markdown]
+# And what the design half found, explained below: cosines of gradients, and of movements from
+# demonstrations with wrong answers to the same with right ones, on the N features that this moves
+# most. The last was fixed on the design half before any score was computed on the judgement half.
+
+# %%
+FIXED, FIXED_N = "right − wrong answers, at the answer", 100
+GRADIENTS = {"gradient of answers": "loglik", "gradient of log-odds": "odds"}
+GRADIENTS |= {"features × gradient of log-odds": "features"}
+
+
+def answer_scores(p, name: str, seed: int) -> dict[str, np.ndarray]:
+    """Label -> [D]"""
+    found, q = {}, scores.at_answer(p)
+    for label, key in GRADIENTS.items():
+        others = np.stack([scores.gradients(p, d)[key] for d in sets.domains(p)])
+        found[label] = cosine(scores.gradients(p, name, seed)[key], others)
+    own = FeatureStats.from_arrays(scores.answer_features(q, name, seed, part=p.sae))
+    others, dims = of_domains(q), shifted_dims(own, FIXED_N)
+    residual = np.stack([other.mean("dr") for other in others])
+    found[FIXED.replace(",", ", residual,")] = cosine(own.mean("dr"), residual)
+    return found | {FIXED: over_domains("cosine", others, dims, towards=own.mean("dh"))}
+
+
+# %%
+found = {}  # half -> label -> [T, S, D]
+for half, p in halves.items():
+    cells = {}
+    for seed in p.seeds:  # the domains are read once for a seed
+        words = overlaps(p, seed)
+        for name in names[half]:
+            cells[name, seed] = shift_scores(p, name, seed) | {"token overlap": words[name]}
+            cells[name, seed] |= short_runs(p, name, seed) | answer_scores(p, name, seed)
+    found[half] = {
+        label: np.array([[cells[n, s][label] for s in p.seeds] for n in names[half]])
+        for label in cells[names[half][0], p.seeds[0]]
+    }
+print(len(found["design"]), "scores")
+
+# %% [markdown]
 # - **AUC**: how often a score puts the same skill in other words above another skill in the same
 #   words. A score that follows words has 0, one that follows skill has 1.
 # - **r**: the correlation of score and change off the own cells, less what three things and each
 #   training set's mean say of both: the overlap of words, the same surface, the answers' length.
 
+
 # %%
-found = {half: scores.scores(p) for half, p in halves.items()}  # label -> [T, S, D]
+def auc(values: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """[T, S] how often a score puts a domain of the same skill above one of the same words."""
+    found = np.empty(values.shape[:2])
+    for t, s in np.ndindex(found.shape):
+        skill, words = values[t, s, kinds[t] == "skill"][:, None], values[t, s, kinds[t] == "words"]
+        found[t, s] = ((skill > words) + 0.5 * (skill == words)).mean()
+    return found
+
+
+def r_less_known(
+    change: np.ndarray, scores: np.ndarray, known: np.ndarray, used: np.ndarray
+) -> np.ndarray:
+    """[K] r of the change [T, D] and scores [K, T, D], less what is `known`, over cells `used`."""
+    t, d = np.nonzero(used)
+    means = (t[:, None] == np.unique(t)).astype(float)
+    explained = np.column_stack([means, *(k[t, d] for k in known)])
+    both = np.column_stack([change[t, d], *scores[:, t, d]])
+    left = (both - explained @ np.linalg.lstsq(explained, both, rcond=None)[0]).T
+    return stats.pearson(left[1:], left[:1])
+
+
+# %% [markdown]
+# The interval of r draws training sets, and its p is of a permutation test of a score's rows.
+
+# %%
+DRAWS = 2000  # of the permutation test
+
+
+def partial(
+    values: np.ndarray, changes: Sequence[np.ndarray], known: np.ndarray, used: np.ndarray
+) -> tuple[stats.Estimate, float]:
+    """(r, p): correlation of score and change over the cells `used` [T, D], both less what `known`
+    [K, T, D] and each training set's mean say of them. Draws are of training sets, the same for
+    every score; p permutes a score's rows over sets that ask the same domains (QAP), two-sided."""
+    change, score = np.stack([c.mean((1, 2)) for c in changes], -1), values.mean(1)
+    rng, scores = np.random.default_rng(8), [score]
+    drawn = [rng.choice(np.arange(len(used)), len(used)) for _ in range(stats.DRAWS // 4)]
+    asked = np.stack([np.isfinite(c).any((1, 2)) for c in changes], -1)
+    alike = np.unique(asked, axis=0, return_inverse=True)[1].ravel()
+    groups = [np.flatnonzero(alike == group) for group in np.unique(alike)]
+    for _ in range(DRAWS):
+        scores.append(score.copy())
+        for members in groups:
+            scores[-1][members] = score[rng.permutation(members)]
+    observed, *others = r_less_known(change, np.stack(scores), known, used)
+    p = (1 + (np.abs(others) >= abs(observed) - 1e-12).sum()) / (DRAWS + 1)
+    of_rows = [(change[t], score[t][None], known[:, t], used[t]) for t in drawn]
+    draws = np.array([r_less_known(*of)[0] for of in of_rows])
+    return stats.Estimate(float(observed), draws), float(p)
+
+
+# %% [markdown]
+# Both, of each score:
+
+# %%
 judged = {}
 for half, p in halves.items():
     overlap = found[half]["token overlap"].mean(1)
@@ -126,7 +333,13 @@ for half, p in halves.items():
     asked = questions.evaluation_questions(p)
     length = [np.mean([len(e.answer) for e in asked[domain]]) for domain in domains[half]]
     known = np.stack([overlap, same, np.broadcast_to(length, overlap.shape)])
-    judged[half] = judgement.judge(found[half], changes[half], kinds[half], known)
+    mean, rows = np.stack([c.mean(-1) for c in changes[half]], -1), []
+    for label, values in {"the change itself": mean, **found[half]}.items():
+        row = {"score": label} | interval("auc", over_cells(auc(values, kinds[half])))
+        used = (kinds[half] != "") & (kinds[half] != "own")
+        r, p_value = partial(values, changes[half], known, used)
+        rows.append(row | interval("r", r) | {"p": p_value})
+    judged[half] = pd.DataFrame(rows)
 
 # %%
 rows = len(judged["judgement"])
@@ -200,7 +413,7 @@ results.publish(
 # | contrasts with prose, or with other training sets' demonstrations | 0.00 to 0.32 | |
 #
 # **The rule**: the highest AUC on the design half at the profile's layer and N, among what costs at
-# most a tenth of fine-tuning. That is *right − wrong answers* (`scores.FIXED`). The gradients and
+# most a tenth of fine-tuning. That is *right − wrong answers* (`FIXED`). The gradients and
 # the quick probe were fixed with it, to be judged beside it.
 
 # %%

@@ -96,7 +96,7 @@ for example in prediction.train[:2]:
 # %% [markdown]
 # ## What a score can see
 #
-# In the positive control (notebook 07), on SmolLM2-135M alone, both the trained skill and its
+# In the positive control (notebook 16), on SmolLM2-135M alone, both the trained skill and its
 # wording are known. `auc`: how often a score put the trained skill in other words above another
 # skill in the trained words (by chance 0.5). `r`: with the change beyond wording. The paper's
 # scores and `sts_relative` read the wording that a domain shares with your data, not the skill.

@@ -1,12 +1,12 @@
 """How much is computed at once: from the machine, and in runs of neighbours that fit together."""
 
-import math
 import os
 import time
 import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
+from math import inf
 
 import psutil
 import torch
@@ -25,7 +25,7 @@ def greedy(items: Iterable, fits: Callable[[list, object], bool]) -> Iterator[li
         yield batch
 
 
-def by_length(lengths: Sequence[int], tokens: int, most: float = math.inf) -> Iterator[list[int]]:
+def by_length(lengths: Sequence[int], tokens: int, most: float = inf) -> Iterator[list[int]]:
     """Indices, shortest first: `most` of so many padded `tokens` at once, or a longer one alone."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return greedy(order, lambda b, i: len(b) < most and (len(b) + 1) * lengths[i] <= tokens)
@@ -38,40 +38,30 @@ def cpu_threads() -> int:
 
 def engine(asked: str) -> str:
     """Who reads and writes: `asked`, or for "auto" vLLM where it is, beside a GPU."""
-    if asked != "auto":
-        return asked
     at_hand = torch.cuda.is_available() and find_spec("vllm") is not None
-    return "vllm" if at_hand else "transformers"
+    return asked if asked != "auto" else "vllm" if at_hand else "transformers"
 
 
 @cache
 def precision(asked: str = "auto") -> str:
-    """`asked`, or for "auto" the dtype in which this machine computes faster.
-
-    A CPU without units for bfloat16 emulates it, up to ten times slower than float32; one with them
-    is about three times faster. One thread's own time and a margin between the two decide: on a
-    busy machine the clock took now the one, now the other, and every artifact has its dtype.
-    """
+    """`asked`, or for "auto" the dtype in which this machine computes faster: a CPU without units
+    for bfloat16 emulates it, ten times slower. One thread's own time and a margin decide, since a
+    busy machine's clock took now the one, now the other, and every artifact has its dtype."""
     if asked != "auto" or torch.cuda.is_available():
         return "bfloat16" if asked == "auto" else asked
-    threads, seconds = torch.get_num_threads(), {}
+    threads, seconds = torch.get_num_threads(), []
     torch.set_num_threads(1)
-    try:
-        for dtype in (torch.bfloat16, torch.float32):
-            a, b = (torch.ones(n, 512, dtype=dtype) for n in (256, 1024))
-            timer = timeit.Timer(partial(linear, a, b), timer=time.thread_time)
-            seconds[dtype] = min(timer.repeat(repeat=7, number=1))
-    finally:
-        torch.set_num_threads(threads)
-    return "bfloat16" if 1.3 * seconds[torch.bfloat16] < seconds[torch.float32] else "float32"
+    for dtype in (torch.bfloat16, torch.float32):
+        a, b = (torch.ones(n, 512, dtype=dtype) for n in (256, 1024))
+        timer = timeit.Timer(partial(linear, a, b), timer=time.thread_time)
+        seconds.append(min(timer.repeat(repeat=7, number=1)))
+    torch.set_num_threads(threads)
+    return "bfloat16" if 1.3 * seconds[0] < seconds[1] else "float32"
 
 
 def batch_tokens() -> int:
-    """Tokens of one forward pass: more memory or more cores, larger batches.
-
-    On a CPU small batches win: less padding, fewer copies of the context's cache (512 tokens on
-    two cores took 0.6 of the time that 4096 did).
-    """
+    """Tokens of one forward pass. On a CPU small batches win: less padding, fewer copies of the
+    context's cache (512 tokens on two cores took 0.6 of the time that 4096 did)."""
     if torch.cuda.is_available():
         return int(min(65536, free_memory() / 2**20))
     return int(min(256 * torch.get_num_threads(), psutil.virtual_memory().available / 2**20))
@@ -88,8 +78,7 @@ def cached_tokens(model, tokens: int) -> int:
     of its free memory, on a CPU 16 batches of `tokens`."""
     if not torch.cuda.is_available():
         return 16 * tokens
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    config = model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * len(model.layers) * heads * width * model.dtype.itemsize
-    return max(tokens, free_memory() // (4 * token_bytes))
+    numbers = 2 * len(model.layers) * config.num_key_value_heads * width
+    return max(tokens, free_memory() // (4 * numbers * model.dtype.itemsize))

@@ -6,8 +6,7 @@
 The folder's name ends in a hash of all that the result depends on: the sections of the profile that
 the decorator names, the content of the corpora, models and SAEs among them, the arguments, the
 versions of the libraries, and the code of this package that the function reaches, without comments
-and docstrings. made.json in it says what they were, and the hash of each file.
-"""
+and docstrings. made.json in it says what they were, and the hash of each file."""
 
 import ast
 import functools
@@ -52,7 +51,7 @@ class Cached:
 
     def __call__(self, profile: Profile, *args, part: str | None = None):
         path = self.path(profile, *args)
-        file = part and _file(part)
+        file = part and f"{part}.safetensors".replace("/", "__")
         if path.exists() and not _whole(path, file):
             log.warning("%s is damaged: computing it again", path)
             shutil.rmtree(path, ignore_errors=True)
@@ -65,7 +64,7 @@ class Cached:
                     save_file(result, out / "arrays.safetensors")
                 elif result:
                     for name, arrays in result.items():
-                        save_file(arrays, out / _file(name))
+                        save_file(arrays, out / f"{name}.safetensors".replace("/", "__"))
                 files = [file for file in out.rglob("*") if file.is_file()]
                 hashes = {str(file.relative_to(out)): store.file_hash(file) for file in files}
                 made = {"recipe": self.recipe(profile, *args), "files": hashes}
@@ -108,24 +107,16 @@ def versions() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in LIBRARIES}
 
 
-def _file(part: str) -> str:
-    return f"{part.replace('/', '__')}.safetensors"
-
-
 def _whole(path: Path, only: str | None) -> bool:
     """Whether the files of an artifact (or one) match their hashes: looked at once in a process."""
     try:
         hashes = json.loads((path / "made.json").read_text())["files"]
-        for file in [only] if only else hashes:
-            if (path / file) not in _verified and store.file_hash(path / file) != hashes[file]:
-                return False
-            _verified.add(path / file)
+        asked = {path / file: hashes[file] for file in ([only] if only else hashes)}
+        found = {file for file in asked.keys() - _verified if store.file_hash(file) == asked[file]}
     except (OSError, ValueError, KeyError):
         return False
-    return True
-
-
-# --- what a key holds ----------------------------------------------------------------------------
+    _verified.update(found)
+    return asked.keys() <= _verified
 
 
 def _argument(profile: Profile, value):
@@ -168,9 +159,8 @@ CONTENTS: dict[str, Callable[[Profile], object]] = {
 def without_docstrings(tree: ast.AST) -> ast.AST:
     """A syntax tree (in place) in which a change of words is none."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
-            node
-        ):
+        documented = isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+        if documented and ast.get_docstring(node):
             node.body[0].value.value = ""
     return tree
 

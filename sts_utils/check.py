@@ -1,6 +1,7 @@
 """Can this machine run a profile, what would it compute, and what does it need of the hub?"""
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -16,13 +17,12 @@ from sts_utils import batches, config, corpora, models, plan, questions, saes, s
 from sts_utils.config import Profile
 from sts_utils.examples import by_domain
 
-#: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy), and
-#: to load it; memory beside these (activations, caches), and GB of a process beside all that.
+#: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy) and
+#: to load it; a factor for activations and caches, and GB of a process beside all that.
 TRAINING_BYTES, BYTES, HEADROOM, PROCESS = 20, {"bfloat16": 2, "float32": 4}, 1.15, 6
-#: FLOP/s reached by a CPU core, by an A100 in a pass and token by token; hours that are too many.
-CORE, PASS, DECODING, HOURS = 1.7e11, 1.2e14, 3e13, 72
-#: Tokens that a written answer and an option's text are assumed to have.
-WRITTEN, OPTIONS = 300, 40
+#: FLOP/s of a CPU core and of an A100, on average; hours that are too many; tokens that a written
+#: answer and an option's text are assumed to have.
+CORE, A100, HOURS, WRITTEN, OPTIONS = 1.7e11, 6e13, 72, 300, 40
 
 
 def prepare(p: Profile) -> None:
@@ -56,9 +56,6 @@ def corpora_of(p: Profile) -> list[str]:
     return list(dict.fromkeys(filter(None, names)))
 
 
-# --- how much it is, and whether it fits ---------------------------------------------------------
-
-
 @cache
 def weights(p: Profile) -> int:
     """Weights of the profile's model: of data/models.yaml, or counted from its config."""
@@ -66,50 +63,36 @@ def weights(p: Profile) -> int:
     return known.get(p.model) or models.size(p.model, p.revision)
 
 
-def estimate(p: Profile) -> pd.DataFrame:
-    """A row a cached function that the plan calls: calls, tokens, FLOPs and hours of one A100.
-
-    2 FLOPs a weight and token of a forward pass, 6 of a training step (8 with checkpointing).
-    """
-    rows = []
-    for call in (call for calls in plan.rounds(p) for call in calls):
-        kind, tokens = _tokens(call[0].__name__, call[1][0])
-        hours = flops(call) / (DECODING if kind == "write" else PASS) / 3600
-        rows.append((call[0].__name__, 1, tokens, flops(call), hours))
-    columns = ["function", "calls", "tokens", "flops", "a100_hours"]
-    return pd.DataFrame(rows, columns=columns).groupby("function", as_index=False).sum()
-
-
 def flops(call: plan.Call) -> float:
-    """About what a call computes: its share of a run's time."""
+    """About what a call computes, its share of a run's time: 2 a weight and token of a forward
+    pass, 6 of a training step (8 with checkpointing); lengths are means (data/corpora.yaml)."""
     function, (p, *_) = call
-    kind, tokens = _tokens(function.__name__, p)
-    passes = 2 if kind != "train" else 8 if p.sft.gradient_checkpointing else 6
-    return passes * weights(p) * tokens
-
-
-def _tokens(name: str, p: Profile) -> tuple[str, float]:
-    """("read", "write" or "train", tokens) of one call; lengths are means (data/corpora.yaml)."""
     (query, solution), (asked, _) = corpora.entry(p.train).tokens, corpora.entry(p.domains).tokens
     e, g, length = p.evaluation, p.grpo, min(query + solution, p.sft.max_length)
-    shown = p.sts.demonstrations * sum(corpora.entry(p.demonstrations).tokens)
-    many = sum(min(k, e.questions) for k in corpora.entry(p.domains).questions.values())
     answer = min(WRITTEN, e.max_new_tokens) if e.mode == "generation" else OPTIONS
-    table = {
-        "train_features": ("read", p.shift.queries * 2 * query + p.shift.sets * 2 * length),
-        "domain_features": ("read", p.sts.queries * 2 * asked + shown),
-        "domain_after": ("read", p.sts.queries * asked),
-        "actual_features": ("read", 2 * p.shift.queries * query),
-        "finetuned": ("train", p.sft.epochs * p.sft.examples * length),
-        "change": ("train", p.sft.epochs * p.sft.examples * length),
-        "evaluated": ("train", p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
-        "tuned": ("train", p.sft.epochs * p.selective.examples * length),
-        "reinforced": ("write", 4 * g.steps * g.prompts * g.generations * g.completion_tokens),
-        "performance": ("write" if answer > OPTIONS else "read", many * (answer + asked)),
-        "zero_features": ("read", 7 * len(p.ablation.counts) * p.ablation.questions * length),
-        "peaks": ("read", 6 * p.labels.samples * p.labels.tokens),
-    }
-    return table.get(name, ("read", e.held_out * length))
+    many = sum(min(k, e.questions) for k in corpora.entry(p.domains).questions.values())
+    training = 8 if p.sft.gradient_checkpointing else 6
+    passes, tokens = {
+        "train_features": (2, 2 * p.shift.queries * query + 2 * p.shift.sets * length),
+        "domain_features": (2, 2 * p.sts.queries * asked + p.sts.demonstrations * length),
+        "finetuned": (training, p.sft.epochs * p.sft.examples * length),
+        "change": (training, p.sft.epochs * p.sft.examples * length),
+        "evaluated": (training, p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
+        "tuned": (training, p.sft.epochs * p.selective.examples * length),
+        "reinforced": (8, g.steps * g.prompts * g.generations * g.completion_tokens),
+        "performance": (2, many * (answer + asked)),
+        "zero_features": (2, 7 * len(p.ablation.counts) * p.ablation.questions * length),
+        "peaks": (2, 6 * p.labels.samples * p.labels.tokens),
+    }.get(function.__name__, (2, max(e.held_out, p.sts.queries) * length))
+    return float(passes * weights(p) * tokens)
+
+
+def estimate(p: Profile) -> pd.DataFrame:
+    """A row a function that the plan calls: calls, FLOPs and hours of one A100."""
+    rows = [(call[0].__name__, 1, flops(call)) for calls in plan.rounds(p) for call in calls]
+    table = pd.DataFrame(rows, columns=["function", "calls", "flops"])
+    table = table.groupby("function", as_index=False).sum()
+    return table.assign(a100_hours=table.flops / A100 / 3600)
 
 
 def workers(p: Profile) -> int:
@@ -125,11 +108,9 @@ def workers(p: Profile) -> int:
 
 def problems(p: Profile) -> list[str]:
     """Why this machine can't run the profile: a line each, or none."""
-    lines = [
-        f"{key}: {package} is not installed"
-        for key, package in (("engine", "vllm"), ("executor", "ray"))
-        if getattr(p, key) == package and importlib.util.find_spec(package) is None
-    ]
+    asked = [name for name in (p.engine, p.executor) if name in ("vllm", "ray")]
+    missing = [name for name in asked if importlib.util.find_spec(name) is None]
+    lines = [f"{name} is not installed" for name in missing]
     need = (len(p.seeds) + len(p.others) + 8) * weights(p) * BYTES[p.sft.dtype]  # models kept
     need -= sum(f.stat().st_size for f in store.RUNS.rglob("*") if f.is_file())  # that goes on
     place = next(folder for folder in (store.RUNS, *store.RUNS.parents) if folder.exists())
@@ -162,35 +143,29 @@ def _memory(p: Profile) -> list[str]:
     return [f"memory: fine-tuning takes {sizes}, here are {most:.0f} and {memory:.0f}"]
 
 
-# --- the hub -------------------------------------------------------------------------------------
-
-
 def needs(p: Profile) -> list[tuple[str, str, str | None]]:
     """(kind, repository, revision) of all that the profile reads from the hub."""
     entries = [corpora.entry(name) for name in corpora_of(p)]
     found = [("dataset", e.hub["path"], e.hub.get("revision")) for e in entries if e.hub]
     if "/" in p.model and not os.path.isdir(p.model):
         found.append(("model", p.model, p.revision))
-    for name in p.saes if p.runs_paper else (p.sae,):
-        if not (saes.RANDOM.fullmatch(name) or saes.folder_of(name)):
-            found.append(("model", saes.repository(name), None))
-    return list(dict.fromkeys(found))
+    read = p.saes if p.runs_paper else (p.sae,)
+    public = [n for n in read if not (saes.RANDOM.fullmatch(n) or saes.folder_of(n))]
+    return list(dict.fromkeys(found + [("model", saes.repository(n), None) for n in public]))
 
 
 def _hub(p: Profile) -> list[str]:
     """What is not here and can't be had from the hub, in its client's own words."""
-    mirror, lines = os.environ.get("STS_MIRROR") or "/none", []
-    try:
+    mirror, lines, here = os.environ.get("STS_MIRROR") or "/none", [], set()
+    with contextlib.suppress(Exception):  # no cache yet
         here = {repository.repo_id for repository in scan_cache_dir().repos}
-    except Exception:  # no cache yet
-        here = set()
     for kind, name, _ in needs(p):
-        if name not in here and not os.path.isdir(os.path.join(mirror, name)):
-            try:
-                HfApi().auth_check(name, repo_type=kind)
-            except Exception as error:  # gated, missing, no answer: they have no base of their own
-                said = (str(error).strip().splitlines() or [""])[0]
-                lines.append(f"hub: {name}: {type(error).__name__}: {said}")
+        if name in here or os.path.isdir(os.path.join(mirror, name)):
+            continue
+        try:
+            HfApi().auth_check(name, repo_type=kind)
+        except Exception as error:  # gated, missing, no answer: they have no base of their own
+            lines.append(f"hub: {name}: {type(error).__name__} {error}".splitlines()[0])
     return lines
 
 
@@ -199,8 +174,7 @@ def fetch(chosen: argparse.Namespace) -> int:
     for profile in map(config.load, config.members(chosen.profile)):
         for kind, repository, revision in needs(profile):
             print(snapshot_download(repository, repo_type=kind, revision=revision), flush=True)
-        for corpus in corpora_of(profile):
-            corpora.load(corpus)  # as `datasets` prepares it
+        list(map(corpora.load, corpora_of(profile)))  # as `datasets` prepares it
     return 0
 
 

@@ -2,11 +2,12 @@
 
 # ruff: noqa: D101 (what a section is for is said behind its name)
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, PositiveInt, ValidationError
 
 from sts_utils import batches
 from sts_utils.store import ROOT
@@ -16,8 +17,8 @@ Precision = Annotated[Literal["float32", "bfloat16"], BeforeValidator(batches.pr
 AUTO = Field("auto", validate_default=True)  # what this machine computes faster
 
 
-class Section(BaseModel):  # a part of a profile: immutable, an unknown key is an error
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+class Section(BaseModel, extra="forbid", frozen=True, protected_namespaces=()):
+    """A part of a profile: immutable, an unknown key is an error."""
 
 
 class ShiftSettings(Section):  # step 1, D_N (the paper: two demonstrations, 20,000 tokens)
@@ -165,26 +166,17 @@ class Profile(Section):  # one run: the model, its SAE, the corpora and the size
     stages: tuple[str, ...] = ()  # the notebooks that `reproduce` runs; all of them if left out
 
     @property
-    def saes(self) -> tuple[str, ...]:
-        """Every SAE of the run once: its own, then those of Fig 4a–c and of selective tuning."""
-        swept = self.sweep.widths, self.sweep.layers, self.sweep.sparsities
-        return tuple(dict.fromkeys((self.sae, *(name for names in swept for name in names))))
+    def saes(self) -> tuple[str, ...]:  # each once: its own, those of Fig 4a–c, of selective tuning
+        swept = self.sweep.widths + self.sweep.layers + self.sweep.sparsities
+        return tuple(dict.fromkeys((self.sae, *swept)))
 
     @property
-    def runs_paper(self) -> bool:
-        """Whether the paper's own experiments are part of the run."""
+    def runs_paper(self) -> bool:  # whether the paper's own experiments are part of the run
         return not self.stages or bool(set(self.stages) - {"16_control"})
 
     @property
-    def runs_control(self) -> bool:
-        """Whether the positive control is part of the run."""
+    def runs_control(self) -> bool:  # whether the positive control is
         return bool(self.control.parts) and (not self.stages or "16_control" in self.stages)
-
-
-def names() -> list[str]:
-    """The profiles at hand, without those that stand for several."""
-    stems = sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
-    return [name for name in stems if members(name) == [name]]
 
 
 def members(name: str) -> list[str]:
@@ -194,11 +186,11 @@ def members(name: str) -> list[str]:
 
 def load(name: str, seeds: str | int | list | tuple | None = None) -> Profile:
     """The profile `name` (or a YAML file's path) over its `base`; other seeds (0, "0,1", [0, 1])
-    go into its name. Raises ValueError, in one line, for an unknown profile, base, key or value."""
-    title, values = _path(name).stem, _over_base(name)
-    # of `make reproduce ENGINE=vllm EXECUTOR=ray`
+    go into its name. STS_ENGINE and STS_EXECUTOR are put over it. Raises ValueError, in one line,
+    for an unknown profile, base, key or value."""
+    values = _over_base(name)
+    title, own = re.sub(r"\.ya?ml$", "", Path(name).name), values.get("seeds", [0, 1, 2])
     values |= {k: v for k in ("engine", "executor") if (v := os.environ.get(f"STS_{k.upper()}"))}
-    own = values.get("seeds", [0, 1, 2])
     if seeds not in (None, ""):
         values["seeds"] = seeds if isinstance(seeds, list | tuple) else str(seeds).split(",")
     try:
@@ -210,43 +202,29 @@ def load(name: str, seeds: str | int | list | tuple | None = None) -> Profile:
         raise ValueError("mode: generation measures accuracy alone; set measure: accuracy")
     if len({*profile.seeds}) < len(profile.seeds):
         raise ValueError(f"seeds {profile.seeds} holds one twice: give each once")
-    if seeds in (None, "") or list(profile.seeds) == own:
-        return profile
-    title += f"-seeds-{'-'.join(map(str, profile.seeds))}"  # beside the profile's own results
+    if list(profile.seeds) != own:  # beside the profile's own results
+        title += f"-seeds-{'-'.join(map(str, profile.seeds))}"
     return profile.model_copy(update={"name": title})
 
 
-def _path(name: str) -> Path:
-    return Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
-
-
 def _read(name: str) -> dict:
-    """The keys of a profile's own file."""
-    path = _path(name)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
     if not path.exists():
         known = sorted(other.stem for other in path.parent.glob("*.yaml"))
         raise ValueError(f"unknown profile {name!r}: choose from {', '.join(known)}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"profile {path} is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"profile {path} is not a list of `key: value` lines")
-    return values
 
 
-def _over_base(name: str, above: tuple[str, ...] = ()) -> dict:
-    """The keys of a profile, over those of its base; `above`: the profiles that have it as base."""
-    if name in above:
-        raise ValueError(f"profile {name!r} is its own base: {' -> '.join([*above, name])}")
+def _over_base(name: str) -> dict:
     values = _read(name)
     if "profiles" in values:
         raise ValueError(f"profile {name!r} stands for several: choose one of {members(name)}")
     bases = values.pop("base", None) or []
     for base in reversed(bases if isinstance(bases, list) else [bases]):  # later ones lie above
-        below = _over_base(str(base), (*above, name))
-        for key in values.keys() & below.keys():
-            if isinstance(values[key], dict) and isinstance(below[key], dict):  # a section
-                values[key] = below[key] | values[key]
-        values = below | values
+        below = _over_base(str(base))
+        both = {k: v for k, v in values.items() if type(v) is type(below.get(k)) is dict}
+        values = below | values | {k: below[k] | v for k, v in both.items()}  # of sections
     return values

@@ -5,24 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
 
-from sts_utils import store
-
 #: The paper's instruction after every training question.
 MATH_INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
-#: MMLU-Pro's 14 categories.
-DOMAINS = (
-    *("biology", "business", "chemistry", "computer science", "economics", "engineering"),
-    *("health", "history", "law", "math", "other", "philosophy", "physics", "psychology"),
-)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question. `solution` is its chain of thought, `answer` the gold answer alone.
-
-    Multiple choice: `options` are the option texts and `answer` is one of them. Examples that share
-    a `group` are variants of one template and are never split over training and held-out data.
-    """
+    """One question. `solution` is its chain of thought, `answer` the gold answer alone, one of the
+    `options` of a multiple choice. Examples that share a `group` are variants of one template and
+    are never split over training and held-out data."""
 
     question: str
     solution: str
@@ -48,11 +39,9 @@ def with_answer(example: Example) -> Example:
 
 
 def with_wrong_answer(rng: random.Random, example: Example) -> Example:
-    """The same with one of its wrong options for an answer. Raises ValueError without any."""
-    others = [option for option in example.options if option != example.answer]
-    if not others:
-        raise ValueError(f"question {example.id} has no options, so no wrong answer")
-    return with_answer(replace(example, answer=rng.choice(others)))
+    """The same with one of its wrong options for an answer."""
+    wrong = [option for option in example.options if option != example.answer]
+    return with_answer(replace(example, answer=rng.choice(wrong)))
 
 
 def chat(*texts: str) -> list[dict[str, str]]:
@@ -60,18 +49,11 @@ def chat(*texts: str) -> list[dict[str, str]]:
     return [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)]
 
 
-def digest(examples: Iterable[Example]) -> str:
-    """A short hash of what examples say, not of their names alone."""
-    fields = ("id", "group", "domain", "query", "solution", "answer", "options")
-    return store.digest([[getattr(e, name) for name in fields] for e in examples])
-
-
 def by_domain(examples: Iterable[Example]) -> dict[str, list[Example]]:
     """The examples of each domain, domains in alphabetical order."""
-    groups = {}
-    for example in sorted(examples, key=lambda e: e.domain):
-        groups.setdefault(example.domain, []).append(example)
-    return groups
+    examples = list(examples)
+    names = sorted({e.domain for e in examples})
+    return {name: [e for e in examples if e.domain == name] for name in names}
 
 
 def split(examples: list[Example], held_out: float, seed: int) -> tuple[list, list]:

@@ -4,7 +4,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from sts_utils import batches, generate, saes
 from sts_utils.models import behind, context_cache, reading
-from sts_utils.prompts import Prompt
+from sts_utils.prompts import Pairs, Prompt
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +42,7 @@ class FeatureStats:
     | dh, dh2 | [Q, F] | Δh, (Δh)² |
     | r, dr, dr2 | [Q, d_model] | r in condition a, Δr, (Δr)² |
 
-    `features` [F] are the SAE's ids of the columns; `ids` are the examples'.
-    """
+    `features` [F] are the SAE's ids of the columns; `ids` are the examples'."""
 
     ids: tuple[str, ...]
     features: np.ndarray
@@ -83,7 +81,7 @@ class Hook(NamedTuple):
 
 @torch.inference_mode()
 def feature_stats(
-    pairs: Sequence[tuple[Prompt, Prompt]],
+    pairs: Pairs,
     model,
     hooks: Sequence[Hook],
     *,
@@ -97,8 +95,7 @@ def feature_stats(
     `model` is truncated after the deepest hook or later: one pass serves all; `other_model`, if
     given, runs condition b. Each context is run once and its key-value cache serves every query.
     Position 0 and attention sinks in either condition are left out. Raises ValueError where the
-    query tokens differ or features are not finite.
-    """
+    query tokens differ or features are not finite."""
     other, layers = other_model or model, sorted({hook.layer for hook in hooks})
     ids, sums, plain = [a.example_id for a, _ in pairs], [{} for _ in hooks], {}
     tokens = tokens or batches.batch_tokens()
@@ -123,7 +120,7 @@ def feature_stats(
     return [stacked(into, ids, hook.sae, features) for hook, into in zip(hooks, sums, strict=True)]
 
 
-def by_context(pairs: Sequence[tuple[Prompt, Prompt]]) -> dict[tuple, list[int]]:
+def by_context(pairs: Pairs) -> dict[tuple, list[int]]:
     """(context a, context b) -> indices of the pairs behind them."""
     groups = defaultdict(list)
     for index, (a, b) in enumerate(pairs):
@@ -133,7 +130,7 @@ def by_context(pairs: Sequence[tuple[Prompt, Prompt]]) -> dict[tuple, list[int]]
     return groups
 
 
-def tokens_read(pairs: Sequence[tuple[Prompt, Prompt]]) -> int:
+def tokens_read(pairs: Pairs) -> int:
     """Tokens that `feature_stats` reads: each context once, each query behind both of its own."""
     contexts = {side.context for pair in pairs for side in pair}
     return sum(map(len, contexts)) + 2 * sum(len(plain.tail) for plain, _ in pairs)
@@ -143,8 +140,7 @@ def add_sums(into: dict, indices, lengths, sides, hook: Hook, features, ids) -> 
     """Add queries' sums to the rows of `into` (field -> tensor where the SAE is): query i to row
     i mod ROWS. From the residual rows [tokens, d_model] of both `sides` of a batch.
 
-    `lengths` are the queries' tokens; ENCODED_ROWS rows are encoded at a time.
-    """
+    `lengths` are the queries' tokens; ENCODED_ROWS rows are encoded at a time."""
     parts = [rows.split(lengths) for rows in sides]
 
     def fits(some, i):
@@ -254,24 +250,25 @@ def whole_rows(model, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor
 
 @torch.inference_mode()
 def stream_stats(
-    pairs: Sequence[tuple[Prompt, Prompt]],
+    pairs: Pairs,
     model,
     hook: Hook,
     max_rows: int = 10_000,
     generated: Mapping[tuple[str, str], Sequence[int]] | None = None,
-    read: Callable[[Sequence[Sequence[int]]], Iterator[torch.Tensor]] | None = None,
+    read: Callable[[Sequence[Sequence[int]]], Iterator[dict[int, torch.Tensor]]] | None = None,
 ) -> FeatureStats:
     """Paired sums over the rows of two streams, whatever tokens they are. Never the default.
 
     A stream is every token of a condition's prompts in order (header, demonstrations, query, and
     the tokens of `generated[example_id, condition]`), its first `max_rows` rows without sinks.
-    `read`: another engine in place of `model`; of prompts' ids it yields the rows of each.
+    `read`: another engine in place of `model`; of prompts' ids it yields each one's block -> rows.
     """
-    read, generated, streams = read or partial(whole_rows, model), generated or {}, []
+    generated, streams = generated or {}, []
     for prompts in zip(*pairs, strict=True):
         rows, n = [], 0
         ids = [[*p.ids, *generated.get((p.example_id, p.condition), ())] for p in prompts]
-        for hidden in tqdm(read(ids), total=len(ids), desc="stream", leave=False):
+        found = (of[hook.layer] for of in read(ids)) if read else whole_rows(model, ids)
+        for hidden in tqdm(found, total=len(ids), desc="stream", leave=False):
             rows.append(hidden[hidden.norm(dim=-1) < hook.sink_norm])
             n += len(rows[-1])
             if n >= max_rows:

@@ -1,8 +1,7 @@
 """SFT over several processes: `launch` starts them with accelerate, each runs `main` on its share.
 
 The processes get a plain file (job.json) and rank 0 leaves safetensors and the log; the result
-agrees with `train.sft` in one process up to rounding, and has the same key in the store.
-"""
+agrees with `train.sft` in one process up to rounding, and has the same key in the store."""
 
 import json
 import subprocess
@@ -72,9 +71,6 @@ def launched(launcher: str, settings: SftSettings) -> dict:
     if not (processes := config.get("num_processes") or train.processes(settings, gpus)):
         raise ValueError(f"launcher {launcher!r}: {gpus} GPUs share no batch: set num_processes")
     return config | {"path": str(path), "num_processes": processes}
-
-
-# --- in each process ---------------------------------------------------------------------------
 
 
 def main(job: Path) -> int:

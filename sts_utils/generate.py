@@ -6,10 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from sts_utils import models
 from sts_utils.examples import Example, chat
-
-# --- chats as tokens ---------------------------------------------------------------------------
 
 
 def chat_text(tokenizer, question: str) -> str:
@@ -18,20 +15,16 @@ def chat_text(tokenizer, question: str) -> str:
 
 
 def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[dict]:
-    """Chat prompts with their solutions: lists `input_ids` and `labels`, −100 outside the answer.
-
-    An answer is the solution and its end of turn; longer sequences lose tokens on the left, as in
-    the paper.
-    """
+    """Chat prompts with their solutions: lists `input_ids` and `labels`, −100 outside the answer
+    (the solution and its end of turn); longer ones lose tokens on the left, as in the paper."""
     rows = []
-    for example in examples:
-        prompt, turns = chat_text(tokenizer, example.query), chat(example.query, example.solution)
+    for e in examples:
+        prompt, turns = chat_text(tokenizer, e.query), chat(e.query, e.solution)
         whole = tokenizer.apply_chat_template(turns, tokenize=False)
         answer = whole.removeprefix(prompt).rstrip("\n")
         # a template may write prompts otherwise than dialogues, or leave thoughts out
-        if not whole.startswith(prompt) or example.solution.strip() not in answer:
-            name = f"the chat template of {tokenizer.name_or_path}"
-            raise ValueError(f"{name} does not extend its own prompt by the answer of {example.id}")
+        if not whole.startswith(prompt) or e.solution.strip() not in answer:
+            raise ValueError(f"the chat template does not extend its own prompt by answer {e.id}")
         head, tail = tokenizer([prompt, answer], add_special_tokens=False).input_ids
         ids, labels = head + tail, [-100] * len(head) + tail
         rows.append({"input_ids": ids[-max_length:], "labels": labels[-max_length:]})
@@ -40,16 +33,11 @@ def tokenize(tokenizer, examples: Sequence[Example], max_length: int) -> list[di
 
 def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     """Rows of `tokenize` as [rows, tokens], padded on the right."""
-    ids = [torch.tensor(row["input_ids"]) for row in rows]
-    labels = [torch.tensor(row["labels"]) for row in rows]
-    return {
-        "input_ids": pad_sequence(ids, batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
-    }
-
-
-# --- what a model writes -----------------------------------------------------------------------
+    ids, labels = ([torch.tensor(row[k]) for row in rows] for k in ("input_ids", "labels"))
+    mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+    labels = pad_sequence(labels, batch_first=True, padding_value=-100)
+    ids = pad_sequence(ids, batch_first=True)
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}
 
 
 def stop_ids(model, tokenizer) -> list[int]:
@@ -68,13 +56,11 @@ def continued(
     """The ids that follow each prompt's ids, padded where others of its batch go on. Prompts go
     `batch` at a time, in their order; `settings` are those of transformers' generate."""
     rows, pad = [], tokenizer.pad_token_id
-    with models.quiet(), tqdm(total=len(prompts), desc=desc, unit="prompt", leave=False) as bar:
-        for start in range(0, len(prompts), batch):
-            ids = {"input_ids": [list(p) for p in prompts[start : start + batch]]}
-            inputs = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
-            written = model.generate(**inputs, **settings, tokenizer=tokenizer, pad_token_id=pad)
-            rows += written[:, inputs.input_ids.shape[1] :].tolist()
-            bar.update(len(ids["input_ids"]))
+    for start in tqdm(range(0, len(prompts), batch), desc=desc, unit="batch", leave=False):
+        ids = {"input_ids": [list(p) for p in prompts[start : start + batch]]}
+        inputs = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
+        written = model.generate(**inputs, **settings, tokenizer=tokenizer, pad_token_id=pad)
+        rows += written[:, inputs.input_ids.shape[1] :].tolist()
     return rows
 
 
@@ -91,37 +77,27 @@ def generate(
     stop: Sequence[str] = (),
     desc: str = "generate",
 ) -> list[tuple[str, int, bool]]:
-    """What `model` writes behind each text: (text, its tokens, whether it ended by itself).
-
-    Greedy at temperature 0, else sampled; texts of like length go together. An answer ends at a
-    text of `stop` too, which is kept; tokens leave out the one that ends the answer.
-    """
-    stops = stop_ids(model, tokenizer)
-    settings = dict(max_new_tokens=new_tokens, repetition_penalty=1.0, eos_token_id=stops)
-    if stop:
-        settings["stop_strings"] = list(stop)
+    """What `model` writes behind each text: (text, its tokens, whether it ended by itself). Greedy
+    at temperature 0, else sampled; texts of like length go together. An answer ends at a text of
+    `stop` too, which is kept; tokens leave out the one that ends the answer."""
+    stops, how = stop_ids(model, tokenizer), {"do_sample": bool(temperature)}
     if temperature:
         torch.manual_seed(seed)
-        settings |= dict(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
-    else:
-        settings["do_sample"] = False
+        how |= dict(temperature=temperature, top_k=0, top_p=1.0)
+    how |= dict(max_new_tokens=new_tokens, repetition_penalty=1.0, eos_token_id=stops)
+    how["stop_strings"] = list(stop) or None
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     prompts = [tokenizer(texts[i], add_special_tokens=special_tokens).input_ids for i in order]
-    rows = continued(model, tokenizer, prompts, batch, desc, **settings)
-    ends = {*stops, tokenizer.pad_token_id}
-    answers = {i: _answer(tokenizer, row, ends, stop) for i, row in zip(order, rows, strict=True)}
+    rows = continued(model, tokenizer, prompts, batch, desc, **how)
+    ends, answers = {*stops, tokenizer.pad_token_id}, {}
+    for i, row in zip(order, rows, strict=True):
+        tokens = next((n for n, token in enumerate(row) if token in ends), len(row))
+        text = tokenizer.decode(row[:tokens], skip_special_tokens=True)
+        answers[i] = text, tokens, tokens < len(row) or any(mark in text for mark in stop)
     return [answers[i] for i in range(len(texts))]
-
-
-def _answer(tokenizer, ids: Sequence[int], ends: set[int], stop) -> tuple[str, int, bool]:
-    """(text, tokens, finished) of new ids, up to the first of `ends`."""
-    tokens = next((n for n, token in enumerate(ids) if token in ends), len(ids))
-    text = tokenizer.decode(ids[:tokens], skip_special_tokens=True)
-    return text, tokens, tokens < len(ids) or any(mark in text for mark in stop)
 
 
 def completions(model, tokenizer, questions: Sequence[str], new_tokens: int, **how) -> list[str]:
     """The model's answer to each question in its chat template; `how` as in `generate`."""
     texts = [chat_text(tokenizer, question) for question in questions]
-    answers = generate(model, tokenizer, texts, new_tokens, **how)
-    return [text.strip() for text, _, _ in answers]
+    return [text.strip() for text, _, _ in generate(model, tokenizer, texts, new_tokens, **how)]

@@ -2,8 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,23 +12,19 @@ from trl import GRPOConfig, GRPOTrainer
 
 from sts_utils import generate, models, train
 from sts_utils.config import GrpoSettings
-from sts_utils.examples import Example
+from sts_utils.examples import chat
 
-#: Seconds for reading an answer, and for each comparison with the gold answer.
-SECONDS = 5
-#: Questions sampled together, at most: the key-value caches of all completions are held.
-TOGETHER = 4
-
+#: Seconds for reading an answer, and for each comparison with the gold one; questions sampled
+#: together, at most: the key-value caches of all completions are held.
+SECONDS, TOGETHER = 5, 4
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def reward(completion: str, answer: str) -> float:
     """1.0 if math-verify finds the completion's final answer equal to `answer`, else 0.0.
 
-    The final answer is the last boxed one; without any, the last number or formula. Junk earns 0.0.
-    The time limits are signals, which only the main thread may set (a notebook's cells run there):
-    in another thread there is no limit.
-    """
+    The final answer is the last boxed one; without any, the last number or formula. Time limits are
+    signals, which only the main thread may set: in another there is none."""
     seconds = SECONDS if threading.current_thread() is threading.main_thread() else None
     forms = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     gold = parse(f"\\boxed{{{answer}}}", forms, parsing_timeout=seconds)
@@ -41,30 +35,21 @@ def reward(completion: str, answer: str) -> float:
 
 
 def grpo(
-    model: str,
-    revision: str | None,
-    settings: GrpoSettings,
-    examples: Sequence[Example],
-    seed: int,
-    out: Path,
-    gradient_checkpointing: bool = False,
-    sampling: dict | None = None,
+    model, revision, settings: GrpoSettings, examples, seed, out, recompute=False, sampling=None
 ) -> pd.DataFrame:
-    """Train the whole `model` on `examples` with GRPO, save it in `out`, return the training log.
+    """Train the whole `model` on `examples` with GRPO, save it in `out` in the dtype that it was
+    trained in; the log: step, reward, reward_sd (mean standard deviation within a question), length
+    (tokens), seed. Raises ValueError where a step asks for more questions than there are.
 
     A step is `prompts` questions with `generations` sampled completions each and one update: no
-    reference model, AdamW with float32 updates (train.master_adamw), constant learning rate. The
-    weights are saved in the dtype that they were trained in. `sampling`: TRL's arguments for
-    another engine, which samples all questions of a step at once. Columns of the log: step, reward,
-    reward_sd (mean standard deviation within a question), length (tokens), seed. Raises ValueError
-    where a step asks for more questions than there are.
+    reference model, AdamW with float32 updates, constant learning rate. `recompute` activations;
+    `sampling`: TRL's arguments for another engine, which samples all questions of a step at once.
     """
     if len(examples) < settings.prompts:
         raise ValueError(f"{settings.prompts} questions a step asked for, {len(examples)} at hand")
 
     def rewards(completions, answer, log_metric, **_) -> list[float]:
-        texts = [turns[0]["content"] for turns in completions]
-        values = [reward(text, gold) for text, gold in zip(texts, answer, strict=True)]
+        values = [reward(c[0]["content"], a) for c, a in zip(completions, answer, strict=True)]
         groups = np.reshape(values, (-1, settings.generations))
         log_metric("reward_sd", groups.std(axis=1, ddof=1).mean())
         return values
@@ -73,18 +58,23 @@ def grpo(
     tokenizer = models.load_tokenizer(model, revision)
     whole = models.load_model(model, settings.dtype, revision).train()
     whole.generation_config.eos_token_id = stops = generate.stop_ids(whole, tokenizer)
-    arguments = _arguments(settings, seed, out) | {"gradient_checkpointing": gradient_checkpointing}
+    together = max(n for n in range(1, TOGETHER + 1) if settings.prompts % n == 0)
+    how = train.plain_arguments(seed, str(out)) | {"gradient_checkpointing": recompute}
+    how |= {"lr_scheduler_type": "constant", "learning_rate": settings.lr, "bf16": False}
+    how |= {"loss_type": "grpo", "beta": 0.0, "temperature": settings.temperature}
+    how |= {"max_steps": settings.steps, "max_completion_length": settings.completion_tokens}
+    how |= {"gradient_accumulation_steps": settings.prompts, "steps_per_generation": together}
+    how |= dict.fromkeys(("num_generations", "per_device_train_batch_size"), settings.generations)
     if sampling:
         prompts = tokenizer([generate.chat_text(tokenizer, e.query) for e in examples]).input_ids
         longest = max(map(len, prompts)) + settings.completion_tokens
-        arguments |= sampling | {"steps_per_generation": settings.prompts}
-        arguments |= {"generation_kwargs": {"stop_token_ids": stops}}
         # else it wants room for the model's longest context: 131,072 tokens of Llama 3.1
-        arguments |= {"vllm_max_model_length": longest}
-    turns = [[{"role": "user", "content": e.query}] for e in examples]
-    rows = Dataset.from_dict({"prompt": turns, "answer": [e.answer for e in examples]})
-    config, optimizer = GRPOConfig(**arguments), train.master_adamw(whole, settings.lr)
-    more = {"processing_class": tokenizer, "optimizers": (optimizer, None)}
+        how |= sampling | {"vllm_max_model_length": longest}
+        how |= {"generation_kwargs": {"stop_token_ids": stops}}
+        how["steps_per_generation"] = settings.prompts
+    rows = Dataset.from_list([{"prompt": chat(e.query), "answer": e.answer} for e in examples])
+    optimizers, config = (train.master_adamw(whole, settings.lr), None), GRPOConfig(**how)
+    more = {"processing_class": tokenizer, "optimizers": optimizers}
     trainer = AnswerGRPO(whole, rewards, train.on_one_gpu(config), rows, **more)
     columns = ("step", "reward", "reward_sd", "completions/mean_length")
     log = train.run(trainer, f"GRPO seed {seed}", columns)
@@ -92,41 +82,18 @@ def grpo(
     return log
 
 
-def _arguments(settings: GrpoSettings, seed: int, out: Path) -> dict:
-    """GRPOConfig's arguments: one micro-batch is the completions of one question."""
-    return train.plain_arguments(seed, str(out)) | dict(
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.generations,
-        gradient_accumulation_steps=settings.prompts,
-        steps_per_generation=max(n for n in range(1, TOGETHER + 1) if settings.prompts % n == 0),
-        num_generations=settings.generations,
-        max_completion_length=settings.completion_tokens,
-        temperature=settings.temperature,
-        loss_type="grpo",
-        beta=0.0,
-        learning_rate=settings.lr,
-        lr_scheduler_type="constant",
-        bf16=False,
-    )
-
-
 class AnswerGRPO(GRPOTrainer):
-    """TRL's GRPOTrainer without two costs that leave the gradient as it is: its head over the
-    vocabulary on prompts, and completions whose group earned equal rewards (loss "grpo" without
-    KL)."""
+    """TRL's GRPOTrainer without two costs that leave the gradient as it is: the head on prompts,
+    and completions whose group earned equal rewards (loss "grpo" without KL)."""
 
-    def _get_per_token_logps_and_entropies(
-        self, model, ids, mask, logits_to_keep, batch_size=None, **_
-    ):
+    def _get_per_token_logps_and_entropies(self, model, ids, mask, last, batch_size=None, **_):
         parts, rows = [], batch_size or len(ids)
         for some, seen in zip(ids.split(rows), mask.split(rows), strict=True):
-            scored = seen[:, -logits_to_keep:].bool()
-            keep = torch.zeros_like(seen, dtype=torch.bool)
-            keep[:, -logits_to_keep - 1 : -1] = scored
+            scored = seen[:, -last:].bool()
+            keep = torch.nn.functional.pad(scored, (seen.shape[1] - last - 1, 1))
             states = models.final_states(model, some, seen, keep)
-            targets = some[:, -logits_to_keep:][scored]
-            logps = -train.losses_in_parts(model, states, targets, self.temperature)
-            parts.append(torch.zeros(scored.shape, device=ids.device).masked_scatter(scored, logps))
+            logps = -train.losses_in_parts(model, states, some[:, -last:][scored], self.temperature)
+            parts.append(logps.new_zeros(scored.shape).masked_scatter(scored, logps))
         logps = torch.cat(parts)
         return logps, torch.zeros_like(logps), None  # entropies are only logged
 
@@ -138,13 +105,9 @@ class AnswerGRPO(GRPOTrainer):
         return super()._compute_loss(model, rows) * unequal.float().mean()
 
 
-def accuracy(
-    model, tokenizer, examples: Sequence[Example], completion_tokens: int, batch: int = 32
-) -> pd.DataFrame:
+def accuracy(model, tokenizer, examples, completion_tokens: int, batch: int = 32) -> pd.DataFrame:
     """Reward of the model's greedy completion of each question; columns id, accuracy."""
-    questions = [e.query for e in examples]
-    written = generate.completions(
-        model, tokenizer, questions, completion_tokens, batch=batch, desc="accuracy"
-    )
+    asked, how = [e.query for e in examples], {"batch": batch, "desc": "accuracy"}
+    written = generate.completions(model, tokenizer, asked, completion_tokens, **how)
     rewards = [reward(text, e.answer) for text, e in zip(written, examples, strict=True)]
     return pd.DataFrame({"id": [e.id for e in examples], "accuracy": rewards})

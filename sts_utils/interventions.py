@@ -4,12 +4,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-import numpy as np
 import torch
 from sae_lens import SAE
 
-from sts_utils import saes
-from sts_utils.models import hooked
+from sts_utils import models, saes
 
 #: Rows encoded at once: all features of each are held.
 ROWS = 4096
@@ -25,57 +23,48 @@ def edited(model, edits: Mapping[int, Edit]) -> Iterator[None]:
         whole = isinstance(output, torch.Tensor)
         return edit(output) if whole else (edit(output[0]), *output[1:])
 
-    with hooked(model.model.layers, {n: partial(hook, edit) for n, edit in edits.items()}):
+    with models.hooked(model.model.layers, {n: partial(hook, edit) for n, edit in edits.items()}):
         yield
 
 
-def zeroed(sae: SAE, features: Sequence[int], sink_norm: float) -> Edit:
-    """The edit that takes `features` out: r − Σ_j h_j(r) d_j, with the reconstruction's error left
-    (Fig 1b).
+def added(hidden: torch.Tensor, part: torch.Tensor, sink_norm: float) -> torch.Tensor:
+    """`hidden` + `part` [batch, tokens, d_model], but attention sinks (rows above `sink_norm`) as
+    they are: they carry no text, and the model breaks without them whatever is changed."""
+    rows = hidden.float()
+    text = rows.norm(dim=-1, keepdim=True) < sink_norm
+    return (rows + text.to(part.dtype) * part).to(hidden.dtype)
 
-    Attention sinks (rows above `sink_norm`) stay as they are: they carry no text, and the model
-    breaks without them whichever features are zeroed.
-    """
-    chosen = torch.as_tensor(np.asarray(features), dtype=torch.long)
+
+def zeroed(sae: SAE, features: Sequence[int], sink_norm: float) -> Edit:
+    """The edit that takes `features` out: r − Σ_j h_j(r) d_j; the reconstruction's error stays."""
 
     def edit(hidden: torch.Tensor) -> torch.Tensor:
-        rows, parts = hidden.float(), []
-        for some in rows.flatten(0, 1).split(ROWS):
-            h = saes.encode(sae, some)
+        parts = []
+        for rows in hidden.float().flatten(0, 1).split(ROWS):
+            h = saes.encode(sae, rows)
             only = torch.zeros_like(h)
-            only[:, chosen] = h[:, chosen]
-            parts.append(sae.decode(only) - sae.decode(torch.zeros_like(only[:1])))
-        part = torch.cat(parts).view_as(rows)
-        return (rows - no_sink(rows, sink_norm, part.dtype) * part).to(hidden.dtype)
+            only[:, features] = h[:, features]
+            parts.append(sae.decode(torch.zeros_like(only[:1])) - sae.decode(only))
+        return added(hidden, torch.cat(parts).view_as(hidden), sink_norm)
 
     return edit
 
 
-def no_sink(rows: torch.Tensor, sink_norm: float, dtype: torch.dtype) -> torch.Tensor:
-    """[..., 1] that is 1 for a row that is edited, 0 for an attention sink."""
-    return (rows.norm(dim=-1, keepdim=True) < sink_norm).to(dtype)
-
-
 class SelectiveMaps(torch.nn.Module):
-    """Trainable linear maps [K, d_model], one a layer, that decode chosen features into the
-    residual stream (selective fine-tuning, Fig 7): r + h_D(r) M.
-
-    They start at zero, so training starts from the model itself. `chosen`: layer -> (SAE, ids).
-    """
+    """Trainable maps [K, d_model], one a layer of `chosen` (layer -> SAE and feature ids), that
+    decode these features into the residual stream: r + h_D(r) M (selective fine-tuning, Fig 7).
+    They start at zero, so training starts from the model itself."""
 
     def __init__(self, chosen: Mapping[int, tuple[SAE, Sequence[int]]]):
         super().__init__()
-        self.chosen, self.maps = {}, torch.nn.ParameterDict()
+        self.chosen, self.maps = chosen, torch.nn.ParameterDict()
         for layer, (sae, ids) in chosen.items():
-            self.chosen[layer] = sae, torch.as_tensor(np.asarray(ids))
-            self.maps[str(layer)] = torch.nn.Parameter(torch.zeros(len(ids), sae.cfg.d_in))
+            self.maps[str(layer)] = torch.zeros(len(ids), sae.cfg.d_in)
 
     def edits(self, sink_norm: Mapping[int, float]) -> dict[int, Edit]:
-        """What `edited` takes; attention sinks stay as they are."""
-        return {n: partial(self._edit, n, sink_norm[n]) for n in self.chosen}
+        return {layer: partial(self._edit, layer, sink_norm[layer]) for layer in self.chosen}
 
     def _edit(self, layer: int, sink_norm: float, hidden: torch.Tensor) -> torch.Tensor:
-        (sae, ids), rows = self.chosen[layer], hidden.float()
-        h = saes.encode(sae, rows.flatten(0, 1), ids).view(*rows.shape[:2], -1)
-        part = no_sink(rows, sink_norm, h.dtype) * (h @ self.maps[str(layer)])
-        return (rows + part).to(hidden.dtype)
+        sae, ids = self.chosen[layer]
+        h = saes.encode(sae, hidden.float().flatten(0, 1), ids).view(*hidden.shape[:2], -1)
+        return added(hidden, h @ self.maps[str(layer)], sink_norm)

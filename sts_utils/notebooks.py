@@ -17,13 +17,13 @@ from sts_utils.config import Profile
 from sts_utils.store import FIGURES, ROOT, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
+CONTROL, CENTRAL = "16_control", "06_plot"
 #: In the order in which they run: the central one gathers the claims of all.
 STAGES = (
     *("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate"),
     *("07_moved", "08_training_sets", "09_saes", "10_baselines", "11_mixtures"),
-    *("12_reinforcement", "13_selective", "14_labels", "15_paper_numbers", "06_plot"),
+    *("12_reinforcement", "13_selective", "14_labels", "15_paper_numbers", CONTROL, CENTRAL),
 )
-CONTROL, CENTRAL = "16_control", "06_plot"
 #: Rendered for readers too: how the SAEs were trained, and a prediction.
 OTHERS = ("00_train_saes", "predict")
 #: nbconvert's own page, with the code folded and links to the other pages.
@@ -35,37 +35,26 @@ nav a { display: inline-block; margin-right: 1rem; } summary { opacity: .6; curs
 .jp-InputPrompt, .jp-OutputPrompt { display: none; }</style>
 <nav>{% for name in resources.pages %}<a href="{{ name }}.html">{{ name }}</a>{% endfor %}</nav>
 {% endblock %}
-{% block input_group %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}
-"""
+{% block input_group %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}"""
 
 
 def stages(p: Profile) -> list[str]:
     """The notebooks of a run: the profile's own, or all, with the control where it has parts."""
-    if p.stages:
-        return [s for s in (*STAGES[:-1], CONTROL, CENTRAL) if s in p.stages]
-    return [*STAGES[:-1], *([CONTROL] if p.control.parts else []), CENTRAL]
+    asked = p.stages or [s for s in STAGES if s != CONTROL or p.control.parts]
+    return [s for s in STAGES if s in asked]
 
 
 def execute(name: str, parameters: Mapping, out: Path) -> Path:
-    """Run one notebook from its source; its executed pair lies in the folder `out`.
-
-    Raises ValueError, in one line, where its kernel died, and papermill's error for a cell's.
-    """
+    """Run one notebook from its source; its executed pair lies in the folder `out`. Raises
+    ValueError where its kernel died, and papermill's error where a cell failed."""
     out.mkdir(parents=True, exist_ok=True)
+    how = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
+    how |= {"stderr_file": sys.stderr, "extra_arguments": ["--log-level=ERROR"]}  # cells' bars
     with tempfile.TemporaryDirectory() as scratch:
         source, executed = Path(scratch) / "source.ipynb", Path(scratch) / f"{name}.ipynb"
         nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)
         try:
-            papermill.execute_notebook(
-                source,
-                executed,
-                dict(parameters),
-                kernel_name="python3",
-                progress_bar=False,
-                stderr_file=sys.stderr,  # the notebook's progress bars
-                extra_arguments=["--log-level=ERROR"],
-                cwd=str(NOTEBOOKS),
-            )
+            papermill.execute_notebook(source, executed, dict(parameters), **how)
         except DeadKernelError:
             why = "its kernel was killed (too little memory?): start again, what is done is kept"
             raise ValueError(f"{name}: {why}") from None
@@ -82,9 +71,9 @@ def tidy(path: Path) -> None:
         cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-    notebook.cells = cells
+    notebook.cells, meta = cells, notebook.metadata
     keep = ("kernelspec", "language_info", "jupytext")
-    notebook.metadata = {k: notebook.metadata[k] for k in keep if k in notebook.metadata}
+    notebook.metadata = {k: meta[k] for k in keep if k in meta}
     nbformat.write(notebook, path)
 
 

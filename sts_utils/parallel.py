@@ -33,8 +33,7 @@ def compute(
     Here, one after the other, with one worker, no RAY_ADDRESS and not `over_ray`. Else over the
     cluster in use, at RAY_ADDRESS, or a new one of `workers` processes (None: one a core): a call
     holds `gpus(call)`, if there are any, and is followed by `release()`; a round with failed calls
-    ends first, then raises a ValueError of one line.
-    """
+    ends first, then raises a ValueError of one line."""
     rounds = [sorted(calls, key=weight, reverse=True) for calls in rounds]
     every = [call for calls in rounds for call in calls]
     if workers == 1 and not over_ray and "RAY_ADDRESS" not in os.environ:

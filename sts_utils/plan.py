@@ -1,16 +1,12 @@
 """All that a run computes: rounds of (function, arguments), each call made once, anywhere.
 
-A call needs only what calls of earlier rounds left in the store.
-"""
-
-from collections.abc import Callable
+A call needs only what calls of earlier rounds left in the store."""
 
 from sts_utils import corpora, fsdp, questions, run
 from sts_utils.config import Profile
 from sts_utils.control import scores as control
 from sts_utils.experiments import ablation, labels, mixtures, reinforced, selective
-
-Call = tuple[Callable, tuple]  # a function that leaves its result in the store, its arguments
+from sts_utils.parallel import Call
 
 
 def rounds(p: Profile) -> list[list[Call]]:

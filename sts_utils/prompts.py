@@ -7,17 +7,15 @@ from dataclasses import dataclass, replace
 
 from sts_utils.examples import Example, chat
 
-_MARK = "\x00QUERY\x00"  # never occurs in text; stands in for the query while the template renders
+_MARK = "\x00QUERY\x00"  # never occurs in text; stands for the query while the template renders
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of one prompt and the half-open span of the query's own tokens in them.
-
-    `ids[:span[0]]` is the context: the chat header and, in condition "icl", the demonstrations.
-    After the span comes the assistant's header, from which a model would go on to generate.
-    `shared` tokens of it are the same for other queries, where that is not all of it (`behind`).
-    """
+    """Token ids of one prompt and the half-open span of the query's own tokens in them. Before it
+    is the context: the chat header and, in condition "icl", the demonstrations; `shared` tokens of
+    it are the same for other queries, where that is not all of it (`behind`). Behind the span is
+    the assistant's header, from which a model would go on to generate."""
 
     ids: tuple[int, ...]
     span: tuple[int, int]
@@ -26,19 +24,19 @@ class Prompt:
     shared: int | None = None
 
     @property
-    def query(self) -> tuple[int, ...]:
-        """Ids of the query's tokens."""
+    def query(self) -> tuple[int, ...]:  # ids of the query's tokens
         return self.ids[slice(*self.span)]
 
     @property
-    def context(self) -> tuple[int, ...]:
-        """Ids of everything before the query, as far as other queries share it."""
+    def context(self) -> tuple[int, ...]:  # before the query, as far as other queries share it
         return self.ids[: self.span[0] if self.shared is None else self.shared]
 
     @property
-    def tail(self) -> tuple[int, ...]:
-        """Ids behind the context, up to the query's end."""
+    def tail(self) -> tuple[int, ...]:  # behind the context, up to the query's end
         return self.ids[len(self.context) : self.span[1]]
+
+
+Pairs = list[tuple[Prompt, Prompt]]  # (a, b) of each query: two conditions
 
 
 def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = ()) -> Prompt:
@@ -63,19 +61,14 @@ def behind(prompt: Prompt) -> Prompt:
     return replace(prompt, span=(prompt.span[1], len(prompt.ids)), shared=prompt.span[0])
 
 
-def prompt_pairs(
-    tokenizer,
-    queries: Sequence[Example],
-    demonstrations: Sequence[Sequence[Example]],
-    context_length: int,
-) -> list[tuple[Prompt, Prompt]]:
-    """(plain, icl) prompts of each query; query i gets demonstrations[i mod len(demonstrations)].
+def prompt_pairs(tokenizer, queries: Sequence, sets: Sequence, context_length: int) -> Pairs:
+    """(plain, icl) prompts of each query; query i gets the demonstrations sets[i mod len(sets)].
     Raises ValueError where a query's tokens differ between the conditions, or a prompt is longer
     than the model's context."""
     pairs = []
     for i, query in enumerate(queries):
         plain = chat_prompt(tokenizer, query)
-        icl = chat_prompt(tokenizer, query, demonstrations[i % len(demonstrations)])
+        icl = chat_prompt(tokenizer, query, sets[i % len(sets)])
         if plain.query != icl.query:
             raise ValueError(f"question {query.id} is tokenized differently after demonstrations")
         if len(icl.ids) > context_length:
@@ -85,9 +78,7 @@ def prompt_pairs(
     return pairs
 
 
-def choose_demonstrations(
-    examples: Sequence[Example], per_set: int, n_sets: int, seed: int
-) -> list[list[Example]]:
+def choose_demonstrations(examples, per_set: int, n_sets: int, seed: int) -> list[list[Example]]:
     """`n_sets` sets of `per_set` demonstrations, no two of one set from the same group."""
     rng = random.Random(seed)
     sets = []
@@ -96,9 +87,8 @@ def choose_demonstrations(
         chosen = list({e.group or e.id: e for e in reversed(shuffled)}.values())[:per_set]
         if len(chosen) < per_set:
             where = examples[0].domain if examples else "an empty corpus"
-            raise ValueError(
-                f"{per_set} demonstrations asked for, {len(chosen)} at hand in {where!r}"
-            )
+            few = f"{per_set} demonstrations asked for, {len(chosen)} at hand"
+            raise ValueError(f"{few} in {where!r}")
         sets.append(chosen)
     return sets
 

@@ -7,26 +7,18 @@ from functools import cache
 
 from sts_utils import corpora, models, prompts
 from sts_utils.config import Profile, SweepSettings
-from sts_utils.corpora import texts
+from sts_utils.corpora import packaged
 from sts_utils.examples import Example, by_domain, split, with_answer, with_wrong_answer
 from sts_utils.features import ROWS
-from sts_utils.prompts import Prompt
+from sts_utils.prompts import Pairs
 
 log = logging.getLogger(__name__)
-Pairs = list[tuple[Prompt, Prompt]]
-
-
-@cache
-def _tokenizer(name: str, revision: str | None):
-    return models.load_tokenizer(name, revision)
+_tokenizer = cache(models.load_tokenizer)
 
 
 def tokenizer(p: Profile):
     """The tokenizer of the profile's model, loaded once a process."""
     return _tokenizer(p.model, p.revision)
-
-
-# --- other runs ----------------------------------------------------------------------------------
 
 
 def second_domains(p: Profile) -> Profile | None:
@@ -38,11 +30,8 @@ def trained_on(p: Profile, corpus: str) -> Profile:
     """The run with another training set, its first seed alone."""
     sft = p.sft.model_copy(update={"examples": p.others_examples})
     asked = p.evaluation.model_copy(update={"asked": p.others_questions})
-    changed = {"seeds": p.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
-    return p.model_copy(update=changed)
-
-
-# --- questions -----------------------------------------------------------------------------------
+    own = {"seeds": p.seeds[:1], "train": corpus, "sft": sft, "evaluation": asked}
+    return p.model_copy(update=own)
 
 
 def training_examples(p: Profile, seed: int) -> tuple[list[Example], list[Example]]:
@@ -56,16 +45,14 @@ def training_examples(p: Profile, seed: int) -> tuple[list[Example], list[Exampl
 def templates(p: Profile) -> dict[str, str]:
     """Id of a training question -> its template, where several are variants of one. Empty where
     more questions are read than there are rows of sums, which then mix templates."""
-    if p.shift.queries > ROWS:
-        return {}
-    return {e.id: e.group for e in corpora.load(p.train) if e.group}
+    few = p.shift.queries <= ROWS
+    return {e.id: e.group for e in corpora.load(p.train) if few and e.group}
 
 
 def mathematics(p: Profile, most: int) -> list[Example]:
     """Mathematics questions that are never trained on: the profile's corpus, or held-out ones."""
-    if corpus := p.evaluation.mathematics:
-        return corpora.load(corpus, 0, most)
-    return training_examples(p, 0)[1][:most]
+    corpus = p.evaluation.mathematics
+    return corpora.load(corpus, 0, most) if corpus else training_examples(p, 0)[1][:most]
 
 
 def domain_questions(p: Profile) -> dict[str, list[Example]]:
@@ -81,8 +68,7 @@ def evaluation_questions(p: Profile) -> dict[str, list[Example]]:
 
 
 def domain_queries(p: Profile, domain: str, seed: int) -> list[Example]:
-    """The questions on which a domain is scored: drawn for each seed from those it is evaluated
-    on."""
+    """The questions on which a domain is scored: for each seed others of those it is asked."""
     asked = evaluation_questions(p)[domain]
     return asked if len(asked) < p.sts.queries else random.Random(seed).sample(asked, p.sts.queries)
 
@@ -93,31 +79,26 @@ def halves(p: Profile, domain: str) -> tuple[list[Example], list[Example]]:
     return asked[: len(asked) // 2], asked[len(asked) // 2 :]
 
 
-# --- pairs of prompts ----------------------------------------------------------------------------
-
-
-def training_pairs(p: Profile, seed: int, shown: Sequence[Example] | None = None) -> Pairs:
+def training_pairs(p: Profile, seed: int, shown: Sequence | None = None, prose=False) -> Pairs:
     """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool
-    (or `shown`)."""
-    train, held_out = training_examples(p, seed)
+    (or `shown`), of those short enough that they and a query as long fit the context: of LIMO's
+    chains of thought an 8,192-token context does not take two. With `prose` passages as long stand
+    for the demonstrations, so that what moves is what any context moves."""
+    (train, held_out), settings = training_examples(p, seed), p.shift
     if (n := len(held_out)) < 2:
         raise ValueError(f"corpus {p.train!r} has {n} held-out questions: raise shift.held_out")
-    if n < p.shift.queries:
+    if n < settings.queries:
         log.warning("%r: all %d held-out questions are read, not shift.queries", p.train, n)
-    pool = fitting(p, train if shown is None else shown, p.shift.demonstrations)
-    sets = prompts.choose_demonstrations(pool, p.shift.demonstrations, p.shift.sets, seed)
-    return pairs(p, held_out[: p.shift.queries], sets)
-
-
-def prose_pairs(p: Profile, seed: int) -> Pairs:
-    """(plain, prose) prompts of the same questions: each passage as long as the demonstration it
-    stands for, so that what moves is what any context moves."""
-    train, held_out = training_examples(p, seed)
-    pool = fitting(p, train, p.shift.demonstrations)
-    sets = prompts.choose_demonstrations(pool, p.shift.demonstrations, p.shift.sets, seed)
-    rng = random.Random(f"prose {seed}")
-    passages = [[texts.prose(tokenizer(p), rng, e) for e in group] for group in sets]
-    return pairs(p, held_out[: p.shift.queries], passages)
+    pool = train if shown is None else shown
+    limit = models.context_length(p.model, p.revision) // (settings.demonstrations + 1)
+    fitting = within(tokenizer(p), pool, limit - 1)
+    if len(fitting) < len(pool):
+        log.warning("%r: %d of %d examples can be shown", p.train, len(fitting), len(pool))
+    sets = prompts.choose_demonstrations(fitting, settings.demonstrations, settings.sets, seed)
+    if prose:
+        rng = random.Random(f"prose {seed}")
+        sets = [[packaged.prose(tokenizer(p), rng, e) for e in group] for group in sets]
+    return pairs(p, held_out[: settings.queries], sets)
 
 
 def domain_pairs(p: Profile, domain: str, seed: int) -> Pairs:
@@ -136,9 +117,7 @@ def pairs(p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Exampl
     return [(prompts.behind(plain), prompts.behind(icl)) for plain, icl in made]
 
 
-def answer_pairs(
-    p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Example]], rng: random.Random
-) -> Pairs:
+def answer_pairs(p: Profile, queries: Sequence, sets: Sequence, rng: random.Random) -> Pairs:
     """(wrong, right) prompts of `queries`: behind demonstrations with a wrong option for an answer,
     and behind the same with the right one (ours). Raises ValueError for one without options."""
     queries = [with_answer(e) for e in queries]
@@ -146,22 +125,6 @@ def answer_pairs(
     right = [[with_answer(e) for e in group] for group in sets]
     both = [pairs(p, queries, shown) for shown in (wrong, right)]
     return [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]
-
-
-def fitting(p: Profile, examples: Sequence[Example], demonstrations: int) -> list[Example]:
-    """The examples short enough that `demonstrations` of them and a query as long fit the context.
-
-    LIMO's chains of thought are longer than an 8,192-token context takes two of. Raises ValueError
-    where none is left.
-    """
-    limit = models.context_length(p.model, p.revision) // (demonstrations + 1)
-    kept = within(tokenizer(p), examples, limit - 1)
-    if len(kept) < demonstrations:
-        short = f"corpus {p.train!r} has {len(kept)} examples under {limit} tokens"
-        raise ValueError(f"{short}: lower shift.demonstrations")
-    if len(kept) < len(examples):
-        log.warning("%r: %d of %d examples can be shown", p.train, len(kept), len(examples))
-    return kept
 
 
 def within(tokenizer, examples: Sequence[Example], limit: int) -> list[Example]:

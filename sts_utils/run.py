@@ -1,8 +1,7 @@
 """What a run computes: features of the untouched model, fine-tuned models, and what they changed.
 
 A `cached` function is computed once and read ever after. A fine-tuned model is named by a tuple
-(cached function, its arguments), like (finetuned, 0); None is the untouched one.
-"""
+(cached function, its arguments), like (finetuned, 0); None is the untouched one."""
 
 import gc
 from collections.abc import Mapping, Sequence
@@ -14,24 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sts_utils import (
-    batches,
-    corpora,
-    evaluate,
-    features,
-    generate,
-    models,
-    prompts,
-    questions,
-    sae_training,
-    saes,
-    train,
-)
+from sts_utils import batches, corpora, evaluate, features, generate, models, questions, saes, train
 from sts_utils.cache import cached
 from sts_utils.config import Profile, SftSettings
 from sts_utils.examples import Example, by_domain
 from sts_utils.features import FeatureStats, Hook
+from sts_utils.prompts import chat_prompt
 from sts_utils.questions import tokenizer
+from sts_utils.sae_training import activations
 
 Model = tuple | None
 MODEL = ("model", "revision")
@@ -40,8 +29,6 @@ SHOWN = (*READ, "sweep", "train", "shift", "alignment")
 DOMAINS = ("domains", "demonstrations", "sts", "evaluation.questions")
 #: Training questions that the untouched model answers, to find verified answers of its own.
 ROLLOUTS = 192
-
-# --- models and SAEs that a process holds --------------------------------------------------------
 
 
 @lru_cache(maxsize=2)  # the untouched model and one fine-tuned one
@@ -69,21 +56,19 @@ def sae(p: Profile):
 @cache
 def _hook(sae_name: str, *model) -> Hook:
     name, revision, layer, _ = model
-    read = _sae(sae_name, name, revision, layer)
+    read, tokenizer = _sae(sae_name, name, revision, layer), models.load_tokenizer(name, revision)
     # 16 prompts, the same for every run: what is stored of a domain serves all training sets
-    tokenizer = models.load_tokenizer(name, revision)
-    shown = [prompts.chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
+    shown = [chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
     if not saes.RANDOM.fullmatch(sae_name):
         ids = [list(prompt.ids) for prompt in shown]
-        saes.check(read, sae_name, list(sae_training.activations(_backbone(*model), ids, 4096)))
+        saes.check(read, sae_name, list(activations(_backbone(*model), ids, 4096)))
     return Hook(layer, read, features.sink_norm(_backbone(*model), shown))
 
 
 def hook(p: Profile) -> Hook:
     """The profile's SAE at its layer, with the norm above which rows are attention sinks.
 
-    Raises ValueError, in one line, for an SAE that is not of the model, as 16 prompts show.
-    """
+    Raises ValueError, in one line, for an SAE that is not of the model, as 16 prompts show."""
     return _hook(p.sae, p.model, p.revision, p.layer, p.dtype)
 
 
@@ -100,11 +85,9 @@ def folder(p: Profile, model: Model) -> Path | None:
 def whole(p: Profile, model: Model = None):
     """The whole model to evaluate: untouched or fine-tuned."""
     torch.set_num_threads(batches.cpu_threads())
-    where = folder(p, model)
+    name, revision = (str(folder(p, model)), None) if model else (p.model, p.revision)
     release()
-    if where:
-        return models.load_model(str(where), p.evaluation.dtype)
-    return models.load_model(p.model, p.evaluation.dtype, p.revision)
+    return models.load_model(name, p.evaluation.dtype, revision)
 
 
 def release(engine: bool = True) -> None:
@@ -125,9 +108,7 @@ def release(engine: bool = True) -> None:
 # --- features ------------------------------------------------------------------------------------
 
 
-def read(
-    p: Profile, pairs: Sequence, desc: str, names: Sequence[str] = (), after: Path | None = None
-) -> dict[str, dict]:
+def read(p: Profile, pairs: Sequence, desc: str | None, names: Sequence = (), after=None) -> dict:
     """SAE (of `names`, or the profile's) -> FeatureStats as arrays; one pass serves all of them.
     `after`: condition b is this model."""
     read = {name: with_sae(p, name) if name != p.sae else p for name in names or [p.sae]}
@@ -149,22 +130,18 @@ def read(
 
 def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
     """The released code's alignment: whole prompts with generated tokens, row by row."""
-    written = {}
+    written, rows = {}, None
     if p.shift.generated_tokens:
         model = models.load_model(p.model, p.dtype, p.revision)
         flat = [prompt for pair in pairs for prompt in pair]
         written = features.continuations(model, tokenizer(p), flat, p.shift.generated_tokens)
-    told = (hook(p), p.shift.stream_rows, written)
-    if batches.engine(p.engine) != "vllm":
-        return features.stream_stats(pairs, backbone(p), *told)
-    from sts_utils import vllm
+    if batches.engine(p.engine) == "vllm":
+        from sts_utils import vllm
 
-    where, layers = vllm.checkpoint(p.model, p.revision), [p.layer]
-
-    def rows(prompts):
-        return (r[p.layer] for r in vllm.residual_rows(where, prompts, layers, p.dtype))
-
-    return features.stream_stats(pairs, None, *told, rows)
+        where = vllm.checkpoint(p.model, p.revision)
+        rows = partial(vllm.residual_rows, where, layers=[p.layer], dtype=p.dtype)
+    model = None if rows else backbone(p)
+    return features.stream_stats(pairs, model, hook(p), p.shift.stream_rows, written, rows)
 
 
 @cached(*SHOWN)
@@ -184,7 +161,7 @@ def own_answer_features(p: Profile, seed: int):
 @cached(*READ, "train", "shift", "alignment")
 def prose_features(p: Profile, seed: int):
     """The same training questions without and with prose in context."""
-    return read(p, questions.prose_pairs(p, seed), f"prose seed {seed}")
+    return read(p, questions.training_pairs(p, seed, prose=True), f"prose seed {seed}")
 
 
 @cached(*READ, "sweep", *DOMAINS)
@@ -206,10 +183,9 @@ def actual_features(p: Profile, seed: int, model: Model):
 def domain_after(p: Profile, domain: str, seed: int, model: Model) -> dict:
     """Residual stream of a domain's plain questions in the fine-tuned model (one SAE feature)."""
     pairs = [(plain, plain) for plain, _ in questions.domain_pairs(p, domain, seed)]
-    read = {"features": np.array([0]), "desc": f"{domain} after SFT, seed {seed}"}
-    return features.feature_stats(pairs, backbone(p, folder(p, model)), [hook(p)], **read)[
-        0
-    ].arrays()
+    tuned, desc = backbone(p, folder(p, model)), f"{domain} after SFT, seed {seed}"
+    one = np.array([0])
+    return features.feature_stats(pairs, tuned, [hook(p)], features=one, desc=desc)[0].arrays()
 
 
 # --- fine-tuning ---------------------------------------------------------------------------------
@@ -221,14 +197,7 @@ def finetuned(p: Profile, seed: int, *, out: Path) -> None:
     sft(p, p.sft, questions.training_examples(p, seed)[0][: p.sft.examples], seed, out)
 
 
-def sft(
-    p: Profile,
-    settings: SftSettings,
-    examples: Sequence[Example],
-    seed: int,
-    out: Path,
-    steps: int | None = None,
-) -> None:
+def sft(p: Profile, settings: SftSettings, examples: Sequence, seed: int, out: Path, steps=None):
     """Fine-tune the profile's model into `out`, here or over the processes of its launcher; its log
     is beside it."""
     release()
@@ -275,26 +244,19 @@ def grpo(p: Profile, examples: Sequence[Example], seed: int, out: Path) -> None:
 
 # --- performance ---------------------------------------------------------------------------------
 
-WRITTEN = ("shots", "max_new_tokens", "rule")
-ASKED = (*MODEL, "domains", "demonstrations", "engine")
-ASKED += tuple(f"evaluation.{name}" for name in ("questions", "dtype", "mode", *WRITTEN))
+ASKED = (*MODEL, "domains", "demonstrations", "engine", "evaluation.questions", "evaluation.dtype")
+ASKED += tuple(f"evaluation.{name}" for name in ("mode", "shots", "max_new_tokens", "rule"))
 HELD_OUT = (*MODEL, "train", "shift.held_out", "sft.max_length")
 HELD_OUT += ("evaluation.held_out", "evaluation.dtype")
 SOLVED = ("evaluation.mathematics", "evaluation.max_new_tokens")
 
 
 @cached(*ASKED)
-def performance(
-    p: Profile,
-    model: Model = None,
-    asked: int | None = None,
-    given: tuple[Example, ...] | None = None,
-) -> pd.DataFrame:
+def performance(p: Profile, model: Model = None, asked: int | None = None, given: tuple = ()):
     """Each question's performance before (None) or after fine-tuning, a row a question.
 
-    Columns: domain, id and evaluate.MEASURES. The questions are the profile's evaluation questions,
-    at most `asked` of each domain, or those `given`.
-    """
+    A DataFrame with columns domain, id and evaluate.MEASURES. The questions are the profile's
+    evaluation questions, at most `asked` of each domain, or the examples `given`."""
     groups = questions.evaluation_questions(p).values()
     chosen = given or [e for group in groups for e in group[:asked]]
     if p.evaluation.mode == "generation":

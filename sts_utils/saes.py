@@ -2,18 +2,19 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from sae_lens import SAE, JumpReLUSAE, StandardSAE
+from sae_lens import SAE, JumpReLUSAE, StandardSAE, TopKSAE, TopKSAEConfig
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from sae_lens.saes.sae import SAEMetadata
-from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 
 from sts_utils.store import ROOT
 
+#: TransformerLens's name of the residual stream after a block.
+hook_point = "blocks.{}.hook_resid_post".format
 #: Names of random SAEs, for tests: "random-8x", "random-4x-k16", "random-4x-layer1".
 RANDOM = re.compile(r"random-(?P<expansion>\d+)x(-k(?P<k>\d+))?(-layer(?P<layer>\d+))?")
 #: A row whose norm exceeds this multiple of the median is an attention sink.
@@ -24,10 +25,14 @@ WRONG_FVU, WRONG_L0 = 0.9, 5.0
 
 def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     """The SAE `name`, float32: a folder, "release/sae_id" of sae-lens, or a random one. Raises
-    ValueError, in one line, if it is not there or does not fit a residual stream of width `d_in`
-    after block `layer`."""
-    if random_one := RANDOM.fullmatch(name):
-        sae = _random(random_one, d_in)
+    ValueError if it isn't there, or of another width or block than `d_in` and `layer`."""
+    if seeded := RANDOM.fullmatch(name):
+        metadata = SAEMetadata(hook_name=hook_point(int(seeded["layer"] or 0)))
+        shape = dict(d_in=d_in, d_sae=int(seeded["expansion"]) * d_in, k=int(seeded["k"] or 8))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            sae = TopKSAE(TopKSAEConfig(**shape, dtype="float32", device="cpu", metadata=metadata))
+            sae.W_enc.data.normal_()
     elif folder := folder_of(name):
         sae = SAE.load_from_disk(folder, dtype="float32")
     else:
@@ -35,23 +40,11 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     width, hook = sae.cfg.d_in, sae.cfg.metadata.hook_name
     if d_in is not None and width != d_in:
         raise ValueError(f"SAE {name!r} reads width {width}, the model's residual stream is {d_in}")
-    if layer is not None and hook and hook != hook_point(layer):
-        reads = hook_point(layer)
+    if layer is not None and hook and hook != (reads := hook_point(layer)):
         raise ValueError(f"SAE {name!r} was trained at {hook}, the profile reads {reads}")
     for weight in sae.parameters():  # some loaders leave views, which safetensors refuses to write
         weight.data = weight.data.contiguous()
     return sae.eval().requires_grad_(False)
-
-
-def _random(name: re.Match, d_in: int) -> SAE:
-    """A seeded TopK SAE of random weights."""
-    shape = {"d_in": d_in, "d_sae": int(name["expansion"]) * d_in, "k": int(name["k"] or 8)}
-    metadata = SAEMetadata(hook_name=hook_point(int(name["layer"] or 0)))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sae = TopKSAE(TopKSAEConfig(**shape, dtype="float32", device="cpu", metadata=metadata))
-        sae.W_enc.data.normal_()
-    return sae
 
 
 def folder_of(name: str) -> Path | None:
@@ -63,43 +56,30 @@ def folder_of(name: str) -> Path | None:
 def layer(name: str) -> int:
     """The block whose residual stream the SAE `name` reads, from its config alone: the weights of a
     public SAE are gigabytes. Raises ValueError for one that reads something else."""
-    if random_one := RANDOM.fullmatch(name):
-        return int(random_one["layer"] or 0)
+    if seeded := RANDOM.fullmatch(name):
+        return int(seeded["layer"] or 0)
     if folder := folder_of(name):
         cfg = json.loads((folder / "cfg.json").read_text())
-        hook = cfg.get("metadata", cfg).get("hook_name")  # sae-lens < 6: at the top
-    elif name.partition("/")[0] in get_pretrained_saes_directory():
-        hook = _of_sae_lens(name, load_sae_config_from_huggingface)["metadata"].get("hook_name")
     else:
-        hook = load(name).cfg.metadata.hook_name
+        cfg = _of_sae_lens(name, load_sae_config_from_huggingface)
+    hook = cfg.get("metadata", cfg).get("hook_name")  # sae-lens < 6: at the top
     if not (block := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook or "")):
-        reads = f"SAE {name!r} reads {hook or 'no known place'}"
-        raise ValueError(f"{reads}: choose one on the residual stream after a block")
+        raise ValueError(f"SAE {name!r} reads {hook}: choose one on the residual stream of a block")
     return int(block[1])
-
-
-def _of_sae_lens(name: str, read: Callable):
-    """`read` of an SAE's release and id; what goes wrong, in one line."""
-    release, _, sae_id = name.partition("/")
-    try:
-        return read(release, sae_id)
-    except Exception as error:  # unknown release, unknown id, no hub
-        first, *_ = str(error).split("\n")
-        raise ValueError(f"SAE {name!r} is no folder and sae-lens can't load it: {first}") from None
 
 
 def repository(name: str) -> str:
     """The hub's repository that holds the SAE "release/sae_id" of sae-lens."""
+    return _of_sae_lens(name, lambda release, _: get_pretrained_saes_directory()[release].repo_id)
+
+
+def _of_sae_lens(name: str, read: Callable):
     release, _, sae_id = name.partition("/")
-    listed = get_pretrained_saes_directory().get(release)
-    if listed is None or sae_id not in listed.saes_map:
-        raise ValueError(f"SAE {name!r} is no folder and not in sae-lens's list of SAEs")
-    return listed.repo_id
-
-
-def hook_point(layer: int) -> str:
-    """TransformerLens's name of the residual stream after block `layer`."""
-    return f"blocks.{layer}.hook_resid_post"
+    try:
+        return read(release, sae_id)
+    except Exception as error:  # unknown release, unknown id, no hub: there is no common type
+        said = str(error).split("\n")[0]
+        raise ValueError(f"SAE {name!r} is no folder and sae-lens can't load it: {said}") from None
 
 
 def encode(sae: SAE, rows: torch.Tensor, features=None) -> torch.Tensor:
@@ -129,11 +109,10 @@ def check(sae: SAE, name: str, rows: Sequence[torch.Tensor]) -> None:
 
 
 @torch.inference_mode()
-def quality(sae: SAE, rows: Iterable[torch.Tensor]) -> dict[str, float]:
+def quality(sae: SAE, rows: Sequence[torch.Tensor]) -> dict[str, float]:
     """Fraction of variance unexplained (FVU), mean L0 and share of dead features on rows."""
-    residual = total = active = 0.0
+    rows, residual, total, active = list(rows), 0.0, 0.0, 0.0
     fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool)
-    rows = list(rows)
     n = sum(map(len, rows))
     mean = torch.cat([chunk.mean(0, keepdim=True) * len(chunk) for chunk in rows]).sum(0) / n
     for chunk in rows:

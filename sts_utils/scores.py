@@ -31,8 +31,7 @@ class ShiftedDims:
 def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> np.ndarray:
     """Each feature's shift, [F] (or [d_model] with `raw`, for the residual stream's own dims).
 
-    `paper`: E_x (Δh_j)², the mean over query tokens. `released_code`: their sum; it ranks alike.
-    """
+    `paper`: E_x (Δh_j)², the mean over query tokens. `released_code`: their sum; it ranks alike."""
     field = "dr2" if raw else "dh2"
     paper = definition == "paper"
     return stats.mean(field) if paper else getattr(stats, field).sum(0, dtype=np.float64)
@@ -43,8 +42,7 @@ def shifted_dims(
 ) -> ShiftedDims:
     """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))². Ties go to the lower id.
 
-    `n=None` ranks every feature. Raises ValueError for n larger than the SAE.
-    """
+    `n=None` ranks every feature. Raises ValueError for n larger than the SAE."""
     moved = shift(stats, definition, raw)
     ids = np.arange(len(moved)) if raw else stats.features
     if n is not None and not 1 <= n <= len(moved):
@@ -70,19 +68,12 @@ def overlaps(a: np.ndarray, b: np.ndarray, ks: np.ndarray) -> np.ndarray:
     return np.stack([(worst < k).sum(-1) for k in ks], axis=-1) / ks
 
 
-def top_share(moved: np.ndarray, k: int | np.ndarray) -> np.ndarray:
-    """Share of the total shift that the k most shifted dims hold (Fig 1a, 2b)."""
-    cumulative = np.concatenate([[0.0], np.cumsum(np.sort(moved)[::-1])])
-    return cumulative[np.asarray(k)] / cumulative[-1]
-
-
 def shift_draws(
     features: Sequence[FeatureStats], field: str, n: int, groups: Mapping[str, str]
 ) -> np.ndarray:
     """[B, S, F] means of a field of each seed's features under a bootstrap over its questions.
 
-    `groups`: example id -> template; a template's questions are drawn together, alike for seeds.
-    """
+    `groups`: example id -> template; a template's questions are drawn together, alike for seeds."""
     drawn = []
     for stats in features:
         weights = counts([groups.get(i, i) for i in stats.ids], n)
@@ -96,8 +87,7 @@ def shift_draws(
 def expectation(sums: np.ndarray, tokens: np.ndarray, weights=None) -> np.ndarray:
     """E_x̃ over a domain's tokens, from `sums` [Q, …] and `tokens` [Q] a query: […].
 
-    With `weights` [B, Q], how often a bootstrap draws each query, [B, …].
-    """
+    With `weights` [B, Q], how often a bootstrap draws each query, [B, …]."""
     if weights is None:
         return sums.sum(0) / tokens.sum()
     total = weights @ tokens
@@ -109,8 +99,7 @@ def sts_act(
 ) -> np.ndarray:
     """STS_act(T̃) = E_x̃ Σ_{j∈D_N} h_j(x̃; Θ): how active the shifted dims are in the domain.
 
-    `definition: released_code` is the mean over D_N of h_j². A number, or [B] with `weights`.
-    """
+    `definition: released_code` is the mean over D_N of h_j². A number, or [B] with `weights`."""
     field = "h" if definition == "paper" else "h2"
     return _over_dims(domain, field, dims, definition, weights)
 
@@ -121,8 +110,7 @@ def sts_icl(
     """STS_ICL(T̃) = E_x̃ Σ_{j∈D_N} (h_j(x̃_0, ỹ_0, …, x̃; Θ) − h_j(x̃; Θ))²: how far the domain's
     own demonstrations move the shifted dims.
 
-    `definition: released_code` is the mean over D_N. A number, or [B] with `weights`.
-    """
+    `definition: released_code` is the mean over D_N. A number, or [B] with `weights`."""
     return _over_dims(domain, "dh2", dims, definition, weights)
 
 
@@ -149,8 +137,7 @@ def sts_relative(domains: Sequence[FeatureStats], dims: ShiftedDims, weights=Non
     features are in a domain than in the others (ours). [D], or [B, D] with `weights` [D][B, Q].
 
     A hundredth of the mean is added to both, so that a feature silent in one domain counts as that
-    and no less.
-    """
+    and no less."""
     h = _means(domains, "h", dims, weights)
     mean = h.mean(-2, keepdims=True)
     return np.log((h + 0.01 * mean + 1e-4) / (1.01 * mean + 1e-4)).mean(-1)
@@ -161,8 +148,7 @@ def shift_cosine(
 ) -> np.ndarray:
     """Cosine on D_N of a domain's mean signed shift and the training set's, `towards` [F] (ours).
 
-    [D], or [B, D] with `weights`, [B, Q] a domain. Above zero: both move alike.
-    """
+    [D], or [B, D] with `weights`, [B, Q] a domain. Above zero: both move alike."""
     return cosine(towards[dims.ids], _means(domains, "dh", dims, weights))
 
 
@@ -192,8 +178,7 @@ def over_domains(
 ) -> np.ndarray:
     """[D] the score `name` of each domain, or [B, D] with `weights`, [B, Q] for each domain.
 
-    `name`: sts_act, sts_icl, sts_relative, or cosine, which reads `towards` [F].
-    """
+    `name`: sts_act, sts_icl, sts_relative, or cosine, which reads `towards` [F]."""
     if name == "sts_relative":
         return sts_relative(domains, dims, weights)
     if name == "cosine":

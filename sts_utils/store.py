@@ -18,12 +18,11 @@ from safetensors import SafetensorError
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 CACHE = DATA / "cache"
-if os.environ.get("STS_OUT"):  # the same folder for processes started elsewhere
-    os.environ["STS_OUT"] = os.path.abspath(os.environ["STS_OUT"])
 #: What runs write; `STS_OUT` puts it in another folder (another disk, a test's own).
-OUT = os.environ.get("STS_OUT")
-RUNS = Path(OUT) / "runs" if OUT else DATA / "runs"
-FIGURES = Path(OUT) / "figures" if OUT else ROOT / "figures"
+RUNS, FIGURES = DATA / "runs", ROOT / "figures"
+if out := os.environ.get("STS_OUT"):
+    os.environ["STS_OUT"] = out = os.path.abspath(out)  # for processes started elsewhere
+    RUNS, FIGURES = Path(out) / "runs", Path(out) / "figures"
 
 
 def digest(value: object) -> str:
@@ -42,21 +41,18 @@ def file_hash(path: Path) -> str:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A scratch folder that becomes `folder` only when the block ends without an error, and there
     is none by then: another process was first. Raises ValueError, in one line, for a full disk."""
-    scratch = folder.with_name(
-        f".{folder.name}.{uuid.uuid4().hex[:8]}@{platform.node()}.{os.getpid()}"
-    )
+    own = f"{uuid.uuid4().hex[:8]}@{platform.node()}.{os.getpid()}"
+    scratch = folder.with_name(f".{folder.name}.{own}")
     try:
         scratch.mkdir(parents=True)
         yield scratch
         os.replace(scratch, folder)
     except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST) and folder.exists():
-            return
-        full = f"(os error {errno.ENOSPC})" in str(error)  # safetensors says so in words alone
-        if full or getattr(error, "errno", None) == errno.ENOSPC:
-            mend = f"free some space below {RUNS} and start again"
-            raise ValueError(f"the disk is full: {mend}") from None
-        raise
+        number = getattr(error, "errno", None)  # safetensors says it in words alone
+        if number == errno.ENOSPC or f"(os error {errno.ENOSPC})" in str(error):
+            raise ValueError(f"the disk is full: free some space below {RUNS}") from None
+        if number not in (errno.ENOTEMPTY, errno.EEXIST) or not folder.exists():
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -70,8 +66,7 @@ def clear_abandoned() -> None:
 
 
 def check_writable(folder: Path, mend: str) -> None:
-    """Raise ValueError, in one line that ends in `mend`, where nothing can be written in `folder`
-    (which may not be there yet)."""
+    """Raise ValueError, in one line that ends in `mend`, where `folder` (new or not) is closed."""
     above = next(f for f in (folder, *folder.absolute().parents) if f.exists())
     try:
         with tempfile.TemporaryDirectory(dir=above):

@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -13,12 +12,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations import sdpa_attention
 from transformers.utils import is_torch_tf32_available
 
-from sts_utils import models
+from sts_utils import generate, models
 from sts_utils.config import SftSettings
-from sts_utils.examples import Example
-from sts_utils.generate import collate, tokenize
-
-logger = logging.getLogger(__name__)
 
 #: The paper's optimizer.
 BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
@@ -31,57 +26,40 @@ CPU_TOKENS, LOGITS = 2048, 2**28
 
 
 def sft(
-    model: str,
-    revision: str | None,
-    settings: SftSettings,
-    examples: Sequence[Example],
-    seed: int,
-    out: Path,
-    steps: int | None = None,
+    model: str, revision, settings: SftSettings, examples, seed: int, out: Path, steps=None
 ) -> pd.DataFrame:
-    """Fine-tune the whole `model` on `examples` in this process, save it in `out`, return the log.
-
-    Loss on answers only, full fine-tuning, AdamW with float32 updates, cosine schedule with 10%
-    warm-up (the paper's protocol). The weights are saved in the dtype that they were trained in.
-    `steps` stands in for the settings' epochs. Columns of the log: step, loss, lr, seed.
-    """
+    """Fine-tune the whole `model` on `examples` in this process by the paper's protocol (loss on
+    answers alone, AdamW, cosine schedule with 10% warm-up), save it in `out` in the dtype that it
+    was trained in; the log: step, loss, lr, seed. `steps` stand in for the settings' epochs."""
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(model, revision)
     whole = models.load_model(model, settings.dtype, revision).train()
-    desc = f"SFT seed {seed}"
-    log = train_answers(whole, tokenizer, settings, examples, settings.lr, seed, desc, steps)
+    how = (settings.lr, seed, f"SFT seed {seed}", steps)
+    log = train_answers(whole, tokenizer, settings, examples, *how)
     models.save(whole, tokenizer, out)
     return log
 
 
 def train_answers(
-    model,
-    tokenizer,
-    settings: SftSettings,
-    examples: Sequence[Example],
-    lr: float,
-    seed: int,
-    desc: str,
-    steps: int | None = None,
-    warmup: float = WARMUP,
+    model, tokenizer, settings: SftSettings, examples, lr, seed, desc, steps=None, warmup=WARMUP
 ) -> pd.DataFrame:
     """Train what is trainable in `model` on the answers of `examples` (in place), at the learning
     rate `lr` instead of the settings', after a `warmup` of so much of the run; a log as `sft`'s."""
-    rows = tokenize(tokenizer, examples, settings.max_length)
+    rows = generate.tokenize(tokenizer, examples, settings.max_length)
     longest = max(len(row["input_ids"]) for row in rows)
     models.train_on_rows_of(model, longest)
     if models.device() == "cpu":  # two processes of 11 GB did not fit into 24: half the rows, 7 GB
-        parts = [n for n in range(1, settings.micro_batch + 1) if settings.micro_batch % n == 0]
-        micro_batch = max((n for n in parts if n * longest <= CPU_TOKENS), default=1)
-        settings = settings.model_copy(update={"micro_batch": micro_batch})
+        most = min(settings.micro_batch, max(1, CPU_TOKENS // longest))
+        size = max(n for n in range(1, most + 1) if settings.micro_batch % n == 0)
+        settings = settings.model_copy(update={"micro_batch": size})
     elif settings.dtype == "float32":
         repeat_keys()
     precision = torch.backends.fp32_precision  # TF32, which SFT sets, is for SFT alone
     try:
         with tempfile.TemporaryDirectory() as scratch:
             args = TrainingArguments(**arguments(settings, seed, steps, scratch, warmup))
-            optimizers = master_adamw(model, lr), None
-            trainer = AnswerTrainer(model, on_one_gpu(args), collate, rows, optimizers=optimizers)
+            optimizers = {"optimizers": (master_adamw(model, lr), None)}
+            trainer = AnswerTrainer(model, on_one_gpu(args), generate.collate, rows, **optimizers)
             return run(trainer, desc)
     finally:
         torch.backends.fp32_precision = precision
@@ -91,6 +69,38 @@ def repeat_keys() -> None:
     """From now on a process gives attention as many key heads as query heads: with fewer, float32
     has no fused kernel on a GPU, and plain products hold tokens² numbers a head."""
     sdpa_attention.use_gqa_in_sdpa = lambda *_: False
+
+
+def arguments(settings: SftSettings, seed: int, steps, scratch: str, warmup=WARMUP) -> dict:
+    """TrainingArguments of one process: the paper's schedule, `steps` or the settings' epochs."""
+    how = {"lr_scheduler_type": "cosine", "warmup_steps": warmup, "max_steps": steps or -1}
+    how |= {"num_train_epochs": settings.epochs, "train_sampling_strategy": "group_by_length"}
+    how |= {"gradient_checkpointing": settings.gradient_checkpointing}
+    how |= {"gradient_accumulation_steps": settings.batch // settings.micro_batch}
+    how |= {"per_device_train_batch_size": settings.micro_batch}
+    how |= {"tf32": is_torch_tf32_available() or None}  # of float32 weights: 8 times as fast
+    return plain_arguments(seed, scratch) | how
+
+
+def plain_arguments(seed: int, scratch: str) -> dict:
+    """TrainingArguments of SFT and GRPO alike: clipping, and nothing saved or reported."""
+    quiet = {"save_strategy": "no", "disable_tqdm": True, "log_level": "error", "report_to": []}
+    data = {"remove_unused_columns": False, "dataloader_pin_memory": False, "logging_steps": 1}
+    where = {"output_dir": scratch, "use_cpu": models.device() == "cpu"}
+    return quiet | data | where | {"seed": seed, "data_seed": seed, "max_grad_norm": CLIP}
+
+
+def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+    """The arguments without nn.DataParallel over every GPU, which would multiply the batch;
+    several GPUs are for the profile's `launcher`."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def processes(settings: SftSettings, gpus: int) -> int:
+    """Processes that share a batch evenly: as many `gpus` as do, or 0."""
+    even = [n for n in range(1, gpus + 1) if settings.batch % (n * settings.micro_batch) == 0]
+    return max(even, default=0)
 
 
 def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) -> pd.DataFrame:
@@ -108,69 +118,15 @@ class Bar(TrainerCallback):
     """A progress bar with one number of the log; the Trainer's own prints a table a step."""
 
     def __init__(self, desc: str, shown: str):
-        self.desc, self.shown = desc, shown
+        self.bar, self.shown = tqdm(desc=desc, unit="step", leave=False), shown
 
-    def on_train_begin(self, args, state, control, **_):
-        self.bar = tqdm(total=state.max_steps, desc=self.desc, unit="step", leave=False)
-
-    def on_log(self, args, state, control, logs=None, **_):
+    def on_log(self, args, state, control, logs, **_):
+        self.bar.total = state.max_steps
         self.bar.update(state.global_step - self.bar.n)
-        if self.shown in logs:
-            self.bar.set_postfix({self.shown: f"{logs[self.shown]:.3f}"})
+        self.bar.set_postfix({self.shown: logs.get(self.shown)})
 
-    def on_train_end(self, args, state, control, **_):
+    def on_train_end(self, *_, **__):
         self.bar.close()
-
-
-def arguments(
-    settings: SftSettings, seed: int, steps: int | None, scratch: str, warmup: float = WARMUP
-) -> dict:
-    """TrainingArguments of one process: the paper's schedule, nothing saved or reported."""
-    return plain_arguments(seed, scratch) | dict(
-        num_train_epochs=settings.epochs,
-        max_steps=steps or -1,
-        per_device_train_batch_size=settings.micro_batch,
-        gradient_accumulation_steps=settings.batch // settings.micro_batch,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        train_sampling_strategy="group_by_length",
-        remove_unused_columns=False,
-        tf32=is_torch_tf32_available() or None,  # of float32 weights: 8 times as fast
-        lr_scheduler_type="cosine",
-        warmup_steps=warmup,
-    )
-
-
-def plain_arguments(seed: int, scratch: str) -> dict:
-    """TrainingArguments of SFT and GRPO alike: clipping, and nothing saved or reported."""
-    return dict(
-        output_dir=scratch,
-        seed=seed,
-        data_seed=seed,
-        max_grad_norm=CLIP,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        log_level="error",
-        use_cpu=models.device() == "cpu",
-        dataloader_pin_memory=False,
-    )
-
-
-def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
-    """The arguments without nn.DataParallel over every GPU, which would multiply the batch;
-    several GPUs are for the profile's `launcher`."""
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def processes(settings: SftSettings, gpus: int) -> int:
-    """Processes that share a batch evenly: as many `gpus` as do, or 0."""
-    even = [n for n in range(1, gpus + 1) if settings.batch % (n * settings.micro_batch) == 0]
-    return max(even, default=0)
-
-
-# --- the loss is on answers alone --------------------------------------------------------------
 
 
 class AnswerTrainer(Trainer):
@@ -189,14 +145,10 @@ def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor
     return losses_in_parts(model, states, labels[:, 1:][learnt]).sum(), learnt.sum()
 
 
-def losses_in_parts(
-    model, states: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
-) -> torch.Tensor:
-    """[tokens] loss of each of the final `states` [tokens, d_model] on the token that follows it.
-
-    Many go through the head in parts of LOGITS numbers, each computed again in the backward pass:
-    logits of 8,192 tokens over 256,000 words and what is made of them would be 30 GB.
-    """
+def losses_in_parts(model, states, targets, temperature: float = 1.0) -> torch.Tensor:
+    """[tokens] loss of each final state of `states` [tokens, d_model] on the token that follows it,
+    in parts of LOGITS numbers, computed again in the backward pass: the logits of 8,192 tokens over
+    256,000 words and what is made of them would be 30 GB."""
 
     def losses(states, targets):
         logits = models.vocabulary_logits(model, states)
@@ -210,28 +162,21 @@ def losses_in_parts(
     return torch.cat([checkpoint(losses, *part, use_reentrant=False) for part in parts])
 
 
-# --- float32 updates ---------------------------------------------------------------------------
-
-
 def master_adamw(model, lr: float) -> torch.optim.AdamW:
-    """AdamW over a float32 copy of the trainable weights; each step writes it back to the model's
-    dtype.
-
-    Plain bfloat16 weights lose small updates to rounding (a learning rate of 1e-5 moves a weight by
-    less than its last bit); the copy keeps them.
-    """
+    """AdamW over a float32 copy of the trainable weights, written back to the model at each step:
+    bfloat16 weights lose updates below their last bit, as those of a learning rate of 1e-5 are."""
     weights = [p for p in model.parameters() if p.requires_grad]
-    device = _device_of_masters(weights)
+    device, numbers = weights[0].device, sum(w.numel() for w in weights)
+    if device.type == "cuda" and not masters_beside(numbers, torch.cuda.mem_get_info(device)[0]):
+        size, device = f"{MASTER_BYTES * numbers / 1e9:.0f} GB", torch.device("cpu")
+        logging.getLogger(__name__).warning("AdamW's %s go to main memory: slower", size)
     masters = [w.detach().to(device, torch.float32, copy=True) for w in weights]
-    matrices, others = [m for m in masters if m.ndim > 1], [m for m in masters if m.ndim <= 1]
-    decays = (matrices, WEIGHT_DECAY), (others, 0.0)
-    groups = [{"params": some, "weight_decay": decay} for some, decay in decays if some]
+    groups = [{"params": [m], "weight_decay": WEIGHT_DECAY * (m.ndim > 1)} for m in masters]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=True)
 
     def take_gradients(*_):
         for master, weight in zip(masters, weights, strict=True):
-            if weight.grad is not None:
-                master.grad = weight.grad.to(device, torch.float32)
+            master.grad = None if weight.grad is None else weight.grad.to(device, torch.float32)
 
     def give_weights(*_):
         for master, weight in zip(masters, weights, strict=True):
@@ -241,16 +186,6 @@ def master_adamw(model, lr: float) -> torch.optim.AdamW:
     optimizer.register_step_pre_hook(take_gradients)
     optimizer.register_step_post_hook(give_weights)
     return optimizer
-
-
-def _device_of_masters(weights: Sequence[torch.Tensor]) -> torch.device:
-    """Where the weights are, or main memory where that is a GPU without room."""
-    device, numbers = weights[0].device, sum(w.numel() for w in weights)
-    if device.type != "cuda" or masters_beside(numbers, torch.cuda.mem_get_info(device)[0]):
-        return device
-    need = MASTER_BYTES * numbers / 1e9
-    logger.warning("AdamW's %.0f GB do not fit on this GPU, they go to main memory: slower", need)
-    return torch.device("cpu")
 
 
 def masters_beside(numbers: int, free: int) -> int:

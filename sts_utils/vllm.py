@@ -1,8 +1,7 @@
 """The vLLM engine: written answers, samples for GRPO, and rows of the residual stream.
 
 One engine is alive at a time and is kept for the next call; `close` ends it. vLLM runs in a process
-of its own, which loads this module for `ResidualReader`; while GRPO trains, TRL runs it in ours.
-"""
+of its own, which loads this module for `ResidualReader`; while GRPO trains, TRL runs it in ours."""
 
 import contextlib
 import os
@@ -21,7 +20,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from sts_utils import batches, features, models
 from sts_utils.generate import stop_ids
-from sts_utils.prompts import Prompt
+from sts_utils.prompts import Pairs
 from sts_utils.watch import watch
 
 for _name, _value in {
@@ -49,9 +48,6 @@ def checkpoint(name: str, revision: str | None = None) -> Path:
     if isinstance(source, Path):
         return source
     return Path(snapshot_download(source, revision=revision, allow_patterns=list(models.FILES)))
-
-
-# --- the residual stream -----------------------------------------------------------------------
 
 
 class ResidualReader:
@@ -83,17 +79,12 @@ class ResidualReader:
 
 
 def residual_rows(
-    folder: Path | str,
-    prompts: Sequence[Sequence[int]],
-    layers: Sequence[int],
-    dtype: str = "float32",
-    room: int = 0,
+    folder, prompts: Sequence, layers: Sequence[int], dtype: str = "float32", room: int = 0
 ) -> Iterator[dict[int, torch.Tensor]]:
     """Of each prompt in turn: block -> its residual rows [tokens, d_model], float32, on the CPU.
 
     Nothing is taken from a prefix cache: every token of a prompt is computed. `room`: bytes of the
-    GPU that are left to the caller.
-    """
+    GPU that are left to the caller."""
     from vllm import SamplingParams
 
     reading = {"worker_extension_cls": "sts_utils.vllm.ResidualReader", "enforce_eager": True}
@@ -120,11 +111,7 @@ def residual_rows(
 
 @torch.inference_mode()
 def feature_stats(
-    pairs: Sequence[tuple[Prompt, Prompt]],
-    folder: Path | str,
-    hooks: Sequence[features.Hook],
-    dtype: str = "float32",
-    desc: str | None = "extract",
+    pairs: Pairs, folder, hooks: Sequence[features.Hook], dtype="float32", desc: str | None = None
 ) -> list[features.FeatureStats]:
     """`features.feature_stats` of the model in `folder`, its rows read by vLLM; summed where the
     SAEs are. Raises ValueError where the query tokens differ or features are not finite."""
@@ -143,16 +130,8 @@ def feature_stats(
     return [features.stacked(of, ids, hook.sae) for hook, of in zip(hooks, sums, strict=True)]
 
 
-# --- what a model writes -----------------------------------------------------------------------
-
-
 def generate(
-    folder: Path | str,
-    new_tokens: int,
-    dtype: str = "bfloat16",
-    *,
-    special_tokens: bool = False,
-    stop: Sequence[str] = (),
+    folder: Path | str, new_tokens: int, dtype="bfloat16", *, special_tokens=False, stop=()
 ) -> Callable[[Sequence[str]], list[tuple[str, int, bool]]]:
     """A function from texts to what the model writes behind them, as `generate.generate`."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -211,9 +190,6 @@ def sampler(weights: int, beside: int) -> Iterator[dict]:
         os.environ.clear()
         os.environ.update(variables)
         matmul.fp32_precision = precision  # else SFT's TF32 has no effect
-
-
-# --- the engine --------------------------------------------------------------------------------
 
 
 def _engine(folder: Path | str, dtype: str, room: int = 0, **how):

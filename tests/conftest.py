@@ -1,9 +1,12 @@
 """Shared by the tests: the tiny random model, a run of `tiny`, and a folder of their own."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from types import SimpleNamespace
 
 for _name in [name for name in os.environ if name.startswith("STS_") and name != "STS_MIRROR"]:
     del os.environ[_name]  # the caller's own
@@ -15,18 +18,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from sts_utils import batches, config, models, questions, saes, store
+from sts_utils import batches, config, corpora, models, questions, saes, store
 from sts_utils.features import FeatureStats
+from sts_utils.measured import Run
 
 torch.set_num_threads(batches.cpu_threads())
 #: The files that run the longest first, so that `-n` processes end together.
-LONGEST = (
-    "test_pipeline.py",
-    "test_faults.py",
-    "test_vllm.py",
-    "test_rehearsal.py",
-    "test_fsdp.py",
-)
+LONGEST = ("test_pipeline.py", "test_faults.py", "test_vllm.py", "test_accelerate.py")
 
 
 def pytest_collection_modifyitems(items):
@@ -86,6 +84,21 @@ def reproduced(tmp_path_factory):
     return out, said.read_text()
 
 
+def functions_of(name: str, **defined) -> SimpleNamespace:
+    """Imports, functions and upper-case constants of a notebook, which may use the `defined`."""
+    tree = ast.parse((store.ROOT / f"notebooks/{name}.py").read_text(encoding="utf-8"))
+    kinds = ast.Import | ast.ImportFrom | ast.FunctionDef
+    constant = re.compile(r"[A-Z][A-Z_, ]* \|?= ")
+    tree.body = [n for n in tree.body if isinstance(n, kinds) or constant.match(ast.unparse(n))]
+    exec(compile(tree, name, "exec"), defined)
+    return SimpleNamespace(**defined)
+
+
+@pytest.fixture(scope="session")
+def notebook_functions():
+    return functions_of
+
+
 @pytest.fixture
 def random_stats():
     """FeatureStats of random numbers: 12 queries, 40 features, 16 raw dims."""
@@ -100,3 +113,17 @@ def random_stats():
         return FeatureStats(ids, np.arange(features), n, h, h**2, dh, dh**2, r, dr, dr**2)
 
     return make
+
+
+@pytest.fixture
+def run(profile, random_stats):
+    """`tiny` at N = 8 with random statistics of 40 features in place of all that is computed."""
+    run = Run(profile.model_copy(update={"top_n": 8}))
+    run.domain_names = corpora.domains(profile.domains)
+    run.train = [random_stats(seed) for seed in (0, 1)]
+    run.actual = [random_stats(50 + seed) for seed in (0, 1)]
+    places = list(enumerate(run.domain_names))
+    run.domains = [{d: random_stats(100 + 20 * s + i) for i, d in places} for s in (0, 1)]
+    rngs = [np.random.default_rng(d) for d in range(14)]
+    run.change_arrays = [r.normal(0.05 * d, 0.3, size=(2, 25)) for d, r in enumerate(rngs)]
+    return run

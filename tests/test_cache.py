@@ -134,10 +134,10 @@ def test_a_model_or_an_sae_that_was_written_again_is_another(profile, tmp_path):
 )
 def test_nothing_is_left_by_a_failure_and_a_full_disk_is_one_line(error):
     expected = "power cut" if isinstance(error, RuntimeError) else "the disk is full: free some"
-    with pytest.raises((ValueError, RuntimeError), match=expected):
-        with store.atomic_folder(store.RUNS / "x") as out:
-            (out / "half").write_text("half")
-            raise error
+    raised = pytest.raises((ValueError, RuntimeError), match=expected)
+    with raised, store.atomic_folder(store.RUNS / "x") as out:
+        (out / "half").write_text("half")
+        raise error
     assert not list(store.RUNS.iterdir())
 
 

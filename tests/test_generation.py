@@ -18,14 +18,14 @@ def test_the_chat_templates_end_of_turn_stops(whole, tokenizer):
     assert generation.stop_ids(other, tokenizer) == [0, end]
 
 
-def test_where_a_completion_ends(tokenizer):
-    ids = tokenizer("The answer is (A).", add_special_tokens=False).input_ids
-    pad, stop, answer = tokenizer.pad_token_id, ["Question:"], generation._answer
-    said = "The answer is (A).", len(ids)
-    assert answer(tokenizer, [*ids, pad, pad], {pad}, stop) == (*said, True)
-    assert answer(tokenizer, ids, {pad}, stop) == (*said, False)
-    asked = tokenizer("Yes.\nQuestion:", add_special_tokens=False).input_ids
-    assert answer(tokenizer, asked, {pad}, stop)[2]
+def test_where_a_completion_ends(whole, tokenizer, monkeypatch):
+    said, pad = "The answer is (A).", tokenizer.pad_token_id
+    ids, asked = tokenizer([said, "Yes.\nQuestion:"], add_special_tokens=False).input_ids
+    rows = [[*ids, pad, pad], ids, asked]
+    monkeypatch.setattr(generation, "continued", lambda *_, **__: rows)
+    ends = generation.generate(whole, tokenizer, "abc", 9, stop=["Question:"])
+    yes = ("Yes.\nQuestion:", len(asked), True)
+    assert ends == [(said, len(ids), True), (said, len(ids), False), yes]
 
 
 def test_the_same_text_alone_and_in_a_batch(whole, tokenizer, questions):
@@ -37,16 +37,6 @@ def test_the_same_text_alone_and_in_a_batch(whole, tokenizer, questions):
 
 
 def test_a_seed_is_one_sample(whole, tokenizer, questions):
-    def sampled(seed):
-        how = {"temperature": 1.0, "seed": seed}
-        return generation.completions(whole, tokenizer, questions, 6, **how)
-
-    assert sampled(1) == sampled(1) != sampled(2)
-
-
-def test_token_ids_are_continued_as_the_model_alone_does(whole, tokenizer, questions):
-    prompts = tokenizer(questions).input_ids
-    greedy = {"do_sample": False, "max_new_tokens": 6}
-    rows = generation.continued(whole, tokenizer, prompts, 2, "continued", **greedy)
-    alone = generation.continued(whole, tokenizer, prompts, 1, "continued", **greedy)
-    assert rows == alone and {len(row) for row in rows} == {6}
+    how = [{"temperature": 1.0, "seed": seed} for seed in (1, 1, 2)]
+    one, same, other = (generation.completions(whole, tokenizer, questions, 6, **h) for h in how)
+    assert one == same != other

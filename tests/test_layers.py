@@ -25,6 +25,7 @@ ORDER = [
     "interventions",
     "sae_training",
     "evaluate",
+    "watch",
     "fsdp",
     "vllm",
     "cache",

@@ -34,8 +34,8 @@ def test_what_a_corpus_is_too_small_or_too_long_for_is_said(profile, caplog, mon
 
 
 def test_prose_reads_the_same_queries_behind_contexts_as_long(profile):
-    prose, worked = questions.prose_pairs(profile, 0), questions.training_pairs(profile, 0)
-    for (plain, long), (same, icl) in zip(prose, worked, strict=True):
+    both = (questions.training_pairs(profile, 0, prose=p) for p in (True, False))
+    for (plain, long), (same, icl) in zip(*both, strict=True):
         assert plain == same and long.query == icl.query
         assert len(long.ids) == pytest.approx(len(icl.ids), rel=0.1)
 

@@ -1,44 +1,34 @@
-"""Means of questions and seeds drawn again."""
+"""Means and correlations with their intervals: by hand, and in worlds where the truth is known."""
 
 import numpy as np
 import pytest
+from scipy.stats import pearsonr
 
 from sts_utils import stats
-from sts_utils.stats import Estimate
+from sts_utils.stats import CUTS, GROUPS, Correlation, Estimate, Observations, correlate
+
+DOMAINS, QUESTIONS = 14, 40
 
 
 def test_mean_interval_is_near_the_normal_one():
     values = np.random.default_rng(0).normal(2.0, 1.0, size=400)
-    low, high = stats.interval(stats.mean_draws(values[None]))
-    se = values.std(ddof=1) / 20
-    assert low == pytest.approx(values.mean() - 1.96 * se, abs=0.02)
-    assert high == pytest.approx(values.mean() + 1.96 * se, abs=0.02)
-
-
-def test_seeds_are_drawn_again_too():
-    drawn = np.broadcast_to(np.array([0.0, 1.0])[None, :, None], (4000, 2, 3))
-    means = stats.over_seeds(drawn)
-    assert means.shape == (4000, 3) and set(np.unique(means)) == {0.0, 0.5, 1.0}
-    assert means.mean() == pytest.approx(0.5, abs=0.03)
-
-
-def test_a_number_minus_itself_is_exactly_zero():
-    values = np.random.default_rng(0).normal(size=(3, 40))
-    same = Estimate(0.5, stats.mean_draws(values))
-    zero, moved = same - same, same - 0.25
-    assert (zero.value, zero.low, zero.high) == (0.0, 0.0, 0.0)
-    assert moved.value == same.value - 0.25 and moved.low == pytest.approx(same.low - 0.25)
+    normal = values.mean() + np.array([-1.96, 1.96]) * values.std(ddof=1) / 20
+    np.testing.assert_allclose(stats.interval(stats.mean_draws(values[None])), normal, atol=0.02)
 
 
 def test_means_of_the_same_questions_share_their_draws():
     values = np.random.default_rng(0).normal(size=(2, 2, 60))
-    one, other = (stats.mean_draws(of) for of in values)
+    one, other = (stats.mean_draws(v) for v in values)
     np.testing.assert_allclose(stats.mean_draws(values[0] - values[1]), one - other)
     assert not np.allclose(stats.mean_draws(values[0], stream=1), one)
+    zero = Estimate(0.5, one) - Estimate(0.5, one)
+    assert (zero.value, zero.low, zero.high) == (0.0, 0.0, 0.0)
 
 
-def test_a_shorter_bootstrap_is_the_beginning_of_a_longer_one():
-    """Estimates with fewer draws are paired with the first draws of the others."""
+def test_seeds_are_drawn_again_too_the_same_ones_in_a_shorter_bootstrap():
+    means = stats.over_seeds(np.broadcast_to(np.array([0.0, 1.0])[None, :, None], (4000, 2, 3)))
+    assert means.shape == (4000, 3) and set(np.unique(means)) == {0.0, 0.5, 1.0}
+    assert means.mean() == pytest.approx(0.5, abs=0.03)
     drawn = np.random.default_rng(0).normal(size=(2000, 3))
     np.testing.assert_array_equal(stats.over_seeds(drawn[:60]), stats.over_seeds(drawn)[:60])
     long, short = Estimate(0.4, drawn[:, 0]), Estimate(0.1, drawn[:60, 1])
@@ -57,16 +47,123 @@ def test_variants_of_a_template_are_drawn_together():
     assert stats.mean_draws(values).std() < 0.6 * se
     order = rng.permutation(200)
     np.testing.assert_allclose(stats.mean_draws(values[:, order], groups=groups[order]), drawn)
-    np.testing.assert_array_equal(
-        stats.mean_draws(values, groups=[f"q{i:03}" for i in range(200)]), stats.mean_draws(values)
-    )
 
 
-def test_a_ratio_of_variances_has_f_s_interval():
-    """Of 95% intervals of equal variances 95% hold 0."""
+def world(rng, r: float, signal: float, change: str = "signed", parts: int = GROUPS):
+    """(what is observed, [D] score, [D] true change): they correlate with r over all possible
+    domains. The change's sd over them is `signal` standard errors of one. Absolute: its size's."""
+    score = rng.normal(size=DOMAINS)
+    true = r * score + np.sqrt(1 - r**2) * rng.normal(size=DOMAINS)
+    if change == "absolute":
+        true = (2.5 + true) * rng.choice([-1, 1], size=DOMAINS)
+    true = signal * true
+    noise = rng.normal(size=(DOMAINS, QUESTIONS)) * QUESTIONS**0.5
+    changes = list((true[:, None] + noise)[:, None])
+    left_out = np.broadcast_to(score, (parts, 1, DOMAINS))
+    return Observations((*map(str, range(DOMAINS)),), score[None], left_out, changes), score, true
+
+
+def test_r_is_pearson_s_of_means_over_seeds():
     rng = np.random.default_rng(0)
-    pairs = rng.normal(size=(2000, 2, 4))
-    found = [stats.variance_ratio(*pair, 0.9) for pair in pairs]
-    assert np.mean([e.low < 0 < e.high for e in found]) == pytest.approx(0.95, abs=0.015)
-    doubled = stats.variance_ratio(2 * pairs[0, 0], pairs[0, 1], 0.9)
-    assert doubled.value == pytest.approx(found[0].value + np.log(4)) and doubled.reliability == 0.9
+    scores, changes = rng.normal(size=(3, 6)), [rng.normal(d, 1, size=(3, 9)) for d in range(6)]
+    seen = Observations(tuple("abcdef"), scores, np.stack([scores] * 20), changes)
+    x, y = scores.mean(0), np.array([c.mean() for c in changes])
+    found = correlate(seen, "signed")
+    assert found.value == pytest.approx(pearsonr(x, y).statistic)
+    by_hand = [pearsonr(np.delete(x, d), np.delete(y, d)).statistic for d in range(6)]
+    np.testing.assert_allclose(found.domains, by_hand)
+    se = [c.mean(0).std(ddof=1) / 3 for c in changes]
+    noise = np.mean(np.square(se)) + stats.run_variance(changes)
+    assert found.reliability == pytest.approx(1 - noise / y.var(ddof=1))
+    assert found.true == pytest.approx(found.value / found.reliability**0.5)
+    assert correlate(seen).value == pytest.approx(pearsonr(x, abs(y)).statistic)
+
+
+def test_the_paper_selects_by_the_outcome_of_each_seed():
+    change = np.array([-5.0, 0.1, 3.0, -0.2, 1.0, 4.0, 0.3, -2.0, 0.4, 0.9])
+    assert set(stats.select(change, "paper")) == {0, 5, 2, 7, 1, 3, 6, 8}
+    np.testing.assert_array_equal(stats.select(change[:8], "paper"), range(8))
+    seen, *_ = world(np.random.default_rng(1), 0.5, 3)
+    x, y = seen.scores[0], abs(seen.mean_changes()[0])
+    kept = np.r_[np.argsort(y)[:4], np.argsort(y)[-4:]]
+    assert stats.by_seed(seen, "paper")[0] == pytest.approx(pearsonr(x[kept], y[kept]).statistic)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", stats.CHANGES)
+@pytest.mark.parametrize("signal", [0, 1, 3])
+@pytest.mark.parametrize("r", [0.0, 0.4, 0.8])
+def test_intervals_cover_the_truth(r, signal, change):
+    """92 to 98% hold it, up to the simulation's noise; of nothing 3 to 7% find something."""
+    rng, worlds = np.random.default_rng([int(10 * r), signal, change == "signed"]), 400
+    rejected, covered, within, testable, true_r = 0, 0, 0, 0, r if signal else 0.0
+    for _ in range(worlds):
+        seen, score, true = world(rng, r, signal, change)
+        found = correlate(seen, change)
+        rejected += found.low > 0 or found.high < 0
+        if found.testable:
+            testable += 1
+            covered += found.low <= true_r * found.reliability**0.5 <= found.high
+            (low, high), size = found.within, stats.CHANGES[change](true)
+            within += low <= stats.pearson(score, size) <= high
+    slack = 2.5 * (0.05 * 0.95 / max(testable, 1)) ** 0.5
+    for held in (covered, within) if signal else ():
+        assert 0.92 - slack / 2 <= held / testable <= 0.98 + slack / 2
+    assert true_r or 0.03 - 0.02 <= rejected / worlds <= 0.07 + 0.02
+    assert signal or testable / worlds < 0.1
+    assert signal < 3 or testable > 0.98 * worlds
+
+
+def test_a_spread_is_not_folded_upward(notebook_functions):
+    """Three r that differ by noise alone: their variance is above zero, unfolded it is not."""
+    unfold = notebook_functions("09_saes").unfolded
+    rng, plain, unfolded, covered = np.random.default_rng(0), [], [], 0
+    for _ in range(60):
+        rs = [correlate(world(rng, 0.5, 2, parts=0)[0]) for _ in range(3)]
+        spread = stats.combined(lambda r: r.var(0, ddof=1), rs)
+        plain.append(spread.value)
+        unfolded.append(unfold(spread).value)
+        covered += unfold(spread).low <= 0 <= unfold(spread).high
+    assert np.mean(plain) > 5 * abs(np.mean(unfolded)) and covered > 54
+
+
+def test_reliability_is_the_share_of_signal_both_ways():
+    rng = np.random.default_rng(0)
+    worlds = [world(rng, 0.0, 2)[0].changes for _ in range(60)]
+    both = [(stats.reliability(w), stats.split_half(w, splits=20)) for w in worlds]
+    np.testing.assert_allclose(np.mean(both, axis=0), 2**2 / (2**2 + 1), atol=0.05)
+
+
+def test_what_training_runs_add_to_the_noise():
+    """Seeds differ by 2 a domain, questions by 1, each answer by 3: seeds alike show nothing."""
+    rng, found, none = np.random.default_rng(0), [], []
+    for _ in range(100):
+        questions = rng.normal(size=(DOMAINS, 1, QUESTIONS)) + rng.normal(size=(DOMAINS, 1, 1))
+        alike = questions + 3 * rng.normal(size=(DOMAINS, 3, QUESTIONS))
+        runs = alike + 2 * rng.normal(size=(DOMAINS, 3, 1))
+        found.append(stats.run_variance(list(runs)))
+        none.append(stats.run_variance(list(alike)))
+        assert stats.reliability(list(runs)) < stats.reliability(list(alike))
+    assert np.mean(found) == pytest.approx(2**2 / 3, rel=0.1) and np.mean(none) < 0.05
+    assert stats.run_variance([one[:1] for one in runs]) == 0
+
+
+def test_an_interval_of_several_cuts_is_of_their_mean_variance():
+    parts = 0.3 + 0.02 * np.random.default_rng(0).normal(size=(2, GROUPS))
+    cuts = (parts[:1], parts[1:], parts)
+    found = (Correlation(0.3, parts[0], 0.3, cut.ravel(), 0.9).within for cut in cuts)
+    one, other, both = ((high - low) ** 2 for low, high in found)
+    assert both == pytest.approx((one + other) / 2)
+    weights = stats.without(32).reshape(CUTS, GROUPS, 32)
+    for cut in weights:
+        assert (cut == 0).sum(1).tolist() == [2] * 12 + [1] * 8
+        np.testing.assert_array_equal((cut == 0).sum(0), 1)
+    assert not np.array_equal(weights[0], weights[1])
+
+
+def test_differences_are_paired_and_judged_by_the_worse_outcome():
+    one, other = (correlate(world(np.random.default_rng(3), 0.5, by)[0]) for by in (3, 1))
+    gap = one - other
+    assert gap.value == one.value - other.value and not gap.bounded
+    np.testing.assert_array_equal(gap.domains, one.domains - other.domains)
+    assert gap.reliability == min(one.reliability, other.reliability)

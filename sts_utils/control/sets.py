@@ -8,7 +8,6 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -23,18 +22,20 @@ PROBE_QUESTIONS = 16  # of a domain, that short runs of fine-tuning are asked: s
 
 def parts(profile: Profile) -> dict[str, Profile]:
     """Part (control.parts) -> its run: its domains, seeds and dose; `control.part` has its sets."""
-    made, control, sft = {}, profile.control, profile.sft
+    made, control = {}, profile.control
     for part in control.parts:
         part = part.model_copy(update={"sets": part.sets or skills.trained(part.domains)})
         dose = {"examples": part.examples, "epochs": part.epochs, "lr": control.lr}
-        dose |= {"batch": control.batch, "micro_batch": min(sft.micro_batch, control.batch)}
+        dose |= {"batch": control.batch}
+        dose |= {"micro_batch": min(profile.sft.micro_batch, control.batch)}
         changed = {"train": part.domains, "domains": part.domains, "seeds": part.seeds}
         changed |= {"demonstrations": part.demonstrations, "alignment": "query", "also": None}
-        changed |= {"sweep": SweepSettings(), "sft": sft.model_copy(update=dose)}
-        changed["sts"] = profile.sts.model_copy(update={"queries": part.queries})
-        changed["evaluation"] = profile.evaluation.model_copy(update={"questions": part.questions})
-        changed["control"] = control.model_copy(update={"part": part, "parts": ()})
-        made[part.name] = profile.model_copy(update=changed)
+        sections = {"sft": dose, "sts": {"queries": part.queries}}
+        sections |= {"evaluation": {"questions": part.questions}}
+        sections |= {"control": {"part": part, "parts": ()}}
+        for name, update in sections.items():
+            changed[name] = getattr(profile, name).model_copy(update=update)
+        made[part.name] = profile.model_copy(update=changed | {"sweep": SweepSettings()})
     return made
 
 
@@ -45,20 +46,15 @@ def domains(p: Profile) -> tuple[str, ...]:
 
 
 @cache
-def _pool(p: Profile, name: str) -> tuple[Example, ...]:
-    """What a set draws from: the domain's questions that are neither asked nor demonstrations."""
+def drawn(p: Profile, name: str, seed: int) -> tuple[Example, ...]:
+    """The examples of a training set and seed, with their options. ValueError for too few."""
     known = {e.question for group in questions.evaluation_questions(p).values() for e in group}
     known |= {e.question for e in corpora.load(p.demonstrations)}
     free = [e for e in corpora.load(p.domains) if e.domain == name and e.question not in known]
     if len(free) < p.sft.examples:
         short = f"training set {name!r} has {len(free)} questions that are not asked"
         raise ValueError(f"{short}: lower examples ({p.sft.examples}) or questions of its part")
-    return tuple(free)
-
-
-def drawn(p: Profile, name: str, seed: int) -> list[Example]:
-    """The examples of a training set and seed, with their options. ValueError for too few."""
-    return random.Random(f"{name} {seed}").sample(_pool(p, name), p.sft.examples)
+    return tuple(random.Random(f"{name} {seed}").sample(free, p.sft.examples))
 
 
 def examples(p: Profile, name: str, seed: int) -> list[Example]:
@@ -93,14 +89,14 @@ def quick_probe(p: Profile, name: str, seed: int) -> pd.DataFrame:
     """The same after a tenth of the examples, in small batches at ten times the learning rate, with
     no warm-up: a step of AdamW is as long as its learning rate, whatever the batch."""
     size = {"batch": train.QUICK_BATCH, "micro_batch": train.QUICK_BATCH, "epochs": 1}
-    size |= {"lr": 10 * p.sft.lr, "examples": max(1, p.sft.examples // 10)}
-    settings = p.sft.model_copy(update=size)
-    chosen, asked = examples(p, name, seed)[: settings.examples], _asked(p, name, PROBE_QUESTIONS)
+    settings = p.sft.model_copy(update=size | {"lr": 10 * p.sft.lr})
+    chosen = examples(p, name, seed)[: max(1, p.sft.examples // 10)]
     tokenizer, how, desc = questions.tokenizer(p), (settings.lr, seed), f"probe {name}"
     run.release()
     model = models.load_model(p.model, settings.dtype, p.revision)
     train.train_answers(model.train(), tokenizer, settings, chosen, *how, desc, warmup=0)
     model = model.eval().to(getattr(torch, p.evaluation.dtype))  # as before it
+    asked = _asked(p, name, PROBE_QUESTIONS)
     return _since(p, evaluate.option_likelihoods(model, tokenizer, asked, desc=desc))
 
 
@@ -114,14 +110,3 @@ def _since(p: Profile, after: pd.DataFrame) -> pd.DataFrame:
     """What a model's performance is above the untouched one's."""
     after, before = (t.set_index(["domain", "id"]) for t in (after, run.performance(p)))
     return (after - before.loc[after.index]).reset_index()
-
-
-def changes(p: Profile, measure: str) -> list[np.ndarray]:
-    """[D] arrays [T sets, S seeds, Q]: the change of a measure; NaN where it was not asked."""
-    names, found = p.control.part.sets, []
-    tables = [[change(p, name, seed, steps(p)) for seed in p.seeds] for name in names]
-    cells = [[dict(list(t.groupby("domain")[measure])) for t in row] for row in tables]
-    for domain in domains(p):
-        unasked = np.full(len(questions.evaluation_questions(p)[domain]), np.nan)
-        found.append(np.array([[cell.get(domain, unasked) for cell in row] for row in cells]))
-    return found

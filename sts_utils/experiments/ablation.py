@@ -1,6 +1,6 @@
 """Fig 1b: mathematics while SAE features are zeroed in the fine-tuned model, and which features."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,16 +12,13 @@ from sts_utils.features import FeatureStats
 from sts_utils.interventions import edited, zeroed
 from sts_utils.stats import Estimate
 
-#: The least activity of the "active" features, of that of the shifted, for them to be a control.
-MATCHED = 0.8
-#: (which features, how many, which draw) -> their ids.
-Choices = dict[tuple[str, int, int], np.ndarray]
+MATCHED = 0.8  # the least activity of the "active" features, of the shifted ones', for a control
 
 
 @cached(*run.READ, "train", "shift", "ablation", "sft.max_length", "evaluation.dtype", *run.SOLVED)
 def zero_features(p: Profile, seed: int, model: run.Model) -> pd.DataFrame:
     """Mathematics while features are zeroed in a fine-tuned model: columns of `run.solve`, features
-    (as in `choices`), count and draw."""
+    (as in `matched`), count and draw."""
     examples = questions.mathematics(p, p.ablation.questions)
     actual = FeatureStats.from_arrays(run.actual_features(p, seed, model, part=p.sae))
     hook = run.hook(p)  # before the whole model, which takes the place of the backbone it needs
@@ -34,33 +31,27 @@ def zero_features(p: Profile, seed: int, model: run.Model) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def matched(actual: FeatureStats, settings: AblationSettings) -> tuple[Choices, dict[int, float]]:
-    """`choices` without the "active" features where they are no control, and how active they are
-    (`relative_activity`)."""
-    chosen = choices(actual, settings.counts, settings.draws)
-    activity = relative_activity(actual.mean("h"), chosen)
-    for which, count, draw in list(chosen):
-        if which == "active" and activity[count] < MATCHED:
-            del chosen[which, count, draw]
-    return chosen, activity
+def matched(actual: FeatureStats, settings: AblationSettings) -> tuple[dict, dict[int, float]]:
+    """((which, how many, draw) -> ids of features to zero, how many -> activity of the "active"
+    over that of the shifted ones, mean over draws).
 
-
-def choices(actual: FeatureStats, counts: Sequence[int], draws: int) -> Choices:
-    """Features to zero: "none", "shifted" (by SFT, most first), "random", and "active", others
-    drawn among the nearest to the shifted in mean activation."""
-    ranked = scores.shifted_dims(actual, None).ids
-    by_activity = np.argsort(-actual.mean("h"), kind="stable")
-    place = np.empty(len(by_activity), dtype=int)
-    place[by_activity] = np.arange(len(by_activity))
-    chosen = {("none", 0, 0): np.array([], dtype=int)}
-    for count in (c for c in counts if c <= len(ranked)):
-        chosen["shifted", count, 0] = ranked[:count]
-        for draw in range(draws):
+    Which: "none", "shifted" (by SFT, most first), "random", and "active", others drawn among the
+    nearest to the shifted in mean activation, where these are active enough to be a control: the
+    shifted ones may be the most active of all."""
+    ranked, activity = scores.shifted_dims(actual, None).ids, actual.mean("h")
+    by_activity = np.argsort(-activity, kind="stable")
+    place, chosen, relative = np.argsort(by_activity), {("none", 0, 0): np.array([], int)}, {}
+    for count in (c for c in settings.counts if c <= len(ranked)):
+        shifted = chosen["shifted", count, 0] = ranked[:count]
+        active = {}
+        for draw in range(settings.draws):
             rng = np.random.default_rng((count, draw))
             chosen["random", count, draw] = rng.choice(len(ranked), count, replace=False)
-            near = _near(place[ranked[:count]], len(ranked), rng)
-            chosen["active", count, draw] = by_activity[near]
-    return chosen
+            active["active", count, draw] = by_activity[_near(place[shifted], len(ranked), rng)]
+        sums = [activity[ids].sum() for ids in active.values()]
+        relative[count] = float(np.mean(sums) / activity[shifted].sum())
+        chosen |= active if relative[count] >= MATCHED else {}
+    return chosen, relative
 
 
 def _near(places: np.ndarray, size: int, rng: np.random.Generator) -> list[int]:
@@ -76,24 +67,11 @@ def _near(places: np.ndarray, size: int, rng: np.random.Generator) -> list[int]:
     return picks
 
 
-def relative_activity(activity: np.ndarray, chosen: Choices) -> dict[int, float]:
-    """Count -> activity of the "active" features over that of the shifted ones, mean over draws:
-    below 1 where the shifted features are the most active ones of all."""
-    ratios = {}
-    for count in {count for _, count, _ in chosen if count}:
-        alike = [activity[ids].sum() for key, ids in chosen.items() if key[:2] == ("active", count)]
-        ratios[count] = float(np.mean(alike) / activity[chosen["shifted", count, 0]].sum())
-    return ratios
-
-
-def changes(
-    table: pd.DataFrame, column: str, templates: Mapping[str, str]
-) -> dict[tuple[str, int], Estimate]:
-    """(which features, how many) -> mean change of a column of `zero_features` against none
-    zeroed: paired by question, over draws of features."""
+def changes(table: pd.DataFrame, column: str, templates: Mapping[str, str]) -> dict:
+    """(which features, how many) -> Estimate of the mean change of a column of `zero_features`
+    against none zeroed: paired by question, over draws of features."""
     intact = table[table.features == "none"].set_index("id")[column]
-    groups = [templates.get(i, i) for i in intact.index]
-    found = {}
+    groups, found = [templates.get(i, i) for i in intact.index], {}
     for choice, rows in table[table.features != "none"].groupby(["features", "count"]):
         after = rows.pivot(index="draw", columns="id", values=column)[intact.index]
         change = (after - intact).to_numpy()

@@ -7,20 +7,15 @@ import torch
 from lm_eval.api.instance import Instance
 from tqdm import tqdm
 
-from sts_utils import corpora, generate, models, questions, run, saes, stats
+from sts_utils import corpora, generate, models, questions, run, saes
 from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.evaluate import OptionsLM
 from sts_utils.features import Hook
-from sts_utils.stats import Estimate
 
 KINDS = ("math", "code", "dialogue")
-#: Of D_N in Table 7; the ranks among which Table 8 looks for labelled features.
-SIZES, DEEP = (50, 100, 200), 500
-#: Tokens shown that a feature promotes.
-WORDS = 8
-
-# --- texts, and what they do to features ---------------------------------------------------------
+WORDS = 8  # tokens shown that a feature promotes
+ASKED = "What is this text? Answer with one word: math, code or dialogue."
 
 
 def texts(p: Profile) -> tuple[list[list[int]], np.ndarray]:
@@ -37,28 +32,24 @@ def texts(p: Profile) -> tuple[list[list[int]], np.ndarray]:
 @cached(*run.MODEL, "layer", "sae", "dtype", "evaluation.dtype", "train", "labels")
 def peaks(p: Profile) -> dict[str, np.ndarray]:
     """`peaks` [texts, F], the highest activation of each feature in each text; `kinds` [texts],
-    where a text is from, an index into KINDS; `judged` [texts], what the model itself calls it."""
-    sequences, kinds = texts(p)
-    found = highest(run.backbone(p), run.hook(p), sequences)
-    said = judged(run.whole(p), questions.tokenizer(p), sequences)
-    return {"peaks": found, "kinds": kinds, "judged": said}
-
-
-def highest(model, hook: Hook, sequences: Sequence[list[int]]) -> np.ndarray:
-    """[texts, F] highest activation of each feature in a text; `model` ends at the SAE's layer."""
+    where a text is from, an index into KINDS; `judged` [texts], what the whole model itself calls
+    it, the likeliest of three words: the paper asks a language model."""
+    (sequences, kinds), tokenizer, requests = texts(p), questions.tokenizer(p), []
     bar = tqdm(sequences, desc="highest activations", unit="text", leave=False)
-    return np.stack([activations(model, hook, ids).amax(0).cpu().numpy() for ids in bar])
+    highest = [activations(run.backbone(p), run.hook(p), ids).amax(0).cpu().numpy() for ids in bar]
+    for ids in sequences:
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        prompt = generate.chat_text(tokenizer, f"{text}\n\n{ASKED}")
+        requests += [Instance("loglikelihood", {}, (prompt, word), 0) for word in KINDS]
+    scored = OptionsLM(run.whole(p), tokenizer, desc="judge").loglikelihood(requests)
+    judged = np.array([value for value, _ in scored]).reshape(-1, len(KINDS)).argmax(1)
+    return {"peaks": np.stack(highest), "kinds": kinds, "judged": judged}
 
 
 @torch.inference_mode()
-def activations(
-    model, hook: Hook, ids: Sequence[int], features: Sequence[int] | None = None, first: int = 1
-) -> torch.Tensor:
-    """[tokens, F] features (all, or those named) of one text, its token ids as they are.
-
-    0 at attention sinks and before token `first`, which are not encoded; by default position 0 is
-    left out. `model` is truncated at the hook's layer.
-    """
+def activations(model, hook: Hook, ids: Sequence[int], features=None, first=1) -> torch.Tensor:
+    """[tokens, F] features (all, or those named) of one text's token ids, by a model truncated at
+    the hook's layer. 0 at attention sinks and before token `first`, by default position 0."""
     read = torch.tensor([ids], device=model.device)
     rows = model(input_ids=read, use_cache=False).last_hidden_state[0].float()
     kept = rows.norm(dim=-1) < hook.sink_norm
@@ -67,21 +58,6 @@ def activations(
     h = fired.new_zeros(len(rows), fired.shape[-1])
     h[kept] = fired
     return h
-
-
-def judged(model, tokenizer, sequences: Sequence[list[int]]) -> np.ndarray:
-    """[texts] the kind that the whole model gives each text: the likeliest of three words.
-
-    `votes` need only know where a text came from; the paper asks a language model.
-    """
-    asked = "What is this text? Answer with one word: math, code or dialogue."
-    requests = []
-    for ids in sequences:
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        prompt = generate.chat_text(tokenizer, f"{text}\n\n{asked}")
-        requests += [Instance("loglikelihood", {}, (prompt, word), 0) for word in KINDS]
-    scored = OptionsLM(model, tokenizer, desc="judge").loglikelihood(requests)
-    return np.array([value for value, _ in scored]).reshape(-1, len(KINDS)).argmax(1)
 
 
 @torch.inference_mode()
@@ -95,14 +71,9 @@ def promoted(p: Profile, ids: np.ndarray) -> list[tuple[str, ...]]:
     return [tuple(decode([token]).strip() for token in row) for row in top.tolist()]
 
 
-# --- labels --------------------------------------------------------------------------------------
-
-
 def votes(peaks: np.ndarray, kinds: np.ndarray, top: int = 10) -> np.ndarray:
-    """[F, kinds] share of each kind among the `top` texts on which a feature fires hardest.
-
-    A feature that fires on fewer is judged by those; one that never fires has NaN.
-    """
+    """[F, kinds] share of each kind among the `top` texts on which a feature fires hardest, or
+    among all on which it fires, if they are fewer; NaN where it never does."""
     fired = torch.as_tensor(peaks).T.contiguous()  # [F, texts]: sorting 131,072 features takes long
     least = fired.topk(min(top, len(peaks))).values[:, -1:]
     above, tied = fired > least, fired == least
@@ -113,61 +84,3 @@ def votes(peaks: np.ndarray, kinds: np.ndarray, top: int = 10) -> np.ndarray:
     counts = (chosen.float() @ of_kind.float()).double().numpy()
     total = counts.sum(-1, keepdims=True)
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-
-
-def labelled(votes: np.ndarray) -> np.ndarray:
-    """[F] the kind with the most votes; −1 for a feature that never fires or whose vote is tied."""
-    best = np.nan_to_num(votes).max(-1, keepdims=True)
-    winners = (votes == best) & (best > 0)
-    return np.where(winners.sum(-1) == 1, winners.argmax(-1), -1)
-
-
-def shares(
-    peaks: np.ndarray,
-    kinds: np.ndarray,
-    ranked: Sequence[np.ndarray],
-    top: int,
-    sizes=SIZES,
-    draws: int = 200,
-) -> tuple[dict, dict]:
-    """(share, recall) of the features `ranked` by their shift, [S] arrays of ids.
-
-    share: kind -> size -> share of D_size labelled so, and "all": of every labelled feature (the
-    base rate). recall: mathematics and code -> share of the features with that label among the
-    first 500, which is the mean over every draw of 100 of them, and "chance". Replicates draw
-    texts and seeds again.
-    """
-    size, picked = len(ranked[0]), np.arange(len(kinds))
-    deep, taken = min(DEEP, size // 2), [n for n in sizes if n <= size]
-    share, recall = {k: {n: [] for n in (*taken, "all")} for k in KINDS}, {"math": [], "code": []}
-    for draw in range(draws + 1):  # the first is as observed
-        if draw:
-            rng = np.random.default_rng(draw)  # texts of each kind, with replacement
-            places = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
-            picked = np.concatenate([rng.choice(place, len(place)) for place in places])
-        label = labelled(votes(peaks[picked], kinds[picked], top))
-        for kind, name in enumerate(KINDS):
-            for n in taken:
-                share[name][n].append([_share(label[ids[:n]], kind) for ids in ranked])
-            share[name]["all"].append([_share(label, kind)] * len(ranked))
-        for kind, name in enumerate(recall):
-            members = max((label == kind).sum(), 1)
-            recall[name].append([(label[ids[:deep]] == kind).sum() / members for ids in ranked])
-    chance = {"chance": Estimate(deep / size, np.array([deep / size]))}
-    return {kind: _estimates(rows) for kind, rows in share.items()}, _estimates(recall) | chance
-
-
-def _share(labels: np.ndarray, kind: int) -> float:
-    """The share labelled so, of those that have a label."""
-    return float((labels == kind).sum() / max((labels >= 0).sum(), 1))
-
-
-def _estimates(rows: dict) -> dict[object, Estimate]:
-    """Of [1 + B][S] values, the first the observed ones."""
-    return {name: stats.over_seeds_of(np.array(values)) for name, values in rows.items()}
-
-
-def enrichment(share: dict[object, Estimate], n: int) -> Estimate:
-    """The share of D_n with a label over that of every labelled feature."""
-    base = share["all"]
-    return Estimate(share[n].value / base.value, share[n].draws / base.draws)

@@ -1,30 +1,23 @@
-"""Fig 6: reinforcement learning (GRPO), and SFT on the same questions.
-
-The functions with a cache take the run on GRPO's training set, `supervised(p)`.
-"""
+"""Fig 6: reinforcement learning (GRPO), and SFT on the same questions; the functions with a cache
+take the run on GRPO's training set, `supervised(p)`."""
 
 import math
 from pathlib import Path
 
 import pandas as pd
 
-from sts_utils import questions, run, scores
+from sts_utils import questions, run
 from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.features import FeatureStats
-from sts_utils.measured import Run
-from sts_utils.stats import Correlation
 
 LEARNT = (*run.MODEL, "train", "grpo", "shift.held_out")
 
 
 def supervised(p: Profile) -> Profile:
     """The run that fine-tunes on GRPO's training set as GRPO does: its first seed, as many steps,
-    the same learning rate and precision.
-
-    A step reads as many questions as GRPO's, each with its solution in place of the sampled
-    completions: with more, SFT would learn from questions that GRPO has not.
-    """
+    the same learning rate and precision, as many questions a step, each with its solution in place
+    of the sampled completions: with more, SFT would learn from questions that GRPO has not."""
     g, other = p.grpo, questions.trained_on(p, p.grpo.train)
     size = {"examples": g.steps * g.prompts, "epochs": 1, "batch": g.prompts}
     size |= {"micro_batch": math.gcd(g.prompts, other.sft.micro_batch), "lr": g.lr}
@@ -55,11 +48,3 @@ def own_answers(p: Profile, seed: int) -> FeatureStats | None:
     if len(run.verified(p, seed)) < p.shift.demonstrations:
         return None
     return FeatureStats.from_arrays(run.own_answer_features(p, seed, part=p.sae))
-
-
-def correlations(measured: Run) -> dict[str, dict[str, Correlation]]:
-    """ "estimated", "actual" dims -> metric -> r: dims as demonstrations find them, and those that
-    training moved."""
-    n, definition = measured.profile.top_n, measured.profile.definition
-    actual = [scores.shifted_dims(after, n, definition) for after in measured.actual]
-    return {"estimated": measured.correlations(), "actual": measured.correlations(actual)}

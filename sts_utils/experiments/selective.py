@@ -1,19 +1,17 @@
 """Fig 7, Table 11: selective fine-tuning, which trains only what chosen features decode to."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from sts_utils import models, questions, run, scores, stats, train
+from sts_utils import models, questions, run, scores, train
 from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.features import FeatureStats
 from sts_utils.interventions import SelectiveMaps, edited
-from sts_utils.stats import Estimate
 
 READ = (*run.SHOWN, *run.HELD_OUT, *run.SOLVED, "definition", "sft")
 
@@ -30,9 +28,8 @@ def chosen(ranked: np.ndarray, which: str, n: int, stream: Sequence[int] = ()) -
     ones, of the generator's `stream`. Raises ValueError where it has fewer."""
     if n > len(ranked):
         raise ValueError(f"selective.dims holds {n}, but an SAE has {len(ranked)} features")
-    if which == "estimated":
-        return ranked[:n]
-    return np.random.default_rng(stream).choice(len(ranked), n, replace=False)
+    drawn = np.random.default_rng(stream).choice(len(ranked), n, replace=False)
+    return ranked[:n] if which == "estimated" else drawn
 
 
 @cached(*READ, "selective.examples", "selective.lr", folder=True)
@@ -59,13 +56,3 @@ def tuned(p: Profile, seed: int, which: str, n: int, draw: int, *, out: Path) ->
     save_file(maps.state_dict(), out / "maps.safetensors")
     log.to_parquet(out / "log.parquet", index=False)
     table.to_parquet(out / "table.parquet", index=False)
-
-
-def change(
-    before: pd.DataFrame, after: Sequence[pd.DataFrame], column: str, templates: Mapping[str, str]
-) -> Estimate:
-    """Mean change of `column` over questions and draws of the dims; a row an id."""
-    start, *ends = (table.set_index("id")[column].sort_index() for table in (before, *after))
-    values = np.stack([(end - start).to_numpy() for end in ends])
-    groups = [templates.get(i, i) for i in start.index]
-    return Estimate(float(values.mean()), stats.mean_draws(values, groups=groups))

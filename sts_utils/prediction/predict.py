@@ -62,8 +62,8 @@ class Prediction:
 
     @cached_property
     def estimates(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Score -> (values [D], draws [B, D] of seeds and questions, Bayesian bootstrap): means of
-        seeds, NaN of what can't be had. A question that several seeds ask has one weight in a draw:
+        """Score -> (values [D], draws [B, D] of seeds and questions by a Bayesian bootstrap), means
+        over seeds; NaN of what can't be had. A question of several seeds has one weight in a draw:
         asking it again is no new evidence."""
         weights, missing = {}, np.full((1, len(self.domains)), np.nan)
         for d, domain in enumerate(self.domains):

@@ -1,16 +1,15 @@
-"""The control on the tiny model: what is asked and read, gradients, and one cell whole."""
+"""The control on the tiny model: what is asked and read, gradients, and all that is planned."""
+
+import copy
 
 import numpy as np
 import pytest
 import torch
 
-from sts_utils import config, corpora, evaluate, interventions, questions
-from sts_utils import scores as method
+from sts_utils import config, corpora, evaluate, interventions, questions, run
 from sts_utils.control import scores, sets
-from sts_utils.control.gradients import answer_gradients
 from sts_utils.corpora import skills
-from sts_utils.examples import Example
-from sts_utils.features import FeatureStats
+from sts_utils.features import FeatureStats, Hook
 
 NAME = "holder, parcels"
 
@@ -30,9 +29,9 @@ def test_what_is_trained_on_is_neither_asked_nor_shown_and_the_same_type_is_aske
     chosen = sets._asked(part, NAME, 2)
     assert {skills.SKILLS[e.domain.split(", ")[0]][0] for e in chosen} == {"name"}
     assert len(chosen) == 2 * 12 == 2 * len(sets.domains(part))
-    greedy = part.sft.model_copy(update={"examples": 1000})
+    greedy = part.model_copy(update={"sft": part.sft.model_copy(update={"examples": 1000})})
     with pytest.raises(ValueError, match=f"'{NAME}' has .*: lower examples .* or questions"):
-        sets.examples(part.model_copy(update={"sft": greedy}), NAME, 0)
+        sets.examples(greedy, NAME, 0)
 
 
 def test_wrong_answers_stand_in_the_same_demonstrations(part, tokenizer):
@@ -44,46 +43,42 @@ def test_wrong_answers_stand_in_the_same_demonstrations(part, tokenizer):
             assert len(differ) == part.control.demonstrations  # the answers, and nothing else
 
 
-@pytest.mark.parametrize("base", ["llama3-8b", "qwen2.5-7b", "gemma2-9b"])
-def test_the_paper_s_profiles_carry_the_design(base):
-    small, large = sets.parts(config.load("control")), sets.parts(config.load(f"control-{base}"))
-    names = [p.control.part.sets for p in small.values()]
-    assert names == [p.control.part.sets for p in large.values()]
-    assert [*map(len, names)] == [12, 16] and "third, python" in names[0]
-    assert {p.model for p in large.values()} == {config.load(base).model}
-    assert {p.evaluation.mode for p in large.values()} == {"options"}
+def test_the_paper_s_profiles_carry_the_design():
+    small = [p.control.part.sets for p in sets.parts(config.load("control")).values()]
+    assert [*map(len, small)] == [12, 16] and "third, python" in small[0]
+    for base in ("llama3-8b", "qwen2.5-7b", "gemma2-9b"):
+        large = sets.parts(config.load(f"control-{base}")).values()
+        assert small == [p.control.part.sets for p in large]
+        assert {p.model for p in large} == {config.load(base).model}
 
 
-def test_moving_the_residual_moves_the_log_odds_as_the_gradient_says(whole, tokenizer, sae):
-    examples = corpora.load("skills-judgement")[:3]
-    found = answer_gradients(whole, tokenizer, examples, 0, sae, float("inf"), "gradients")
-    direction = torch.randn(64, generator=torch.Generator().manual_seed(0)).to(whole.device)
-    ends = []
+def test_moving_the_residual_moves_the_log_odds_as_the_gradient_says(
+    part, whole, tokenizer, sae, monkeypatch
+):
+    monkeypatch.setattr(run, "hook", lambda p: Hook(0, sae, float("inf")))
+    monkeypatch.setattr(run, "whole", lambda p: copy.deepcopy(whole))
+    monkeypatch.setattr(scores, "QUESTIONS", 3)  # two passes
+    examples = questions.domain_queries(part, "next, runners", 0)
+    found = scores.gradients.function(part, "next, runners")
+    direction, ends = torch.randn(64, generator=torch.Generator().manual_seed(0)), []
     for step in (1e-3 * direction, -1e-3 * direction):
-        with interventions.edited(whole, {0: lambda residual, step=step: residual + step}):
+        with interventions.edited(whole, {0: lambda r, step=step: r + step.to(r.device)}):
             ends.append(evaluate.option_likelihoods(whole, tokenizer, examples).gold_log_odds)
     slope = (ends[0] - ends[1]).mean() / 2e-3
-    assert slope == pytest.approx(float(direction.cpu() @ torch.tensor(found["odds"])), rel=0.02)
-    assert found["features"].shape == (sae.cfg.d_sae,) and found["features"].any()
-    assert not np.allclose(found["loglik"], found["odds"])
-    with pytest.raises(ValueError, match="question bare has no options to tell its answer from"):
-        bare = [Example("q", "a", "a", "d", "bare")]
-        answer_gradients(whole, tokenizer, bare, 0, sae, 1.0, "gradients")
+    assert slope == pytest.approx(float(direction @ torch.tensor(found["odds"])), rel=0.02)
+    assert found["features"].any() and not np.allclose(found["loglik"], found["odds"])
 
 
 @pytest.mark.slow
-def test_a_cell_is_the_paper_s_equations_and_all_that_is_planned_and_keeps_no_model(part):
-    found = scores.scores(part)
-    assert {values.shape for values in found.values()} == {(1, 1, 12)}
-    assert {c.shape for c in sets.changes(part, "gold_log_odds")} == {(1, 1, 4)}
-    own = FeatureStats.from_arrays(scores.shift_features(part, NAME, 0, part=part.sae))
-    query, answer = (scores._domains(p, 0) for p in (part, scores.at_answer(part)))
-    assert query[0].ids == answer[0].ids and len({*answer[0].n}) == 1 and answer[0].n[0] < 12
-    acts = [method.sts_act(d, method.shifted_dims(own, part.top_n)) for d in query]
-    np.testing.assert_allclose(found["sts_act"][0, 0], acts)
-    asked = sets.quick_probe(part, NAME, 0).groupby("domain")
-    assert asked.size().eq(part.evaluation.questions).all() and asked.gold_log_odds.sum().any()
+def test_all_that_is_planned_is_computed_and_no_model_is_kept(part):
     settings = part.control.model_copy(update={"parts": (part.control.part,)})
-    planned = scores.rounds(part.model_copy(update={"control": settings}))
-    assert all(f.path(*args).exists() for calls in planned for f, args in calls)
+    before, after = scores.rounds(part.model_copy(update={"control": settings}))
+    for function, args in before + after:
+        function(*args, part=part.sae if "features" in function.__name__ else None)
     assert not sets.finetuned.path(part, NAME, 0, sets.steps(part)).exists()
+    for table in (sets.change(part, NAME, 0, sets.steps(part)), sets.quick_probe(part, NAME, 0)):
+        asked = 12 * [part.evaluation.questions]
+        assert list(table.groupby("domain").size()) == asked and table.gold_log_odds.any()
+    q = scores.at_answer(part)
+    answer = FeatureStats.from_arrays(run.domain_features(q, "next, runners", 0, part=q.sae))
+    assert len({*answer.n}) == 1 and answer.n[0] < 12  # tokens between question and answer

@@ -11,8 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers.integrations import sdpa_attention
 
-from sts_utils import corpora, fsdp, models, store, train
-from sts_utils.runs import engine
+from sts_utils import corpora, fsdp, models, plan, run, store, train
 
 
 @pytest.fixture(scope="module")
@@ -133,17 +132,18 @@ def test_what_cannot_be_launched_is_one_line(profile, launcher, tmp_path):
         (launcher, 8, "sft.batch is 8, not a multiple of 2 processes x sft.micro_batch 8"),
     ):
         settings = profile.sft.model_copy(update={"micro_batch": micro_batch})
-        run = profile.model_copy(update={"launcher": where})
+        over = profile.model_copy(update={"launcher": where})
         with pytest.raises(ValueError, match=said):
-            engine.sft(run, settings, [], 0, tmp_path)
+            run.sft(over, settings, [], 0, tmp_path)
 
 
 def test_gpus_of_the_process_that_launches(profile, launcher, tmp_path):
-    run = profile.model_copy(update={"launcher": launcher, "executor": "ray"})
-    assert engine.training_gpus(run) == 0
+    over = profile.model_copy(update={"launcher": launcher, "executor": "ray"})
+    assert plan.gpus((run.finetuned, (over, 0))) == 0
     (tmp_path / "two.yaml").write_text("{num_machines: 1, num_processes: 2}")
-    run = run.model_copy(update={"launcher": str(tmp_path / "two.yaml")})
-    assert engine.training_gpus(run) == 2
+    over = over.model_copy(update={"launcher": str(tmp_path / "two.yaml")})
+    assert plan.gpus((run.finetuned, (over, 0))) == 2
+    assert plan.gpus((run.performance, (over,))) == 1
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -8,12 +9,11 @@ import psutil
 import pytest
 import torch
 
-from sts_utils import batches, config, corpora, grpo, models, prompts, saes, vllm
+from sts_utils import batches, config, corpora, grpo, models, prompts, run, saes, vllm
 from sts_utils import features as extract
 from sts_utils import generate as generation
 from sts_utils import train as sft
 from sts_utils.config import GrpoSettings
-from sts_utils.runs import engine, samples
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not installed (make vllm)", allow_module_level=True)
@@ -37,7 +37,7 @@ def short_passes():
 @pytest.fixture(scope="module")
 def pairs():
     """Queries behind two contexts in turn; then the first ones again, and a pair of one prompt."""
-    tokenizer = samples.tokenizer(MODEL)
+    tokenizer = models.load_tokenizer(MODEL)
     shown = [corpora.load("gsm-symbolic", 1, 2), corpora.load("gsm-symbolic", 2, 1)]
     found = prompts.prompt_pairs(tokenizer, corpora.load("mmlu-test", 0, 12), shown, 8192)
     return [*found, *found[:3], (found[3][0], found[3][0])]
@@ -84,10 +84,7 @@ def test_both_engines_read_the_same_features(pairs, hooks, folder, backbone):
 
 def test_both_engines_read_the_same_streams(pairs, hooks, folder, backbone):
     """Whole prompts, one after the other, up to so many rows."""
-
-    def read(ids):
-        return (rows[LAYER] for rows in vllm.residual_rows(folder, ids, [LAYER]))
-
+    read = partial(vllm.residual_rows, folder, layers=[LAYER])
     written = {(pairs[0][0].example_id, "plain"): [5, 6, 7]}
     ours = extract.stream_stats(pairs, None, hooks[0], 900, written, read)
     theirs = extract.stream_stats(pairs, backbone, hooks[0], 900, written)
@@ -97,7 +94,7 @@ def test_both_engines_read_the_same_streams(pairs, hooks, folder, backbone):
 
 def test_generation_is_that_of_transformers():
     torch.set_num_threads(batches.cpu_threads())
-    tokenizer = samples.tokenizer(MODEL)
+    tokenizer = models.load_tokenizer(MODEL)
     questions = ["What is the capital of France?", "What is 7 plus 5?"]
     expected = generation.completions(models.load_model(MODEL), tokenizer, questions, 24)
     answers = vllm.generate(models.resolve(MODEL), 24, "float32")
@@ -150,7 +147,7 @@ def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatc
     profile = config.load("smol").model_copy(update={"grpo": GrpoSettings(**settings)})
     profile = profile.model_copy(update={"engine": "vllm"})
     before, precision = dict(os.environ), torch.backends.cuda.matmul.fp32_precision
-    log = engine.grpo(profile, corpora.load("gsm-symbolic", 0, 6), 0, tmp_path)
+    log = run.grpo(profile, corpora.load("gsm-symbolic", 0, 6), 0, tmp_path)
     assert dict(os.environ) == before and not torch.distributed.is_initialized()
     assert torch.backends.cuda.matmul.fp32_precision == precision
     assert list(log.step) == [1, 2] and (log.length > 1).all()

@@ -7,23 +7,11 @@ from sts_utils import batches, corpora, evaluate, generate
 from sts_utils.examples import by_domain
 
 
-@pytest.fixture(scope="module")
-def examples():
-    return corpora.load("gsm-symbolic", 0, 6)
-
-
-@pytest.fixture(scope="module")
-def questions():
-    return [e for group in by_domain(corpora.load("mmlu-test")).values() for e in group[:2]]
-
-
 @torch.inference_mode()
 def option_logliks(whole, tokenizer, example):
     """Brute force: one plain forward pass an option, float64 log-softmax."""
-    head, *tails = (
-        tokenizer(text, add_special_tokens=False).input_ids
-        for text in (generate.chat_text(tokenizer, example.question), *example.options)
-    )
+    texts = (generate.chat_text(tokenizer, example.question), *example.options)
+    head, *tails = tokenizer(list(texts), add_special_tokens=False).input_ids
     values = []
     for tail in tails:
         logits = whole(torch.tensor([head + tail], device=whole.device)).logits[0]
@@ -32,7 +20,8 @@ def option_logliks(whole, tokenizer, example):
     return np.array(values), [len(tail) for tail in tails]
 
 
-def test_likelihoods_equal_one_pass_an_option(whole, tokenizer, questions):
+def test_likelihoods_equal_one_pass_an_option(whole, tokenizer):
+    questions = [e for group in by_domain(corpora.load("mmlu-test")).values() for e in group[:1]]
     table = evaluate.option_likelihoods(whole, tokenizer, questions, tokens=2000)
     assert table.id.is_unique and len(table) == len(questions)
     for example in questions:
@@ -62,7 +51,8 @@ def test_long_solutions_are_read_few_at_once():
     assert cut[-1] == [2, 0]
 
 
-def test_solution_loglik_is_minus_the_loss(whole, tokenizer, examples, monkeypatch):
+def test_solution_loglik_is_minus_the_loss(whole, tokenizer, monkeypatch):
+    examples = corpora.load("gsm-symbolic", 0, 6)
     table = evaluate.solution_loglik(whole, tokenizer, examples, 1024)
     rows = generate.tokenize(tokenizer, examples, 1024)
     logliks = table.set_index("id").solution_loglik[[e.id for e in examples]]

@@ -1,7 +1,6 @@
-import io
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
+from importlib.metadata import distribution
 
 import datasets
 import lm_eval
@@ -12,7 +11,6 @@ import yaml
 
 from sts_utils import corpora, evaluate
 from sts_utils.config import EvaluationSettings
-from sts_utils.corpora import packaged
 from sts_utils.examples import Example, by_domain
 from sts_utils.generate import generate
 
@@ -23,7 +21,6 @@ GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, 
     ("text", "official", "strict"),
     [
         ("So the answer is (C).", "C", "C"),
-        ("So the answer is C", "C", "C"),
         ("the answer is (A). No: the answer is (B).", "A", "A"),  # the first counts
         ("The answer is Galileo", "G", "G"),  # no word boundary in either rule
         ("The answer is (K)", None, ""),  # no such letter, and K does not stand for one
@@ -32,11 +29,7 @@ GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, 
         ("answer:\n\n  E", "E", ""),
         ("Answer: A or Answer: B\nAnswer: C", "B", ""),  # the last on the first line that has one
         ("Answer: (D)", "D", ""),  # not by step 2, which takes no bracket, but by step 3
-        (
-            "Options A and B are wrong.\nSo I choose F\nfor sure",
-            "F",
-            "",
-        ),  # the last that stands alone
+        ("Neither A nor B.\nSo I choose F\nfor sure", "F", ""),  # the last that stands alone
         ("It is B, I think", "I", ""),  # the official rule takes the pronoun for option I
         ("No idea at all", None, ""),
         ("", None, ""),
@@ -60,17 +53,15 @@ def test_a_guess_is_seeded_by_the_question_and_lies_among_its_options():
 
 
 def test_the_strict_rule_and_the_stop_are_lm_evals():
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("!function", lambda loader, node: node.value)
+    loader = type("Loader", (yaml.SafeLoader,), {})
+    loader.add_constructor("!function", lambda loader, node: node.value)
     template = "lm_eval/tasks/mmlu_pro/_default_template_yaml"
-    folder = packaged.packaged_file("lm-eval", template).parent
-    task = yaml.load((folder / "_default_template_yaml").read_text(), Loader)
+    folder = distribution("lm-eval").locate_file(template).parent
+    task = yaml.load((folder / "_default_template_yaml").read_text(), loader)
     pattern = task["filter_list"][0]["filter"][0]["regex_pattern"]
-    assert pattern.replace("ABCDEFGHIJ", "A-J") == evaluate.ANSWER_IS.pattern
+    assert pattern.replace("ABCDEFGHIJ", "A-J") == evaluate.PATTERNS[0]
     assert task["generation_kwargs"]["until"] == [evaluate.STOP]
-    subject = yaml.load((folder / "mmlu_pro_computer_science.yaml").read_text(), Loader)
+    subject = yaml.load((folder / "mmlu_pro_computer_science.yaml").read_text(), loader)
     assert subject["description"] == evaluate.DESCRIPTION.format(domain="computer science")
 
 
@@ -79,73 +70,55 @@ SHOT = Example("2+2?", CHAIN, "4", "math", "s", options=("3", "4"))
 QUERY = Example("1+1?", "", "2", "math", "q", options=("2", "3", "5"))
 
 
-def test_the_prompt_is_lm_evals():
+def test_the_prompt_is_lm_evals(tokenizer):
     """The same text as lm-eval's own task builds from the same two rows."""
     rows = [
         {"question": e.question, "options": list(e.options), "answer": "B", "category": "math"}
         | {"cot_content": f"A: {e.solution}"}
         for e in (SHOT, QUERY)
     ]
-    utils = evaluate.lm_eval_mmlu_pro
     dataset = {"validation": rows[:1], "test": rows[1:]}
     dataset = {split: datasets.Dataset.from_list(rows) for split, rows in dataset.items()}
-    task = lm_eval.api.task.ConfigurableTask(
-        config={
-            "task": "one",
-            "custom_dataset": lambda **_: dataset,
-            "test_split": "test",
-            "fewshot_split": "validation",
-            "output_type": "generate_until",
-            "fewshot_config": {
-                "sampler": "first_n",
-                "doc_to_text": utils.fewshot_to_text,
-                "doc_to_target": utils.fewshot_to_target,
-            },
-            "doc_to_text": utils.doc_to_text,
-            "doc_to_target": "answer",
-            "description": evaluate.DESCRIPTION.format(domain="math"),
-        }
-    )
+    utils, fewshot = evaluate.lm_eval_mmlu_pro, {"sampler": "first_n"}
+    fewshot |= {"doc_to_text": utils.fewshot_to_text, "doc_to_target": utils.fewshot_to_target}
+    config = {"task": "one", "custom_dataset": lambda **_: dataset, "fewshot_config": fewshot}
+    config |= {"test_split": "test", "fewshot_split": "validation", "doc_to_target": "answer"}
+    config |= {"output_type": "generate_until", "doc_to_text": utils.doc_to_text}
+    config |= {"description": evaluate.DESCRIPTION.format(domain="math")}
+    task = lm_eval.api.task.ConfigurableTask(config=config)
     expected = task.fewshot_context(task.eval_docs[0], num_fewshot=1)
-    assert evaluate.prompt(QUERY, [SHOT]) == expected
+    assert evaluate.prompt(tokenizer, QUERY, [SHOT], 8192) == expected
     assert expected.endswith("\nA. 2\nB. 3\nC. 5\nAnswer: Let's think step by step.")
 
 
-def test_accuracy_reads_scores_and_says_what_was_found():
-    class Words:
-        model_max_length = 10_000
-
-        def __call__(self, text):
-            return SimpleNamespace(input_ids=text.split())
-
-    tokenizer = Words()
+def test_accuracy_reads_scores_and_says_what_was_found(tokenizer):
     texts = [
         ("The answer is (A). Question: another? The answer is (B)", 9, True),
         ("The answer is (B)", 4, True),
         ("Let me compute the determinant of", 8, False),
     ]
     examples = [replace(QUERY, id=name) for name in ("q", "q2", "q3")]
-    shots, write = {"math": [SHOT, SHOT]}, lambda prompts: texts
-    table = evaluate.written_accuracy(write, tokenizer, examples, shots, GENERATION)
+    more = {"math": [SHOT, SHOT]}, GENERATION, 8192
+    table = evaluate.written_accuracy(lambda prompts: texts, tokenizer, examples, *more)
     guess = evaluate.answer("", 3, key="q3")[0] == "A"
     assert table.accuracy.tolist() == [1.0, 0.0, float(guess)]
     assert table.answered.tolist() == [True, True, False]
     assert table.cut_off.tolist() == [False, False, True] and table.tokens.tolist() == [9, 4, 8]
     assert table.gold_probability.isna().all() and table.gold_loglik.isna().all()
-    strict = GENERATION.model_copy(update={"rule": "strict"})
-    table = evaluate.written_accuracy(write, tokenizer, examples, shots, strict)
+    more = {"math": [SHOT]}, GENERATION.model_copy(update={"rule": "strict", "shots": 1}), 8192
+    table = evaluate.written_accuracy(lambda prompts: texts, tokenizer, examples, *more)
     assert table.accuracy.tolist() == [1.0, 0.0, 0.0]
-    with pytest.raises(ValueError, match="domain 'math' lacks the 2 demonstrations"):
-        evaluate.written_accuracy(write, tokenizer, examples, {"math": [SHOT]}, GENERATION)
+    with pytest.raises(ValueError, match="lacks evaluation"):
+        evaluate.written_accuracy(None, tokenizer, examples, {"math": [SHOT]}, GENERATION, 8192)
 
 
 def test_shots_are_dropped_until_the_prompt_fits(tokenizer):
-    texts = [evaluate.prompt(QUERY, [SHOT] * n) for n in range(4)]
+    texts = [evaluate.prompt(tokenizer, QUERY, [SHOT] * n, 8192) for n in range(4)]
     sizes = [len(tokenizer(text).input_ids) for text in texts]
-    fitting = partial(evaluate.fitting_prompt, tokenizer, QUERY, [SHOT] * 3)
-    assert fitting(sizes[3] + 8, 8) == texts[3] and fitting(sizes[2] + 7, 8) == texts[1]
-    with pytest.raises(ValueError, match="question q and 8 new tokens are more than the model's"):
-        fitting(20, 8)
+    fitting = partial(evaluate.prompt, tokenizer, QUERY, [SHOT] * 3)
+    assert fitting(sizes[3]) == texts[3] and fitting(sizes[2] - 1) == texts[1]
+    with pytest.raises(ValueError, match="question q over 12 tokens"):
+        fitting(12)
 
 
 def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
@@ -153,8 +126,7 @@ def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
     examples = corpora.load("mmlu-test", 0, 3)
     how = {"new_tokens": 8, "special_tokens": True, "stop": [evaluate.STOP]}
     one, many = (partial(generate, whole, tokenizer, **how, batch=b) for b in (1, 3))
-    prompts = [evaluate.prompt(e, shots[e.domain][:1]) for e in examples]
-    alone = one(prompts)
+    alone = one(prompts := [e.query for e in examples])
     assert [a[1:] for a in alone] == [(8, False)] * 3  # a random model never stops by itself
     assert alone == many(prompts)
     table = evaluate.written_accuracy(one, tokenizer, examples, shots, GENERATION, context=8192)
@@ -162,27 +134,15 @@ def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
     assert set(table.id) == {e.id for e in examples}
 
 
-def table(rows):
-    """A table of written_accuracy from lines `domain id accuracy answered cut_off tokens`."""
+def test_the_report_tells_truncation_from_lost_knowledge(notebook_functions):
+    answers_report = notebook_functions("05_evaluate").answers_report
     names = ["domain", "id", "accuracy", "answered", "cut_off", "tokens"]
-    types = {"accuracy": float, "answered": bool, "cut_off": bool}
-    return pd.read_csv(io.StringIO(rows), sep=r"\s+", names=names, dtype=types)
-
-
-def test_the_report_tells_truncation_from_lost_knowledge():
-    before = table(
-        """law a 1 True False 100
-        law b 1 True False 200
-        law c 0 True False 300
-        art d 1 False True 10"""
-    )
-    after = table(
-        """law b 0 False True 900
-        law a 1 True False 300
-        law c 0 True False 300
-        art d 0 True False 30"""
-    )
-    report = evaluate.answers_report(before, after).set_index("domain")
+    before = [("law", "a", 1, True, False, 100), ("law", "b", 1, True, False, 200)]
+    before += [("law", "c", 0, True, False, 300), ("art", "d", 1, False, True, 10)]
+    after = [("law", "b", 0, False, True, 900), ("law", "a", 1, True, False, 300)]
+    after += [("law", "c", 0, True, False, 300), ("art", "d", 0, True, False, 30)]
+    before, after = (pd.DataFrame(rows, columns=names) for rows in (before, after))
+    report = answers_report(before, after).set_index("domain")
     law = report.loc["law"]
     assert (law.questions, law.answered_both) == (3, 2)
     assert law.change == pytest.approx(-1 / 3) and law.change_answered == 0
@@ -191,4 +151,4 @@ def test_the_report_tells_truncation_from_lost_knowledge():
     assert (law.tokens_before, law.tokens_after) == (200, 500)
     assert report.loc["art"].answered_both == 0 and np.isnan(report.loc["art"].change_answered)
     with pytest.raises(ValueError, match="3 questions before, 4 after, 3 in both"):
-        evaluate.answers_report(before[:3], after)
+        answers_report(before[:3], after)

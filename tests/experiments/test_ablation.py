@@ -1,56 +1,49 @@
 """Which features are zeroed and what is made of it; what SFT moves, on random statistics."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from sts_utils import stats
 from sts_utils.config import AblationSettings
 from sts_utils.experiments import ablation
-from sts_utils.measured import loss_change, overlap, share_held
+from sts_utils.measured import overlap
 
 
 def test_chosen_features(random_stats):
     actual = random_stats(features=400)
-    chosen = ablation.choices(actual, (10, 50), 3)
+    chosen, alike = ablation.matched(actual, AblationSettings(counts=(10, 50), draws=3))
     assert len(chosen) == 1 + 2 * (1 + 3 + 3) and len(chosen["none", 0, 0]) == 0
     activity = actual.h.sum(0) / actual.n.sum()
     rank = np.argsort(np.argsort(-activity))
     for count in (10, 50):
         shifted = chosen["shifted", count, 0]
         assert set(shifted) == set(np.argsort(-actual.dh2.sum(0))[:count])
-        for which, draw in itertools.product(("random", "active"), range(3)):
-            assert len(set(chosen[which, count, draw])) == count
-        for draw in range(3):
-            active = chosen["active", count, draw]
+        for which in ("random", "active"):
+            draws = [chosen[which, count, draw] for draw in range(3)]
+            assert len({frozenset(ids) for ids in draws}) == 3
+            assert all(len(set(ids)) == count for ids in draws)
+        for active in draws:
             assert not set(active) & set(shifted)
             # rank for rank: a handful of places away, among 400
             assert np.abs(np.sort(rank[active]) - np.sort(rank[shifted])).mean() < 10
-            assert activity[active].mean() == pytest.approx(activity[shifted].mean(), rel=0.1)
-        for which in ("random", "active"):
-            assert len({frozenset(chosen[which, count, draw]) for draw in range(3)}) == 3
-    alike = ablation.relative_activity(activity, chosen)
-    by_hand = [activity[chosen["active", 10, draw]].sum() for draw in range(3)]
-    assert list(alike) == [10, 50]
-    assert alike[10] == pytest.approx(np.mean(by_hand) / activity[chosen["shifted", 10, 0]].sum())
+        by_hand = [activity[active].sum() for active in draws]
+        assert alike[count] == pytest.approx(np.mean(by_hand) / activity[shifted].sum(), rel=1e-6)
+        assert alike[count] == pytest.approx(1, rel=0.1)
 
 
-def test_more_features_than_there_are_others_to_match(random_stats):
-    chosen = ablation.choices(random_stats(), (15, 30, 99), 1)
+def test_more_features_than_there_are_others_to_match(random_stats, monkeypatch):
+    settings = AblationSettings(counts=(15, 30, 99), draws=1)
+    monkeypatch.setattr(ablation, "MATCHED", 0)
+    chosen, alike = ablation.matched(random_stats(), settings)
     assert len(set(chosen["active", 15, 0])) == 15
     assert not set(chosen["active", 15, 0]) & set(chosen["shifted", 15, 0])
     active = chosen["active", 30, 0]
     assert len(set(active)) == len(active) == len(chosen["shifted", 30, 0])
-    assert not [count for _, count, _ in chosen if count == 99]  # 40 features only
-
-
-def test_a_control_is_as_active_or_absent(random_stats, monkeypatch):
-    monkeypatch.setattr(ablation, "relative_activity", lambda *_: {2: 0.81, 8: 0.79})
-    chosen, _ = ablation.matched(random_stats(), AblationSettings(counts=(2, 8), draws=1))
-    assert {count for which, count, _ in chosen if which == "active"} == {2}
-    assert {count for which, count, _ in chosen if which == "shifted"} == {2, 8}
+    assert list(alike) == [15, 30]  # 40 features only
+    best, worst = sorted(alike, key=alike.get, reverse=True)
+    monkeypatch.setattr(ablation, "MATCHED", alike[best])  # a control is as active, or absent
+    kept = {key[:2] for key in ablation.matched(random_stats(), settings)[0]}
+    assert ("active", best) in kept and ("active", worst) not in kept and ("shifted", 30) in kept
 
 
 def test_changes_are_paired_by_question():
@@ -61,6 +54,8 @@ def test_changes_are_paired_by_question():
     table = wide.rename_axis(["features", "count", "draw"], axis=1).unstack().rename("loglik")
     table = table.reset_index().sample(frac=1, random_state=0)
     lost = ablation.changes(table, "loglik", {})
+    alike = ablation.changes(table, "loglik", dict.fromkeys("abcdef", "one template"))
+    np.testing.assert_allclose(alike["shifted", 2].draws, alike["shifted", 2].value)
     intact, shifted = values["none", 0, 0], values["shifted", 2, 0]
     assert lost["shifted", 2].value == pytest.approx((shifted - intact).mean())
     random = np.mean([values["random", 2, draw] - intact for draw in range(2)])
@@ -68,40 +63,31 @@ def test_changes_are_paired_by_question():
     assert lost["shifted", 2].draws.mean() == pytest.approx((shifted - intact).mean(), abs=0.05)
 
 
-# --- of every side's shifts ----------------------------------------------------------------------
-
-
-def test_shares_of_the_change_by_hand(run):
-    """Of the 8 of 40 features most moved, and of the 8 most active."""
-    moved, activity = run.shifts("actual"), run.shifts("train", "h")
-    shares = []
+def test_shares_and_overlap_of_shifts_by_hand(run, notebook_functions):
+    """Of the 8 of 40 features most moved, the 8 most active, and the 8 most shifted."""
+    both, by_hand = [run.shifts(side) for side in ("train", "actual")], []
     for before, after in zip(run.train, run.actual, strict=True):
         total = after.dh2.sum(0)
-        tops = np.argsort(-total)[:8], np.argsort(-before.h.sum(0))[:8]
-        shares.append([total[top].sum() / total.sum() for top in tops])
-    found = share_held(moved, moved, 8), share_held(moved, activity, 8)
-    assert [e.value for e in found] == pytest.approx(np.mean(shares, 0))
-    assert all(e.low < e.value < e.high for e in found)
-
-
-def test_overlap_of_drawn_dims(run):
-    both = [run.shifts(side) for side in ("train", "actual")]
-    np.testing.assert_allclose(both[0][0], [x.dh2.sum(0) / x.n.sum() for x in run.train])
-    tops = [[[set(np.argsort(-row)[:8]) for row in seeds] for seeds in side] for side in both]
-    draws = zip(*tops, strict=True)
-    shares = np.array([[len(a & b) / 8 for a, b in zip(*seeds, strict=True)] for seeds in draws])
-    assert run.overlap().value == pytest.approx(shares[0].mean())
-    np.testing.assert_allclose(run.overlap().draws, stats.over_seeds(shares[1:]))
+        moved, active, shifted = (
+            np.argsort(-x)[:8] for x in (total, before.h.sum(0), before.dh2.sum(0))
+        )
+        shares = [total[top].sum() / total.sum() for top in (moved, active)]
+        by_hand.append([*shares, len({*moved} & {*shifted}) / 8])
+    share_held = notebook_functions("07_moved").share_held
+    shares = [share_held(both[1], by, 8) for by in (both[1], run.shifts("train", "h"))]
+    assert [e.value for e in (*shares, run.overlap())] == pytest.approx(np.mean(by_hand, 0))
+    assert all(e.low < e.value < e.high for e in shares)
     # every side sees the same questions redrawn: what ranks alike has no difference, in no draw
     gap = run.overlap() - overlap(3 * both[0], both[1], 8)
     assert gap.value == 0 and not gap.draws.any()
 
 
-def test_losses_are_paired_by_question():
+def test_losses_are_paired_by_question(run):
     before = pd.DataFrame({"id": list("cab"), "solution_loglik": [-3.0, -1.0, -2.0]})
     one = pd.DataFrame({"id": list("abc"), "solution_loglik": [-0.9, -1.8, -2.7]})
     two = pd.DataFrame({"id": list("bca"), "solution_loglik": [-1.6, -2.4, -0.8]})
     after = [one.assign(when="after", seed=0), two.assign(when="after", seed=1)]
-    change = loss_change(pd.concat([before.assign(when="before", seed=pd.NA), *after]), {})
+    run.held_out = pd.concat([before.assign(when="before", seed=pd.NA), *after])
+    change = run.loss_change()
     assert change.value == pytest.approx(np.mean([-0.1, -0.2, -0.3, -0.2, -0.4, -0.6]))
     assert -0.6 <= change.low < change.value < change.high <= -0.1

@@ -1,13 +1,15 @@
-"""Baselines and probes by hand, and what they cost, counted."""
+"""Baselines and probes by hand."""
 
 import numpy as np
 import pytest
 
-from sts_utils import corpora, generate, prompts, questions, stats
-from sts_utils.experiments import baselines
+
+@pytest.fixture(scope="module")
+def baselines(notebook_functions):
+    return notebook_functions("10_baselines")
 
 
-def test_baselines_by_hand(random_stats):
+def test_baselines_by_hand(baselines, random_stats):
     domain, train, tuned = random_stats(0), random_stats(1), random_stats(2)
     weights = np.array([[1] * 12, [2, 0] * 6])
     activity = baselines.mean_activation(domain, weights)
@@ -25,21 +27,7 @@ def cosine(a, b):
     return a @ b / np.sqrt((a @ a) * (b @ b))
 
 
-def test_r_of_a_predictor_is_by_hand(run, random_stats):
-    before = [list(row.values()) for row in run.domains]
-    after = [[random_stats(900 + 20 * s + d) for d in range(14)] for s in (0, 1)]
-    over, moved = baselines.over_domains, baselines.moved
-    seen = run.observe(lambda s, weights: over(moved, before[s], after[s], weights=weights))
-    values = [list(map(moved, before[s], after[s])) for s in (0, 1)]
-    y = np.abs([change.mean() for change in run.change_arrays])
-    by_hand = np.corrcoef(np.mean(values, axis=0), y)[0, 1]
-    assert stats.correlate(seen).value == pytest.approx(by_hand)
-    kept = stats.without(12, 3)[7] > 0  # the fourth domain without a part of its queries
-    one, other = (of.r[kept].sum(0) for of in (before[1][3], after[1][3]))
-    assert seen.left_out[7, 1, 3] == pytest.approx(1 - cosine(one, other))
-
-
-def test_a_probe_finds_a_law_and_none_in_noise():
+def test_a_probe_finds_a_law_and_none_in_noise(baselines):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(14, 20)) * np.r_[5.0, np.ones(19)]
     law = baselines.skill(x[:, :2], 20 + x[:, 0], 0.9)
@@ -48,7 +36,7 @@ def test_a_probe_finds_a_law_and_none_in_noise():
     assert np.mean(noise) < 0.1
 
 
-def test_skill_is_by_hand_and_0_for_a_constant_whose_r_is_minus_one():
+def test_skill_is_by_hand_and_0_for_a_constant_whose_r_is_minus_one(baselines):
     rng = np.random.default_rng(2)
     x, y, constant = rng.normal(size=(14, 16)), rng.normal(size=14), np.ones((14, 1))
     error = ((baselines.probe(x, y) - y) ** 2).sum()
@@ -58,27 +46,9 @@ def test_skill_is_by_hand_and_0_for_a_constant_whose_r_is_minus_one():
     assert baselines.skill(constant, y, 0.9).value == pytest.approx(0, abs=1e-9)
 
 
-def test_a_probe_never_sees_the_domain_it_predicts():
+def test_a_probe_never_sees_the_domain_it_predicts(baselines):
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(10, 4)), rng.normal(size=10)
     other = np.where(np.arange(10) == 3, 100.0, y)
     one, two = baselines.probe(x, y), baselines.probe(x, other)
     assert one[3] == pytest.approx(two[3]) and not np.allclose(one[:3], two[:3])
-
-
-def test_costs_are_counted(profile, whole, tokenizer):
-    """A forward pass through one block of two, and training of all weights, by hand."""
-    counted, weights = baselines.tokens(profile), sum(p.numel() for p in whole.parameters())
-    asked = [
-        e for d in corpora.domains("mmlu-pro") for e in questions.domain_queries(profile, d, 0)
-    ]
-    train, held_out = questions.training_examples(profile, 0)
-    plain, train_plain = (
-        sum(prompts.chat_prompt(tokenizer, e).span[1] for e in of) for of in (asked, held_out[:8])
-    )
-    sft = sum(len(row["input_ids"]) for row in generate.tokenize(tokenizer, train[:16], 256))
-    assert (counted["domains"], counted["train"], counted["sft"]) == (plain, train_plain, sft)
-    costs = baselines.costs(profile, counted)
-    assert costs["similarity_domain_to_training_set"] == weights * (plain + train_plain)
-    assert costs["distance_before_after_sft"] == 6 * weights * sft + 2 * weights * plain
-    assert costs["sts_icl"] == weights * (counted["domains icl"] + counted["train icl"])

@@ -5,33 +5,32 @@ import pandas as pd
 import pytest
 
 from sts_utils.experiments import mixtures
-from sts_utils.results import verdict
 from sts_utils.stats import Estimate
 
 ENDS = ("law", "math")
 
 
-def test_the_ends_have_questions_enough_for_training():
-    sts = {"law": 2.0, "math": 5.0, "health": 9.0, "physics": 1.0}
-    pools = {"law": 60, "math": 48, "health": 20, "physics": 47}
-    assert mixtures.ends(sts, pools, 48) == ("math", "law")
-    assert mixtures.ends(sts, pools, 20) == ("health", "physics")
-    with pytest.raises(ValueError, match=r"mixture.extra is 60, but fewer than two domains have"):
-        mixtures.ends(sts, pools, 60)
+@pytest.fixture(scope="module")
+def notebook(notebook_functions):
+    return notebook_functions("11_mixtures")
 
 
-def test_domains_are_chosen_by_their_score_and_no_outcome_is_read(run, monkeypatch):
-    monkeypatch.delattr(mixtures.run, "performance")
+def test_domains_are_chosen_by_their_score_and_have_questions_enough(run, monkeypatch):
+    monkeypatch.delattr(mixtures.run, "performance")  # no outcome is read
     monkeypatch.setattr(run, "change_arrays", None)
-    (high, low), extra = mixtures.mixtures(run)
-    top = [np.argsort(-train.dh2.sum(0))[:8] for train in run.train]
-    both = list(zip(run.domains, top, strict=True))
-    sts = {
-        d: np.mean([of[d].dh2[:, dims].sum() / of[d].n.sum() for of, dims in both])
-        for d in run.domain_names
-    }
-    assert (high, low) == (max(sts, key=sts.get), min(sts, key=sts.get))
-    assert extra["STS"][0] == round(4 * sts[high] / (sts[high] + sts[low])) > 3
+    monkeypatch.setattr(mixtures, "Run", lambda _: run)
+    sts = run.scores[run.scores.metric == "sts_icl"].groupby("domain").value.mean().to_dict()
+    first, second, *_, last = sorted(sts, key=sts.get, reverse=True)
+    chosen = mixtures.mixtures.__wrapped__
+    ends, extra = chosen(run.profile)
+    assert ends == (first, last)
+    assert extra["STS"][0] == round(4 * sts[first] / (sts[first] + sts[last])) > 3
+    pools = dict.fromkeys(sts, range(4)) | {first: range(3)}  # mixture.extra is 4
+    monkeypatch.setattr(mixtures.questions, "halves", lambda _, d: (pools[d], ()))
+    assert chosen(run.profile)[0] == (second, last)
+    pools = {d: range(3 + (d == last)) for d in sts}
+    with pytest.raises(ValueError, match=r"mixture.extra is 4, but fewer than two domains have"):
+        chosen(run.profile)
 
 
 def test_the_sts_split_is_in_the_ratio_of_sts():
@@ -60,48 +59,29 @@ def test_a_mixture_s_model_is_named_by_what_it_trains_on(profile):
     assert len({name(), *others}) == 6
 
 
-def test_gains_are_paired_by_question():
-    rng, shape = np.random.default_rng(0), {"none": 0.1, "STS": 0.3}
-    noise = {d: rng.normal(size=n) for d, n in {"law": 6, "math": 5, "mathematics": 9}.items()}
-    rows = [
-        {"mixture": name, "domain": d, "id": f"{d}{i}", "change": factor * value}
-        for name, factor in shape.items()
-        for d, values in noise.items()
-        for i, value in enumerate(values)
-    ]
-    gains = mixtures.gains(pd.DataFrame(rows).sample(frac=1, random_state=0), ENDS, {})
-    assert gains["STS"]["math"].value == pytest.approx(0.3 * noise["math"].mean())
+def test_gains_are_paired_by_question(notebook):
+    domains = np.repeat(["law", "math", "mathematics"], (6, 5, 9))
+    change = np.random.default_rng(0).normal(size=20)
+    one = pd.DataFrame({"domain": domains, "id": range(20), "mixture": "none", "change": change})
+    rows = pd.concat([one, one.assign(mixture="STS", change=3 * change)])
+    gains = notebook.gains_of(rows.sample(frac=1, random_state=0), ENDS, {})
+    assert gains["STS"]["math"].value == pytest.approx(3 * change[6:11].mean())
     np.testing.assert_allclose(gains["STS"]["law"].draws, 3 * gains["none"]["law"].draws)
 
 
-def test_a_squared_distance_is_not_folded_upward():
+def exact(law, math):
+    return {"law": Estimate(law, np.full(400, law)), "math": Estimate(math, np.full(400, math))}
+
+
+def test_a_squared_distance_is_by_hand_and_not_folded_upward(notebook):
     """Over worlds with the same true gap the estimates, and their draws, average to its square."""
-    rng = np.random.default_rng(0)
-    for gap in (0.0, 1.5):
-        values = gap + rng.normal(size=4000)
-        worlds = [mixtures.apart(Estimate(v, v + rng.normal(size=400))) for v in values]
-        for mean in (np.mean([w.value for w in worlds]), np.mean([w.draws.mean() for w in worlds])):
-            assert mean == pytest.approx(gap**2, abs=0.2)
-
-
-def test_balance_by_hand():
-    def exact(*values):
-        return {d: Estimate(v, np.full(10, v)) for d, v in zip(ENDS, values, strict=True)}
-
     gains = {"all low": exact(1, 4), "all high": exact(7, 3), "STS": exact(5, 4)}
-    assert mixtures.balance(gains, ENDS).low == ((7 - 3) ** 2 + (1 - 4) ** 2) / 2 - (5 - 4) ** 2
-
-
-def test_differences_within_noise_are_inconclusive():
-    """60 worlds in which every mixture changes both domains alike, on 100 noisy questions."""
-    rng, names, found = np.random.default_rng(0), ["none", "all low", "all high", "STS"], []
-    places = pd.MultiIndex.from_product([names, [*ENDS, "mathematics"], range(100)])
-    places.names = ["mixture", "domain", "id"]
-    for _ in range(60):
-        changes = pd.Series(rng.normal(0.2, 1, len(places)), places, name="change").reset_index()
-        of = mixtures.gains(changes, ENDS, {})
-        high, low = of["all high"]["law"], of["all low"]["math"]
-        helps = (high - of["none"]["law"]) - (low - of["none"]["math"])
-        both = helps, mixtures.balance(of, ENDS)
-        found.append([verdict(e.low, e.high) != "inconclusive" for e in both])
-    assert (np.mean(found, axis=0) <= 0.09).all()
+    assert notebook.balance(gains, ENDS).low == ((7 - 3) ** 2 + (1 - 4) ** 2) / 2 - (5 - 4) ** 2
+    rng, same = np.random.default_rng(0), exact(0, 0)
+    for gap in (0.0, 1.5):
+        values = gap + rng.normal(size=2000)
+        splits = [same | {"law": Estimate(v, v + rng.normal(size=400))} for v in values]
+        worlds = [{"all low": same, "all high": same, "STS": split} for split in splits]
+        found = [notebook.balance(world, ENDS) for world in worlds]
+        for mean in (np.mean([e.value for e in found]), np.mean([e.draws.mean() for e in found])):
+            assert mean == pytest.approx(-(gap**2), abs=0.2)

@@ -1,7 +1,8 @@
-"""Selective fine-tuning: which features, what is freed first, and how the change is averaged."""
+"""Selective fine-tuning: which features, and what is freed first."""
+
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from sts_utils.experiments import selective
@@ -14,24 +15,6 @@ def test_chosen_features():
     assert len({frozenset(d) for d in draws}) == 4 and all(len(set(d)) == 8 for d in draws)
     with pytest.raises(ValueError, match=r"selective.dims holds 41, but an SAE has 40 features"):
         selective.chosen(ranked, "random", 41, (0, 41, 0))
-
-
-def test_changes_are_means_over_draws_and_questions():
-    rng, ids = np.random.default_rng(0), list("abcde")
-    before, *after = (
-        pd.DataFrame({"id": ids, "solution_loglik": rng.normal(size=5)}) for _ in range(3)
-    )
-    start = before.solution_loglik.to_numpy()
-    ends = [table.solution_loglik.to_numpy() for table in after]
-    other_order = [table.iloc[::-1] for table in after]
-    one = selective.change(before, other_order[:1], "solution_loglik", {})
-    assert one.value == pytest.approx((ends[0] - start).mean())
-    both = selective.change(before, other_order, "solution_loglik", {})
-    assert both.value == pytest.approx(np.mean([end - start for end in ends]))
-    assert both.draws.mean() == pytest.approx(both.value, abs=0.1)
-    groups = dict.fromkeys("abcde", "one template")  # drawn together: only the draws of dims vary
-    alone = selective.change(before, other_order[:1], "solution_loglik", groups)
-    np.testing.assert_allclose(alone.draws, one.value)
 
 
 def test_a_training_for_each_choice_of_dims(profile):
@@ -55,7 +38,7 @@ def test_truncated_models_are_gone_before_the_whole_one_is_loaded(
         return lambda *_, **__: order.append(what) or result
 
     monkeypatch.setattr(selective.run, "train_features", noted("dims", arrays))
-    monkeypatch.setattr(selective.run, "sink_norm", noted("sink", 1.0))
+    monkeypatch.setattr(selective.run, "hook", noted("sink", SimpleNamespace(sink_norm=1.0)))
     monkeypatch.setattr(selective.run, "release", noted("release"))
 
     def load(*_):

@@ -49,21 +49,17 @@ def prepare(name: str, folder: Path, sizes: dict) -> tuple[Path, dict[str, str]]
 
 def missing(folder: Path, name: str) -> list[str]:
     """Figures, tables and notebooks of a whole run that are not there."""
-    sweep = config.load(name).sweep  # a model with one public SAE has nothing to sweep
+    profile = config.load(name)
+    sweep = profile.sweep  # a model with one public SAE has nothing to sweep
     swept = {"fig4a": sweep.widths, "fig4b": sweep.layers, "fig4c": sweep.sparsities}
     made = {path.name for path in (ROOT / "figures/smol").iterdir()}  # of the default run
     drawn = [f for f in made if f.endswith((".png", ".csv")) and swept.get(f.split(".")[0], True)]
     files = [f"figures/{name}/{file}" for file in [*drawn, "index.html"]]
-    files += [f"runs/notebooks/{name}/{stage}.ipynb" for stage in notebooks.STAGES]
+    files += [f"runs/notebooks/{name}/{stage}.ipynb" for stage in notebooks.stages(profile)]
     return [file for file in files if not (folder / file).is_file()]
 
 
-def rehearse(
-    name: str,
-    folder: Path,
-    sizes: dict | None = None,
-    nodes: int | None = None,
-) -> int:
+def rehearse(name: str, folder: Path, sizes: dict | None = None, nodes: int | None = None) -> int:
     """Run profile `name` on its small hub in `folder`; 0 if nothing is missing."""
     start = time.time()
     profile, environment = prepare(name, folder, sizes or {})

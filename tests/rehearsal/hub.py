@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from sts_utils import check, corpora, saes
 from sts_utils.config import Profile
 from sts_utils.examples import Example
-from sts_utils.models import quiet
 
 WIDTH, WORDS = 64, 4096
 #: What is smaller than the public config; depth, RoPE, norms, caps and grouped queries stay.
@@ -67,7 +66,7 @@ def model(family: str, folder: Path) -> None:
     small["pad_token_id"] = tokenizer.pad_token_id
     if family == "gemma2-9b":
         small["sliding_window"] = 256  # shorter than the demonstrations, as 4,096 is than LIMO's
-    with torch.random.fork_rng(), quiet():
+    with torch.random.fork_rng():
         torch.manual_seed(0)
         whole = AutoModelForCausalLM.from_config(made(**small)).to(torch.bfloat16)
         whole.generation_config = GenerationConfig(**ids)
