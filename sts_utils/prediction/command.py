@@ -8,11 +8,10 @@ from pathlib import Path
 from sts_utils import notebooks, store
 from sts_utils.prediction.predict import EXAMPLE, SCORES, predict
 
-#: What argparse is told of options that are no single word.
+#: Options that are no single word, as argparse has them.
 KINDS = {name: {"type": int} for name in ("n", "shots", "queries", "probe", "budget")}
 KINDS |= {k: {"nargs": "+"} for k in ("domains", "demonstrations", "columns", "domain_columns")}
 KINDS |= {"score": {"choices": SCORES}, "dtype": {"choices": ("auto", "float32", "bfloat16")}}
-#: The report; the notebook writes all but its page.
 FILES = ("index.html", "table.csv", "table.parquet", "probe.csv", "mixture.jsonl")
 
 
@@ -31,9 +30,7 @@ def run(chosen: argparse.Namespace) -> int:
     store.check_writable(out := Path(chosen.out).absolute(), "give a folder to write the report to")
     options = {name: _given(name, getattr(chosen, name)) for name in predict.__kwdefaults__}
     options["seeds"] = [int(seed) for seed in chosen.seeds.split(",")]  # of "0,1,2"
-    predicted = predict(chosen.train, **options)
-    scored = [f"{chosen.score}{end}" for end in ("", "_low", "_high")]
-    ranks = predicted.table[["rank", "rank_low", "rank_high", "domain", *scored]]
+    ranks = predict(chosen.train, **options).table.filter(regex=f"^(rank|domain|{chosen.score})")
     print(ranks.to_string(index=False, float_format="{:.3g}".format), end="\n\n")
     for name in FILES:
         (out / name).unlink(missing_ok=True)  # of an earlier report

@@ -19,7 +19,7 @@ from sts_utils.cache import cached
 from sts_utils.config import Profile, SftSettings
 from sts_utils.examples import Example, split, with_answer
 from sts_utils.features import FeatureStats
-from sts_utils.prediction import sources
+from sts_utils.prediction.sources import drawn, key, read, read_evaluation
 
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
 EXAMPLE = str(store.DATA / "example.jsonl")
@@ -53,9 +53,6 @@ class Prediction:
     stats: Mapping[tuple[str, int, str], FeatureStats]
     answers: pd.DataFrame | None  # of a probe: domain, id, measure, before, after
 
-    def __repr__(self) -> str:
-        return f"Prediction by {self.score}, N = {self.n}\n{self.table}"
-
     def rescored(self, n: int | None = None, score: str | None = None, domains=None):
         """The same statistics with another N, score or choice of domains; nothing is run again."""
         if score not in (None, *self.scores):
@@ -72,8 +69,8 @@ class Prediction:
         for d, domain in enumerate(self.domains):
             ids = {seed: self.stats[domain, seed, "shift"].ids for seed in self.seeds}
             every = sorted(set().union(*ids.values()))
-            drawn = np.random.default_rng(d).exponential(size=(stats.DRAWS, len(every)))
-            weights |= {(domain, s): drawn[:, np.searchsorted(every, ids[s])] for s in self.seeds}
+            each = np.random.default_rng(d).exponential(size=(stats.DRAWS, len(every)))
+            weights |= {(domain, s): each[:, np.searchsorted(every, ids[s])] for s in self.seeds}
         found = dict.fromkeys(SCORES, (missing[0], missing))
         for name in self.scores:
             values, draws = [], []
@@ -81,9 +78,9 @@ class Prediction:
             number = stats.DRAWS if name in scores.PAPER_SCORES else DRAWS
             for seed in self.seeds:
                 own = self.stats[TRAIN, seed, kind]
-                read = [self.stats[d, seed, kind] for d in self.domains]
+                of = [self.stats[d, seed, kind] for d in self.domains]
                 how = {"dims": scores.shifted_dims(own, self.n), "towards": own.mean("dh")}
-                score = partial(scores.over_domains, called, read, **how)
+                score = partial(scores.over_domains, called, of, **how)
                 values.append(score())
                 draws.append(score(weights=[weights[d, seed][:number] for d in self.domains]))
             found[name] = np.mean(values, axis=0), stats.over_seeds(np.stack(draws, 1))
@@ -124,7 +121,7 @@ def predict(
 
     | argument | is |
     |---|---|
-    | train | a corpus, file, `datasets.Dataset` or list (sources.read) |
+    | train | a corpus, file, `datasets.Dataset` or list (sources.py) |
     | model, sae | packaged, a folder or of the hub; the SAE reads a block's residual stream |
     | domains | {name: source}, or corpora (all their domains) and files |
     | demonstrations | the same of worked examples; the domains' own if left out; or "none" |
@@ -156,36 +153,35 @@ def predict(
             notes.append(f"{said} (the context over {shots} + 1 turns) and were left out.")
         return kept
 
-    own = sources.read(train, domain="train", columns=columns, answers=True, note=notes.append)
+    own = read(train, domain="train", columns=columns, answers=True, note=notes.append)
     own = fitting(own, "the training set")
-    told = demonstrations, domain_columns, own, notes.append
-    asked, worked = sources.read_evaluation(domains, *told)
+    asked, worked = read_evaluation(domains, demonstrations, domain_columns, own, notes.append)
     asked = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
     worked = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
-    choice = bool(worked) and is_choice([*own, *itertools.chain(*worked.values())])
+    choice = bool(worked) and _are_choices([*own, *itertools.chain(*worked.values())])
     lacks = {"sts_relative": len(asked) < 2, "sts_icl": not worked, "sts_answers": not choice}
     possible = [name for name in SCORES if not lacks.get(name)]
     if score not in possible or not 1 <= n <= (size := run.sae(p).cfg.d_sae):
         mend = f"choose 1..{size}" if score in possible else f"choose {' or '.join(possible)}"
         raise ValueError(f"score {score!r}, n {n}: {mend}")
     if probe:
-        learned, probed = sources.drawn(own, probe * BATCH, seeds[0]), measurable(asked, seeds[0])
+        learned, probed = drawn(own, probe * BATCH, seeds[0]), measurable(asked, seeds[0])
         size = models.size(p.model) * (2 * getattr(torch, p.dtype).itemsize + sft.MASTER_BYTES)
         said = f"A probe of {probe} steps learns from {probe * BATCH} examples, reads {len(probed)}"
         notes.append(f"{said} questions twice and holds {size / 1e9:.1f} GB beside activations.")
     for said in notes:
         logging.getLogger(__name__).warning(said)
     for seed in seeds:
-        for name, drawn in _draws(own, asked, worked, shots, queries, seed).items():
-            pairs[name, seed, "shift"] = questions.pairs(p, *drawn)
+        for name, draw in _draws(own, asked, worked, shots, queries, seed).items():
+            pairs[name, seed, "shift"] = questions.pairs(p, *draw)
             if choice:
                 rng, q = random.Random(f"{name} {seed}"), p.model_copy(update={"place": "answer"})
-                pairs[name, seed, "answers"] = questions.answer_pairs(q, *drawn, rng)
+                pairs[name, seed, "answers"] = questions.answer_pairs(q, *draw, rng)
     bar = tqdm(pairs.items(), desc="features", unit="set")
     found = {at: FeatureStats.from_arrays(prompt_features(p, tuple(of))) for at, of in bar}
     answers = tried(p, probe, tuple(learned), tuple(probed), seeds[0]) if probe else None
-    read = own, asked, worked, notes, seeds, tuple(asked), possible
-    return Prediction(p, *read, n, score, found, answers)
+    data = own, asked, worked, notes, seeds, tuple(asked), possible
+    return Prediction(p, *data, n, score, found, answers)
 
 
 def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str, tuple]:
@@ -196,10 +192,9 @@ def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str,
     draws = {TRAIN: (free[: 2 * queries], shown)}
     for d, examples in asked.items():
         sets = prompts.choose_demonstrations(worked[d], shots, 1, seed) if worked else [[]]
-        seen = {sources.key(e) for e in sets[0]}
-        free = [e for e in examples if sources.key(e) not in seen]
-        draws[d] = sources.drawn(free, queries, seed), sets
-    if few := [d or "the training set" for d, (drawn, _) in draws.items() if len(drawn) < 2]:
+        seen = {key(e) for e in sets[0]}
+        draws[d] = drawn([e for e in examples if key(e) not in seen], queries, seed), sets
+    if few := [d or "the training set" for d, (asks, _) in draws.items() if len(asks) < 2]:
         raise ValueError(f"{few[0]} has under 2 questions beside its demonstrations: give more")
     return draws
 
@@ -210,8 +205,7 @@ def prompt_features(p: Profile, pairs: tuple) -> dict[str, np.ndarray]:
     return run.read(p, pairs, None)[p.sae]
 
 
-def is_choice(examples: Sequence[Example]) -> bool:
-    """Whether all are multiple choice with an answer."""
+def _are_choices(examples: Sequence[Example]) -> bool:
     return all(len(e.options) > 1 and e.answer in e.options for e in examples)
 
 
@@ -219,10 +213,10 @@ def measurable(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Exampl
     """At most PROBED of each domain that have an answer. All are multiple choice, or else an answer
     is its solution: of multiple choice the gold option's text, without the options."""
     answered = ([e for e in of if e.solution or e.answer] for of in asked.values())
-    chosen = [e for of in answered for e in sources.drawn(of, PROBED, seed)]
+    chosen = [e for of in answered for e in drawn(of, PROBED, seed)]
     if not chosen:
         raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
-    if is_choice(chosen):
+    if _are_choices(chosen):
         return chosen
     plain = [replace(e, solution=e.solution or e.answer) for e in chosen]
     return [with_answer(e) if e.options and e.answer else e for e in plain]
@@ -236,15 +230,15 @@ def tried(p: Profile, steps: int, learned: Sequence[Example], asked, seed: int) 
     tokenizer, model = questions.tokenizer(p), models.load_model(p.model, p.dtype, p.revision)
     lr = LR * min(1, WIDTH / models.check(p.model, p.layer, p.revision))
     settings = SftSettings(batch=BATCH, micro_batch=BATCH, lr=lr, dtype=p.dtype)
-    read, name = partial(evaluate.option_likelihoods, desc="probe"), "gold_log_odds"
-    if not is_choice(asked):
-        read = partial(evaluate.solution_loglik, max_length=settings.max_length)
+    measure, name = partial(evaluate.option_likelihoods, desc="probe"), "gold_log_odds"
+    if not _are_choices(asked):
+        measure = partial(evaluate.solution_loglik, max_length=settings.max_length)
         name = "solution_loglik"
     rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked], "measure": name}
     for side in ("before", "after"):
         if side == "after":
             how = settings, learned, lr, seed, "probe", steps
             sft.train_answers(model.train(), tokenizer, *how, warmup=0)
-        found = read(model.eval(), tokenizer, asked).drop_duplicates("id")  # one in two domains
+        found = measure(model.eval(), tokenizer, asked).drop_duplicates("id")  # one in two domains
         rows[side] = found.set_index("id")[name].loc[rows["id"]].to_numpy()
     return pd.DataFrame(rows)

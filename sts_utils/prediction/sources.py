@@ -73,8 +73,7 @@ def roles(has: Sequence[str], named: Mapping[str, str], answers: bool) -> dict[s
     elif not found["question"] or (answers and not answered):
         lacks.append("solution" if found["question"] else "question")
     if lacks:
-        mend = f"name one of {', '.join(COLUMNS)}, like question=its_name"
-        raise ValueError(f"no column for the {lacks[0]}; it has {has}: {mend}")
+        raise ValueError(f"no column for the {lacks[0]}; it has {has}: name one, question=its_name")
     return found
 
 
@@ -152,8 +151,7 @@ def _options(row: Mapping, cell, answer, column: str | None) -> tuple[tuple[str,
     labels = [str(label) for label in labels][: len(texts)]
     usable = all(isinstance(text, str | int | float) and text != "" for text in texts)
     if not usable or len(set(labels)) < len(texts):
-        mend = f"give at most {len(LETTERS)} texts, none empty, each with a label of its own"
-        raise ValueError(f"options {str(texts)[:60]}: {mend}")
+        raise ValueError(f"options {str(texts)[:50]}: up to 26 texts, none empty, no label twice")
     texts, said = tuple(str(text).strip() for text in texts), str(answer).strip()
     index = {int(said)} if said.isdecimal() and int(said) < len(texts) else set()
     named = {texts.index(said)} if said in texts and isinstance(answer, str) else set()
@@ -228,9 +226,8 @@ def read_domains(source, columns=None, note=print) -> dict[str, list[Example]]:
 
 
 def read_evaluation(domains, demonstrations, columns, training: Sequence[Example], note):
-    """(domain -> questions, domain -> worked examples), none of which the training set asks too.
-    `demonstrations`: where the latter are; None: in the domains, or the corpus that belongs to
-    theirs; "none": nowhere."""
+    """(domain -> questions, domain -> worked examples), none of which the training set asks. The
+    latter: of `demonstrations`; if None of the domains, or their corpora's own; or "none"."""
     asked = worked = read_domains(domains, columns, note)
     if demonstrations is not None:
         worked = {} if demonstrations == "none" else read_domains(demonstrations, columns, note)

@@ -160,9 +160,7 @@ def test_neighbours_that_can_t_be_told_apart_share_ranks(found):
 
 def test_a_question_that_every_seed_asks_is_drawn_once(found):
     one = replace(found, seeds=(0,))
-    twice = found.stats | {
-        (name, 1, kind): found.stats[name, 0, kind] for name, _, kind in found.stats
-    }
+    twice = {(name, s, kind): found.stats[name, 0, kind] for name, s, kind in found.stats}
     for name in ("sts_act", "sts_relative"):
         same = replace(found, stats=twice).estimates[name]
         np.testing.assert_allclose(same[1], one.estimates[name][1])
@@ -179,9 +177,8 @@ def test_multiple_choice_is_read_with_wrong_and_right_answers():
     table = made.table.set_index("domain")
     assert table.sts_answers["pears"] == pytest.approx(np.mean(expected))
     assert (table.sts_answers_low <= table.sts_answers).all()
-    assert (
-        made.stats["", 0, "answers"].n[0] < made.stats["", 0, "shift"].n[0]
-    )  # behind the question
+    tokens = {kind: made.stats["", 0, kind].n[0] for kind in ("answers", "shift")}
+    assert tokens["answers"] < tokens["shift"]  # behind the question
 
 
 def test_another_n_score_or_choice_of_domains(found):
@@ -202,7 +199,8 @@ def test_what_is_measured():
     assert set(answers.measure) == {"gold_log_odds"} and np.isfinite(answers.after).all()
     assert answers.groupby("domain").size().to_dict() == {"one": 4, "two": 2}
     one = Example("Which?", "", "this", "any", "0", options=("this",))
-    assert not module.is_choice([one]) and module.is_choice([replace(one, options=("this", "b"))])
+    two = replace(one, options=("this", "b"))
+    assert not module._are_choices([one]) and module._are_choices([two])
     open_ = Example("Why?", "The answer is (B).", "", "any", "0", options=("a", "b"))
     closed = replace(open_, answer="b", id="1")
     measured = module.measurable({"any": [open_, closed, replace(one, answer="")]}, 0)
