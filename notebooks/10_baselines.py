@@ -24,6 +24,7 @@ PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
+from collections.abc import Sequence
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -209,16 +210,15 @@ results.judge(profile, claims)
 
 
 # %%
-def probe(inputs: np.ndarray, change: np.ndarray) -> np.ndarray:
+def probe(inputs: np.ndarray, change: np.ndarray, categories: Sequence) -> np.ndarray:
     """[D] predictions of each domain's `change` by ridge regression on the `inputs` [D, F] of other
     categories, mean activations or one score; the penalty is chosen inside each fold."""
     ridge = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 6, 15)))
-    folds = {"cv": LeaveOneGroupOut(), "groups": main.categories}
-    return cross_val_predict(ridge, inputs, change, **folds)
+    return cross_val_predict(ridge, inputs, change, cv=LeaveOneGroupOut(), groups=categories)
 
 
 change = np.array([abs(of.mean()) for of in main.change_arrays])  # [D], over seeds and questions
-predicted = probe(np.ones((len(change), 1)), change)
+predicted = probe(np.ones((len(change), 1)), change, main.categories)
 print(f"r of a probe that sees nothing: {np.corrcoef(predicted, change)[0, 1]:.2f}")
 
 # %% [markdown]
@@ -228,14 +228,14 @@ print(f"r of a probe that sees nothing: {np.corrcoef(predicted, change)[0, 1]:.2
 
 
 # %%
-def skill(inputs: np.ndarray, r: Correlation) -> Correlation:
+def skill(inputs: np.ndarray, change: np.ndarray, categories, r: Correlation) -> Correlation:
     """1 − squared out-of-fold error of the probe over that of the other domains' mean.
 
     0 for a predictor that knows nothing, where the r of left-out predictions is −1; below 0 for one
-    that learns noise. The interval leaves out each category's errors in turn; `r` is any of these
+    that learns noise. The interval leaves out each category's errors in turn; `r` is any r of these
     domains, with the outcome's reliability."""
-    categories = np.array(main.categories)
-    error = (probe(inputs, change) - change) ** 2
+    categories = np.array(categories)
+    error = (probe(inputs, change, categories) - change) ** 2
     others = np.array([change[categories != own].mean() for own in categories])
     none = (others - change) ** 2
     kept = [categories != name for name in np.unique(categories)]
@@ -252,7 +252,7 @@ PROBES = {"probe_raw_activations": "r", "probe_sae_activations": "h"}
 inputs = {metric: seen.scores.mean(0)[:, None] for metric, seen in main.observations().items()}
 for kind, field in PROBES.items():  # [D, d_model] and [D, F], means over seeds
     inputs[kind] = np.mean([[d.mean(field) for d in seed] for seed in before], axis=0)
-skills = {key: skill(x, r["sts_icl"]) for key, x in inputs.items()}
+skills = {k: skill(x, change, main.categories, r["sts_icl"]) for k, x in inputs.items()}
 pd.Series(skills, name="skill").map(str).to_frame()
 
 # %% [markdown]

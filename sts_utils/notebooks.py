@@ -17,12 +17,13 @@ from sts_utils.config import Profile
 from sts_utils.store import FIGURES, ROOT, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
-CONTROL, CENTRAL = "16_control", "06_plot"
+CONTROL, MATRIX, CENTRAL = "16_control", "17_matrix", "06_plot"
 #: In the order in which they run: the central one gathers the claims of all.
 STAGES = (
     *("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate"),
     *("07_moved", "08_training_sets", "09_saes", "10_baselines", "11_mixtures"),
-    *("12_reinforcement", "13_selective", "14_labels", "15_paper_numbers", CONTROL, CENTRAL),
+    *("12_reinforcement", "13_selective", "14_labels", "15_paper_numbers", CONTROL, MATRIX),
+    CENTRAL,
 )
 #: Rendered for readers too: how the SAEs were trained, and a prediction.
 OTHERS = ("00_train_saes", "predict")
@@ -39,8 +40,10 @@ nav a { display: inline-block; margin-right: 1rem; } summary { opacity: .6; curs
 
 
 def stages(p: Profile) -> list[str]:
-    """The notebooks of a run: the profile's own, or all, with the control where it has parts."""
-    asked = p.stages or [s for s in STAGES if s != CONTROL or p.control.parts]
+    """The notebooks of a run: the profile's own, or all, with the control where it has parts; the
+    matrix of training sets is a run of its own."""
+    left_out = {MATRIX} | (set() if p.control.parts else {CONTROL})
+    asked = p.stages or [s for s in STAGES if s not in left_out]
     return [s for s in STAGES if s in asked]
 
 

@@ -1,11 +1,13 @@
 """Verdicts on claims, by one rule; figures and tables as they are saved."""
 
 import math
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from sts_utils import results
 from sts_utils.results import Claim
@@ -34,9 +36,35 @@ def test_verdict(low, high, above, below):
     assert results.verdict(low, high, "below") == below
 
 
-def r(value, reliability):
+def test_what_is_below_the_paper_s_smallest_is_weaker():
+    assert results.verdict(-0.2, 0.3, "above", 0.6) == "weaker"
+    assert results.verdict(-0.2, 0.7, "above", 0.6) == "inconclusive"
+    assert results.verdict(-0.3, 0.2, "below", -0.6) == "weaker"
+    assert results.verdict(0.1, 0.3, "above", 0.6) == "agrees"
+
+
+def test_holm_s_correction_and_p_values():
+    p = np.array([0.01, 0.04, 0.03, 0.005])
+    np.testing.assert_allclose(results.holm(p), multipletests(p, method="holm")[1])
+    for low, high, small in ((0.01, 0.4, True), (-0.01, 0.4, False), (-0.4, -0.01, True)):
+        middle = SimpleNamespace(value=(low + high) / 2, low=low, high=high)
+        assert (results.p_value(middle) < 0.05) == small
+
+
+def r(value, reliability, seeds=2):
     spread = value + np.linspace(-0.01, 0.01, 14)
-    return Correlation(value, spread, value, spread, reliability)
+    own = {"left_out": spread, "sizes": np.ones(14), "true": value, "questions": spread}
+    return Correlation(value, reliability=reliability, seeds=seeds, **own)
+
+
+def test_many_claims_are_corrected(folder, profile):
+    """Of twenty statistics one interval leaves 0 out by a hair: alone it agrees, corrected not."""
+    by_chance = Estimate(0.2, np.linspace(0.005, 0.395, 400))
+    nothing = Estimate(0.0, np.linspace(-0.2, 0.2, 400))
+    results.judge(profile, [Claim("fig6-overlap", str(i), nothing) for i in range(19)])
+    results.judge(profile, [Claim("table8-recall", "one", by_chance)])
+    last = pd.read_csv(folder / "claims.csv").iloc[-1]
+    assert (last.verdict, last.corrected) == ("agrees", "inconclusive")
 
 
 def test_claims_are_judged_in_the_place_of_earlier_ones(folder, profile):
@@ -45,14 +73,16 @@ def test_claims_are_judged_in_the_place_of_earlier_ones(folder, profile):
     results.judge(profile, [Claim("table8-recall", "a difference", up, "75.6")])
     results.judge(profile, [Claim("fig3-act", "earlier", r(-0.8, 0.9))])
     claims = [Claim("fig3-act", "one", r(0.8, 0.9)), Claim("fig3-act", "two", r(0.8, 0.4))]
+    claims.append(Claim("fig3-icl", "of one seed", r(0.8, 0.9, seeds=1)))
     results.judge(profile, [*claims, Claim("fig4a-width", "slope", up)])
     results.judge(profile, [])
     table = pd.read_csv(folder / "claims.csv")
-    assert list(table.id) == ["fig3-act", "fig3-act", "fig4a-width", "table8-recall"]
-    assert list(table.statistic) == ["one", "two", "slope", "a difference"]
-    assert list(table.verdict) == ["agrees", "not testable", "does not", "agrees"]
-    assert list(table.paper[2:]) == ["wider is lower", "75.6"]
-    assert list(table.reliability[:2]) == [0.9, 0.4] and table.reliability[2:].isna().all()
+    assert list(table.id) == ["fig3-act", "fig3-act", "fig3-icl", "fig4a-width", "table8-recall"]
+    assert list(table.statistic) == ["one", "two", "of one seed", "slope", "a difference"]
+    untested = ["not testable"] * 2
+    assert list(table.verdict) == ["agrees", *untested, "does not", "agrees"]
+    assert list(table.paper[3:]) == ["wider is lower", "75.6"]
+    assert list(table.reliability[:2]) == [0.9, 0.4] and table.reliability[3:].isna().all()
 
 
 def test_figures_are_the_same_each_time(folder, profile):

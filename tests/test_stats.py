@@ -60,18 +60,21 @@ def world(rng, r: float, signal: float, change: str = "signed", parts: int = GRO
     noise = rng.normal(size=(DOMAINS, QUESTIONS)) * QUESTIONS**0.5
     changes = list((true[:, None] + noise)[:, None])
     left_out = np.broadcast_to(score, (parts, 1, DOMAINS))
-    return Observations((*map(str, range(DOMAINS)),), score[None], left_out, changes), score, true
+    names = (*map(str, range(DOMAINS)),)
+    return Observations(names, names, score[None], left_out, changes), score, true
 
 
 def test_r_is_pearson_s_of_means_over_seeds():
     rng = np.random.default_rng(0)
     scores, changes = rng.normal(size=(3, 6)), [rng.normal(d, 1, size=(3, 9)) for d in range(6)]
-    seen = Observations(tuple("abcdef"), scores, np.stack([scores] * 20), changes)
+    names = tuple("abcdef")
+    seen = Observations(names, names, scores, np.stack([scores] * 20), changes)
     x, y = scores.mean(0), np.array([c.mean() for c in changes])
     found = correlate(seen, "signed")
     assert found.value == pytest.approx(pearsonr(x, y).statistic)
     by_hand = [pearsonr(np.delete(x, d), np.delete(y, d)).statistic for d in range(6)]
-    np.testing.assert_allclose(found.domains, by_hand)
+    np.testing.assert_allclose(found.left_out, by_hand)
+    assert found.fisher == pytest.approx(pearsonr(x, y).confidence_interval(), abs=1e-9)
     se = [c.mean(0).std(ddof=1) / 3 for c in changes]
     noise = np.mean(np.square(se)) + stats.run_variance(changes)
     assert found.reliability == pytest.approx(1 - noise / y.var(ddof=1))
@@ -79,14 +82,33 @@ def test_r_is_pearson_s_of_means_over_seeds():
     assert correlate(seen).value == pytest.approx(pearsonr(x, abs(y)).statistic)
 
 
-def test_the_paper_selects_by_the_outcome_of_each_seed():
+def test_categories_are_left_out_whole_and_taken_apart():
+    rng, names = np.random.default_rng(0), tuple("aabbbc")
+    scores, changes = rng.normal(size=(2, 6)), [rng.normal(size=(2, 9)) for _ in range(6)]
+    seen = Observations(tuple("uvwxyz"), names, scores, np.stack([scores] * 20), changes)
+    x, y = scores.mean(0), np.array([c.mean() for c in changes])
+    found, kept = correlate(seen, "signed"), np.array(names)
+    by_hand = [pearsonr(x[kept != n], y[kept != n]).statistic for n in "abc"]
+    np.testing.assert_allclose(found.left_out, by_hand)
+    assert found.sizes.tolist() == [2, 3, 1]
+    means = [[v[kept == n].mean() for n in "abc"] for v in (x, y)]
+    assert correlate(seen, "signed", "between").value == pytest.approx(pearsonr(*means).statistic)
+    rest = [v - np.array(m)[[0, 0, 1, 1, 1, 2]] for v, m in zip((x, y), means, strict=True)]
+    assert correlate(seen, "signed", "within").value == pytest.approx(pearsonr(*rest).statistic)
+    lower = found - 0.6  # tested at another value: the same interval, moved
+    ends = lower.value, lower.low, lower.high
+    assert ends == pytest.approx((found.value - 0.6, found.low - 0.6, found.high - 0.6))
+
+
+def test_the_paper_selects_by_the_outcome_of_each_seed(notebook_functions):
+    central = notebook_functions("06_plot")
     change = np.array([-5.0, 0.1, 3.0, -0.2, 1.0, 4.0, 0.3, -2.0, 0.4, 0.9])
-    assert set(stats.select(change, "paper")) == {0, 5, 2, 7, 1, 3, 6, 8}
-    np.testing.assert_array_equal(stats.select(change[:8], "paper"), range(8))
+    assert set(central.select(change, "paper")) == {0, 5, 2, 7, 1, 3, 6, 8}
+    np.testing.assert_array_equal(central.select(change[:8], "paper"), range(8))
     seen, *_ = world(np.random.default_rng(1), 0.5, 3)
     x, y = seen.scores[0], abs(seen.mean_changes()[0])
     kept = np.r_[np.argsort(y)[:4], np.argsort(y)[-4:]]
-    assert stats.by_seed(seen, "paper")[0] == pytest.approx(pearsonr(x[kept], y[kept]).statistic)
+    assert central.by_seed(seen, "paper")[0] == pytest.approx(pearsonr(x[kept], y[kept]).statistic)
 
 
 @pytest.mark.slow
@@ -101,7 +123,7 @@ def test_intervals_cover_the_truth(r, signal, change):
         seen, score, true = world(rng, r, signal, change)
         found = correlate(seen, change)
         rejected += found.low > 0 or found.high < 0
-        if found.testable:
+        if found.reliability >= stats.TESTABLE:  # of one seed it is not, in a run
             testable += 1
             covered += found.low <= true_r * found.reliability**0.5 <= found.high
             (low, high), size = found.within, stats.CHANGES[change](true)
@@ -112,6 +134,26 @@ def test_intervals_cover_the_truth(r, signal, change):
     assert true_r or 0.03 - 0.02 <= rejected / worlds <= 0.07 + 0.02
     assert signal or testable / worlds < 0.1
     assert signal < 3 or testable > 0.98 * worlds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alike", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("r", [0.0, 0.6])
+def test_intervals_cover_where_domains_of_a_category_are_alike(r, alike):
+    """69 domains in 27 categories of MMLU-Pro's sizes: 92 to 97%; Fisher's falls to 86%."""
+    rng, worlds, held, fishers = np.random.default_rng(int(100 * (r + alike))), 400, 0, 0
+    place = np.repeat(np.arange(27), [10, 8, 5, 5, 4, 4, 4, 3, 3, 3, 2, 2, 2, *[1] * 14])
+    names, count = tuple(map(str, place)), len(place)
+    for _ in range(worlds):
+        shared, own = rng.normal(size=(2, 27)), rng.normal(size=(2, count))
+        x, other = alike**0.5 * shared[:, place] + (1 - alike) ** 0.5 * own
+        y = r * x + (1 - r**2) ** 0.5 * other
+        seen = Observations(names, names, x[None], np.empty((0, 1, count)), list(y[:, None, None]))
+        found = correlate(seen, "signed")
+        held += found.low <= r <= found.high
+        fishers += found.fisher[0] <= r <= found.fisher[1]
+    assert 0.915 <= held / worlds <= 0.98
+    assert alike < 0.6 or fishers < held
 
 
 def test_a_spread_is_not_folded_upward(notebook_functions):
@@ -151,7 +193,8 @@ def test_what_training_runs_add_to_the_noise():
 def test_an_interval_of_several_cuts_is_of_their_mean_variance():
     parts = 0.3 + 0.02 * np.random.default_rng(0).normal(size=(2, GROUPS))
     cuts = (parts[:1], parts[1:], parts)
-    found = (Correlation(0.3, parts[0], 0.3, cut.ravel(), 0.9).within for cut in cuts)
+    own = {"left_out": parts[0], "sizes": np.ones(GROUPS), "true": 0.3, "seeds": 2}
+    found = (Correlation(0.3, questions=c.ravel(), reliability=0.9, **own).within for c in cuts)
     one, other, both = ((high - low) ** 2 for low, high in found)
     assert both == pytest.approx((one + other) / 2)
     weights = stats.without(32).reshape(CUTS, GROUPS, 32)
@@ -165,5 +208,5 @@ def test_differences_are_paired_and_judged_by_the_worse_outcome():
     one, other = (correlate(world(np.random.default_rng(3), 0.5, by)[0]) for by in (3, 1))
     gap = one - other
     assert gap.value == one.value - other.value and not gap.bounded
-    np.testing.assert_array_equal(gap.domains, one.domains - other.domains)
+    np.testing.assert_array_equal(gap.left_out, one.left_out - other.left_out)
     assert gap.reliability == min(one.reliability, other.reliability)
