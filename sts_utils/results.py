@@ -1,5 +1,6 @@
 """How figures, tables and claims look, how claims are judged, and the files they leave."""
 
+import fcntl
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -150,10 +151,12 @@ def judge(p: Profile, made: Sequence[Claim]) -> None:
     if not rows:
         return
     table = new = pd.DataFrame(rows)
-    if path.exists():
-        before = pd.read_csv(path, keep_default_na=False, na_values={"reliability": [""]})
-        table = pd.concat([before[~before.id.isin(new.id)], new])
-    table = table.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.6g")
+    with open(path, "a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # another notebook judges at the same time
+        if path.stat().st_size:
+            before = pd.read_csv(path, keep_default_na=False, na_values={"reliability": [""]})
+            table = pd.concat([before[~before.id.isin(new.id)], new])
+        table = table.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
+        table.to_csv(path, index=False, float_format="%.6g")
     display(shown(new[["verdict", "claim", "statistic", "value", "low", "high"]]))
