@@ -4,6 +4,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -18,6 +19,7 @@ from sts_utils.store import FIGURES, ROOT, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
 CONTROL, MATRIX, CENTRAL = "16_control", "17_matrix", "06_plot"
+TOGETHER = 2  # notebooks: half of each one's time is a kernel that starts
 #: In the order in which they run: the central one gathers the claims of all.
 STAGES = (
     *("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate"),
@@ -90,14 +92,18 @@ def page(executed: Path, target: Path, others: list[str]) -> None:
 
 
 def run(p: Profile, name: str) -> list[Path]:
-    """Every notebook of a profile, loaded by its `name`, and its page in figures/<profile>/; the
-    central one is index.html."""
-    asked, done = stages(p), []
+    """Every notebook of a profile, loaded by its `name`, two at a time, and its page in
+    figures/<profile>/; the last, the central one where it is run, is index.html."""
+    asked, place = stages(p), RUNS / "notebooks" / p.name
     parameters = {"PROFILE": name, "SEEDS": ",".join(map(str, p.seeds))}
-    for number, stage in enumerate(asked, 1):
-        print(f"[{number}/{len(asked)}] {stage}", flush=True)
-        done.append(execute(stage, parameters, RUNS / "notebooks" / p.name))
-    links = {"index" if s == CENTRAL else s: path for s, path in zip(asked, done, strict=True)}
+
+    def made(stage: str) -> Path:
+        print(f"[{asked.index(stage) + 1}/{len(asked)}] {stage}", flush=True)
+        return execute(stage, parameters, place)
+
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        done = [*pool.map(made, asked[:-1]), made(asked[-1])]
+    links = dict(zip([*asked[:-1], "index"], done, strict=True))
     links = dict(sorted(links.items(), key=lambda item: item[0] != "index"))
     for link, executed in links.items():
         page(executed, FIGURES / p.name / f"{link}.html", list(links))

@@ -1,5 +1,6 @@
 """How figures, tables and claims look, how claims are judged, and the files they leave."""
 
+import fcntl
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -131,10 +132,18 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted[np.argsort(order)]
 
 
+def corrected(claims: pd.DataFrame) -> pd.Series:
+    """The verdicts that hold at 5% of error over all statistics of the paper's claims (Holm)."""
+    family = (claims.paper != "not reported") & (claims.verdict != "not testable")
+    family &= claims.p.notna()
+    lost = family & claims.verdict.isin(["agrees", "does not"])
+    lost[family] &= holm(claims.p[family].to_numpy(float)) >= 0.05
+    return claims.verdict.mask(lost, "inconclusive")
+
+
 def judge(p: Profile, made: Sequence[Claim]) -> None:
     """Judge claims by their 95% intervals, unless their outcome is mostly noise. The verdicts are
-    shown and take the place of these claims' earlier ones in figures/<profile>/claims.csv, where
-    `corrected` is the verdict at 5% of error over all statistics of the paper's claims (Holm)."""
+    shown and take the place of these claims' earlier ones in figures/<profile>/claims.csv."""
     claims, rows, path = paper("claims").set_index("id"), [], FIGURES / p.name / "claims.csv"
     order = dict(zip(claims.index, range(len(claims)), strict=True))
     for id, statistic, e, theirs in made:
@@ -146,16 +155,14 @@ def judge(p: Profile, made: Sequence[Claim]) -> None:
     if not rows:
         return
     table = new = pd.DataFrame(rows)
-    if path.exists():
-        before = pd.read_csv(
-            path, keep_default_na=False, na_values={"reliability": [""], "p": [""]}
-        )
-        table = pd.concat([before[~before.id.isin(new.id)], new])
-    table = table.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
-    family = (table.paper != "not reported") & (table.verdict != "not testable") & table.p.notna()
-    lost = family & table.verdict.isin(["agrees", "does not"])
-    lost[family] &= holm(table.p[family].to_numpy(float)) >= 0.05
-    table["corrected"] = table.verdict.mask(lost, "inconclusive")
     path.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(path, index=False, float_format="%.6g")
+    with open(path, "a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # another notebook judges at the same time
+        if path.stat().st_size:
+            empty = {"reliability": [""], "p": [""]}
+            before = pd.read_csv(path, keep_default_na=False, na_values=empty)
+            table = pd.concat([before[~before.id.isin(new.id)], new])
+        table = table.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
+        table["corrected"] = corrected(table)
+        table.to_csv(path, index=False, float_format="%.6g")
     display(shown(new[["verdict", "claim", "statistic", "value", "low", "high"]]))

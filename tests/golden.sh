@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every table of a profile from an empty store, as hashes: the same before and after a change that must not
 # change numbers. `tests/golden.sh [PROFILE]` compares with tests/golden-PROFILE.sha256, or writes it where
-# there is none. Claims are hashed by their numbers and verdicts, for their words may change.
+# there is none. Claims are hashed by their numbers and verdicts, for their words may change. The last bits
+# differ between kinds of processors: on another, make the hashes of the code before the change first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 profile="${1:-tiny}"
