@@ -23,7 +23,6 @@ from sts_utils import models, store, train
 from sts_utils.config import SftSettings
 from sts_utils.examples import Example
 from sts_utils.generate import collate, tokenize
-from sts_utils.watch import watch
 
 BLANK = {"input_ids": [0, 0], "labels": [-100, -100]}  # a row of which nothing is learned
 
@@ -50,7 +49,9 @@ def launch(
         words += ["--mixed_precision", "bf16" if settings.dtype == "bfloat16" else "no"]
         words += ["-m", "sts_utils.fsdp", str(job)]
         process = subprocess.Popen(words, start_new_session=True)
-        with watch("TERM", -process.pid):  # they hold GPUs: they end with us, killed or interrupted
+        with store.watch(
+            "TERM", -process.pid
+        ):  # they hold GPUs: they end with us, killed or interrupted
             code = process.wait()
         if code or not (job / "log.parquet").exists():
             error = job / "error.txt"

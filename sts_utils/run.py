@@ -20,7 +20,6 @@ from sts_utils.examples import Example, by_domain
 from sts_utils.features import FeatureStats, Hook
 from sts_utils.prompts import chat_prompt
 from sts_utils.questions import tokenizer
-from sts_utils.sae_training import activations
 
 Model = tuple | None
 MODEL = ("model", "revision")
@@ -61,7 +60,7 @@ def _hook(sae_name: str, *model) -> Hook:
     shown = [chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
     if not saes.RANDOM.fullmatch(sae_name):
         ids = [list(prompt.ids) for prompt in shown]
-        saes.check(read, sae_name, list(activations(_backbone(*model), ids, 4096)))
+        saes.check(read, sae_name, list(features.activations(_backbone(*model), ids, 4096)))
     return Hook(layer, read, features.sink_norm(_backbone(*model), shown))
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -73,3 +74,11 @@ def check_writable(folder: Path, mend: str) -> None:
             pass
     except OSError as error:
         raise ValueError(f"{folder} can't be written ({error.strerror}): {mend}") from None
+
+
+def watch(signal: str, *ids: int) -> subprocess.Popen:
+    """A process that outlives this one, even killed, and sends `signal` (KILL, TERM) to the processes `ids`, or to the group of a
+    negative one, when its input is closed: by leaving it as a context, or when we are gone."""
+    script = 'read _; signal=$1; shift; kill -s "$signal" -- "$@" 2>/dev/null'
+    words = ["sh", "-c", script, "sh", signal, *map(str, ids)]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)

@@ -18,10 +18,9 @@ from safetensors import torch as safetensors
 from tqdm import tqdm
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from sts_utils import batches, features, models
+from sts_utils import batches, features, models, store
 from sts_utils.generate import stop_ids
 from sts_utils.prompts import Pairs
-from sts_utils.watch import watch
 
 for _name, _value in {
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # ResidualReader reads the first runner's batch
@@ -212,7 +211,7 @@ def _engine(folder: Path | str, dtype: str, room: int = 0, **how):
         llm = LLM(str(folder), dtype=dtype, **plain, **how)
         started = psutil.Process().children(recursive=True)
         # killed, we would leave vLLM's processes behind, which hold the GPU
-        _alive[key] = llm, watch("KILL", *(p.pid for p in started if p not in before))
+        _alive[key] = llm, store.watch("KILL", *(p.pid for p in started if p not in before))
     return _alive[key][0]
 
 

@@ -23,7 +23,6 @@ ORDER = [
     "train",
     "grpo",
     "interventions",
-    "sae_training",
     "evaluate",
     "watch",
     "fsdp",
