@@ -49,9 +49,7 @@ def launch(
         words += ["--mixed_precision", "bf16" if settings.dtype == "bfloat16" else "no"]
         words += ["-m", "sts_utils.fsdp", str(job)]
         process = subprocess.Popen(words, start_new_session=True)
-        with store.watch(
-            "TERM", -process.pid
-        ):  # they hold GPUs: they end with us, killed or interrupted
+        with store.watch("TERM", -process.pid):  # they hold GPUs: they end with us, even killed
             code = process.wait()
         if code or not (job / "log.parquet").exists():
             error = job / "error.txt"

@@ -77,8 +77,8 @@ def check_writable(folder: Path, mend: str) -> None:
 
 
 def watch(signal: str, *ids: int) -> subprocess.Popen:
-    """A process that outlives this one, even killed, and sends `signal` (KILL, TERM) to the processes `ids`, or to the group of a
-    negative one, when its input is closed: by leaving it as a context, or when we are gone."""
+    """A process that outlives this one, even killed, and then, or when left as a context, sends
+    `signal` (KILL, TERM) to the processes `ids`, or to the group of a negative one."""
     script = 'read _; signal=$1; shift; kill -s "$signal" -- "$@" 2>/dev/null'
     words = ["sh", "-c", script, "sh", signal, *map(str, ids)]
     return subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)

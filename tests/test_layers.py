@@ -24,7 +24,6 @@ ORDER = [
     "grpo",
     "interventions",
     "evaluate",
-    "watch",
     "fsdp",
     "vllm",
     "cache",
