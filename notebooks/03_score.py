@@ -36,7 +36,8 @@ import pandas as pd
 import seaborn as sns
 from IPython.display import Code
 
-from sts_utils import config, results, run, scores
+from sts_utils import config, results, scores
+from sts_utils.experiments import labels
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
@@ -106,7 +107,7 @@ pd.Series(agree, name="rank correlation").rename_axis("seed").round(2)
 # has little to say about a domain.
 
 # %%
-density, share = run.density(profile)["share"][dims.ids], {}
+density, share = labels.density(profile)["share"][dims.ids], {}
 for metric, field in {"sts_act": "h", "sts_icl": "dh2"}.items():
     means = np.mean([of.mean(field)[dims.ids] for of in domains.values()], 0)
     share[f"share of {metric}"] = means / means.sum()

@@ -38,7 +38,8 @@ from IPython.display import display
 from scipy.stats import PermutationMethod, pearsonr, spearmanr
 from scipy.stats import f as f_distribution
 
-from sts_utils import config, evaluate, questions, results, run, scores, stats
+from sts_utils import config, evaluate, questions, results, scores, stats
+from sts_utils.experiments import labels
 from sts_utils.features import FeatureStats
 from sts_utils.measured import Run
 from sts_utils.results import FIGURES, METRIC_NAMES, Claim
@@ -334,7 +335,7 @@ def in_own_spread(of: FeatureStats, spread: np.ndarray) -> FeatureStats:
 
 asked = Run(questions.as_asked(profile))
 asked.train, asked.changes = measured.train[:1], measured.changes
-sparse, dims = run.density(profile)["share"] <= 0.5, []
+sparse, dims = labels.density(profile)["share"] <= 0.5, []
 for one in measured.ranked:
     kept = sparse[one.ids]
     dims.append(scores.ShiftedDims(one.ids[kept], one.shift[kept])[: profile.top_n])

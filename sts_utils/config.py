@@ -143,7 +143,6 @@ class Profile(Section):  # one run: the model, its SAE, the corpora and the size
     sae: str  # a folder of the project, or "release/sae_id" of sae-lens
     dtype: Precision = "float32"  # of the forward pass; features are float32, sums float64
     engine: Literal["transformers", "vllm", "auto"] = "transformers"  # extraction and generation
-    shown: Literal["ground_truth", "rollouts"] = "ground_truth"  # or own verified answers, in D_N
     executor: Literal["local", "ray", "auto"] = "auto"  # steps: in this process, or over Ray
     launcher: str | None = None  # an accelerate config: SFT runs over its processes
     train: str  # training corpus (data/corpora.yaml)

@@ -39,8 +39,7 @@ class Run:
     @cached_property
     def train(self) -> list[FeatureStats]:
         p = self.profile
-        features = run.own_answer_features if p.shown == "rollouts" else run.train_features
-        return [read(features(p, seed, part=self.sae)) for seed in p.seeds]
+        return [read(run.train_features(p, seed, part=self.sae)) for seed in p.seeds]
 
     @cached_property
     def prose(self) -> list[FeatureStats]:

@@ -163,21 +163,6 @@ def prose_features(p: Profile, seed: int):
     return read(p, questions.training_pairs(p, seed, prose=True), f"prose seed {seed}")
 
 
-@cached(*READ, "train", "shift.held_out")
-def density(p: Profile) -> dict[str, np.ndarray]:
-    """share: [F] of the tokens of 128 held-out training questions at which a feature is active."""
-    asked = [chat_prompt(tokenizer(p), e) for e in questions.training_examples(p, 0)[1][:128]]
-    active, tokens, read = 0, 0, hook(p)
-    with torch.inference_mode():
-        found = features.whole_rows(backbone(p), [prompt.ids for prompt in asked])
-        for prompt, whole in zip(asked, found, strict=True):
-            rows = whole[slice(*prompt.span)]
-            rows = rows[rows.norm(dim=-1) < read.sink_norm]
-            active = active + (saes.encode(read.sae, rows) > 0).sum(0)
-            tokens += len(rows)
-    return {"share": (active / tokens).cpu().numpy()}
-
-
 @cached(*READ, "sweep", *DOMAINS)
 def domain_features(p: Profile, domain: str, seed: int):
     """A domain's questions without and with its demonstrations (for STS), of every SAE."""

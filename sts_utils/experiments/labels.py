@@ -12,6 +12,7 @@ from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.evaluate import OptionsLM
 from sts_utils.features import Hook
+from sts_utils.prompts import chat_prompt
 
 KINDS = ("math", "code", "dialogue")
 WORDS = 8  # tokens shown that a feature promotes
@@ -58,6 +59,15 @@ def activations(model, hook: Hook, ids: Sequence[int], features=None, first=1) -
     h = fired.new_zeros(len(rows), fired.shape[-1])
     h[kept] = fired
     return h
+
+
+@cached(*run.READ, "train", "shift.held_out")
+def density(p: Profile) -> dict[str, np.ndarray]:
+    """`share` [F] of the query tokens of 128 held-out training questions on which each fires."""
+    asked = [chat_prompt(questions.tokenizer(p), e) for e in questions.training_examples(p, 0)[1]]
+    model = run.backbone(p), run.hook(p)
+    fired = [activations(*model, q.ids, first=q.span[0])[slice(*q.span)] > 0 for q in asked[:128]]
+    return {"share": torch.cat(fired).float().mean(0).cpu().numpy()}
 
 
 @torch.inference_mode()
