@@ -41,7 +41,7 @@ from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.mixing_buffer import mixing_buffer
 from sae_lens.training.sae_trainer import SAETrainer
 
-from sts_utils import batches, check, config, features, interventions, models, run, saes
+from sts_utils import batches, check, config, interventions, models, run, saes
 from sts_utils.corpora import packaged
 from sts_utils.examples import chat
 from sts_utils.store import ROOT, atomic_folder
@@ -169,7 +169,7 @@ _ = axis.legend(frameon=False)
 def collected(sequences, layers, most, tokens=4096):
     """Block -> chunks of residual rows, bfloat16, of the first `most` tokens of `sequences`."""
     chunks, n = {layer: [] for layer in layers}, 0
-    for residuals in features.layer_activations(backbone, sequences, layers, tokens):
+    for residuals in saes.layer_activations(backbone, sequences, layers, tokens):
         for layer in layers:
             chunks[layer].append(residuals[layer].bfloat16())
         n += len(residuals[layers[0]])

@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from sts_utils import config, corpora, features, questions, results, run, saes
+from sts_utils import config, corpora, questions, results, run, saes
 from sts_utils.measured import Run
 from sts_utils.results import Claim
 from sts_utils.scores import PAPER_SCORES
@@ -59,7 +59,7 @@ def l0(p) -> float:
         return float(known)
     # with the BOS that the model was trained with
     ids = questions.tokenizer(p)([e.query for e in corpora.load(p.train, 0, 64)]).input_ids
-    rows = features.activations(run.backbone(p), ids, 4096)
+    rows = saes.activations(run.backbone(p), ids, 4096)
     return saes.quality(run.sae(p), rows)["l0"]
 
 

@@ -1,17 +1,14 @@
 """Pairs of prompts -> rows of SAE features -> sums. Nothing dense is kept: O(features) memory."""
 
-import itertools
 import logging
-import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from sae_lens import SAE
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from sts_utils import batches, generate, saes
@@ -29,8 +26,6 @@ PADDING = 1.3
 ENCODED_ROWS = 1024
 #: Blocks of a stream's rows that stand in for examples, so that a bootstrap can draw them again.
 BLOCKS = 32
-#: Sequences that are sorted by length together, for `layer_activations`.
-POOL = 256
 
 
 @dataclass(frozen=True)
@@ -248,41 +243,6 @@ def whole_rows(model, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor
     for ids in prompts:
         ids = torch.tensor([ids], device=model.device)
         yield model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
-
-
-def activations(model, sequences: Iterable[list[int]], tokens: int) -> Iterator[torch.Tensor]:
-    """Residual rows [tokens, d_model] of `sequences` after the last block of `model`, which is
-    truncated (`models.load_truncated`), without position 0 and attention sinks."""
-    last = len(model.layers) - 1
-    return (rows[last] for rows in layer_activations(model, sequences, (last,), tokens))
-
-
-@torch.inference_mode()
-def layer_activations(
-    model, sequences: Iterable[list[int]], layers: Sequence[int], tokens: int
-) -> Iterator[dict[int, torch.Tensor]]:
-    """Block -> residual rows [tokens, d_model] after it, several blocks in one forward pass.
-
-    Passes of at most `tokens` padded tokens, of neighbours near in length; a pass's sinks are found
-    against its own median norm, block by block."""
-    sequences = iter(sequences)
-    while pool := list(itertools.islice(sequences, POOL)):
-        passes = list(batches.by_length(list(map(len, pool)), tokens))
-        random.Random(len(pool)).shuffle(passes)
-        for chosen in passes:
-            rows = [torch.tensor(pool[i]) for i in chosen]
-            ids = pad_sequence(rows, batch_first=True).to(model.device)
-            mask = torch.arange(ids.shape[1]) < torch.tensor(list(map(len, rows)))[:, None]
-            mask = mask.to(model.device)
-            with reading(model, layers) as hidden:
-                model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-            mask[:, 0] = False
-            residuals = {}
-            for layer in layers:
-                found = hidden[layer][mask].float()
-                norms = found.norm(dim=-1)
-                residuals[layer] = found[norms < saes.SINK_FACTOR * norms.median()]
-            yield residuals
 
 
 # --- the released code's alignment: row i of one token stream against row i of the other ----------

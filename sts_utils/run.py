@@ -60,7 +60,7 @@ def _hook(sae_name: str, *model) -> Hook:
     shown = [chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
     if not saes.RANDOM.fullmatch(sae_name):
         ids = [list(prompt.ids) for prompt in shown]
-        saes.check(read, sae_name, list(features.activations(_backbone(*model), ids, 4096)))
+        saes.check(read, sae_name, list(saes.activations(_backbone(*model), ids, 4096)))
     return Hook(layer, read, features.sink_norm(_backbone(*model), shown))
 
 

@@ -1,8 +1,10 @@
 """Sparse autoencoders by name: load, encode, judge. The SAEs are sae-lens's own."""
 
+import itertools
 import json
+import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +12,9 @@ from sae_lens import SAE, JumpReLUSAE, StandardSAE, TopKSAE, TopKSAEConfig
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from sae_lens.saes.sae import SAEMetadata
+from torch.nn.utils.rnn import pad_sequence
 
+from sts_utils import batches, models
 from sts_utils.store import ROOT
 
 #: TransformerLens's name of the residual stream after a block.
@@ -21,6 +25,7 @@ RANDOM = re.compile(r"random-(?P<expansion>\d+)x(-k(?P<k>\d+))?(-layer(?P<layer>
 SINK_FACTOR = 10.0
 #: An SAE of the model leaves less of the variance unexplained, and is within this factor of its L0.
 WRONG_FVU, WRONG_L0 = 0.9, 5.0
+POOL = 256  #: Sequences that are sorted by length together.
 
 
 def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
@@ -123,3 +128,38 @@ def quality(sae: SAE, rows: Sequence[torch.Tensor]) -> dict[str, float]:
         fired |= (h > 0).any(0).cpu()
     dead = 1 - fired.float().mean().item()
     return {"fvu": residual / total, "l0": active / n, "dead": dead, "rows": float(n)}
+
+
+def activations(model, sequences: Iterable[list[int]], tokens: int) -> Iterator[torch.Tensor]:
+    """Residual rows [tokens, d_model] of `sequences` after the last block of `model`, which is
+    truncated (`models.load_truncated`), without position 0 and attention sinks."""
+    last = len(model.layers) - 1
+    return (rows[last] for rows in layer_activations(model, sequences, (last,), tokens))
+
+
+@torch.inference_mode()
+def layer_activations(
+    model, sequences: Iterable[list[int]], layers: Sequence[int], tokens: int
+) -> Iterator[dict[int, torch.Tensor]]:
+    """Block -> residual rows [tokens, d_model] after it, several blocks in one forward pass.
+
+    Passes of at most `tokens` padded tokens, of neighbours near in length; a pass's sinks are found
+    against its own median norm, block by block."""
+    sequences = iter(sequences)
+    while pool := list(itertools.islice(sequences, POOL)):
+        passes = list(batches.by_length(list(map(len, pool)), tokens))
+        random.Random(len(pool)).shuffle(passes)
+        for chosen in passes:
+            rows = [torch.tensor(pool[i]) for i in chosen]
+            ids = pad_sequence(rows, batch_first=True).to(model.device)
+            mask = torch.arange(ids.shape[1]) < torch.tensor(list(map(len, rows)))[:, None]
+            mask = mask.to(model.device)
+            with models.reading(model, layers) as hidden:
+                model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+            mask[:, 0] = False
+            residuals = {}
+            for layer in layers:
+                found = hidden[layer][mask].float()
+                norms = found.norm(dim=-1)
+                residuals[layer] = found[norms < SINK_FACTOR * norms.median()]
+            yield residuals

@@ -15,8 +15,8 @@ def with_answers(profile, corpus):
 
 
 def test_halves_are_disjoint_and_whole(profile):
-    shown = {e.question for e in corpora.load("mmlu-cot")}
-    for domain, group in by_domain(corpora.load("mmlu-test")).items():
+    shown = {e.question for e in corpora.load(profile.demonstrations)}
+    for domain, group in by_domain(corpora.load(profile.domains)).items():
         train, test = questions.halves(profile, domain)
         ids = {e.id for e in train}, {e.id for e in test}
         assert not ids[0] & ids[1]

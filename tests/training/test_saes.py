@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from sts_utils import corpora, features, saes
+from sts_utils import corpora, saes
 from sts_utils.corpora import packaged
 from sts_utils.store import DATA
 
@@ -17,7 +17,7 @@ def notebook(notebook_functions, backbone, tokenizer):
 
 def test_rows_for_saes_are_the_streams_after_each_block(backbone, notebook):
     sequences = [list(range(10, 10 + n)) for n in (5, 9, 14, 7)]
-    passes = list(features.layer_activations(backbone, sequences, (0, 1), 30))
+    passes = list(saes.layer_activations(backbone, sequences, (0, 1), 30))
     read = [torch.tensor([sequence], device=backbone.device) for sequence in sequences]
     with torch.inference_mode():
         hidden = [backbone(ids, output_hidden_states=True).hidden_states for ids in read]
@@ -25,7 +25,7 @@ def test_rows_for_saes_are_the_streams_after_each_block(backbone, notebook):
         expected = torch.cat([h[layer + 1][0, 1:] for h in hidden]).sort(0).values
         rows = torch.cat([residuals[layer] for residuals in passes]).sort(0).values
         torch.testing.assert_close(rows, expected)
-    last = torch.cat(list(features.activations(backbone, sequences, 30)))
+    last = torch.cat(list(saes.activations(backbone, sequences, 30)))
     assert len(passes) > 1 and torch.equal(last, torch.cat([residuals[1] for residuals in passes]))
     few = notebook.collected(sequences, (1,), 4, 14)
     assert 4 <= sum(map(len, few[1])) < 31 and few[1][0].dtype == torch.bfloat16
