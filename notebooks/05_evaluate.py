@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
 
 from sts_utils import config, evaluate, generate, questions, results, run, stats
 from sts_utils.measured import Run
@@ -175,7 +176,7 @@ if by_options:
         binomtest(int(r["sum"]), r["size"], chance[d], "greater").pvalue
         for d, r in right.iterrows()
     ]
-    above = pd.Series(results.holm(np.array(p)) < 0.05, right.index)
+    above = pd.Series(multipletests(p, method="holm")[0], right.index)
     print(f"above chance: {above.sum()} of {len(above)} domains: {', '.join(above.index[above])}")
 
 # %% [markdown]
@@ -183,8 +184,8 @@ if by_options:
 #
 # A score can foretell a change only as far as the change is one: what differs between domains must
 # be more than the noise of the questions asked. **Reliability** is the share of the variance
-# between domains that is not noise, $1 - \overline{se^2} / \mathrm{var}$. As a check, two halves of
-# the questions are correlated (and stepped up to the whole). Below a half nothing can be tested.
+# between domains that is not noise, $1 - \overline{se^2} / \mathrm{var}$. Below a half nothing can
+# be tested.
 
 # %%
 rows = []
@@ -195,7 +196,6 @@ for of in evaluate.MEASURES:
     row["mean se"] = np.sqrt((stats.standard_errors(arrays) ** 2).mean())
     for kind in stats.CHANGES:
         row[f"reliability, {kind}"] = stats.reliability(arrays, kind)
-        row[f"split halves, {kind}"] = stats.split_half(arrays, kind)
     rows.append(row)
 reliability = pd.DataFrame(rows).dropna().reset_index(drop=True)
 best = reliability.set_index("measure")["reliability, signed"].idxmax()
@@ -204,7 +204,7 @@ rule = (
 )
 caption = (
     "Reliability of each measure's change: the share of its variance between domains that is "
-    "signal, as 1 − mean squared standard error / variance and from halves of the questions. "
+    "signal, as 1 − mean squared standard error / variance. "
     f"Below {stats.TESTABLE} no correlation with it is testable. The run's scores are correlated "
     f"with {results.MEASURE_NAMES[measure]}: {rule}, signed."
 )

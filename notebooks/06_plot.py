@@ -243,7 +243,6 @@ def of_means(seen, kind: str) -> dict[str, float]:
     x, y = seen.scores.mean(0), stats.CHANGES[kind](seen.mean_changes().mean(0))
     row = results.numbers(r) | {"rho": spearmanr(x, y).statistic, "reliability": r.reliability}
     row |= {"p": pearsonr(x, y, method=method).pvalue}
-    row |= {"split_half": stats.split_half(seen.changes, kind)}
     row |= dict(zip(("fisher_low", "fisher_high"), r.fisher))
     for part in ("between", "within"):
         row[f"r_{part}"] = str(stats.correlate(seen, kind, part))
@@ -269,7 +268,7 @@ theirs = {"source": "paper", "domains": "mmlu-pro", "selection": "paper", "n": 8
 theirs |= {"change": "absolute"}
 about = ["source", "model", "domains", "metric", "selection", "change", "n"]
 columns = ["r_mean", "r_sd", "r", "low", "high", "fisher_low", "fisher_high", "rho", "p"]
-columns += ["r_between", "r_within", "reliability", "split_half"]
+columns += ["r_between", "r_within", "reliability"]
 columns += ["r_with_true_change", "true_low", "true_high"]
 their_r = results.paper("table06_pearson")
 their_r = their_r.rename(columns={"pearson_mean": "r_mean", "pearson_sd": "r_sd"}).assign(**theirs)

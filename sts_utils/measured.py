@@ -142,14 +142,12 @@ class Run:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """Columns metric, seed, domain, value, queries, tokens: a row a score of a domain."""
-        rows = []
+        """Columns metric, seed, domain, value: a row a score of a domain."""
+        frames = []
         for metric, (s, seed) in product(PAPER_SCORES, enumerate(self.profile.seeds)):
-            values = self.score(metric, s)
-            for (name, domain), value in zip(self.domains[s].items(), values, strict=True):
-                row = {"metric": metric, "seed": seed, "domain": name, "value": value}
-                rows.append(row | {"queries": len(domain.n), "tokens": int(domain.n.sum())})
-        return pd.DataFrame(rows)
+            values = {"domain": self.domain_names, "value": self.score(metric, s)}
+            frames.append(pd.DataFrame({"metric": metric, "seed": seed, **values}))
+        return pd.concat(frames, ignore_index=True)
 
     def observe(self, score_of: Callable) -> Observations:
         """What a correlation of any score with the change is computed from. `score_of(s, weights)`:

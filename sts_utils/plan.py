@@ -32,18 +32,18 @@ def paper(p: Profile) -> list[list[Call]]:
     these changed, and trainings that need scores; what is left of these."""
     asked = set(p.stages) or {f"{number:02}" for number in range(1, 16)}
     asked = {name[:2] for name in asked}  # numbers of notebooks
-    seed, like = p.seeds[0], reinforced.supervised(p)
+    seed, like, plain = p.seeds[0], reinforced.supervised(p), questions.as_asked(p)
     others = [questions.trained_on(p, other) for other in p.others if asked & {"08", "17"}]
     runs = [*([p] if asked - {"17"} else []), *others, *([like] if "12" in asked else [])]
     tuned = [(q, s, (run.finetuned, s)) for q in runs for s in q.seeds]
     rl = (reinforced.reinforced, seed)
     tuned += [(like, seed, rl)] if "12" in asked else []
     domains = [(p, d, s) for s in p.seeds for d in corpora.domains(p.domains)]
-    plain = [(questions.as_asked(p), d, seed) for _, d, s in domains if s == seed]
 
     before: list[Call] = [(run.train_features, (q, s)) for q in runs for s in q.seeds]
     before += [(run.domain_features, of) for of in domains]
-    before += [(run.domain_features, of) for of in plain] if "06" in asked else []
+    if "06" in asked:
+        before += [(run.domain_features, (plain, d, s)) for _, d, s in domains if s == seed]
     before += [(labels.peaks, (p,))] if asked & {"02", "14"} else []
     if not asked - {"01", "02", "03", "14"}:
         return [before]

@@ -11,6 +11,7 @@ import seaborn as sns
 from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 from scipy.stats import norm
+from statsmodels.stats.multitest import multipletests
 
 from sts_utils.cache import versions
 from sts_utils.config import Profile
@@ -125,19 +126,12 @@ def p_value(e: Estimate | Correlation) -> float:
     return float(2 * norm.sf(norm.ppf(0.975) * abs(e.value) / half)) if half > 0 else np.nan
 
 
-def holm(p: np.ndarray) -> np.ndarray:
-    """[n] p-values by Holm's correction: the chance of any below it where nothing is true."""
-    order = np.argsort(p)
-    adjusted = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return adjusted[np.argsort(order)]
-
-
 def corrected(claims: pd.DataFrame) -> pd.Series:
     """The verdicts that hold at 5% of error over all statistics of the paper's claims (Holm)."""
     family = (claims.paper != "not reported") & (claims.verdict != "not testable")
-    family &= claims.p.notna()
     lost = family & claims.verdict.isin(["agrees", "does not"])
-    lost[family] &= holm(claims.p[family].to_numpy(float)) >= 0.05
+    if family.any():
+        lost[family] &= ~multipletests(claims.p[family].fillna(1), method="holm")[0]
     return claims.verdict.mask(lost, "inconclusive")
 
 

@@ -109,20 +109,6 @@ def reliability(changes: Sequence[np.ndarray], change: str = "signed") -> float:
     return float(1 - noise / spread) if spread > 0 else 0.0
 
 
-def split_half(changes: Sequence[np.ndarray], change: str = "signed", splits: int = 200) -> float:
-    """Reliability as r of two halves of the questions over domains, stepped up to the whole
-    (Spearman and Brown), mean over random splits."""
-    rng, found = np.random.default_rng(0), []
-    for _ in range(splits):
-        halves = []
-        for c in changes:
-            order, n = rng.permutation(c.shape[1]), c.shape[1] // 2
-            halves.append((c[:, order[:n]].mean(), c[:, order[n:]].mean()))
-        found.append(pearson(*CHANGES[change](np.array(halves).T)))
-    r = float(np.mean(found))
-    return 2 * r / (1 + r)
-
-
 # --- correlations --------------------------------------------------------------------------------
 
 
@@ -180,8 +166,7 @@ class Correlation:
     def __sub__(self, other: "Correlation | float") -> "Correlation":
         if isinstance(other, Correlation):
             return combined(lambda pair: pair[0] - pair[1], [self, other])
-        lower = {"value": self.value - other, "left_out": self.left_out - other}
-        lower |= {"true": self.true - other, "questions": self.questions - other}
+        lower = {k: getattr(self, k) - other for k in ("value", "left_out", "true", "questions")}
         return replace(self, **lower, origin=self.origin + other)
 
     __str__ = Estimate.__str__
@@ -223,8 +208,8 @@ def without(n: int, stream: int = 0) -> np.ndarray:
 class Observations:
     """What a correlation over domains is computed from: the names of D domains and the category of
     each, their `scores` [S seeds, D], those `left_out` [CUTS × GROUPS, S, D], without each part of
-    the queries, and `changes` of performance, [D] arrays [S, Q], of the same questions in every
-    seed. Domains of one category are alike: they are no independent draws."""
+    the queries, and `changes` of performance, [D] arrays [S, Q], of the same questions in a seed.
+    """
 
     domains: tuple[str, ...]
     categories: tuple[str, ...]
@@ -249,11 +234,9 @@ def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def side(values: np.ndarray, categories: np.ndarray, part: str) -> np.ndarray:
     """[..., D] values over domains: as they are ("all"), their means over categories ("between"),
     or what is left without these ("within")."""
-    if part == "all":
-        return values
     _, place, sizes = np.unique(categories, return_inverse=True, return_counts=True)
     means = values @ (np.eye(len(sizes))[place] / sizes)
-    return means if part == "between" else values - means[..., place]
+    return {"all": values, "between": means, "within": values - means[..., place]}[part]
 
 
 def correlate(observed: Observations, change: str = "absolute", part: str = "all") -> Correlation:
@@ -273,6 +256,5 @@ def correlate(observed: Observations, change: str = "absolute", part: str = "all
         rest_r = pearson(scores.mean(0), CHANGES[change](np.array([c.mean() for c in rest])))
         questions.append(float(rest_r) / max(reliability(rest, change), TESTABLE) ** 0.5)
     left_out = np.array([r(categories != name) for name in names])
-    true = value / max(share, TESTABLE) ** 0.5
-    seeds = len(observed.scores)
-    return Correlation(value, left_out, sizes, true, np.array(questions), share, seeds)
+    sides = left_out, sizes, value / max(share, TESTABLE) ** 0.5, np.array(questions)
+    return Correlation(value, *sides, share, len(observed.scores))

@@ -169,10 +169,11 @@ def test_a_spread_is_not_folded_upward(notebook_functions):
     assert np.mean(plain) > 5 * abs(np.mean(unfolded)) and covered > 54
 
 
-def test_reliability_is_the_share_of_signal_both_ways():
+def test_reliability_is_the_share_of_signal_both_ways(notebook_functions):
+    split_half = notebook_functions("16_control").split_half
     rng = np.random.default_rng(0)
     worlds = [world(rng, 0.0, 2)[0].changes for _ in range(60)]
-    both = [(stats.reliability(w), stats.split_half(w, splits=20)) for w in worlds]
+    both = [(stats.reliability(w), split_half(w, splits=20)) for w in worlds]
     np.testing.assert_allclose(np.mean(both, axis=0), 2**2 / (2**2 + 1), atol=0.05)
 
 

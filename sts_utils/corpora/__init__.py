@@ -44,11 +44,6 @@ class Entry:
 TABLE = yaml.safe_load((DATA / "corpora.yaml").read_text("utf-8"))
 
 
-def names() -> tuple[str, ...]:
-    """Every corpus, by the name that a profile uses."""
-    return tuple(TABLE)
-
-
 def entry(name: str) -> Entry:
     """What corpora.yaml says of a corpus. Raises ValueError, in one line, for an unknown one."""
     if name not in TABLE:

@@ -44,7 +44,7 @@ def rows_of(source) -> Iterator:
         with open(source, encoding="utf-8-sig") as lines:
             yield from lines
     else:
-        raise ValueError(f"no .jsonl, .csv or .parquet file; corpora: {', '.join(corpora.names())}")
+        raise ValueError(f"no .jsonl, .csv or .parquet file; corpora: {', '.join(corpora.TABLE)}")
 
 
 def columns_of(raw) -> dict:
@@ -173,7 +173,7 @@ def read(source, *, domain, columns=None, answers=False, note=print) -> list[Exa
     """
     where = name = str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
     rows, found, kept, total, rng = {}, {}, {}, 0, random.Random(0)
-    if name in corpora.names():
+    if name in corpora.TABLE:
         every = corpora.load(name)
         total, rows = len(every), dict(enumerate(every[:LIMIT]))
         found = {n: replace(e, domain=domain) for n, e in rows.items()}
@@ -213,7 +213,7 @@ def read_domains(source, columns=None, note=print) -> dict[str, list[Example]]:
     domains = []
     for name in [source] if isinstance(source, str | Path) else source:
         own = source[name] if isinstance(source, Mapping) else None
-        if own is None and name in corpora.names():
+        if own is None and name in corpora.TABLE:
             domains += by_domain(corpora.load(name)).items()
         else:
             domain = Path(name).stem if own is None else str(name)
@@ -233,7 +233,7 @@ def read_evaluation(domains, demonstrations, columns, training: Sequence[Example
         worked = {} if demonstrations == "none" else read_domains(demonstrations, columns, note)
     elif not isinstance(domains, Mapping):
         named = [domains] if isinstance(domains, str | Path) else domains
-        shown = [corpora.entry(n).demonstrations for n in named if n in corpora.names()]
+        shown = [corpora.entry(n).demonstrations for n in named if n in corpora.TABLE]
         worked = asked | read_domains(dict.fromkeys(filter(None, shown)).keys())
     same = {key(e) for e in training}
     bare = {key(replace(e, options=())) for e in training}

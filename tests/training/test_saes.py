@@ -58,7 +58,7 @@ def test_sae_text_holds_nothing_that_is_trained_on_or_asked(notebook):
 
     texts = [*packaged.passages(), *(f"{q}\n{a}" for q, a in notebook.dialogues())]
     seen = {window for text in texts for window in windows(text)}
-    packages, checked = [name for name in corpora.names() if corpora.entry(name).reader], 0
+    packages, checked = [name for name in corpora.TABLE if corpora.entry(name).reader], 0
     for example in (e for name in packages for e in corpora.load(name)):
         if own := windows(f"{example.question}\n{example.solution}"):
             checked += 1
