@@ -171,11 +171,9 @@ _ = axis.set(
 if by_options:
     groups = questions.evaluation_questions(profile)
     chance = {d: np.mean([1 / len(e.options) for e in of]) for d, of in groups.items()}
-    right = before.groupby("domain").accuracy.agg(["sum", "size"])
-    p = [
-        binomtest(int(r["sum"]), r["size"], chance[d], "greater").pvalue
-        for d, r in right.iterrows()
-    ]
+    right = before.groupby("domain").accuracy.agg(["sum", "size"]).astype(int)
+    rows = zip(right["sum"], right["size"], right.index.map(chance))
+    p = [binomtest(k, n, share, "greater").pvalue for k, n, share in rows]
     above = pd.Series(multipletests(p, method="holm")[0], right.index)
     print(f"above chance: {above.sum()} of {len(above)} domains: {', '.join(above.index[above])}")
 

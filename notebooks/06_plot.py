@@ -191,8 +191,7 @@ for row, kind in zip(axes, stats.CHANGES):
                 seen.domains[i], (x[i], y[i]), fontsize=6, xytext=(3, 2), textcoords="offset points"
             )
         axis.set_title(f"r = {stats.correlate(seen, kind)}", loc="left", fontsize=8)
-        if row is axes[-1]:
-            axis.set_xlabel(METRIC_NAMES[metric])
+        axis.set_xlabel(METRIC_NAMES[metric] if kind == "signed" else "")
     row[0].set_ylabel(f"{kind} change of\n{results.SHORT_NAMES[measure]}")
 
 # %%

@@ -82,23 +82,6 @@ for name, panel in panels.items():
 # %% [markdown]
 # ## Fig 4a, 4b and 4c
 
-
-# %%
-def r_points(axis, rows: dict, rotate: int = 0) -> None:
-    """Each metric's r with its interval, a group of them a row of `rows`: label -> metric -> r."""
-    metrics = list(next(iter(rows.values())))
-    for i, metric in enumerate(metrics):
-        x = np.arange(len(rows)) + 0.16 * (i - (len(metrics) - 1) / 2)
-        rs = [row[metric] for row in rows.values()]
-        look = {"fmt": "os^D"[i], "color": results.PALETTE[i], "ms": 5, "capsize": 2}
-        label = results.METRIC_NAMES.get(metric, metric)
-        axis.errorbar(x, [r.value for r in rs], yerr=results.bars(rs), label=label, **look)
-    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
-    align = "right" if rotate else "center"
-    axis.set_xticks(range(len(rows)), list(rows), rotation=rotate, ha=align)
-    axis.set(ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
-
-
 # %%
 drawn = {  # panel, x axis, what the paper found
     "fig4a": ("widths", "SAE features", "wider (131k against 16k) is lower"),
@@ -112,7 +95,7 @@ for name, (panel, label, theirs) in drawn.items():
     if not rows:  # the profile names no such SAEs
         continue
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
-    r_points(axis, rows)
+    results.r_points(axis, rows)
     axis.set_xlabel(label)
     figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
     caption = (
@@ -187,7 +170,7 @@ ranges = {
     for start in range(0, min(6 * n, size - n + 1), n)
 }
 figure, axis = plt.subplots(figsize=(3.4, 2.6))
-r_points(axis, ranges, rotate=20)
+results.r_points(axis, ranges, rotate=20)
 axis.set_xlabel("ranks of the shifted dims used")
 figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
 caption = (

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, Markdown, display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
@@ -61,6 +62,21 @@ def paper(name: str) -> pd.DataFrame:
 def bars(estimates: Iterable[Estimate]) -> np.ndarray:
     """[2, n] lengths of the intervals below and above the values, as matplotlib's yerr."""
     return np.array([[e.value - e.low, e.high - e.value] for e in estimates]).T.clip(0)
+
+
+def r_points(axis: Axes, rows: dict, rotate: int = 0) -> None:
+    """Each metric's r with its interval, a group of them a row of `rows`: label -> metric -> r."""
+    metrics = list(next(iter(rows.values())))
+    for i, metric in enumerate(metrics):
+        x = np.arange(len(rows)) + 0.16 * (i - (len(metrics) - 1) / 2)
+        rs = [row[metric] for row in rows.values()]
+        look = {"fmt": "os^D"[i], "color": PALETTE[i], "ms": 5, "capsize": 2}
+        label = METRIC_NAMES.get(metric, metric)
+        axis.errorbar(x, [r.value for r in rs], yerr=bars(rs), label=label, **look)
+    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+    align = "right" if rotate else "center"
+    axis.set_xticks(range(len(rows)), list(rows), rotation=rotate, ha=align)
+    axis.set(ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
 
 
 def numbers(e: Estimate) -> dict[str, float]:
