@@ -65,7 +65,8 @@ results.shown(rollouts.groupby("correct").head(2).assign(solution=lambda t: t.so
 # the reward rises, part of what was learnt is to stop at the answer.
 
 # %%
-grpo = (reinforced.reinforced, seed)  # trained now, if it is not yet
+models = {s: (reinforced.reinforced, s) for s in like.seeds}  # trained now, if they are not yet
+grpo = models[seed]
 log = run.training_logs(like, {"GRPO": grpo})
 figure, axes = plt.subplots(1, 2, figsize=(6, 2.2))
 for axis, (column, label) in zip(axes, {"reward": "reward", "length": "length, tokens"}.items()):
@@ -90,9 +91,9 @@ pd.DataFrame({when: right.agg(["mean", "count"]) for when, right in solved.items
 # SFT of this run, SFT on RL's questions, and GRPO on them.
 
 # %%
-base, sft, rl = Run(profile), Run(like), Run(like, {seed: grpo})
+base, sft, rl = Run(profile), Run(like), Run(like, models)
 rl.train = sft.train  # of the untouched model, whatever is trained
-rl.domains = sft.domains = base.domains[:1]
+rl.domains = sft.domains = base.domains[: len(like.seeds)]
 runs = {"main SFT": base, "SFT": sft, "GRPO": rl}
 print(f"SFT: {like.sft.examples} examples, batch {like.sft.batch}, learning rate {like.sft.lr:g}")
 
@@ -134,7 +135,8 @@ pd.DataFrame(
 # %%
 sure = [f"{rs['actual'][PAPER_SCORES[0]].reliability:.2f}" for rs in r.values()]
 caption = (
-    f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, one seed (pale: main SFT). GRPO: "
+    f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, {len(models)} seed(s) (pale: main "
+    f"SFT). GRPO: "
     f"accuracy {solved['before'].mean():.0%}, then {solved['after'].mean():.0%}; completions "
     f"{log.length.iloc[0]:.0f}, then {log.length.iloc[-1]:.0f} tokens. a: overlap of estimated "
     "and actual dims (dashed: chance); Σ squared shifts. b: r; reliability of the change "

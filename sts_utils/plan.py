@@ -36,8 +36,8 @@ def paper(p: Profile) -> list[list[Call]]:
     others = [questions.trained_on(p, other) for other in p.others if asked & {"08", "17"}]
     runs = [*([p] if asked - {"17"} else []), *others, *([like] if "12" in asked else [])]
     tuned = [(q, s, (run.finetuned, s)) for q in runs for s in q.seeds]
-    rl = (reinforced.reinforced, seed)
-    tuned += [(like, seed, rl)] if "12" in asked else []
+    rl = [(reinforced.reinforced, s) for s in like.seeds if "12" in asked]
+    tuned += [(like, s, model) for s, model in zip(like.seeds, rl, strict=False)]
     domains = [(p, d, s) for s in p.seeds for d in corpora.domains(p.domains)]
 
     before: list[Call] = [(run.train_features, (q, s)) for q in runs for s in q.seeds]
@@ -65,7 +65,7 @@ def paper(p: Profile) -> list[list[Call]]:
         last.append((mixtures.evaluated, (p, mixtures.NAMES[-1])))  # where it is the half: there
     if "12" in asked:
         before += [(run.rollouts, (like, seed)), (reinforced.accuracy, (like, None))]
-        after += [(reinforced.accuracy, (like, rl)), (reinforced.own_answers, (like, seed))]
+        after += [(reinforced.accuracy, (like, rl[0])), (reinforced.own_answers, (like, seed))]
     if "13" in asked:
         after += [(selective.tuned, (p, seed, *choice)) for choice in selective.choices(p)]
     if asked & {"11", "13"}:
