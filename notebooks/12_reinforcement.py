@@ -137,8 +137,8 @@ sure = [f"{rs['actual'][PAPER_SCORES[0]].reliability:.2f}" for rs in r.values()]
 caption = (
     f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, {len(models)} seed(s) (pale: main "
     f"SFT). GRPO: accuracy {solved['before'].mean():.0%}, then {solved['after'].mean():.0%}; "
-    f"completions {log.length.iloc[0]:.0f}, then {log.length.iloc[-1]:.0f} tokens. a: overlap of estimated "
-    "and actual dims (dashed: chance); Σ squared shifts. b: r; reliability of the change "
+    f"completions {log.length.iloc[0]:.0f}, then {log.length.iloc[-1]:.0f} tokens. a: overlap of "
+    "estimated and actual dims (dashed: chance); Σ squared shifts. b: r; reliability of the change "
     f"{sure[0]} (SFT), {sure[1]} (GRPO). The paper: overlap lower for RL; r low with estimated "
     "dims, high with actual ones."
 )
