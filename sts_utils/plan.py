@@ -43,12 +43,15 @@ def paper(p: Profile) -> list[list[Call]]:
     before: list[Call] = [(run.train_features, (q, s)) for q in runs for s in q.seeds]
     before += [(run.domain_features, of) for of in domains]
     before += [(labels.peaks, (p,))] if asked & {"02", "14"} else []
-    if not asked - {"01", "02", "03", "14"}:
-        return [before]
+    before += [(run.mathematics, (p,))] if asked & {"11", "13"} else []
+    tuning = selective.choices(p) if "13" in asked else []
+    after: list[Call] = [(selective.tuned, (p, seed, *choice)) for choice in tuning]
+    if not asked - {"01", "02", "03", "13", "14"}:
+        return [before, after]
     before += [(function, (q, s)) for q, s, (function, _) in tuned]
     before += [(run.performance, (q,)) for q in sets]
     before += [(run.held_out_loss, (q,)) for q in (p, *others)]
-    after: list[Call] = [(run.performance, (q, m, q.evaluation.asked)) for q, _, m in tuned]
+    after += [(run.performance, (q, m, q.evaluation.asked)) for q, _, m in tuned]
     after += [(run.performance, (q, (run.finetuned, s), None)) for q in sets[1:] for s in p.seeds]
     after += [(run.held_out_loss, (q, m)) for q, _, m in tuned if q is not like]
     last: list[Call] = []
@@ -65,8 +68,4 @@ def paper(p: Profile) -> list[list[Call]]:
     if "12" in asked:
         before += [(run.rollouts, (like, seed)), (reinforced.accuracy, (like, None))]
         after += [(reinforced.accuracy, (like, rl)), (reinforced.own_answers, (like, seed))]
-    if "13" in asked:
-        after += [(selective.tuned, (p, seed, *choice)) for choice in selective.choices(p)]
-    if asked & {"11", "13"}:
-        before.append((run.mathematics, (p,)))
     return [before, after, last]

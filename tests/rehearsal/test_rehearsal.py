@@ -5,9 +5,10 @@ from rehearsal.__main__ import rehearse
 
 SIZES = {
     "seeds": [0],
-    "evaluation": {"max_new_tokens": 4, "questions": 2, "held_out": 2},
+    "evaluation": {"max_new_tokens": 4, "questions": 2, "held_out": 2, "dtype": "auto"},
     "sts": {"queries": 1},
     "others": [],
+    "dtype": "auto",  # bfloat16 takes ten times as long where a processor emulates it
 }
 #: SFT over two processes and answers written behind five shots; selective tuning through every SAE;
 #: SAEs of each kind.
