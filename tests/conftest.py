@@ -24,7 +24,8 @@ from sts_utils.measured import Run
 
 torch.set_num_threads(batches.cpu_threads())
 #: The files that run the longest first, so that `-n` processes end together.
-LONGEST = ("test_pipeline.py", "test_faults.py", "test_vllm.py", "test_accelerate.py")
+LONGEST = ("test_pipeline.py", "test_faults.py", "test_rehearsal.py", "test_vllm.py")
+LONGEST += ("test_accelerate.py",)
 
 
 def pytest_collection_modifyitems(items):

@@ -5,12 +5,12 @@ from rehearsal.__main__ import rehearse
 
 SIZES = {
     "seeds": [0],
-    "evaluation": {"max_new_tokens": 4, "questions": 2, "held_out": 2, "dtype": "auto"},
+    "evaluation": {"max_new_tokens": 4, "shots": 1, "questions": 2, "held_out": 2, "dtype": "auto"},
     "sts": {"queries": 1},
     "others": [],
     "dtype": "auto",  # bfloat16 takes ten times as long where a processor emulates it
 }
-#: SFT over two processes and answers written behind five shots; selective tuning through every SAE;
+#: SFT over two processes and answers written behind a shot; selective tuning through every SAE;
 #: SAEs of each kind.
 PARTS = {
     "llama3-8b": ["01_extract", "03_score", "04_finetune", "06_plot"],
