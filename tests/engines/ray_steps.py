@@ -25,20 +25,16 @@ def counted(profile, folder, name, *, out):
     (out / "value").write_text(name)
 
 
+def make_together(barrier, profile):
+    """Two processes of it are at the end of one artifact at the same time."""
+    together.barrier = barrier
+    assert (together(profile) / "value").stat().st_size == 100_000
+
+
 @cached("model", folder=True)
 def together(profile, *, out):
-    """An artifact that two processes are at the end of at the same time."""
     (out / "value").write_text("x" * 100_000)
-    BARRIER[0].wait(60)
-
-
-BARRIER = []
-
-
-def make_together(barrier, profile):
-    """A process of `together`."""
-    BARRIER.append(barrier)
-    assert (together(profile) / "value").stat().st_size == 100_000
+    together.barrier.wait(60)
 
 
 def seen(folder, *names):

@@ -39,8 +39,8 @@ def test_a_killed_worker_loses_nothing(workers, profile, tmp_path):
 
 @pytest.mark.slow
 def test_an_error_is_one_line_and_the_round_ends(workers, profile, tmp_path):
-    here = profile, str(tmp_path)
-    first = [(ray_steps.wrong, (profile, 3)), (ray_steps.counted, (*here, "d"))]
+    first, here = [(ray_steps.wrong, (profile, 3))], (profile, str(tmp_path))
+    first.append((ray_steps.counted, (*here, "d")))
     with pytest.raises(ValueError) as caught:
         parallel.compute([first, [(ray_steps.counted, (*here, "e"))]], over_ray=True)
     said = "corpus 'x' is empty: choose another (1 of 2 steps failed; the others are stored)"
@@ -70,8 +70,8 @@ def test_one_worker_computes_here_the_longest_first(monkeypatch):
 def test_two_processes_may_compute_the_same_step(profile):
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(2)
-    told = {"target": ray_steps.make_together, "args": (barrier, profile)}
-    both = [spawn.Process(**told) for _ in range(2)]
+    args = barrier, profile
+    both = [spawn.Process(target=ray_steps.make_together, args=args) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

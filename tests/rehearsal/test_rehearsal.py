@@ -3,13 +3,9 @@
 import pytest
 from rehearsal.__main__ import rehearse
 
-SIZES = {
-    "seeds": [0],
-    "evaluation": {"max_new_tokens": 4, "shots": 1, "questions": 2, "held_out": 2, "dtype": "auto"},
-    "sts": {"queries": 1},
-    "others": [],
-    "dtype": "auto",  # bfloat16 takes ten times as long where a processor emulates it
-}
+SIZES = {"seeds": [0], "sts": {"queries": 1}, "others": []}
+SIZES["evaluation"] = {"max_new_tokens": 4, "shots": 1, "questions": 2, "held_out": 2}
+SIZES["evaluation"]["dtype"] = SIZES["dtype"] = "auto"  # emulated bfloat16 takes ten times as long
 #: SFT over two processes and answers written behind a shot; selective tuning through every SAE;
 #: SAEs of each kind.
 PARTS = {
