@@ -106,7 +106,7 @@ test: $(READY)  ## the fast tests and one run of `tiny` that they share: ten min
 	$(PYTEST) -m "not slow"
 
 test-all: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## the slow rest too: faults, vLLM, Ray, FSDP, the rehearsal
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations 12
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

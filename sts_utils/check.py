@@ -11,7 +11,8 @@ import pandas as pd
 import psutil
 import torch
 import yaml
-from huggingface_hub import HfApi, scan_cache_dir, snapshot_download
+from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_load_from_cache
+from huggingface_hub.constants import CONFIG_NAME
 
 from sts_utils import batches, config, corpora, models, plan, questions, saes, store, train
 from sts_utils.config import Profile
@@ -57,9 +58,11 @@ def corpora_of(p: Profile) -> list[str]:
 
 @cache
 def weights(p: Profile) -> int:
-    """Weights of the profile's model: of data/models.yaml, or counted from its config."""
+    """Weights of the profile's model: counted from its config, or where the hub client's cache has
+    none, of data/models.yaml, so that nothing is downloaded."""
     known = yaml.safe_load((store.DATA / "models.yaml").read_text(encoding="utf-8"))
-    return known.get(p.model) or models.size(p.model, p.revision)
+    cached = p.model in known and try_to_load_from_cache(p.model, CONFIG_NAME, revision=p.revision)
+    return known[p.model] if cached is None else models.size(p.model, p.revision)
 
 
 def flops(call: plan.Call) -> float:

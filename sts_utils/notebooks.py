@@ -14,12 +14,12 @@ from jinja2 import DictLoader
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 
+from sts_utils import models
 from sts_utils.config import Profile
 from sts_utils.store import FIGURES, ROOT, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
 CONTROL, MATRIX, CENTRAL = "16_control", "17_matrix", "06_plot"
-TOGETHER = 2  # notebooks: half of each one's time is a kernel that starts
 #: In the order in which they run: the central one gathers the claims of all.
 STAGES = (
     *("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate"),
@@ -92,8 +92,9 @@ def page(executed: Path, target: Path, others: list[str]) -> None:
 
 
 def run(p: Profile, name: str) -> list[Path]:
-    """Every notebook of a profile, loaded by its `name`, two at a time, and its page in
-    figures/<profile>/; the last, the central one where it is run, is index.html."""
+    """Every notebook of a profile, loaded by its `name`, and its page in figures/<profile>/; the
+    last, the central one where it is run, is index.html. On a CPU two run at a time: half of each
+    one's time is a kernel that starts. A GPU may have room for the models of one alone."""
     asked, place = stages(p), RUNS / "notebooks" / p.name
     parameters = {"PROFILE": name, "SEEDS": ",".join(map(str, p.seeds))}
 
@@ -101,10 +102,9 @@ def run(p: Profile, name: str) -> list[Path]:
         print(f"[{asked.index(stage) + 1}/{len(asked)}] {stage}", flush=True)
         return execute(stage, parameters, place)
 
-    with ThreadPoolExecutor(TOGETHER) as pool:
+    with ThreadPoolExecutor(1 if models.device() == "cuda" else 2) as pool:
         done = [*pool.map(made, asked[:-1]), made(asked[-1])]
-    links = dict(zip([*asked[:-1], "index"], done, strict=True))
-    links = dict(sorted(links.items(), key=lambda item: item[0] != "index"))
+    links = {"index": done[-1]} | dict(zip(asked[:-1], done[:-1], strict=True))
     for link, executed in links.items():
         page(executed, FIGURES / p.name / f"{link}.html", list(links))
     return done

@@ -45,12 +45,15 @@ def paper(p: Profile) -> list[list[Call]]:
     if "06" in asked:
         before += [(run.domain_features, (plain, d, s)) for _, d, s in domains if s == seed]
     before += [(labels.peaks, (p,))] if asked & {"02", "14"} else []
-    if not asked - {"01", "02", "03", "14"}:
-        return [before]
+    before += [(run.mathematics, (p,))] if asked & {"11", "13"} else []
+    tuning = selective.choices(p) if "13" in asked else []
+    after: list[Call] = [(selective.tuned, (p, seed, *choice)) for choice in tuning]
+    if not asked - {"01", "02", "03", "13", "14"}:
+        return [before, after]
     before += [(function, (q, s)) for q, s, (function, _) in tuned]
     before += [(run.performance, (p,))]
     before += [(run.held_out_loss, (q,)) for q in runs if q is not like]
-    after: list[Call] = [(run.performance, (q, m, q.evaluation.asked)) for q, _, m in tuned]
+    after += [(run.performance, (q, m, q.evaluation.asked)) for q, _, m in tuned]
     after += [(run.held_out_loss, (q, m)) for q, _, m in tuned if q is not like]
     last: list[Call] = []
     if asked & {"07", "08", "12"}:
@@ -66,8 +69,4 @@ def paper(p: Profile) -> list[list[Call]]:
     if "12" in asked:
         before += [(run.rollouts, (like, seed)), (reinforced.accuracy, (like, None))]
         after += [(reinforced.accuracy, (like, rl[0])), (reinforced.own_answers, (like, seed))]
-    if "13" in asked:
-        after += [(selective.tuned, (p, seed, *choice)) for choice in selective.choices(p)]
-    if asked & {"11", "13"}:
-        before.append((run.mathematics, (p,)))
     return [before, after, last]

@@ -24,7 +24,7 @@ from sts_utils.measured import Run
 
 torch.set_num_threads(batches.cpu_threads())
 #: The files that run the longest first, so that `-n` processes end together.
-LONGEST = ("test_pipeline.py", "test_faults.py", "test_vllm.py", "test_accelerate.py")
+LONGEST = [f"test_{n}.py" for n in ("pipeline", "faults", "rehearsal", "vllm", "accelerate")]
 
 
 def pytest_collection_modifyitems(items):

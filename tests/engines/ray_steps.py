@@ -4,27 +4,37 @@ import os
 import signal
 from pathlib import Path
 
-from sts_utils import store
+from sts_utils.cache import cached
 
 
-def killed_once(folder):
+@cached("model", folder=True)
+def killed_once(profile, folder, *, out):
     """Dies as if the machine had, the first time; the second time it leaves an artifact."""
     marker = Path(folder) / "first"
     if not marker.exists():
         marker.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
-    store.folder("killed-once", {}, lambda out: (out / "pid").write_text(str(os.getpid())))
+    (out / "pid").write_text(str(os.getpid()))
 
 
-def counted(folder, name):
+@cached("model", folder=True)
+def counted(profile, folder, name, *, out):
     """An artifact that notes each time it is made."""
+    with (Path(folder) / name).open("a") as file:
+        file.write("made\n")
+    (out / "value").write_text(name)
 
-    def make(out):
-        with (Path(folder) / name).open("a") as file:
-            file.write("made\n")
-        (out / "value").write_text(name)
 
-    store.folder("counted", {"name": name}, make)
+def make_together(barrier, profile):
+    """Two processes of it are at the end of one artifact at the same time."""
+    together.barrier = barrier
+    assert (together(profile) / "value").stat().st_size == 100_000
+
+
+@cached("model", folder=True)
+def together(profile, *, out):
+    (out / "value").write_text("x" * 100_000)
+    together.barrier.wait(60)
 
 
 def seen(folder, *names):

@@ -5,7 +5,6 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import ray_steps
@@ -27,23 +26,23 @@ def workers():
 
 
 @pytest.mark.slow
-def test_a_killed_worker_loses_nothing(workers, tmp_path):
+def test_a_killed_worker_loses_nothing(workers, profile, tmp_path):
     folder = str(tmp_path)
-    calls = [(ray_steps.killed_once, (folder,))]
-    calls += [(ray_steps.counted, (folder, name)) for name in "abc"]
+    calls = [(ray_steps.killed_once, (profile, folder))]
+    calls += [(ray_steps.counted, (profile, folder, name)) for name in "abc"]
     for _ in range(2):  # the second time everything is done
         parallel.compute([calls], over_ray=True)
     assert [(tmp_path / name).read_text() for name in "abc"] == ["made\n"] * 3
-    made = store.folder("killed-once", {}, lambda out: pytest.fail("it is not there"))
+    made = ray_steps.killed_once.path(profile, folder)
     assert (made / "pid").read_text() != (tmp_path / "first").read_text()
 
 
 @pytest.mark.slow
-def test_an_error_is_one_line_and_the_round_ends(workers, tmp_path):
-    profile = SimpleNamespace(name="tiny")
-    first = [(ray_steps.wrong, (profile, 3)), (ray_steps.counted, (str(tmp_path), "d"))]
+def test_an_error_is_one_line_and_the_round_ends(workers, profile, tmp_path):
+    first, here = [(ray_steps.wrong, (profile, 3))], (profile, str(tmp_path))
+    first.append((ray_steps.counted, (*here, "d")))
     with pytest.raises(ValueError) as caught:
-        parallel.compute([first, [(ray_steps.counted, (str(tmp_path), "e"))]], over_ray=True)
+        parallel.compute([first, [(ray_steps.counted, (*here, "e"))]], over_ray=True)
     said = "corpus 'x' is empty: choose another (1 of 2 steps failed; the others are stored)"
     assert str(caught.value) == f"wrong tiny 3: {said}"
     assert (tmp_path / "d").exists() and not (tmp_path / "e").exists()
@@ -67,26 +66,19 @@ def test_one_worker_computes_here_the_longest_first(monkeypatch):
     assert made == [3, 2, 1, 9]
 
 
-def _make(barrier, name):
-    def make(out):
-        (out / "value").write_text("x" * 100_000)
-        barrier.wait(60)  # both are at the end of the same step
-
-    assert (store.folder("together", {"name": name}, make) / "value").stat().st_size == 100_000
-
-
 @pytest.mark.slow
-def test_two_processes_may_compute_the_same_step():
+def test_two_processes_may_compute_the_same_step(profile):
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(2)
-    both = [spawn.Process(target=_make, args=(barrier, "same")) for _ in range(2)]
+    args = barrier, profile
+    both = [spawn.Process(target=ray_steps.make_together, args=args) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
         process.join(120)
     assert [process.exitcode for process in both] == [0, 0]
     made = [p.name for p in store.RUNS.glob("*together*")]
-    assert made == [store.path("together", {"name": "same"}).name]
+    assert made == [ray_steps.together.path(profile).name]
 
 
 def test_a_dead_address_is_one_line_and_soon(monkeypatch):

@@ -5,6 +5,7 @@ from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -147,7 +148,8 @@ def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatc
     profile = config.load("smol").model_copy(update={"grpo": GrpoSettings(**settings)})
     profile = profile.model_copy(update={"engine": "vllm"})
     before, precision = dict(os.environ), torch.backends.cuda.matmul.fp32_precision
-    log = run.grpo(profile, corpora.load("gsm-symbolic", 0, 6), 0, tmp_path)
+    run.grpo(profile, corpora.load("gsm-symbolic", 0, 6), 0, tmp_path)
+    log = pd.read_parquet(tmp_path / "log.parquet")
     assert dict(os.environ) == before and not torch.distributed.is_initialized()
     assert torch.backends.cuda.matmul.fp32_precision == precision
     assert list(log.step) == [1, 2] and (log.length > 1).all()
