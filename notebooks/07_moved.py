@@ -49,22 +49,23 @@ def percent(e, digits=0):
 # %% [markdown]
 # ## Fig 1a: how the change is spread over features
 #
-# `run.shifts` gives an array: the shifts as observed first, then 200 times with the questions drawn
-# again; by seed; by feature. Every interval below comes from these draws. How much of the total do
-# the N most moved features hold? Three rankings to compare with: all features alike, the N most
-# **active** before SFT, and a shift **in proportion** to each feature's squared activity.
+# `run.shifts` gives an array: the shifts as observed first, then without each twentieth of the
+# questions in turn; by seed; by feature. Every interval below comes from these (a jackknife). How
+# much of the total do the N most moved features hold? Three rankings to compare with: all features
+# alike, the N most **active** before SFT, and a shift **in proportion** to each feature's squared
+# activity.
 
 # %%
-moved = run.shifts("actual")  # [1 + draws, seeds, features]
+moved = run.shifts("actual")  # [1 + parts, seeds, features]
 if not moved[0].any():  # one step is all warm-up
     raise ValueError("SFT moved no feature: raise sft.lr, sft.examples or sft.epochs")
 activity, squares = run.shifts("train", "h"), run.shifts("train", "h2")
 
 
-def share_held(moved: np.ndarray, ranked: np.ndarray, k: int) -> stats.Estimate:
+def share_held(moved: np.ndarray, ranked: np.ndarray, k: int) -> stats.Jackknife:
     """Share of the total of `moved` in the k dims with the most of `ranked`."""
     top = np.argpartition(-ranked, k - 1, axis=-1)[..., :k]
-    return stats.over_seeds_of(np.take_along_axis(moved, top, -1).sum(-1) / moved.sum(-1))
+    return stats.Jackknife.of(np.take_along_axis(moved, top, -1).sum(-1) / moved.sum(-1))
 
 
 top = share_held(moved, moved, n)
@@ -188,7 +189,7 @@ print(f"{len(both)} of {n}: {len(both) / n:.0%}, by chance {n / size:.0%}")
 # The same for every number of dims, over seeds, with intervals; and of the residual stream's own
 # dimensions (**raw**). Two other rankings say how little it takes: the features that are most
 # active anyway, and those that any **prose** in context moves, as long as the demonstrations. A
-# difference of two overlaps has an interval too, for all see the same questions drawn again.
+# difference of two overlaps has an interval too, for all leave out the same questions.
 
 # %%
 rankings = {  # (side, field) that ranks the dims, label, colour
@@ -203,9 +204,8 @@ for name, (side, field, *_) in rankings.items():
     actual = run.shifts("actual", "dr2") if name == "raw" else moved
     size = ranked.shape[-1]
     ks = np.unique(np.round(np.geomspace(1, size, 40)).astype(int))
-    drawn = scores.overlaps(ranked[:101], actual[:101], ks)  # [1 + 100 draws, seeds, ks]
-    low, high = stats.interval(stats.over_seeds(drawn[1:]))
-    values = {"k": ks, "overlap": drawn[0].mean(0), "low": low, "high": high, "chance": ks / size}
+    e = stats.Jackknife.of(scores.overlaps(ranked, actual, ks))
+    values = {"k": ks, "overlap": e.value, "low": e.low, "high": e.high, "chance": ks / size}
     curves[name], k = pd.DataFrame(values), min(n, size)
     at_n[name], chance[name] = overlap(ranked, actual, k), k / size
 pd.DataFrame({name: results.numbers(e) for name, e in at_n.items()}).T.assign(chance=chance)
@@ -273,9 +273,9 @@ curves, top, said = {}, {}, {}
 for space, field in (("SAE", "dh2"), ("raw", "dr2")):
     largest = -np.sort(-run.shifts("actual", field), axis=-1)
     share = largest.cumsum(-1) / largest.sum(-1, keepdims=True)
-    low, high = stats.interval(stats.over_seeds(share[1:]))
-    curves[space] = pd.DataFrame({"share": share[0].mean(0), "low": low, "high": high})
-    k = max(1, round(0.01 * len(low)))  # 1%
+    e = stats.Jackknife.of(share)
+    curves[space] = pd.DataFrame({"share": e.value, "low": e.low, "high": e.high})
+    k = max(1, round(0.01 * len(e.value)))  # 1%
     top[space] = share_held(largest, largest, k)
     at_k = curves[space].loc[k - 1]
     said[space] = f"{at_k.share:.0%} (95% interval {at_k.low:.0%} to {at_k.high:.0%})"

@@ -140,10 +140,12 @@ def shares(peaks, kinds, ranked, top, sizes=SIZES, draws=200) -> tuple[dict, dic
             found[n].append([count / max(count.sum(), 1) for count in counts])
         first = [right[:, ids[:deep]].sum(1) for ids in ranked]
         found["recall"].append(first / right.sum(1).clip(1))
-    share = {
-        name: {n: stats.over_seeds_of(np.array(rows)[..., k]) for n, rows in found.items()}
-        for k, name in enumerate(labels.KINDS)
-    }
+    share = {}
+    for k, name in enumerate(labels.KINDS):
+        drawn = {n: np.array(rows)[..., k] for n, rows in found.items()}  # [1 + draws, seeds]
+        share[name] = {
+            n: Estimate(of[0].mean(), stats.over_seeds(of[1:])) for n, of in drawn.items()
+        }
     recall = {name: of.pop("recall") for name, of in share.items()}
     del recall["dialogue"]
     return share, recall | {"chance": Estimate(deep / size, np.array([deep / size]))}

@@ -12,7 +12,7 @@ from sts_utils.config import Profile
 from sts_utils.corpora import packaged
 from sts_utils.features import FeatureStats
 from sts_utils.scores import PAPER_SCORES, ShiftedDims
-from sts_utils.stats import Correlation, Estimate, Observations
+from sts_utils.stats import Correlation, Estimate, Jackknife, Observations
 
 read = FeatureStats.from_arrays
 
@@ -74,15 +74,15 @@ class Run:
         p = self.profile
         return [scores.shifted_dims(seed, p.top_n, p.definition) for seed in self.train]
 
-    def shifts(self, side: str, field: str = "dh2", draws: int = 200) -> np.ndarray:
-        """[1 + B, S, F] shifts ("train", "prose", "actual"): as observed, then questions redrawn,
-        the same ones for every side. `field` of FeatureStats: another's means, as "h", the
-        activity, or "dr2", the shift of raw residual dims."""
+    def shifts(self, side: str, field: str = "dh2") -> np.ndarray:
+        """[1 + CUTS × GROUPS, S, F] shifts ("train", "prose", "actual") of all questions, then
+        without each part of these (stats.Jackknife), the same ones for every side. `field` of
+        FeatureStats: another's means, as "h", the activity, or "dr2", the shift of raw dims."""
         seeds = getattr(self, side)
-        drawn = scores.shift_draws(seeds, field, draws, questions.templates(self.profile))
-        return np.concatenate([np.stack([seed.mean(field) for seed in seeds])[None], drawn])
+        rest = scores.shifts_without(seeds, field, questions.templates(self.profile))
+        return np.concatenate([np.stack([seed.mean(field) for seed in seeds])[None], rest])
 
-    def overlap(self) -> Estimate:
+    def overlap(self) -> Jackknife:
         """Overlap at N of the dims that demonstrations find and those that training moves."""
         return overlap(self.shifts("train"), self.shifts("actual"), self.profile.top_n)
 
@@ -170,6 +170,6 @@ class Run:
         return {m: stats.correlate(seen) for m, seen in self.observations(dims=dims).items()}
 
 
-def overlap(a: np.ndarray, b: np.ndarray, k: int) -> Estimate:
-    """Share of the top k dims of `a` that are among the top k of `b`, [1 + B, S, F] shifts."""
-    return stats.over_seeds_of(scores.overlaps(a, b, np.array([k]))[..., 0])
+def overlap(a: np.ndarray, b: np.ndarray, k: int) -> Jackknife:
+    """Share of the top k dims of `a` that are among the top k of `b`, shifts as of Run.shifts."""
+    return Jackknife.of(scores.overlaps(a, b, np.array([k]))[..., 0])

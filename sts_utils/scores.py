@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sts_utils.features import FeatureStats
-from sts_utils.stats import counts
+from sts_utils.stats import without
 
 PAPER_SCORES = ("sts_act", "sts_icl")
 
@@ -68,17 +68,18 @@ def overlaps(a: np.ndarray, b: np.ndarray, ks: np.ndarray) -> np.ndarray:
     return np.stack([(worst < k).sum(-1) for k in ks], axis=-1) / ks
 
 
-def shift_draws(
-    features: Sequence[FeatureStats], field: str, n: int, groups: Mapping[str, str]
+def shifts_without(
+    features: Sequence[FeatureStats], field: str, groups: Mapping[str, str]
 ) -> np.ndarray:
-    """[B, S, F] means of a field of each seed's features under a bootstrap over its questions.
-
-    `groups`: example id -> template; a template's questions are drawn together, alike for seeds."""
-    drawn = []
+    """[CUTS × GROUPS, S, F] means of a field of each seed's features without each part of its
+    questions in turn. `groups`: example id -> template; those of a template are left out together.
+    """
+    parts = []
     for stats in features:
-        weights = counts([groups.get(i, i) for i in stats.ids], n)
-        drawn.append((weights @ getattr(stats, field)) / (weights @ stats.n)[:, None])
-    return np.stack(drawn, 1)
+        names, group = np.unique([groups.get(i, i) for i in stats.ids], return_inverse=True)
+        weights = without(len(names))[:, group]
+        parts.append((weights @ getattr(stats, field)) / (weights @ stats.n)[:, None])
+    return np.stack(parts, 1)
 
 
 # --- step 2: the score of a domain -------------------------------------------------------------

@@ -69,9 +69,41 @@ def over_seeds(drawn: np.ndarray) -> np.ndarray:
     return np.take_along_axis(drawn, index, axis=1).mean(1)
 
 
-def over_seeds_of(values: np.ndarray) -> Estimate:
-    """The mean over seeds of [1 + B, S] values, as observed and as drawn."""
-    return Estimate(float(values[0].mean()), over_seeds(values[1:]))
+@dataclass(frozen=True)
+class Jackknife:
+    """A number (or an array), [CUTS, GROUPS, …] the same without each part of the questions in turn
+    and [S, …] of each seed; the difference of two of the same questions is another. Top-N sets
+    jump when questions are drawn again: a bootstrap of their overlap covers 88%, this 95 to 98%."""
+
+    value: float
+    left_out: np.ndarray
+    seeds: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Jackknife":
+        """The mean over seeds of [1 + CUTS × GROUPS, S, …] values: of all questions, then without
+        each part."""
+        rest = values[1:].mean(1)
+        return cls(values[0].mean(0), rest.reshape(CUTS, GROUPS, *rest.shape[1:]), values[0])
+
+    @property
+    def half(self) -> float:
+        """Half of the 95% interval, of whichever differ more: questions or seeds."""
+        variance = (GROUPS - 1) * self.left_out.var(1).mean(0)
+        if (n := len(self.seeds)) > 1:
+            variance = np.maximum(variance, self.seeds.var(0, ddof=1) / n)
+        return scipy_stats.t.ppf(0.975, GROUPS - 1) * np.sqrt(variance)
+
+    low = property(lambda self: self.value - self.half)
+    high = property(lambda self: self.value + self.half)
+
+    def __sub__(self, other: "Jackknife | float") -> "Jackknife":
+        if not isinstance(other, Jackknife):
+            return replace(self, value=self.value - other)
+        fields = ("value", "left_out", "seeds")
+        return Jackknife(*(getattr(self, name) - getattr(other, name) for name in fields))
+
+    __str__ = Estimate.__str__
 
 
 def interval(drawn: np.ndarray) -> np.ndarray:

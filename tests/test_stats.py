@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import pearsonr
 
 from sts_utils import stats
+from sts_utils.scores import overlaps
 from sts_utils.stats import CUTS, GROUPS, Correlation, Estimate, Observations, correlate
 
 DOMAINS, QUESTIONS = 14, 40
@@ -23,6 +24,26 @@ def test_means_of_the_same_questions_share_their_draws():
     assert not np.allclose(stats.mean_draws(values[0], stream=1), one)
     zero = Estimate(0.5, one) - Estimate(0.5, one)
     assert (zero.value, zero.low, zero.high) == (0.0, 0.0, 0.0)
+
+
+def test_the_interval_of_an_overlap_holds_that_of_endless_questions():
+    """Two rankings by noisy shifts of the same questions, and the overlap of what they rank first:
+    the top sets jump, so that a bootstrap of questions covers less than it says."""
+    rng, covered, ks = np.random.default_rng(0), [], np.array([30])
+    for _ in range(60):
+        base, seeds = rng.normal(0, 1.5, 300), 2
+        found, moved, active = (np.exp(0.8 * base + rng.normal(0, 0.8, 300)) for _ in range(3))
+        values, keep = [], np.vstack([np.ones(60), stats.without(60)])
+        for _ in range(seeds):
+            use = np.exp(rng.normal(0, 1.2, (60, 300))) * (rng.random((60, 300)) < 0.5)
+            noise = (np.exp(rng.normal(0, 0.7, use.shape)) for _ in range(2))
+            shifts = [keep @ (of * use * e) for of, e in zip((found, moved), noise, strict=True)]
+            its, others = (overlaps(x, shifts[1], ks) for x in (shifts[0], keep @ (active * use)))
+            values.append((its - others)[:, 0])
+        e = stats.Jackknife.of(np.stack(values, 1))
+        truth = (overlaps(x, moved, ks)[0] for x in (found, active))
+        covered.append(e.low <= next(truth) - next(truth) <= e.high)
+    assert np.mean(covered) > 0.9
 
 
 def test_seeds_are_drawn_again_too_the_same_ones_in_a_shorter_bootstrap():

@@ -5,6 +5,7 @@ import pytest
 
 DOMAINS = [f"{k}, {w}" for k in ("maximum", "minimum", "third", "holder") for w in "abcd"]
 NAMES = [d for d in DOMAINS if d[-1] in "ab" and not d.startswith("holder")]
+SKILLS = [np.array([one.split(", ")[0] for one in some]) for some in (NAMES, DOMAINS)]
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +51,31 @@ def test_auc_tells_skill_from_words(notebook, kinds):
 
 def test_a_score_of_words_says_nothing_beyond_words(notebook, kinds, used):
     same, (_, changes) = (kinds == "words").astype(float), world(kinds, 2.0, 1.0)
-    r, p = notebook.partial(world(kinds, 0.0, 5.0)[0], changes, same[None], used)
+    r, p = notebook.partial(world(kinds, 0.0, 5.0)[0], changes, same[None], used, SKILLS)
     assert abs(r.value) < 0.3 and p > 0.01
-    r, p = notebook.partial(world(kinds, 5.0, 0.0)[0], changes, same[None], used)
+    r, p = notebook.partial(world(kinds, 5.0, 0.0)[0], changes, same[None], used, SKILLS)
     assert r.value > 0.8 and r.low > 0.5 and p < 0.05
+
+
+def test_r_of_nothing_but_skills_that_are_alike_holds_0(notebook, kinds, used):
+    """Score and change have the same value on all domains of a skill, and nothing to do with each
+    other: an interval that draws cells or sets leaves 0 out in half of such worlds."""
+    rng, found = np.random.default_rng(0), []
+    skill = np.unique(SKILLS[1], return_inverse=True)[1]
+    for _ in range(60):
+        score, change = (rng.normal(size=(1, 1, 4))[..., skill] for _ in range(2))
+        score, change = (of + 0.3 * rng.normal(size=(len(NAMES), 1, 16)) for of in (score, change))
+        changes, none = list(change.transpose(2, 0, 1)[..., None]), np.empty((0, *kinds.shape))
+        found.append(notebook.partial(score, changes, none, used, SKILLS)[0])
+    assert np.mean([r.low <= 0 <= r.high for r in found]) > 0.88
 
 
 def test_p_permutes_sets_that_ask_the_same_domains(notebook, kinds, used):
     """Where each set asks others, all but its own, there is nothing to permute."""
     (scores, changes), none = world(kinds, 5.0, 0.0), np.empty((0, *kinds.shape))
     nothing = [world(kinds, 0, 0, noise=1.0, seed=k)[0] for k in range(10)]
-    ps = [notebook.partial(of, changes, none, used)[1] for of in (scores, *nothing)]
+    ps = [notebook.partial(of, changes, none, used, SKILLS)[1] for of in (scores, *nothing)]
     assert ps[0] < 0.05 and sum(p < 0.1 for p in ps[1:]) < 4
     for t, name in enumerate(NAMES):
         changes[DOMAINS.index(name)][t] = np.nan
-    assert notebook.partial(scores, changes, none, used)[1] == 1
+    assert notebook.partial(scores, changes, none, used, SKILLS)[1] == 1

@@ -7,6 +7,7 @@ import pytest
 
 from sts_utils import scores as score
 from sts_utils import scores as shift
+from sts_utils.stats import CUTS, GROUPS
 
 
 def test_shifted_dims_are_the_paper_s_formula(random_stats):
@@ -67,14 +68,15 @@ def test_weights_draw_queries_again(random_stats):
         np.testing.assert_allclose(drawn, [equation(domain, dims), alone])
 
 
-def test_a_template_s_questions_are_drawn_together(random_stats):
-    """With one template for all nothing varies; with a template each it is the plain bootstrap."""
+def test_a_template_s_questions_are_left_out_together(random_stats):
+    """With two templates a part is without one of them, or nothing is left out."""
     x = random_stats()
-    plain = shift.shift_draws([x, x], "dh2", 50, {})
-    assert plain.shape == (50, 2, 40) and plain.std(0).min() > 0
+    plain = shift.shifts_without([x, x], "dh2", {})
+    assert plain.shape == (CUTS * GROUPS, 2, 40) and plain.std(0).min() > 0
     np.testing.assert_array_equal(plain[:, 0], plain[:, 1])
-    one = shift.shift_draws([x], "dh2", 50, dict.fromkeys(x.ids, "t"))
-    np.testing.assert_allclose(one, np.broadcast_to(shift.shift(x), (50, 1, 40)))
-    halves = {name: str(i % 2) for i, name in enumerate(x.ids)}
-    drawn = {tuple(np.round(row, 6)) for row in shift.shift_draws([x], "dh2", 50, halves)[:, 0]}
-    assert len(drawn) == 3
+    groups = {name: str(i % 2) for i, name in enumerate(x.ids)}
+    parts = {tuple(row) for row in shift.shifts_without([x], "dh2", groups)[:, 0].round(5)}
+    by_hand = [
+        x.dh2[rows].sum(0) / x.n[rows].sum() for rows in (slice(0, None, 2), slice(1, None, 2))
+    ]
+    assert parts == {tuple(row.round(5)) for row in (*by_hand, shift.shift(x))}
