@@ -151,13 +151,11 @@ sns.regplot(x=x, y=abs(y), ax=axis, ci=None, color=results.SAE_COLOUR, line_kws=
 _ = axis.set(xlabel=METRIC_NAMES["sts_icl"], ylabel="|change|", title=f"r = {its_r:.2f}")
 
 # %% [markdown]
-# That is all. The paper's number is the mean of this $r$ over the seeds. How sure is it? Two things
-# vary: which **domains** there are, and which **questions** were asked of them. Subjects of one
-# category are alike, so the interval for other domains leaves out a whole category in turn; it
-# covers 94 to 95% in simulation, where Fisher's, which takes all domains for independent, covers
-# 85%. Leaving out each twentieth of the questions in turn gives the interval for other questions.
-# And the outcome has a **reliability**: the share of its variance that is signal. Divided by its
-# root, $r$ becomes that with the true change.
+# That is all. The paper's number is the mean of this $r$ over the seeds. How sure is it? Other
+# domains, asked other questions, would give another. Subjects of one category are alike, so the
+# interval leaves out a whole category in turn. It covers 94 to 95% in simulation, where Fisher's,
+# which takes all domains for independent, covers 85%. And the outcome has a **reliability**: the
+# share of its variance that is signal. Divided by its root, $r$ becomes that with the true change.
 
 # %%
 seen = observed["sts_icl"]
@@ -167,8 +165,7 @@ print(f"r of the means over seeds, and its 95% interval, other categories drawn:
 print("Fisher's interval: [{:.2f}, {:.2f}]".format(*one.fisher))
 print(f"reliability of the absolute change: {one.reliability:.2f}")
 if one.testable:
-    low, high = one.within
-    print(f"r with the true change: {one.true:.2f}, other questions: [{low:.2f}, {high:.2f}]")
+    print("r with the true change: {:.2f} [{:.2f}, {:.2f}]".format(*one.with_true_change))
 
 # %% [markdown]
 # The same for both scores, with the absolute change as in the paper, and with the signed one.
@@ -246,8 +243,7 @@ def of_means(seen, kind: str) -> dict[str, float]:
     for part in ("between", "within"):
         row[f"r_{part}"] = str(stats.correlate(seen, kind, part))
     if r.testable:
-        row |= {"r_with_true_change": np.clip(r.true, -1, 1)}
-        row |= dict(zip(("true_low", "true_high"), r.within))
+        row |= dict(zip(("r_with_true_change", "true_low", "true_high"), r.with_true_change))
     return row
 
 
@@ -276,7 +272,7 @@ caption = (
     "reports. r: of means over seeds, [low, high] with other categories drawn, [fisher_low, "
     "fisher_high] as if domains were independent, Spearman ρ, permutation p. r_between: of the "
     "categories' means; r_within: of domains less these. r_with_true_change: without the "
-    "questions' noise, [true_low, true_high] with other questions. Selection paper: eight domains "
+    "questions' noise, r and its interval over √reliability. Selection paper: eight domains "
     "chosen by the outcome."
 )
 both = pd.concat([ours, their_r], ignore_index=True).reindex(columns=[*about, *columns])

@@ -40,7 +40,7 @@ from sts_utils import config, generate, models, questions, results, run, stats
 from sts_utils.features import FeatureStats, tokens_read
 from sts_utils.measured import Run
 from sts_utils.results import Claim
-from sts_utils.scores import cosine, expectation
+from sts_utils.scores import cosine
 from sts_utils.stats import Correlation
 
 profile = config.load(PROFILE, SEEDS)
@@ -57,15 +57,10 @@ print(f"{len(main.domain_names)} domains of {profile.domains}")
 
 
 # %%
-def mean_row(of: FeatureStats, weights: np.ndarray | None = None) -> np.ndarray:
-    """[d_model] the mean residual row of plain questions; [B, d_model] with `weights` [B, Q]."""
-    return expectation(of.r.astype(np.float64), of.n, weights)
-
-
 name, domain = next(iter(main.domains[0].items()))
 row = domain.r.sum(0, dtype=np.float64) / domain.n.sum()  # [d_model]
 print(f"{name}: {len(domain.n)} questions, {domain.n.sum()} tokens, a row of {len(row)}")
-np.testing.assert_allclose(row, mean_row(domain))
+np.testing.assert_allclose(row, domain.mean("r"))
 
 # %% [markdown]
 # - *mean raw activation*: the mean of $\bar r$ over its dimensions.
@@ -76,20 +71,19 @@ np.testing.assert_allclose(row, mean_row(domain))
 
 
 # %%
-def mean_activation(domain: FeatureStats, weights: np.ndarray | None = None) -> np.ndarray:
+def mean_activation(domain: FeatureStats) -> float:
     """Mean raw activation of a domain, over tokens and residual dims."""
-    sums = domain.r.sum(1).astype(np.float64)
-    return expectation(sums, domain.n, weights) / domain.r.shape[1]
+    return domain.mean("r").mean()
 
 
-def similarity(domain: FeatureStats, train: FeatureStats, weights=None) -> np.ndarray:
+def similarity(domain: FeatureStats, train: FeatureStats) -> np.ndarray:
     """Cosine of the mean residual rows of a domain and of the training set."""
-    return cosine(mean_row(domain, weights), train.mean("r"))
+    return cosine(domain.mean("r"), train.mean("r"))
 
 
-def moved(before: FeatureStats, after: FeatureStats, weights=None) -> np.ndarray:
+def moved(before: FeatureStats, after: FeatureStats) -> np.ndarray:
     """1 − cosine of a domain's mean residual rows before and after fine-tuning."""
-    return 1 - cosine(mean_row(before, weights), mean_row(after, weights))
+    return 1 - cosine(before.mean("r"), after.mean("r"))
 
 
 # %% [markdown]
@@ -112,9 +106,7 @@ shown = shown.astype(float).assign(change=[of[0].mean() for of in main.change_ar
 results.shown(shown.rename_axis("domain").reset_index())
 
 # %% [markdown]
-# Their correlation with the absolute change, of the means over seeds. `observe` also computes each
-# predictor without every twentieth of a domain's questions in turn, which is the weight 0 for
-# these: the interval for other questions is made of that.
+# Their correlation with the absolute change, of the means over seeds.
 
 # %%
 SIMPLE = ("mean_raw_activation", "similarity_domain_to_training_set", "distance_before_after_sft")
@@ -122,13 +114,8 @@ SIMPLE = ("mean_raw_activation", "similarity_domain_to_training_set", "distance_
 
 def r_of(predictor, *sides: list[list[FeatureStats]]) -> Correlation:
     """r with the absolute change of a predictor of each domain's `sides` [S][D]."""
-
-    def over_domains(s: int, weights) -> np.ndarray:  # [D], or [G, D] with weights [D][G, Q]
-        drawn = weights or [None] * len(main.domain_names)
-        given = zip(*(side[s] for side in sides), drawn)
-        return np.stack([predictor(*domain) for domain in given], axis=-1)
-
-    return stats.correlate(main.observe(over_domains))
+    values = [[predictor(*domain) for domain in zip(*seed)] for seed in zip(*sides)]  # [S][D]
+    return stats.correlate(main.observe(np.array(values).__getitem__))
 
 
 train = [[seed] * len(main.domain_names) for seed in main.train]
@@ -241,7 +228,7 @@ def skill(inputs: np.ndarray, change: np.ndarray, categories, r: Correlation) ->
     kept = [categories != name for name in np.unique(categories)]
     left_out = [1 - error[rest].sum() / none[rest].sum() for rest in kept]
     value = float(1 - error.sum() / none.sum())
-    return replace(r, value=value, left_out=np.array(left_out), true=np.nan, bounded=False)
+    return replace(r, value=value, left_out=np.array(left_out), bounded=False)
 
 
 # %% [markdown]

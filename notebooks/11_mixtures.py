@@ -31,11 +31,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from sts_utils import config, questions, results, run, stats
+from sts_utils import config, questions, results, run
 from sts_utils.experiments import mixtures
 from sts_utils.measured import Run
 from sts_utils.results import Claim
-from sts_utils.stats import Estimate
+from sts_utils.stats import Jackknife
 
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
@@ -90,28 +90,27 @@ logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3)
 # ## What each mixture changes
 #
 # Every model is asked the same test questions as the untouched one, so that the change is paired by
-# question. Questions are drawn again for the interval, the same ones for every mixture.
+# question. The interval leaves out each twentieth of the questions, the same for every mixture.
 
 
 # %%
 def gains_of(changes: pd.DataFrame, domains: Sequence[str], templates: Mapping[str, str]) -> dict:
-    """Mixture -> domain, and "mathematics" -> Estimate of the mean change against the untouched
-    model (`changes`: columns mixture, domain, id, change). The same questions are drawn for every
-    mixture, those of a template (`templates`: id -> it) together."""
+    """Mixture -> domain, and "mathematics" -> Jackknife of the mean change against the untouched
+    model (`changes`: columns mixture, domain, id, change). The same questions are left out for
+    every mixture, those of a template (`templates`: id -> it) together."""
     estimates = {name: {} for name in dict.fromkeys(changes.mixture)}
-    for stream, domain in enumerate(("mathematics", *domains)):
+    for domain in ("mathematics", *domains):
         wide = changes[changes.domain == domain].pivot(index="id", columns="mixture")["change"]
         groups = [templates.get(i, i) for i in wide.index]
         for name, of in estimates.items():
-            values = wide[name].to_numpy()[None]
-            of[domain] = Estimate(float(values.mean()), stats.mean_draws(values, stream, groups))
+            of[domain] = Jackknife.mean(wide[name].to_numpy()[None], groups)
     return estimates
 
 
 before = mixtures.evaluated(profile, None)
 change = {name: mixtures.evaluated(profile, name) - before for name in extra}
 changes = pd.concat(change, names=["mixture"]).rename("change").reset_index()
-gains = gains_of(changes, ends, questions.templates(profile))  # mixture -> domain -> Estimate
+gains = gains_of(changes, ends, questions.templates(profile))  # mixture -> domain -> Jackknife
 pd.DataFrame(gains).T.map(str)
 
 # %% [markdown]
@@ -172,14 +171,12 @@ results.publish(profile, "fig5", figure, caption)
 
 
 # %%
-def balance(gains: Mapping[str, Mapping[str, Estimate]], ends: Sequence[str]) -> Estimate:
+def balance(gains: Mapping[str, Mapping[str, Jackknife]], ends: Sequence[str]) -> Jackknife:
     """Squared distance between the changes of the two `ends`: mean of the one-sided mixtures, minus
-    that of the STS split. What noise adds to a square is taken off: once of the estimate's, twice
-    of a draw's."""
+    that of the STS split. What noise adds to a square, its variance, is taken off."""
     gaps = [gains[name][ends[0]] - gains[name][ends[1]] for name in ("all high", "all low", "STS")]
-    high, low, split = (gap.value**2 - gap.draws.var() for gap in gaps)
-    drawn = [gap.draws**2 - 2 * gap.draws.var() for gap in gaps]
-    return Estimate((high + low) / 2 - split, (drawn[0] + drawn[1]) / 2 - drawn[2])
+    squares = zip(*((e.value**2 - e.variance, e.left_out**2, e.seeds**2) for e in gaps))
+    return Jackknife(*((high + low) / 2 - split for high, low, split in squares))
 
 
 words = f"gain of {high} by its extra data minus gain of {low} by its own"

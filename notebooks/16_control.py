@@ -103,7 +103,7 @@ def kinds_of(names: Sequence[str], domains: Sequence[str]) -> np.ndarray:
 MEASURE, RELIABLE = "gold_log_odds", 0.8
 changes = {half: [] for half in halves}  # [D] arrays [T, S, Q]; NaN where it was not asked
 for half, p in halves.items():
-    runs = [[sets.change(p, name, s, sets.steps(p)) for s in p.seeds] for name in names[half]]
+    runs = [[sets.change(p, name, s) for s in p.seeds] for name in names[half]]
     cells = [[dict(list(t.groupby("domain")[MEASURE])) for t in row] for row in runs]
     for domain in domains[half]:
         unasked = np.full(len(questions.evaluation_questions(p)[domain]), np.nan)
@@ -163,7 +163,7 @@ gains = pd.DataFrame(rows)
 # %%
 ours = "This experiment is ours, not the paper's. No question is both trained on and asked. "
 ours += "; ".join(
-    f"{half}: {len(names[half])} sets, {sets.steps(p)} steps, {len(p.seeds)} seed(s), "
+    f"{half}: {len(names[half])} sets, {p.sft.examples} examples, {len(p.seeds)} seed(s), "
     f"{p.evaluation.questions} questions a domain at most, learning rate {p.sft.lr:g}"
     for half, p in halves.items()
 )
@@ -231,10 +231,8 @@ def overlaps(p, seed: int) -> dict[str, np.ndarray]:
 
 def short_runs(p, name: str, seed: int) -> dict[str, np.ndarray]:
     """Label -> [D]; NaN where a run was not asked."""
-    short = sets.change(p, name, seed, sets.steps(p, probe=True), sets.PROBE_QUESTIONS)
-    tables = {"probe run": short, "quick probe": sets.quick_probe(p, name, seed)}
-    means = {k: t.groupby("domain")[p.evaluation.measure].mean() for k, t in tables.items()}
-    return {kind: mean.reindex(sets.domains(p)).to_numpy() for kind, mean in means.items()}
+    change = sets.quick_probe(p, name, seed).groupby("domain")[p.evaluation.measure].mean()
+    return {"quick probe": change.reindex(sets.domains(p)).to_numpy()}
 
 
 # %% [markdown]
@@ -339,7 +337,7 @@ def partial(
     for skill in np.unique(skills_of[1]):
         its = np.logical_or.outer(*(of == skill for of in skills_of))
         rest.append(r_less_known(change, score[None], known, used & ~its)[0])
-    sides = np.array(rest), np.ones(len(rest)), float(r), np.empty(0)
+    sides = np.array(rest), np.ones(len(rest))
     return stats.Correlation(float(r), *sides, reliability=1.0, seeds=2), float(p)
 
 

@@ -42,8 +42,10 @@ import seaborn as sns
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils import config, generate, questions, results, stats
+from sts_utils.experiments import transfer
 from sts_utils.measured import Run
 from sts_utils.results import Claim
+from sts_utils.run import performance
 from sts_utils.scores import cosine, over_domains, shifted_dims
 from sts_utils.stats import Correlation
 
@@ -121,7 +123,9 @@ results.publish(profile, "matrix_changes", figure, caption)
 # %% [markdown]
 # ## Scores, rivals, placebos
 #
-# Each is an array [sets, domains], from the untouched model and the first seed.
+# Each is an array [sets, domains], from the untouched model and the first seed; but for the **probe
+# run**: the change after four steps on 16 examples, of questions that the outcome does not ask. No
+# set's answers are one of several options, so *right − wrong answers* (16) can't be had here.
 
 
 # %%
@@ -136,6 +140,16 @@ def words() -> np.ndarray:
     texts += ["\n".join(e.query for e in of) for of in asked]
     vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
     return np.stack([cosine(v, vectors[len(runs) :]) for v in vectors[: len(runs)]])
+
+
+def probed() -> np.ndarray:
+    """[T, D] change by the probe run."""
+    key, measure = ["domain", "id"], profile.evaluation.measure
+    before, rows = performance(first.profile).set_index(key)[measure], []
+    for one in runs.values():
+        after = transfer.probe(one.profile).set_index(key)[measure]
+        rows.append((after - before.loc[after.index]).groupby("domain").mean()[list(domains)])
+    return np.stack(rows)
 
 
 # %%
@@ -157,8 +171,12 @@ found["residual similarity"] = np.stack(
 active = [shifted_dims(replace(train, dh2=train.h), n) for train in trains]
 found["sts_act of the most active"] = rows_of("sts_act", active)
 found["overlap of words"] = words()
+pull = {d: transfer.gradients(first.profile, d)["loglik"] for d in domains}
+pulled = [transfer.gradients(one.profile)["loglik"] for one in runs.values()]
+found["gradient of answers"] = np.stack([cosine(g, np.stack(list(pull.values()))) for g in pulled])
 for score in ("sts_act", "sts_icl"):
     found[f"placebo: {score} outside D_N"] = rows_of(score, [of[n:] for of in ranked])
+tried = probed()
 shift = np.array([domain.dr2.sum() / domain.n.sum() for domain in read])
 found["placebo: the residual stream's shift"] = np.tile(shift, (len(names), 1))
 
@@ -201,7 +219,7 @@ def sure(statistic: Callable, score: np.ndarray, change: np.ndarray, share: floa
     rest = ~np.eye(len(names), dtype=bool)
     by_set = [statistic(score[keep], change[keep]) for keep in rest]
     parts = (np.array(by_category), sizes), (np.array(by_set), np.ones(len(names)))
-    value, more = statistic(score, change), (np.nan, np.empty(0), share, seeds)
+    value, more = statistic(score, change), (share, seeds)
     both = [Correlation(value, *part, *more, bounded=False) for part in parts]
     return max(both, key=lambda e: e.high - e.low)
 
@@ -240,9 +258,10 @@ STATISTICS = {
     "interaction": (interaction, change, "interaction"),
 }
 judged, rows = {}, []
-for label, score in found.items():
+for label, read_score in (found | {"probe run": tried}).items():
     row = {"score": label}
     for what, (statistic, outcome, share) in STATISTICS.items():
+        score = np.abs(read_score) if label == "probe run" and "absolute" in what else read_score
         e = judged[label, what] = sure(statistic, score, outcome, reliability[share])
         row[what] = f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
         paired = partial(minus_mispaired, statistic)
@@ -258,6 +277,7 @@ caption = (
 results.publish(profile, "matrix", pd.DataFrame(rows), caption)
 
 # %%
+found["probe run"] = tried
 figure, axes = plt.subplots(1, 2, figsize=(8, 0.8 + 0.25 * len(found)), sharey=True)
 for axis, what in zip(axes, ("r within sets, absolute", "interaction")):
     es = [judged[label, what] for label in found]

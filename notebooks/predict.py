@@ -124,9 +124,9 @@ if answers is not None:
     rows, changes = [], {}
     for domain, of in answers.groupby("domain"):
         changes[domain] = (of.after - of.before).to_numpy()[None]  # [1 seed, questions]
-        low, high = stats.interval(stats.mean_draws(changes[domain]))
+        e = stats.Jackknife.mean(changes[domain])
         before, after = of.before.mean(), of.after.mean()
-        rows.append((domain, len(of), before, after, after - before, low, high))
+        rows.append((domain, len(of), before, after, after - before, e.low, e.high))
     columns = ["domain", "questions", "before", "after", "change", "change_low", "change_high"]
     probe = pd.DataFrame(rows, columns=columns)
     probe = probe.sort_values("change", key=abs, ascending=False, ignore_index=True)

@@ -12,7 +12,7 @@ from sts_utils.config import Profile
 from sts_utils.corpora import packaged
 from sts_utils.features import FeatureStats
 from sts_utils.scores import PAPER_SCORES, ShiftedDims
-from sts_utils.stats import Correlation, Estimate, Jackknife, Observations
+from sts_utils.stats import Correlation, Jackknife, Observations
 
 read = FeatureStats.from_arrays
 
@@ -76,11 +76,9 @@ class Run:
 
     def shifts(self, side: str, field: str = "dh2") -> np.ndarray:
         """[1 + CUTS × GROUPS, S, F] shifts ("train", "prose", "actual") of all questions, then
-        without each part of these (stats.Jackknife), the same ones for every side. `field` of
-        FeatureStats: another's means, as "h", the activity, or "dr2", the shift of raw dims."""
-        seeds = getattr(self, side)
-        rest = scores.shifts_without(seeds, field, questions.templates(self.profile))
-        return np.concatenate([np.stack([seed.mean(field) for seed in seeds])[None], rest])
+        without each part of these, the same for every side. `field` of FeatureStats: another's
+        means, as "h", the activity, or "dr2", the shift of raw residual dims."""
+        return scores.shifts(getattr(self, side), field, questions.templates(self.profile))
 
     def overlap(self) -> Jackknife:
         """Overlap at N of the dims that demonstrations find and those that training moves."""
@@ -121,7 +119,7 @@ class Run:
             frames.append(after.assign(when="after", seed=seed))
         return pd.concat(frames, ignore_index=True)
 
-    def loss_change(self) -> Estimate:
+    def loss_change(self) -> Jackknife:
         """Change of the loss on held-out solutions, nats a token, paired by question and averaged
         over seeds."""
         table, wide = self.held_out, {"index": "seed", "columns": "id", "values": "solution_loglik"}
@@ -130,15 +128,15 @@ class Run:
         change = before.to_numpy() - after.to_numpy(float)
         templates = questions.templates(self.profile)
         groups = [templates.get(i, i) for i in after.columns]
-        return Estimate(float(change.mean()), stats.mean_draws(change, groups=groups))
+        return Jackknife.mean(change, groups)
 
-    def score(self, metric: str, s: int, weights: Sequence | None = None, dims=None) -> np.ndarray:
-        """[D] a score of every domain, of seed number s, on D_N or other `dims` [S]; [G, D] with
-        `weights` [G, Q] a domain. "cosine" is the signed score (ours) of a domain's mean shift."""
+    def score(self, metric: str, s: int, dims=None) -> np.ndarray:
+        """[D] a score of every domain, of seed number s, on D_N or other `dims` [S]. "cosine" is
+        the signed score (ours) of a domain's mean shift."""
         towards = self.train[s].mean("dh") if metric == "cosine" else None
-        how = {"definition": self.profile.definition, "weights": weights, "towards": towards}
-        domains, dims = list(self.domains[s].values()), (dims or self.dims)[s]
-        return scores.over_domains(metric, domains, dims, **how)
+        how = {"definition": self.profile.definition, "towards": towards}
+        domains = list(self.domains[s].values())
+        return scores.over_domains(metric, domains, (dims or self.dims)[s], **how)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -150,16 +148,10 @@ class Run:
         return pd.concat(frames, ignore_index=True)
 
     def observe(self, score_of: Callable) -> Observations:
-        """What a correlation of any score with the change is computed from. `score_of(s, weights)`:
-        [D] of seed number s, or [G, D] with weights [G, Q] a domain, how often each query counts.
-        """
-        values, left_out = [], []
-        for s, domains in enumerate(self.domains):
-            weights = [stats.without(len(one.n), d) for d, one in enumerate(domains.values())]
-            values.append(score_of(s, None))
-            left_out.append(score_of(s, weights))
-        arrays = np.stack(values), np.stack(left_out, 1)
-        return Observations(self.domain_names, self.categories, *arrays, self.change_arrays)
+        """What a correlation of any score with the change is computed from. `score_of(s)`: [D] of
+        seed number s."""
+        values = np.stack([score_of(s) for s in range(len(self.profile.seeds))])
+        return Observations(self.domain_names, self.categories, values, self.change_arrays)
 
     def observations(self, metrics=PAPER_SCORES, dims=None) -> dict[str, Observations]:
         """Metric -> what its correlation with the change is computed from, on D_N or others."""

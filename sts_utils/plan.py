@@ -5,7 +5,7 @@ A call needs only what calls of earlier rounds left in the store."""
 from sts_utils import corpora, fsdp, questions, run
 from sts_utils.config import Profile
 from sts_utils.control import scores as control
-from sts_utils.experiments import ablation, labels, mixtures, reinforced, selective
+from sts_utils.experiments import ablation, labels, mixtures, reinforced, selective, transfer
 from sts_utils.parallel import Call
 
 
@@ -66,6 +66,10 @@ def paper(p: Profile) -> list[list[Call]]:
     if "11" in asked:
         after += [(mixtures.evaluated, (p, name)) for name in (None, *mixtures.NAMES[:-1])]
         last.append((mixtures.evaluated, (p, mixtures.NAMES[-1])))  # where it is the half: there
+    if "17" in asked:
+        before += [(transfer.gradients, (q,)) for q in others]
+        before += [(transfer.gradients, (others[0], d)) for d in corpora.domains(p.domains)]
+        after += [(transfer.probe, (q,)) for q in others]
     if "12" in asked:
         before += [(run.rollouts, (like, seed)), (reinforced.accuracy, (like, None))]
         after += [(reinforced.accuracy, (like, rl[0])), (reinforced.own_answers, (like, seed))]

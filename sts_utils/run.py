@@ -211,6 +211,17 @@ def sft(p: Profile, settings: SftSettings, examples: Sequence, seed: int, out: P
     release()
 
 
+def briefly_tuned(p: Profile, examples, lr: float, seed: int, desc: str, steps: int | None = None):
+    """The model after a quick probe, which is not kept: fine-tuning in small batches, with no
+    warm-up. A step of AdamW is as long as its learning rate, whatever the batch."""
+    size = dict.fromkeys(("batch", "micro_batch"), train.QUICK_BATCH) | {"epochs": 1}
+    release()
+    model = models.load_model(p.model, p.sft.dtype, p.revision)
+    how = p.sft.model_copy(update=size), examples, lr, seed, desc, steps
+    train.train_answers(model.train(), tokenizer(p), *how, warmup=0)
+    return model.eval().to(getattr(torch, p.evaluation.dtype))
+
+
 def training_logs(p: Profile, trained: Mapping[object, tuple]) -> pd.DataFrame:
     """The logs of several models, a column `run` naming each."""
     logs = {name: pd.read_parquet(folder(p, m) / "log.parquet") for name, m in trained.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sts_utils.features import FeatureStats
-from sts_utils.stats import without
+from sts_utils.stats import parts
 
 PAPER_SCORES = ("sts_act", "sts_icl")
 
@@ -68,18 +68,14 @@ def overlaps(a: np.ndarray, b: np.ndarray, ks: np.ndarray) -> np.ndarray:
     return np.stack([(worst < k).sum(-1) for k in ks], axis=-1) / ks
 
 
-def shifts_without(
-    features: Sequence[FeatureStats], field: str, groups: Mapping[str, str]
-) -> np.ndarray:
-    """[CUTS × GROUPS, S, F] means of a field of each seed's features without each part of its
-    questions in turn. `groups`: example id -> template; those of a template are left out together.
-    """
-    parts = []
+def shifts(features: Sequence[FeatureStats], field: str, groups: Mapping[str, str]) -> np.ndarray:
+    """[1 + CUTS × GROUPS, S, F] means of a field of each seed's features, of all questions and then
+    without each part of these in turn (stats.parts); `groups`: example id -> template."""
+    found = []
     for stats in features:
-        names, group = np.unique([groups.get(i, i) for i in stats.ids], return_inverse=True)
-        weights = without(len(names))[:, group]
-        parts.append((weights @ getattr(stats, field)) / (weights @ stats.n)[:, None])
-    return np.stack(parts, 1)
+        weights = parts([groups.get(i, i) for i in stats.ids])
+        found.append((weights @ getattr(stats, field)) / (weights @ stats.n)[:, None])
+    return np.stack(found, 1)
 
 
 # --- step 2: the score of a domain -------------------------------------------------------------

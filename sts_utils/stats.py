@@ -2,19 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 from scipy import stats as scipy_stats
 
 DRAWS = 2000
-#: Whatever is drawn again, questions or seeds, has a generator of its own, so that two statistics
-#: of the same questions see the same replicates and their difference has an interval.
-_QUESTIONS, _SEEDS = 1, 3
 #: What of the change enters a correlation.
 CHANGES = {"absolute": np.abs, "signed": np.positive}
-#: Parts into which a domain's questions, and its queries, are cut, each left out in turn; and how
-#: often they are cut anew, for the interval of one cut depends on where it fell.
+#: Parts into which questions are cut, each left out in turn; and how often they are cut anew, for
+#: the interval of one cut depends on where it fell.
 GROUPS, CUTS = 20, 5
 #: An outcome of which less than this share of the variance between domains is signal tests nothing.
 TESTABLE = 0.5
@@ -42,29 +38,9 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-@cache
-def _multinomial(n: int, draws: int, key: tuple[int, ...]) -> np.ndarray:  # many ask for the same
-    return np.random.default_rng(key).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
-
-
-def counts(groups: Sequence, draws: int = DRAWS, key: tuple = (_QUESTIONS,)) -> np.ndarray:
-    """[B, n] how often each of n questions is drawn. Those of one of `groups` [n] are drawn
-    together: variants of a template are no independent questions."""
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    return _multinomial(len(names), draws, key)[:, group]
-
-
-def mean_draws(values: np.ndarray, stream: int = 0, groups: Sequence = ()) -> np.ndarray:
-    """[B] means of [S seeds, Q questions], both drawn again, those of one of `groups` [Q] together;
-    other `stream`, other questions."""
-    groups = groups if len(groups) else range(values.shape[1])
-    weights = counts(groups, key=(_QUESTIONS, stream, 0))
-    return over_seeds(weights @ values.T / weights.sum(1, keepdims=True))
-
-
 def over_seeds(drawn: np.ndarray) -> np.ndarray:
     """[B, …] means over seeds of draws [B, S, …], seeds drawn with replacement too."""
-    picked = np.random.default_rng(_SEEDS).integers(drawn.shape[1], size=drawn.shape[:2])
+    picked = np.random.default_rng(3).integers(drawn.shape[1], size=drawn.shape[:2])
     index = picked.reshape(*picked.shape, *[1] * (drawn.ndim - 2))
     return np.take_along_axis(drawn, index, axis=1).mean(1)
 
@@ -86,13 +62,20 @@ class Jackknife:
         rest = values[1:].mean(1)
         return cls(values[0].mean(0), rest.reshape(CUTS, GROUPS, *rest.shape[1:]), values[0])
 
+    @classmethod
+    def mean(cls, values: np.ndarray, groups: Sequence = ()) -> "Jackknife":
+        """The mean of [S seeds, Q]; questions of one of `groups` [Q] are left out together."""
+        weights = parts(groups if len(groups) else range(values.shape[1]))
+        return cls.of(weights @ values.T / weights.sum(1, keepdims=True))
+
     @property
-    def half(self) -> float:
-        """Half of the 95% interval, of whichever differ more: questions or seeds."""
+    def variance(self) -> float:
+        """Of whichever differ more: questions or seeds."""
         variance = (GROUPS - 1) * self.left_out.var(1).mean(0)
-        if (n := len(self.seeds)) > 1:
-            variance = np.maximum(variance, self.seeds.var(0, ddof=1) / n)
-        return scipy_stats.t.ppf(0.975, GROUPS - 1) * np.sqrt(variance)
+        n = len(self.seeds)
+        return np.maximum(variance, self.seeds.var(0, ddof=1) / n) if n > 1 else variance
+
+    half = property(lambda self: scipy_stats.t.ppf(0.975, GROUPS - 1) * self.variance**0.5)
 
     low = property(lambda self: self.value - self.half)
     high = property(lambda self: self.value + self.half)
@@ -104,6 +87,17 @@ class Jackknife:
         return Jackknife(*(getattr(self, name) - getattr(other, name) for name in fields))
 
     __str__ = Estimate.__str__
+
+
+def parts(groups: Sequence) -> np.ndarray:
+    """[1 + CUTS × GROUPS, n] weights of n questions: 1, then 0 for those of each part in turn.
+    Those of one of `groups` [n] are left out together: variants of a template are not independent.
+    """
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    rng = np.random.default_rng((0, len(names)))
+    cuts = [rng.permutation(len(names)) % GROUPS for _ in range(CUTS)]
+    kept = np.concatenate([cut[None] != np.arange(GROUPS)[:, None] for cut in cuts])
+    return np.vstack([np.ones(len(group)), kept[:, group]])
 
 
 def interval(drawn: np.ndarray) -> np.ndarray:
@@ -148,10 +142,8 @@ def reliability(changes: Sequence[np.ndarray], change: str = "signed") -> float:
 class Correlation:
     """A correlation over domains, or a difference of such, and how sure it is.
 
-    value: r of score and change as they were measured, less `origin`.
+    value: r of score and change as they were measured.
     left_out: [G] the same without each category of domains in turn; sizes: [G] their domains.
-    true: r / √reliability, with the true change, were it asked of every question there is.
-    questions: [CUTS × GROUPS] `true` without each part of the questions and queries in turn.
     reliability: of the change, the share of its variance that is signal; the least of several.
     seeds: of one, training noise can't be told from signal.
     bounded: whether it is an r, or made of several."""
@@ -159,22 +151,21 @@ class Correlation:
     value: float
     left_out: np.ndarray
     sizes: np.ndarray
-    true: float
-    questions: np.ndarray
     reliability: float
     seeds: int
     bounded: bool = True
-    origin: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
         """95%, other categories drawn: by leaving out each, on Fisher's scale where it is an r,
         with t of as many as are effective (domains² / sum of sizes²): 94 to 95% in simulation."""
         count = self.sizes.sum() ** 2 / (self.sizes**2).sum()
-        if not self.bounded:
-            return _jackknife(self.value, self.left_out, count)
-        z = np.arctanh((1 - 1e-9) * (np.array([self.value, *self.left_out]) + self.origin))
-        low, high = np.tanh(_jackknife(z[0], z[1:], count)) - self.origin
+        t = scipy_stats.t.ppf(0.975, max(count - 1, 1))
+        values = np.array([self.value, *self.left_out])
+        values = np.arctanh((1 - 1e-9) * values) if self.bounded else values
+        width = t * np.sqrt((len(self.left_out) - 1) * values[1:].var())
+        ends = np.array([values[0] - width, values[0] + width])
+        low, high = np.tanh(ends) if self.bounded else ends
         return float(low), float(high)
 
     low = property(lambda self: self.interval[0])
@@ -186,31 +177,29 @@ class Correlation:
         return fisher(self.value, int(self.sizes.sum()))
 
     @property
-    def within(self) -> tuple[float, float]:
-        """95% interval of `true`, these domains and other questions: the jackknife over groups."""
-        low, high = _jackknife(self.true, self.questions.reshape(-1, GROUPS))
-        return (max(low, -1.0), min(high, 1.0)) if self.bounded else (low, high)
+    def with_true_change(self) -> np.ndarray:
+        """[3] r and its interval over √reliability: with the change, were it asked of every
+        question there is."""
+        share = max(self.reliability, TESTABLE)
+        return (np.array([self.value, self.low, self.high]) / share**0.5).clip(-1, 1)
 
     @property
     def testable(self) -> bool:
         return self.reliability >= TESTABLE and self.seeds > 1
 
-    def __sub__(self, other: "Correlation | float") -> "Correlation":
-        if isinstance(other, Correlation):
-            return combined(lambda pair: pair[0] - pair[1], [self, other])
-        lower = {k: getattr(self, k) - other for k in ("value", "left_out", "true", "questions")}
-        return replace(self, **lower, origin=self.origin + other)
+    def __sub__(self, other: "Correlation") -> "Correlation":
+        return combined(lambda pair: pair[0] - pair[1], [self, other])
 
     __str__ = Estimate.__str__
 
 
 def combined(statistic: Callable, rs: Sequence[Correlation]) -> Correlation:
     """A smooth statistic of several correlations [K, …] of the same domains and questions."""
-    fields = zip(*((r.value, r.left_out, r.true, r.questions) for r in rs), strict=True)
-    value, left_out, true, questions = (statistic(np.array(field)) for field in fields)
+    value, left_out = (
+        statistic(np.array([getattr(r, k) for r in rs])) for k in ("value", "left_out")
+    )
     share, seeds = min(r.reliability for r in rs), min(r.seeds for r in rs)
-    sides = left_out, rs[0].sizes, float(true), questions
-    return Correlation(float(value), *sides, share, seeds, bounded=False)
+    return Correlation(float(value), left_out, rs[0].sizes, share, seeds, bounded=False)
 
 
 def fisher(r: float, n: int) -> tuple[float, float]:
@@ -219,34 +208,14 @@ def fisher(r: float, n: int) -> tuple[float, float]:
     return float(np.tanh(z - width)), float(np.tanh(z + width))
 
 
-def _jackknife(value: float, left_out: np.ndarray, count: float = 0) -> tuple[float, float]:
-    """95% by leaving out one of n parts in turn, t with a degree less than n or `count`; of several
-    cuts [C, n] the mean variance."""
-    n = left_out.shape[-1]
-    t = scipy_stats.t.ppf(0.975, max((count or n) - 1, 1))
-    width = t * np.sqrt((n - 1) * left_out.var(-1).mean())
-    return float(value - width), float(value + width)
-
-
-def without(n: int, stream: int = 0) -> np.ndarray:
-    """[CUTS × GROUPS, n] weights of n questions: 0 for those of each part in turn, else 1. Parts
-    are of nearly the same size."""
-    rng = np.random.default_rng((stream, n))
-    cuts = (rng.permutation(n) % GROUPS for _ in range(CUTS))
-    return np.concatenate([cut[None] != np.arange(GROUPS)[:, None] for cut in cuts]).astype(float)
-
-
 @dataclass(frozen=True)
 class Observations:
     """What a correlation over domains is computed from: the names of D domains and the category of
-    each, their `scores` [S seeds, D], those `left_out` [CUTS × GROUPS, S, D], without each part of
-    the queries, and `changes` of performance, [D] arrays [S, Q], of the same questions in a seed.
-    """
+    each, their `scores` [S seeds, D], and `changes` of performance, [D] arrays [S, Q]."""
 
     domains: tuple[str, ...]
     categories: tuple[str, ...]
     scores: np.ndarray
-    left_out: np.ndarray
     changes: Sequence[np.ndarray]
 
     def mean_changes(self) -> np.ndarray:
@@ -281,12 +250,6 @@ def correlate(observed: Observations, change: str = "absolute", part: str = "all
     def r(keep: np.ndarray) -> float:
         return float(pearson(*(side(v[keep], categories[keep], part) for v in (x, y))))
 
-    value, share = r(categories != ""), reliability(changes, change)
-    kept, questions = [(c, without(c.shape[1], d) > 0) for d, c in enumerate(changes)], []
-    for g, scores in enumerate(observed.left_out):
-        rest = [c[:, keep[g]] for c, keep in kept]
-        rest_r = pearson(scores.mean(0), CHANGES[change](np.array([c.mean() for c in rest])))
-        questions.append(float(rest_r) / max(reliability(rest, change), TESTABLE) ** 0.5)
     left_out = np.array([r(categories != name) for name in names])
-    sides = left_out, sizes, value / max(share, TESTABLE) ** 0.5, np.array(questions)
-    return Correlation(value, *sides, share, len(observed.scores))
+    sides = left_out, sizes, reliability(changes, change), len(observed.scores)
+    return Correlation(r(categories != ""), *sides)

@@ -50,7 +50,7 @@ def test_p_values_agree_with_intervals():
 
 def r(value, reliability, seeds=2):
     spread = value + np.linspace(-0.01, 0.01, 14)
-    own = {"left_out": spread, "sizes": np.ones(14), "true": value, "questions": spread}
+    own = {"left_out": spread, "sizes": np.ones(14)}
     return Correlation(value, reliability=reliability, seeds=seeds, **own)
 
 

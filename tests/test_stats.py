@@ -6,7 +6,7 @@ from scipy.stats import pearsonr
 
 from sts_utils import stats
 from sts_utils.scores import overlaps
-from sts_utils.stats import CUTS, GROUPS, Correlation, Estimate, Observations, correlate
+from sts_utils.stats import CUTS, GROUPS, Estimate, Observations, correlate
 
 DOMAINS, QUESTIONS = 14, 40
 
@@ -14,16 +14,20 @@ DOMAINS, QUESTIONS = 14, 40
 def test_mean_interval_is_near_the_normal_one():
     values = np.random.default_rng(0).normal(2.0, 1.0, size=400)
     normal = values.mean() + np.array([-1.96, 1.96]) * values.std(ddof=1) / 20
-    np.testing.assert_allclose(stats.interval(stats.mean_draws(values[None])), normal, atol=0.02)
+    e = stats.Jackknife.mean(values[None])
+    np.testing.assert_allclose([e.low, e.high], normal, atol=0.02)
 
 
-def test_means_of_the_same_questions_share_their_draws():
+def test_means_of_the_same_questions_leave_out_the_same_ones():
     values = np.random.default_rng(0).normal(size=(2, 2, 60))
-    one, other = (stats.mean_draws(v) for v in values)
-    np.testing.assert_allclose(stats.mean_draws(values[0] - values[1]), one - other)
-    assert not np.allclose(stats.mean_draws(values[0], stream=1), one)
-    zero = Estimate(0.5, one) - Estimate(0.5, one)
+    one, other, gap = map(stats.Jackknife.mean, (*values, values[0] - values[1]))
+    paired = one - other
+    assert (paired.value, paired.low) == pytest.approx((gap.value, gap.low))
+    zero = one - one
     assert (zero.value, zero.low, zero.high) == (0.0, 0.0, 0.0)
+    assert (one - 0.5).high == pytest.approx(one.high - 0.5)
+    one, two = (stats.Jackknife.mean(values[0] + far * np.array([[0.0], [1.0]])) for far in (0, 3))
+    assert two.half > 1.5 > one.half  # seeds that differ more than questions do
 
 
 def test_the_interval_of_an_overlap_holds_that_of_endless_questions():
@@ -33,7 +37,7 @@ def test_the_interval_of_an_overlap_holds_that_of_endless_questions():
     for _ in range(60):
         base, seeds = rng.normal(0, 1.5, 300), 2
         found, moved, active = (np.exp(0.8 * base + rng.normal(0, 0.8, 300)) for _ in range(3))
-        values, keep = [], np.vstack([np.ones(60), stats.without(60)])
+        values, keep = [], stats.parts(range(60))
         for _ in range(seeds):
             use = np.exp(rng.normal(0, 1.2, (60, 300))) * (rng.random((60, 300)) < 0.5)
             noise = (np.exp(rng.normal(0, 0.7, use.shape)) for _ in range(2))
@@ -57,20 +61,25 @@ def test_seeds_are_drawn_again_too_the_same_ones_in_a_shorter_bootstrap():
         np.testing.assert_array_equal(np.abs(gap.draws), np.abs(drawn[:60, 0] - drawn[:60, 1]))
 
 
-def test_variants_of_a_template_are_drawn_together():
+def test_variants_of_a_template_are_left_out_together():
     """The interval is as wide as that of the templates' means; alone, questions look surer."""
     rng = np.random.default_rng(0)
     groups = np.repeat([f"t{i:02}" for i in range(40)], 5)
     values = (np.repeat(rng.normal(size=40), 5) + 0.1 * rng.normal(size=200))[None]
-    drawn = stats.mean_draws(values, groups=groups)
+    e = stats.Jackknife.mean(values, groups)
     se = values.reshape(40, 5).mean(1).std(ddof=1) / 40**0.5
-    assert drawn.std() == pytest.approx(se, rel=0.05)
-    assert stats.mean_draws(values).std() < 0.6 * se
+    assert e.variance**0.5 == pytest.approx(se, rel=0.1)
+    assert stats.Jackknife.mean(values).variance < 0.4 * e.variance
     order = rng.permutation(200)
-    np.testing.assert_allclose(stats.mean_draws(values[:, order], groups=groups[order]), drawn)
+    assert stats.Jackknife.mean(values[:, order], groups[order]).low == pytest.approx(e.low)
+    parts = stats.parts(range(32))[1:].reshape(CUTS, GROUPS, 32)
+    for cut in parts:
+        assert (cut == 0).sum(1).tolist() == [2] * 12 + [1] * 8
+        np.testing.assert_array_equal((cut == 0).sum(0), 1)
+    assert not np.array_equal(parts[0], parts[1])
 
 
-def world(rng, r: float, signal: float, change: str = "signed", parts: int = GROUPS):
+def world(rng, r: float, signal: float, change: str = "signed"):
     """(what is observed, [D] score, [D] true change): they correlate with r over all possible
     domains. The change's sd over them is `signal` standard errors of one. Absolute: its size's."""
     score = rng.normal(size=DOMAINS)
@@ -80,16 +89,15 @@ def world(rng, r: float, signal: float, change: str = "signed", parts: int = GRO
     true = signal * true
     noise = rng.normal(size=(DOMAINS, QUESTIONS)) * QUESTIONS**0.5
     changes = list((true[:, None] + noise)[:, None])
-    left_out = np.broadcast_to(score, (parts, 1, DOMAINS))
     names = (*map(str, range(DOMAINS)),)
-    return Observations(names, names, score[None], left_out, changes), score, true
+    return Observations(names, names, score[None], changes), score, true
 
 
 def test_r_is_pearson_s_of_means_over_seeds():
     rng = np.random.default_rng(0)
     scores, changes = rng.normal(size=(3, 6)), [rng.normal(d, 1, size=(3, 9)) for d in range(6)]
     names = tuple("abcdef")
-    seen = Observations(names, names, scores, np.stack([scores] * 20), changes)
+    seen = Observations(names, names, scores, changes)
     x, y = scores.mean(0), np.array([c.mean() for c in changes])
     found = correlate(seen, "signed")
     assert found.value == pytest.approx(pearsonr(x, y).statistic)
@@ -99,14 +107,15 @@ def test_r_is_pearson_s_of_means_over_seeds():
     se = [c.mean(0).std(ddof=1) / 3 for c in changes]
     noise = np.mean(np.square(se)) + stats.run_variance(changes)
     assert found.reliability == pytest.approx(1 - noise / y.var(ddof=1))
-    assert found.true == pytest.approx(found.value / found.reliability**0.5)
+    by_hand = np.array([found.value, found.low, found.high]) / max(found.reliability, 0.5) ** 0.5
+    np.testing.assert_allclose(found.with_true_change, by_hand.clip(-1, 1))
     assert correlate(seen).value == pytest.approx(pearsonr(x, abs(y)).statistic)
 
 
 def test_categories_are_left_out_whole_and_taken_apart():
     rng, names = np.random.default_rng(0), tuple("aabbbc")
     scores, changes = rng.normal(size=(2, 6)), [rng.normal(size=(2, 9)) for _ in range(6)]
-    seen = Observations(tuple("uvwxyz"), names, scores, np.stack([scores] * 20), changes)
+    seen = Observations(tuple("uvwxyz"), names, scores, changes)
     x, y = scores.mean(0), np.array([c.mean() for c in changes])
     found, kept = correlate(seen, "signed"), np.array(names)
     by_hand = [pearsonr(x[kept != n], y[kept != n]).statistic for n in "abc"]
@@ -116,9 +125,6 @@ def test_categories_are_left_out_whole_and_taken_apart():
     assert correlate(seen, "signed", "between").value == pytest.approx(pearsonr(*means).statistic)
     rest = [v - np.array(m)[[0, 0, 1, 1, 1, 2]] for v, m in zip((x, y), means, strict=True)]
     assert correlate(seen, "signed", "within").value == pytest.approx(pearsonr(*rest).statistic)
-    lower = found - 0.6  # tested at another value: the same interval, moved
-    ends = lower.value, lower.low, lower.high
-    assert ends == pytest.approx((found.value - 0.6, found.low - 0.6, found.high - 0.6))
 
 
 def test_the_paper_selects_by_the_outcome_of_each_seed(notebook_functions):
@@ -139,19 +145,16 @@ def test_the_paper_selects_by_the_outcome_of_each_seed(notebook_functions):
 def test_intervals_cover_the_truth(r, signal, change):
     """92 to 98% hold it, up to the simulation's noise; of nothing 3 to 7% find something."""
     rng, worlds = np.random.default_rng([int(10 * r), signal, change == "signed"]), 400
-    rejected, covered, within, testable, true_r = 0, 0, 0, 0, r if signal else 0.0
+    rejected, covered, testable, true_r = 0, 0, 0, r if signal else 0.0
     for _ in range(worlds):
-        seen, score, true = world(rng, r, signal, change)
+        seen, *_ = world(rng, r, signal, change)
         found = correlate(seen, change)
         rejected += found.low > 0 or found.high < 0
         if found.reliability >= stats.TESTABLE:  # of one seed it is not, in a run
             testable += 1
             covered += found.low <= true_r * found.reliability**0.5 <= found.high
-            (low, high), size = found.within, stats.CHANGES[change](true)
-            within += low <= stats.pearson(score, size) <= high
     slack = 2.5 * (0.05 * 0.95 / max(testable, 1)) ** 0.5
-    for held in (covered, within) if signal else ():
-        assert 0.92 - slack / 2 <= held / testable <= 0.98 + slack / 2
+    assert not signal or 0.92 - slack / 2 <= covered / testable <= 0.98 + slack / 2
     assert true_r or 0.03 - 0.02 <= rejected / worlds <= 0.07 + 0.02
     assert signal or testable / worlds < 0.1
     assert signal < 3 or testable > 0.98 * worlds
@@ -169,7 +172,7 @@ def test_intervals_cover_where_domains_of_a_category_are_alike(r, alike):
         shared, own = rng.normal(size=(2, 27)), rng.normal(size=(2, count))
         x, other = alike**0.5 * shared[:, place] + (1 - alike) ** 0.5 * own
         y = r * x + (1 - r**2) ** 0.5 * other
-        seen = Observations(names, names, x[None], np.empty((0, 1, count)), list(y[:, None, None]))
+        seen = Observations(names, names, x[None], list(y[:, None, None]))
         found = correlate(seen, "signed")
         held += found.low <= r <= found.high
         fishers += found.fisher[0] <= r <= found.fisher[1]
@@ -182,7 +185,7 @@ def test_a_spread_is_not_folded_upward(notebook_functions):
     unfold = notebook_functions("09_saes").unfolded
     rng, plain, unfolded, covered = np.random.default_rng(0), [], [], 0
     for _ in range(60):
-        rs = [correlate(world(rng, 0.5, 2, parts=0)[0]) for _ in range(3)]
+        rs = [correlate(world(rng, 0.5, 2)[0]) for _ in range(3)]
         spread = stats.combined(lambda r: r.var(0, ddof=1), rs)
         plain.append(spread.value)
         unfolded.append(unfold(spread).value)
@@ -210,20 +213,6 @@ def test_what_training_runs_add_to_the_noise():
         assert stats.reliability(list(runs)) < stats.reliability(list(alike))
     assert np.mean(found) == pytest.approx(2**2 / 3, rel=0.1) and np.mean(none) < 0.05
     assert stats.run_variance([one[:1] for one in runs]) == 0
-
-
-def test_an_interval_of_several_cuts_is_of_their_mean_variance():
-    parts = 0.3 + 0.02 * np.random.default_rng(0).normal(size=(2, GROUPS))
-    cuts = (parts[:1], parts[1:], parts)
-    own = {"left_out": parts[0], "sizes": np.ones(GROUPS), "true": 0.3, "seeds": 2}
-    found = (Correlation(0.3, questions=c.ravel(), reliability=0.9, **own).within for c in cuts)
-    one, other, both = ((high - low) ** 2 for low, high in found)
-    assert both == pytest.approx((one + other) / 2)
-    weights = stats.without(32).reshape(CUTS, GROUPS, 32)
-    for cut in weights:
-        assert (cut == 0).sum(1).tolist() == [2] * 12 + [1] * 8
-        np.testing.assert_array_equal((cut == 0).sum(0), 1)
-    assert not np.array_equal(weights[0], weights[1])
 
 
 def test_differences_are_paired_and_judged_by_the_worse_outcome():

@@ -3,18 +3,15 @@
 import random
 
 import numpy as np
-import torch
 
-from sts_utils import corpora, interventions, prompts, questions, run, saes
+from sts_utils import corpora, prompts, questions, run
 from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.control import sets
-from sts_utils.evaluate import OptionsLM
 from sts_utils.examples import by_domain
-from sts_utils.generate import chat_text
+from sts_utils.gradients import pulls
 
 READ = (*run.READ, *run.DOMAINS, "sft.examples", "control.demonstrations", "control.contexts")
-QUESTIONS = 8  # of one backward pass
 
 
 def at_answer(p: Profile) -> Profile:
@@ -55,45 +52,9 @@ def answer_pairs(p: Profile, name: str, seed: int | None = None) -> prompts.Pair
 
 @cached(*READ, "evaluation.dtype")
 def gradients(p: Profile, name: str, seed: int | None = None) -> dict[str, np.ndarray]:
-    """Which way the answers of a training set and seed, or of a domain's scored questions, pull the
-    residual stream r after the SAE's block, before training: sums over a question's tokens, sinks
-    left out, mean over questions, of gradients g = ∂/∂r of the log-odds of the gold option against
-    the others (ours). Training raises the likelihood of whole answers, most of which is form that
-    all options share; the log-odds leave that out.
-
-    | key | shape | is |
-    |---|---|---|
-    | odds | [d_model] | g of the log-odds |
-    | features | [F] | h_j (d_j · g): how far each active feature carries the log-odds |
-    | loglik | [d_model] | g of the gold option's log-likelihood |
-    """
+    """Pulls (gradients.py) of a training set and seed, or of a domain's scored questions."""
     chosen = questions.domain_queries(p, name, 0) if seed is None else sets.drawn(p, name, seed)
-    chosen, hook, tokenizer = chosen[: p.sts.queries], run.hook(p), questions.tokenizer(p)
-    model, sums = run.whole(p).requires_grad_(False), {}
-    lm, leaves = OptionsLM(model, tokenizer), []
-
-    def leaf(residual: torch.Tensor) -> torch.Tensor:
-        leaves.append(residual.detach().requires_grad_())
-        return leaves[-1]
-
-    for start in range(0, len(chosen), QUESTIONS):
-        rows = []
-        for e in chosen[start : start + QUESTIONS]:
-            options = [e.answer, *(option for option in e.options if option != e.answer)]
-            rows.append(lm.pieces(chat_text(tokenizer, e.question), options))
-        with interventions.edited(model, {hook.layer: leaf}):
-            scores = lm.score(rows)  # of each question: the gold option's, then the others'
-        odds = sum(options[0] - options[1:].logsumexp(0) for options in scores)
-        loglik, at = sum(options[0] for options in scores), leaves.pop()
-        residual = at.detach().flatten(0, 1).float()
-        kept = residual.norm(dim=-1) < hook.sink_norm
-        g_odds = torch.autograd.grad(odds, at, retain_graph=True)[0].flatten(0, 1)[kept]
-        g_loglik = torch.autograd.grad(loglik, at)[0].flatten(0, 1)[kept]
-        along = g_odds.float() @ hook.sae.W_dec.float().T
-        carried = saes.encode(hook.sae, residual[kept]) * along
-        for key, terms in (("odds", g_odds), ("features", carried), ("loglik", g_loglik)):
-            sums[key] = sums.get(key, 0) + terms.sum(0).double().cpu()
-    return {key: (total / len(chosen)).float().numpy() for key, total in sums.items()}
+    return pulls(p, chosen[: p.sts.queries])
 
 
 def rounds(profile: Profile) -> list[list[tuple]]:
@@ -102,13 +63,13 @@ def rounds(profile: Profile) -> list[list[tuple]]:
     parts, after = sets.parts(profile).values(), []
     before = [(run.performance, (p,)) for p in {p.domains: p for p in parts}.values()]
     for p in parts:
-        q, short = at_answer(p), (sets.steps(p, probe=True), sets.PROBE_QUESTIONS)
+        q = at_answer(p)
         for d in sets.domains(p):
             before += [(answer_features, (q, d)), (gradients, (p, d))]
             before += [(run.domain_features, (at, d, s)) for at in (p, q) for s in p.seeds]
         for cell in ((name, seed) for seed in p.seeds for name in p.control.part.sets):
-            after += [(sets.change, (p, *cell, sets.steps(p))), (sets.change, (p, *cell, *short))]
-            after += [(sets.quick_probe, (p, *cell)), (gradients, (p, *cell))]
+            after += [(sets.change, (p, *cell)), (sets.quick_probe, (p, *cell))]
+            after.append((gradients, (p, *cell)))
             after += [(shift_features, (at, *cell)) for at in (p, q)]
             after.append((answer_features, (q, *cell)))
     return [before, after]

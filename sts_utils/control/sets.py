@@ -2,16 +2,14 @@
 
 A set is questions of one domain, a skill on a surface: those that are neither asked nor shown."""
 
-import math
 import random
 import shutil
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from sts_utils import corpora, evaluate, models, questions, run, train
+from sts_utils import corpora, evaluate, questions, run
 from sts_utils.cache import cached
 from sts_utils.config import Profile, SweepSettings
 from sts_utils.corpora import skills
@@ -62,42 +60,30 @@ def examples(p: Profile, name: str, seed: int) -> list[Example]:
     return [with_answer(e) for e in drawn(p, name, seed)]
 
 
-def steps(p: Profile, probe: bool = False) -> int:
-    """Optimizer steps of the whole dose, or of the probe run."""
-    whole = math.ceil(p.sft.examples / p.sft.batch) * p.sft.epochs
-    return max(2, round(whole / 20)) if probe else whole  # the first is at learning rate 0: warm-up
-
-
 @cached(*run.MODEL, "domains", "demonstrations", "evaluation.questions", "sft", folder=True)
-def finetuned(p: Profile, name: str, seed: int, steps: int, out: Path | None = None) -> None:
-    """The model after so many steps of SFT on a training set."""
-    run.sft(p, p.sft, examples(p, name, seed), seed, out, steps)
+def finetuned(p: Profile, name: str, seed: int, *, out: Path) -> None:
+    """The model after SFT on a training set."""
+    run.sft(p, p.sft, examples(p, name, seed), seed, out)
 
 
 @cached(*run.ASKED, "sft")
-def change(p: Profile, name: str, seed: int, steps: int, most: int | None = None) -> pd.DataFrame:
-    """Performance after so many steps of SFT on a set − before: domain, id and the measures, a row
-    a question, at most so many a domain. The untouched model is asked once, for all sets."""
-    model = (finetuned, name, seed, steps)
-    after = run.performance(p, model, None, _asked(p, name, most))
+def change(p: Profile, name: str, seed: int) -> pd.DataFrame:
+    """Performance after SFT on a set − before: domain, id and the measures, a row a question. The
+    untouched model is asked once, for all sets."""
+    model = (finetuned, name, seed)
+    after = run.performance(p, model, None, _asked(p, name, None))
     shutil.rmtree(finetuned.path(p, *model[1:]), ignore_errors=True)  # two a cell are a disk full
     return _since(p, after)
 
 
 @cached(*run.ASKED, "sft")
 def quick_probe(p: Profile, name: str, seed: int) -> pd.DataFrame:
-    """The same after a tenth of the examples, in small batches at ten times the learning rate, with
-    no warm-up: a step of AdamW is as long as its learning rate, whatever the batch."""
-    size = {"batch": train.QUICK_BATCH, "micro_batch": train.QUICK_BATCH, "epochs": 1}
-    settings = p.sft.model_copy(update=size | {"lr": 10 * p.sft.lr})
-    chosen = examples(p, name, seed)[: max(1, p.sft.examples // 10)]
-    tokenizer, how, desc = questions.tokenizer(p), (settings.lr, seed), f"probe {name}"
-    run.release()
-    model = models.load_model(p.model, settings.dtype, p.revision)
-    train.train_answers(model.train(), tokenizer, settings, chosen, *how, desc, warmup=0)
-    model = model.eval().to(getattr(torch, p.evaluation.dtype))  # as before it
+    """The same after a tenth of the examples at ten times the learning rate."""
+    chosen, desc = examples(p, name, seed)[: max(1, p.sft.examples // 10)], f"probe {name}"
+    model = run.briefly_tuned(p, chosen, 10 * p.sft.lr, seed, desc)
     asked = _asked(p, name, PROBE_QUESTIONS)
-    return _since(p, evaluate.option_likelihoods(model, tokenizer, asked, desc=desc))
+    after = evaluate.option_likelihoods(model, questions.tokenizer(p), asked, desc=desc)
+    return _since(p, after)
 
 
 def _asked(p: Profile, name: str, most: int | None) -> tuple[Example, ...]:

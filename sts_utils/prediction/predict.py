@@ -16,7 +16,7 @@ from tqdm import tqdm
 from sts_utils import evaluate, models, prompts, questions, run, saes, scores, stats, store
 from sts_utils import train as sft
 from sts_utils.cache import cached
-from sts_utils.config import Profile, SftSettings
+from sts_utils.config import Profile
 from sts_utils.examples import Example, split, with_answer
 from sts_utils.features import FeatureStats
 from sts_utils.prediction.sources import drawn, key, read, read_evaluation
@@ -142,7 +142,8 @@ def predict(
         held.cache_clear()  # a folder may have been written again
     unread = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
     reads = {"model": os.fspath(model), "sae": os.fspath(sae), "layer": saes.layer(os.fspath(sae))}
-    p = Profile(name="predict", about="", dtype=dtype, **reads, **unread)
+    exact = {name: {"dtype": dtype} for name in ("sft", "evaluation")}
+    p = Profile(name="predict", about="", dtype=dtype, **exact, **reads, **unread)
 
     def fitting(examples: list[Example], what: str) -> list[Example]:
         # those of which any `shots` and a question fit into the context; 32: a turn's marks
@@ -222,23 +223,19 @@ def measurable(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Exampl
     return [with_answer(e) if e.options and e.answer else e for e in plain]
 
 
-@cached(*run.MODEL, "dtype")
+@cached(*run.MODEL, "sft", "evaluation.dtype")
 def tried(p: Profile, steps: int, learned: Sequence[Example], asked, seed: int) -> pd.DataFrame:
     """`asked` before and after fine-tuning on `learned`, whose model is not kept: domain, id,
     measure, before, after: of multiple choice log-odds, or the answer's log-likelihood a token."""
-    run.release()
-    tokenizer, model = questions.tokenizer(p), models.load_model(p.model, p.dtype, p.revision)
     lr = LR * min(1, WIDTH / models.check(p.model, p.layer, p.revision))
-    settings = SftSettings(batch=BATCH, micro_batch=BATCH, lr=lr, dtype=p.dtype)
     measure, name = partial(evaluate.option_likelihoods, desc="probe"), "gold_log_odds"
     if not _are_choices(asked):
-        measure = partial(evaluate.solution_loglik, max_length=settings.max_length)
+        measure = partial(evaluate.solution_loglik, max_length=p.sft.max_length)
         name = "solution_loglik"
     rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked], "measure": name}
     for side in ("before", "after"):
-        if side == "after":
-            how = settings, learned, lr, seed, "probe", steps
-            sft.train_answers(model.train(), tokenizer, *how, warmup=0)
-        found = measure(model.eval(), tokenizer, asked).drop_duplicates("id")  # one in two domains
-        rows[side] = found.set_index("id")[name].loc[rows["id"]].to_numpy()
+        how = learned, lr, seed, "probe", steps
+        model = run.whole(p) if side == "before" else run.briefly_tuned(p, *how)
+        found = measure(model, questions.tokenizer(p), asked).drop_duplicates("id")
+        rows[side] = found.set_index("id")[name].loc[rows["id"]].to_numpy()  # one in two domains
     return pd.DataFrame(rows)

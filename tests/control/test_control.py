@@ -75,8 +75,8 @@ def test_all_that_is_planned_is_computed_and_no_model_is_kept(part):
     before, after = scores.rounds(part.model_copy(update={"control": settings}))
     for function, args in before + after:
         function(*args, part=part.sae if "features" in function.__name__ else None)
-    assert not sets.finetuned.path(part, NAME, 0, sets.steps(part)).exists()
-    for table in (sets.change(part, NAME, 0, sets.steps(part)), sets.quick_probe(part, NAME, 0)):
+    assert not sets.finetuned.path(part, NAME, 0).exists()
+    for table in (sets.change(part, NAME, 0), sets.quick_probe(part, NAME, 0)):
         asked = 12 * [part.evaluation.questions]
         assert list(table.groupby("domain").size()) == asked and table.gold_log_odds.any()
     q = scores.at_answer(part)

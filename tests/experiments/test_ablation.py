@@ -10,40 +10,13 @@ from sts_utils.measured import overlap
 
 
 def test_chosen_features(random_stats):
-    actual = random_stats(features=400)
-    chosen, alike = ablation.matched(actual, AblationSettings(counts=(10, 50), draws=3))
-    assert len(chosen) == 1 + 2 * (1 + 3 + 3) and len(chosen["none", 0, 0]) == 0
-    activity = actual.h.sum(0) / actual.n.sum()
-    rank = np.argsort(np.argsort(-activity))
-    for count in (10, 50):
-        shifted = chosen["shifted", count, 0]
-        assert set(shifted) == set(np.argsort(-actual.dh2.sum(0))[:count])
-        for which in ("random", "active"):
-            draws = [chosen[which, count, draw] for draw in range(3)]
-            assert len({frozenset(ids) for ids in draws}) == 3
-            assert all(len(set(ids)) == count for ids in draws)
-        for active in draws:
-            assert not set(active) & set(shifted)
-            # rank for rank: a handful of places away, among 400
-            assert np.abs(np.sort(rank[active]) - np.sort(rank[shifted])).mean() < 10
-        by_hand = [activity[active].sum() for active in draws]
-        assert alike[count] == pytest.approx(np.mean(by_hand) / activity[shifted].sum(), rel=1e-6)
-        assert alike[count] == pytest.approx(1, rel=0.1)
-
-
-def test_more_features_than_there_are_others_to_match(random_stats, monkeypatch):
-    settings = AblationSettings(counts=(15, 30, 99), draws=1)
-    monkeypatch.setattr(ablation, "MATCHED", 0)
-    chosen, alike = ablation.matched(random_stats(), settings)
-    assert len(set(chosen["active", 15, 0])) == 15
-    assert not set(chosen["active", 15, 0]) & set(chosen["shifted", 15, 0])
-    active = chosen["active", 30, 0]
-    assert len(set(active)) == len(active) == len(chosen["shifted", 30, 0])
-    assert list(alike) == [15, 30]  # 40 features only
-    best, worst = sorted(alike, key=alike.get, reverse=True)
-    monkeypatch.setattr(ablation, "MATCHED", alike[best])  # a control is as active, or absent
-    kept = {key[:2] for key in ablation.matched(random_stats(), settings)[0]}
-    assert ("active", best) in kept and ("active", worst) not in kept and ("shifted", 30) in kept
+    actual, settings = random_stats(features=40), AblationSettings(counts=(10, 99), draws=3)
+    chosen = ablation.chosen(actual, settings)  # 40 features only
+    assert len(chosen) == 1 + 1 + 3 and len(chosen["none", 0, 0]) == 0
+    assert set(chosen["shifted", 10, 0]) == set(np.argsort(-actual.dh2.sum(0))[:10])
+    draws = [chosen["random", 10, draw] for draw in range(3)]
+    assert len({frozenset(ids) for ids in draws}) == 3
+    assert all(len(set(ids)) == 10 for ids in draws)
 
 
 def test_changes_are_paired_by_question():
@@ -55,12 +28,11 @@ def test_changes_are_paired_by_question():
     table = table.reset_index().sample(frac=1, random_state=0)
     lost = ablation.changes(table, "loglik", {})
     alike = ablation.changes(table, "loglik", dict.fromkeys("abcdef", "one template"))
-    np.testing.assert_allclose(alike["shifted", 2].draws, alike["shifted", 2].value)
+    assert np.isnan(alike["shifted", 2].half)  # of one template nothing is known
     intact, shifted = values["none", 0, 0], values["shifted", 2, 0]
     assert lost["shifted", 2].value == pytest.approx((shifted - intact).mean())
     random = np.mean([values["random", 2, draw] - intact for draw in range(2)])
     assert lost["random", 2].value == pytest.approx(random)
-    assert lost["shifted", 2].draws.mean() == pytest.approx((shifted - intact).mean(), abs=0.05)
 
 
 def test_shares_and_overlap_of_shifts_by_hand(run, notebook_functions):
@@ -90,4 +62,4 @@ def test_losses_are_paired_by_question(run):
     run.held_out = pd.concat([before.assign(when="before", seed=pd.NA), *after])
     change = run.loss_change()
     assert change.value == pytest.approx(np.mean([-0.1, -0.2, -0.3, -0.2, -0.4, -0.6]))
-    assert -0.6 <= change.low < change.value < change.high <= -0.1
+    assert -0.6 <= change.low < change.value < change.high < 0

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sts_utils.experiments import mixtures
-from sts_utils.stats import Estimate
+from sts_utils.stats import Jackknife
 
 ENDS = ("law", "math")
 
@@ -66,22 +66,24 @@ def test_gains_are_paired_by_question(notebook):
     rows = pd.concat([one, one.assign(mixture="STS", change=3 * change)])
     gains = notebook.gains_of(rows.sample(frac=1, random_state=0), ENDS, {})
     assert gains["STS"]["math"].value == pytest.approx(3 * change[6:11].mean())
-    np.testing.assert_allclose(gains["STS"]["law"].draws, 3 * gains["none"]["law"].draws)
+    assert gains["STS"]["law"].half == pytest.approx(3 * gains["none"]["law"].half)
 
 
-def exact(law, math):
-    return {"law": Estimate(law, np.full(400, law)), "math": Estimate(math, np.full(400, math))}
+def means(law, math):
+    """Domain -> Jackknife of the mean of values [questions]."""
+    return {d: Jackknife.mean(of[None]) for d, of in (("law", law), ("math", math))}
 
 
 def test_a_squared_distance_is_by_hand_and_not_folded_upward(notebook):
-    """Over worlds with the same true gap the estimates, and their draws, average to its square."""
-    gains = {"all low": exact(1, 4), "all high": exact(7, 3), "STS": exact(5, 4)}
-    assert notebook.balance(gains, ENDS).low == ((7 - 3) ** 2 + (1 - 4) ** 2) / 2 - (5 - 4) ** 2
-    rng, same = np.random.default_rng(0), exact(0, 0)
+    """Over worlds with the same true gap the estimates average to its square."""
+    flat = np.ones(40)
+    gains = {"all low": means(flat, 4 * flat), "all high": means(7 * flat, 3 * flat)}
+    gains["STS"] = means(5 * flat, 4 * flat)
+    by_hand = ((7 - 3) ** 2 + (1 - 4) ** 2) / 2 - (5 - 4) ** 2
+    assert notebook.balance(gains, ENDS).low == pytest.approx(by_hand)
+    rng, same = np.random.default_rng(0), means(flat, flat)
     for gap in (0.0, 1.5):
-        values = gap + rng.normal(size=2000)
-        splits = [same | {"law": Estimate(v, v + rng.normal(size=400))} for v in values]
-        worlds = [{"all low": same, "all high": same, "STS": split} for split in splits]
-        found = [notebook.balance(world, ENDS) for world in worlds]
-        for mean in (np.mean([e.value for e in found]), np.mean([e.draws.mean() for e in found])):
-            assert mean == pytest.approx(-(gap**2), abs=0.2)
+        values = 1 + gap + 40**0.5 * rng.normal(size=(500, 40))
+        worlds = [{"all low": same, "all high": same, "STS": means(v, flat)} for v in values]
+        found = np.mean([notebook.balance(world, ENDS).value for world in worlds])
+        assert found == pytest.approx(-(gap**2), abs=0.3)

@@ -71,12 +71,12 @@ def test_weights_draw_queries_again(random_stats):
 def test_a_template_s_questions_are_left_out_together(random_stats):
     """With two templates a part is without one of them, or nothing is left out."""
     x = random_stats()
-    plain = shift.shifts_without([x, x], "dh2", {})
-    assert plain.shape == (CUTS * GROUPS, 2, 40) and plain.std(0).min() > 0
+    plain = shift.shifts([x, x], "dh2", {})
+    assert plain.shape == (1 + CUTS * GROUPS, 2, 40) and plain.std(0).min() > 0
     np.testing.assert_array_equal(plain[:, 0], plain[:, 1])
+    np.testing.assert_allclose(plain[0, 0], shift.shift(x))
     groups = {name: str(i % 2) for i, name in enumerate(x.ids)}
-    parts = {tuple(row) for row in shift.shifts_without([x], "dh2", groups)[:, 0].round(5)}
-    by_hand = [
-        x.dh2[rows].sum(0) / x.n[rows].sum() for rows in (slice(0, None, 2), slice(1, None, 2))
-    ]
+    parts = {tuple(row) for row in shift.shifts([x], "dh2", groups)[:, 0].round(5)}
+    halves = slice(0, None, 2), slice(1, None, 2)
+    by_hand = [x.dh2[rows].sum(0) / x.n[rows].sum() for rows in halves]
     assert parts == {tuple(row.round(5)) for row in (*by_hand, shift.shift(x))}
