@@ -162,7 +162,7 @@ seen = observed["sts_icl"]
 print("r of each seed:", by_seed(seen).round(3))
 one = r["sts_icl"]
 print(f"r of the means over seeds, and its 95% interval, other categories drawn: {one}")
-print("Fisher's interval: [{:.2f}, {:.2f}]".format(*one.fisher))
+print("Fisher's interval: [{:.2f}, {:.2f}]".format(*stats.fisher(one.value, len(x))))
 print(f"reliability of the absolute change: {one.reliability:.2f}")
 if one.testable:
     print("r with the true change: {:.2f} [{:.2f}, {:.2f}]".format(*one.with_true_change))
@@ -239,7 +239,7 @@ def of_means(seen, kind: str) -> dict[str, float]:
     x, y = seen.scores.mean(0), stats.CHANGES[kind](seen.mean_changes().mean(0))
     row = results.numbers(r) | {"rho": spearmanr(x, y).statistic, "reliability": r.reliability}
     row |= {"p": pearsonr(x, y, method=method).pvalue}
-    row |= dict(zip(("fisher_low", "fisher_high"), r.fisher))
+    row |= dict(zip(("fisher_low", "fisher_high"), stats.fisher(r.value, len(x))))
     for part in ("between", "within"):
         row[f"r_{part}"] = str(stats.correlate(seen, kind, part))
     if r.testable:

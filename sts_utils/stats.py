@@ -172,11 +172,6 @@ class Correlation:
     high = property(lambda self: self.interval[1])
 
     @property
-    def fisher(self) -> tuple[float, float]:
-        """Fisher's 95% interval, as if all domains were independent: the easier one."""
-        return fisher(self.value, int(self.sizes.sum()))
-
-    @property
     def with_true_change(self) -> np.ndarray:
         """[3] r and its interval over √reliability: with the change, were it asked of every
         question there is."""
@@ -203,7 +198,7 @@ def combined(statistic: Callable, rs: Sequence[Correlation]) -> Correlation:
 
 
 def fisher(r: float, n: int) -> tuple[float, float]:
-    """95% interval of r over n domains, as scipy's pearsonr has it."""
+    """Fisher's 95% interval of r over n domains, as if all were independent: the easier one."""
     z, width = np.arctanh(np.clip(r, -1, 1)), scipy_stats.norm.ppf(0.975) / max(n - 3, 1e-9) ** 0.5
     return float(np.tanh(z - width)), float(np.tanh(z + width))
 

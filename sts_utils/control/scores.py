@@ -9,7 +9,7 @@ from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.control import sets
 from sts_utils.examples import by_domain
-from sts_utils.gradients import pulls
+from sts_utils.experiments.transfer import pulls
 
 READ = (*run.READ, *run.DOMAINS, "sft.examples", "control.demonstrations", "control.contexts")
 
@@ -52,7 +52,7 @@ def answer_pairs(p: Profile, name: str, seed: int | None = None) -> prompts.Pair
 
 @cached(*READ, "evaluation.dtype")
 def gradients(p: Profile, name: str, seed: int | None = None) -> dict[str, np.ndarray]:
-    """Pulls (gradients.py) of a training set and seed, or of a domain's scored questions."""
+    """Pulls (transfer.py) of a training set and seed, or of a domain's scored questions."""
     chosen = questions.domain_queries(p, name, 0) if seed is None else sets.drawn(p, name, seed)
     return pulls(p, chosen[: p.sts.queries])
 

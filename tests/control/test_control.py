@@ -9,6 +9,7 @@ import torch
 from sts_utils import config, corpora, evaluate, interventions, questions, run
 from sts_utils.control import scores, sets
 from sts_utils.corpora import skills
+from sts_utils.experiments import transfer
 from sts_utils.features import FeatureStats, Hook
 
 NAME = "holder, parcels"
@@ -57,7 +58,7 @@ def test_moving_the_residual_moves_the_log_odds_as_the_gradient_says(
 ):
     monkeypatch.setattr(run, "hook", lambda p: Hook(0, sae, float("inf")))
     monkeypatch.setattr(run, "whole", lambda p: copy.deepcopy(whole))
-    monkeypatch.setattr(scores, "QUESTIONS", 3)  # two passes
+    monkeypatch.setattr(transfer, "TOGETHER", 3)  # two passes
     examples = questions.domain_queries(part, "next, runners", 0)
     found = scores.gradients.function(part, "next, runners")
     direction, ends = torch.randn(64, generator=torch.Generator().manual_seed(0)), []
