@@ -33,7 +33,7 @@ import pandas as pd
 
 from sts_utils import config, questions, results, scores, stats
 from sts_utils.experiments import ablation
-from sts_utils.measured import Run, overlap
+from sts_utils.measured import Run
 from sts_utils.results import Claim
 from sts_utils.run import mathematics_measure
 
@@ -194,6 +194,13 @@ rankings = {  # (side, field) that ranks the dims, label, colour
     "active": ("train", "h", "most active SAE features", results.PALETTE[2]),
     "prose": ("prose", "dh2", "prose in context, SAE features", results.PALETTE[4]),
 }
+
+
+def overlap(a: np.ndarray, b: np.ndarray, k: int) -> stats.Jackknife:
+    """Share of the top k dims of `a` that are among the top k of `b`, [1 + parts, S, F] shifts."""
+    return stats.Jackknife.of(scores.overlaps(a, b, np.array([k]))[..., 0])
+
+
 curves, at_n, chance = {}, {}, {}
 for name, (side, field, *_) in rankings.items():
     ranked = run.shifts(side, field)

@@ -82,7 +82,8 @@ class Run:
 
     def overlap(self) -> Jackknife:
         """Overlap at N of the dims that demonstrations find and those that training moves."""
-        return overlap(self.shifts("train"), self.shifts("actual"), self.profile.top_n)
+        n, sides = np.array([self.profile.top_n]), (self.shifts("train"), self.shifts("actual"))
+        return Jackknife.of(scores.overlaps(*sides, n)[..., 0])
 
     @cached_property
     def changes(self) -> pd.DataFrame:
@@ -125,8 +126,10 @@ class Run:
         table, wide = self.held_out, {"index": "seed", "columns": "id", "values": "solution_loglik"}
         after = table[table.when == "after"].pivot(**wide)
         before = table[table.when == "before"].set_index("id").solution_loglik[after.columns]
-        change = before.to_numpy() - after.to_numpy(float)
-        templates = questions.templates(self.profile)
+        change, templates = (
+            before.to_numpy() - after.to_numpy(float),
+            questions.templates(self.profile),
+        )
         groups = [templates.get(i, i) for i in after.columns]
         return Jackknife.mean(change, groups)
 
@@ -160,8 +163,3 @@ class Run:
     def correlations(self, dims: Sequence[ShiftedDims] | None = None) -> dict[str, Correlation]:
         """Metric -> r over all domains with the absolute change."""
         return {m: stats.correlate(seen) for m, seen in self.observations(dims=dims).items()}
-
-
-def overlap(a: np.ndarray, b: np.ndarray, k: int) -> Jackknife:
-    """Share of the top k dims of `a` that are among the top k of `b`, shifts as of Run.shifts."""
-    return Jackknife.of(scores.overlaps(a, b, np.array([k]))[..., 0])

@@ -187,9 +187,6 @@ def domain_after(p: Profile, domain: str, seed: int, model: Model) -> dict:
     return features.feature_stats(pairs, tuned, [hook(p)], features=one, desc=desc)[0].arrays()
 
 
-# --- fine-tuning ---------------------------------------------------------------------------------
-
-
 @cached(*MODEL, "train", "sft", "shift.held_out", folder=True)
 def finetuned(p: Profile, seed: int, *, out: Path) -> None:
     """The model after SFT on the training set."""
@@ -251,8 +248,6 @@ def grpo(p: Profile, examples: Sequence[Example], seed: int, out: Path) -> None:
     log.to_parquet(out / "log.parquet", index=False)
     release()
 
-
-# --- performance ---------------------------------------------------------------------------------
 
 ASKED = (*MODEL, "domains", "demonstrations", "engine", "evaluation.questions", "evaluation.dtype")
 ASKED += tuple(f"evaluation.{name}" for name in ("mode", "shots", "max_new_tokens", "rule"))
@@ -322,9 +317,6 @@ def mathematics_measure(p: Profile) -> tuple[str, str, str, str]:
         return "accuracy", "accuracy", "share", f"verified answers to {corpus}"
     of = "held-out training-set solutions"
     return "solution_loglik", "log-likelihood", "nats a token", of
-
-
-# --- the model's own answers ---------------------------------------------------------------------
 
 
 @cached(*MODEL, "train", "shift.held_out", "grpo", "evaluation.dtype")

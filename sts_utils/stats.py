@@ -15,8 +15,6 @@ GROUPS, CUTS = 20, 5
 #: An outcome of which less than this share of the variance between domains is signal tests nothing.
 TESTABLE = 0.5
 
-# --- estimates, and draws ------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -105,9 +103,6 @@ def interval(drawn: np.ndarray) -> np.ndarray:
     return np.percentile(drawn, [2.5, 97.5], axis=0)
 
 
-# --- an outcome and its noise: [D] arrays [S seeds, Q questions] of each domain's changes ---------
-
-
 def standard_errors(changes: Sequence[np.ndarray]) -> np.ndarray:
     """[D] standard error, over questions, of each domain's change as a mean over seeds."""
     return np.array([c.mean(0).std(ddof=1) / c.shape[1] ** 0.5 for c in changes])
@@ -133,9 +128,6 @@ def reliability(changes: Sequence[np.ndarray], change: str = "signed") -> float:
     spread = CHANGES[change](np.array([c.mean() for c in changes])).var(ddof=1)
     noise = (standard_errors(changes) ** 2).mean() + run_variance(changes)
     return float(1 - noise / spread) if spread > 0 else 0.0
-
-
-# --- correlations --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

