@@ -1,5 +1,6 @@
 """Every kind of source that people bring, and whatever else: examples, or one line."""
 
+import gzip
 import json
 import os
 import tracemalloc
@@ -33,11 +34,15 @@ def test_columns_are_recognised(tmp_path):
         {"prompt": "Q", "completion": "A"},
         {"prompt": CHAT[:1], "completion": CHAT[1:]},
         {"instruction": "Q", "input": "", "output": "A"},
-        {"messages": [*EARLIER, *CHAT]},
         # where a file holds both kinds, Arrow gives every turn the keys of all, with null
         {"messages": [CHAT[0] | {"from": None, "value": None}, {"from": "gpt", "value": "A"}]},
         {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
-        {"messages": [{"role": "system", "content": "s"}, *CHAT, THANKS]},
+        {"messages": [*CHAT, THANKS]},
+        {"Prompt": "Q", "chosen": "A", "rejected": "B"},
+        {"chosen": CHAT, "rejected": EARLIER},
+        {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "no"},
+        {"prompt": "Q", "completion": "A", "label": True},
+        {"question": "Q", "answers": {"text": ["A", "a"], "answer_start": [0, 1]}},
         {"messages": PARTS},
         {"messages": json.dumps(CHAT)},
         {"prompt": "not this", "messages": CHAT},
@@ -49,6 +54,35 @@ def test_columns_are_recognised(tmp_path):
             assert (e.query, e.question, e.solution, e.domain) == ("Q", "Q", "A", "mine")
     (alpaca,) = read([{"instruction": "Add", "input": "2 and 3", "output": "5"}], domain="x")
     assert alpaca.question == "Add\n2 and 3"
+
+
+def test_all_that_stands_before_an_answer_belongs_to_its_question():
+    system, last = {"role": "system", "content": "s"}, CHAT[1] | {"weight": 0}
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    told = "User: x\n\nAssistant: y\n\nUser: Q"
+    for row, question, answer in (
+        ({"messages": [system, *CHAT]}, "s\n\nQ", "A"),
+        ({"messages": [system, *EARLIER, *CHAT]}, f"s\n\n{told}", "A"),
+        ({"messages": [*EARLIER, CHAT[0], last]}, "x", "y"),  # a turn of weight 0 is no answer
+        ({"history": [["x", "y"]], "prompt": "Q", "response": "A"}, told, "A"),
+        ({"system": "s", "passage": "p", "question": "Q", "answer": "A"}, "s\np\nQ", "A"),
+        (
+            {"messages": [CHAT[0], call, {"role": "tool", "content": "4"}, CHAT[1]]},
+            'User: Q\n\nAssistant: [{"name": "f"}]\n\nTool: 4',
+            "A",
+        ),
+    ):
+        (e,) = read([row], domain="x", answers=True)
+        assert (e.question, e.solution) == (question, answer)
+    chats = [[*EARLIER, {"role": "user", "content": f"{i}"}, CHAT[1]] for i in range(3)]
+    assert len(read(chats, domain="x", answers=True)) == 3
+    notes, bad = [], {"prompt": "Q", "completion": "B", "label": False}
+    thought = [CHAT[0], CHAT[1] | {"reasoning_content": "hm"}]
+    good = bad | {"completion": "A", "label": True, "score": 1}
+    assert [e.solution for e in read([bad, good], domain="x", note=notes.append)] == ["A"]
+    read([{"messages": thought}], domain="x", note=notes.append)
+    assert "not read: column score" in notes[0] and "1 rows whose answer is marked" in notes[1]
+    assert "1 thoughts beside answers" in notes[2]
 
 
 def test_multiple_choice():
@@ -64,6 +98,21 @@ def test_multiple_choice():
         # `datasets` and parquet fill missing fields of a struct with null
         {"choices": ["air", "iron", None, ""], "answer": "B"},
         {"choices": {"text": ["air", "iron"], "label": None}, "answer": "B"},
+        {"choices": ["air", "iron"], "answer": "b"},
+        {"choices": ["air", "iron"], "answer": "B. iron"},
+        {"choices": "['air', 'iron']", "answer": "B"},
+        {"choices": "['air' 'iron']", "answer": "B"},
+        {"choices": "A. air\nB. iron", "answer": "B"},
+        {
+            "choices": [{"label": "A", "text": "air"}, {"label": "B", "text": "iron"}],
+            "answerKey": "B",
+        },
+        {"choices": [{"text": "air"}, {"text": "iron", "correct": True}], "answer": None},
+        {"mc1_targets": {"choices": ["air", "iron"], "labels": [0, 1]}},
+        {"option_a": "air", "option_b": "iron", "Answer": "b"},
+        {"opa": "air", "opb": "iron", "cop": 1},
+        {"option1": "air", "option2": "iron", "answer": "2"},
+        {"sol1": "air", "sol2": "iron", "answer_number": 2},
     ):
         (e,) = read([{"question": "Which is a metal?", **row}], domain="x")
         found = e.answer, e.options, e.solution
@@ -71,8 +120,15 @@ def test_multiple_choice():
         assert "(A) air (B) iron" in e.query
     numbers = {"question": "How many?", "choices": ["1", "0", "2"]}
     zero = {"question": "Q", "A": 5, "B": 3, "C": 0, "D": 7, "answer": "C"}
-    rows = [numbers | {"answer_index": "0"}, numbers | {"answer": "0"}, zero]
+    rows = [numbers | {"answer_index": "0"}, numbers | {"answer_text": "0"}, zero]
     assert [read([row], domain="x")[0].answer for row in rows] == ["1", "0", "0"]
+    four = {"question": "Q", "choices": list("wxyz")}
+    for asks in ([numbers | {"answer": 0}], [four | {"answer": n} for n in (1, 4)]):
+        with pytest.raises(ValueError, match="answer' can be read in two ways: name it answer_ind"):
+            read(asks, domain="x")
+    sciq = {"distractor1": "air", "distractor2": "salt", "correct_answer": "iron"}
+    (e,) = read([{"question": "Which?", **sciq}], domain="x")
+    assert e.answer == "iron" and sorted(e.options) == ["air", "iron", "salt"]
     twice = {"question": "Which?", "choices": ["4", "4", "5"]}
     (kept,) = read([twice | {"answer": 0}, twice | {"answer": 2}], domain="x")
     assert kept.answer == "5"  # and none of two
@@ -139,8 +195,14 @@ def test_columns_can_be_named():
     (e,) = read([{"prompt": "p", "messages": CHAT, "answer": "a"}], domain="x")
     assert (e.question, e.answer) == ("p", "a")
     for named in ({"question": "aks"}, {"questoin": "ask"}, {}):
-        with pytest.raises(ValueError, match=r"no column for the quest.*it has \['ask', 'say'"):
+        said = r"a column of \['ask', 'say'" if named else r"question; it has \['ask', 'say'"
+        with pytest.raises(ValueError, match=said):
             read(rows, domain="x", columns=named)
+    for row, free in (({"prompt": "Q", "final": "A"}, r"name one of \['final'\], solution="),):
+        with pytest.raises(ValueError, match=free):  # never the question itself
+            read([row], domain="x", answers=True)
+    with pytest.raises(ValueError, match="it needs a question and an answer, as prompt/completion"):
+        read([{"text": "a document"}], domain="x", answers=True)
 
 
 def test_a_file_that_can_t_be_read_is_one_line(tmp_path):
@@ -152,7 +214,7 @@ def test_a_file_that_can_t_be_read_is_one_line(tmp_path):
         ("x.parquet", b"no", "Parquet file size is 2 bytes"),
         ("x.csv", b"question,answer\nQ,A,B\n", "a row has more fields than the header's 2"),
         ("x.csv", b"question,answer\nQ,A\nR,B,C\n", "Expected 2 fields in line 3, saw 3"),
-        ("x.txt", b"no", "no .jsonl, .csv or .parquet file; corpora: .*gsm-symbolic"),
+        ("x.txt", b"no", "no file of .jsonl, .*; corpora: gsm-symbolic"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=said) as error:
@@ -161,9 +223,19 @@ def test_a_file_that_can_t_be_read_is_one_line(tmp_path):
 
 
 def test_a_question_is_kept_once_with_its_answer_and_what_is_left_out_counted():
-    rows = [*PAIRS, ("what is  2 + 2?", "four"), ("", "nothing"), ("Why?", ""), ("Why?", "So.")]
+    rows = [
+        *PAIRS,
+        PAIRS[0],
+        ("what is  2 + 2?", "4"),
+        ("", "nothing"),
+        ("Why?", ""),
+        ("Why?", "So."),
+    ]
     found = read(rows, domain="x", note=(notes := []).append)
-    assert [e.answer for e in found] == ["4", "7", "So."] and "3 of 6 rows left out" in notes[0]
+    assert [e.answer for e in found] == ["4", "7", "4", "So."]  # of other case: another question
+    assert "2 rows that are there twice, 1 rows without a question" in notes[0]
+    chains = [("Q", "first"), ("Q", "second"), ("Q", "first")]
+    assert len(read(chains, domain="x", answers=True)) == 2 and len(read(chains, domain="x")) == 1
 
 
 def test_large_files_stream_into_a_seeded_sample(tmp_path, monkeypatch):
@@ -179,12 +251,41 @@ def test_large_files_stream_into_a_seeded_sample(tmp_path, monkeypatch):
     assert numbers[:5] == [35, 148, 186, 227, 256]  # as ever: predictions stay what they were
 
 
+def test_files_of_every_kind(tmp_path):
+    rows = [{"question": q, "answer": a} for q, a in PAIRS]
+    table = pd.DataFrame(rows)
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "b.json").write_text(json.dumps({"data": rows}))
+    jsonl(tmp_path / "lines.json", rows)
+    with gzip.open(tmp_path / "c.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    for name, separator in (("d.csv", ";"), ("e.csv", "\t"), ("f.tsv", "\t"), ("g.csv.gz", ",")):
+        table.to_csv(tmp_path / name, sep=separator, index=False, encoding="utf-8-sig")
+    table.to_feather(tmp_path / "h.feather")
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    for path in (*tmp_path.glob("*.*"), tmp_path / "saved"):
+        assert [(e.question, e.answer) for e in read(path, domain="x")] == PAIRS, path
+    assert len(read(tmp_path, domain="x", answers=True)) == 2  # a folder of shards, each row once
+    gaps = pd.DataFrame({"question": list("abc"), "answer": [72, None, 5]})
+    gaps.to_parquet(tmp_path / "gaps.parquet")
+    assert [e.answer for e in read(tmp_path / "gaps.parquet", domain="x")] == ["72", "", "5"]
+    broken = datasets.Dataset.from_dict({"question": ["Q"], "answer": ["A"], "image": [b"no"]})
+    broken = broken.cast_column("image", datasets.Image())
+    assert read(broken, domain="x")[0].answer == "A"
+
+
 def test_domains_of_every_form(tmp_path):
     file = jsonl(tmp_path / "sums.jsonl", [{"question": q, "answer": a} for q, a in PAIRS])
     assert list(read_domains([file])) == list(read_domains(file)) == ["sums"]
     mixed = read_domains({"mine": PAIRS, "code": "code-io"})
     assert {d: {e.domain for e in of} for d, of in mixed.items()} == {d: {d} for d in mixed}
     assert list(read_domains(["mmlu-test", file]))[-2:] == ["psychology", "sums"]
+    by = [{"question": f"{d}{i}", "answer": "a", "topic": d} for d in "ab" for i in range(2)]
+    found = read_domains(f"{jsonl(tmp_path / 'by.jsonl', by)}:topic")
+    assert {d: [e.question for e in of] for d, of in found.items()} == {
+        "a": ["a0", "a1"],
+        "b": ["b0", "b1"],
+    }
     worked = sources.read_evaluation(["mmlu-test"], None, None, [], print)[1]
     assert len(worked) == 14 and all(len(of) >= 5 for of in worked.values())  # of mmlu-cot
     for wrong in ([file, file], {"": PAIRS}):
