@@ -30,7 +30,7 @@
 
 # %% tags=["parameters"]
 PROFILE = "control"
-SEEDS = None  # kept for papermill: the control's parts have seeds of their own (control.parts)
+SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
 from collections.abc import Sequence
@@ -43,28 +43,37 @@ import pandas as pd
 import seaborn as sns
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from sts_utils import config, features, generate, models, questions, results, run, stats
-from sts_utils.control import scores, sets
+from sts_utils import config, corpora, features, generate, models, questions, results, run, stats
 from sts_utils.corpora import skills
+from sts_utils.experiments import transfer
 from sts_utils.features import FeatureStats
 from sts_utils.scores import cosine, over_domains, shifted_dims
 
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
-halves = sets.parts(profile)
-names = {half: p.control.part.sets for half, p in halves.items()}
-domains = {half: sets.domains(p) for half, p in halves.items()}
-for half, p in halves.items():
+halves = {"design": [], "judgement": []}  # half -> the run of each training set
+for one in questions.sets(profile, elsewhere=True):
+    halves["design" if "design" in one.domains else "judgement"].append(one)
+names = {half: [p.train.partition("/")[2] for p in sets] for half, sets in halves.items()}
+domains = {
+    half: [
+        d
+        for d in corpora.domains(sets[0].domains)
+        if any(d in transfer.comparable(p) for p in sets)
+    ]
+    for half, sets in halves.items()
+}
+for half, (p, *_) in halves.items():
     print(f"{half}: {len(names[half])} sets × {len(domains[half])} domains, seeds {p.seeds}")
 
 # %% [markdown]
 # ## Four training sets, as they are trained on
 
 # %%
-for half, p in halves.items():
-    for name in (names[half][0], names[half][-1]):
-        example = sets.examples(p, name, p.seeds[0])[0]
-        print(f"[{half}: {name}] {example.query}\n  -> {example.solution}\n")
+for sets in halves.values():
+    for p in (sets[0], sets[-1]):
+        example = questions.training_examples(p, p.seeds[0])[0][0]
+        print(f"[{p.train}] {example.query}\n  -> {example.solution}\n")
 
 # %% [markdown]
 # ## What does fine-tuning move?
@@ -102,11 +111,11 @@ def kinds_of(names: Sequence[str], domains: Sequence[str]) -> np.ndarray:
 # %%
 MEASURE, RELIABLE = "gold_log_odds", 0.8
 changes = {half: [] for half in halves}  # [D] arrays [T, S, Q]; NaN where it was not asked
-for half, p in halves.items():
-    runs = [[sets.change(p, name, s) for s in p.seeds] for name in names[half]]
+for half, sets in halves.items():
+    runs = [[transfer.change(p, transfer.outcome(p, s)) for s in p.seeds] for p in sets]
     cells = [[dict(list(t.groupby("domain")[MEASURE])) for t in row] for row in runs]
     for domain in domains[half]:
-        unasked = np.full(len(questions.evaluation_questions(p)[domain]), np.nan)
+        unasked = np.full(sets[0].evaluation.asked, np.nan)
         found = [[cell.get(domain, unasked) for cell in row] for row in cells]
         changes[half].append(np.array(found))
 kinds = {half: kinds_of(names[half], domains[half]) for half in halves}  # [T, D]
@@ -164,10 +173,10 @@ gains = pd.DataFrame(rows)
 ours = "This experiment is ours, not the paper's. No question is both trained on and asked. "
 ours += "; ".join(
     f"{half}: {len(names[half])} sets, {p.sft.examples} examples, {len(p.seeds)} seed(s), "
-    f"{p.evaluation.questions} questions a domain at most, learning rate {p.sft.lr:g}"
-    for half, p in halves.items()
+    f"{p.evaluation.asked} questions a domain at most, learning rate {p.sft.lr:g}"
+    for half, (p, *_) in halves.items()
 )
-judged_on = halves["judgement"]  # its setting ends every caption
+judged_on = halves["judgement"][0]  # its setting ends every caption
 results.publish(
     judged_on,
     "control_gains",
@@ -192,19 +201,22 @@ results.publish(
 
 # %%
 @lru_cache(3)  # those of a seed
-def of_domains(p, seed: int | None = None) -> list[FeatureStats]:
+def of_domains(half: str, seed: int, place: str = "query", answers=False) -> list[FeatureStats]:
     """Features of the domains without and with demonstrations, or with wrong and right answers."""
-    function = scores.answer_features if seed is None else run.domain_features
-    arrays = (function(p, domain, seed, part=p.sae) for domain in sets.domains(p))
+    p = halves[half][0].model_copy(update={"place": place})
+    if answers:
+        arrays = (transfer.answer_features(p, seed, d, part=p.sae) for d in domains[half])
+    else:
+        arrays = (run.domain_features(p, d, seed, part=p.sae) for d in domains[half])
     return [FeatureStats.from_arrays(of) for of in arrays]
 
 
-def shift_scores(p, name: str, seed: int) -> dict[str, np.ndarray]:
+def shift_scores(half: str, p, seed: int) -> dict[str, np.ndarray]:
     """Label -> [D]"""
     found = {}
-    for q, place in ((p, ""), (scores.at_answer(p), ", at the answer")):
-        own = FeatureStats.from_arrays(scores.shift_features(q, name, seed, part=p.sae))
-        others, dims = of_domains(q, seed), shifted_dims(own, p.top_n)
+    for q, place in ((p, ""), (transfer.at_answer(p), ", at the answer")):
+        own = FeatureStats.from_arrays(run.train_features(q, seed, part=q.sae))
+        others, dims = of_domains(half, seed, q.place), shifted_dims(own, p.top_n)
         for score in ("sts_act", "sts_icl", "sts_relative", "cosine"):
             found[score + place] = over_domains(score, others, dims, towards=own.mean("dh"))
         active = shifted_dims(replace(own, dh2=own.h), p.top_n)  # in the place of D_N
@@ -215,24 +227,27 @@ def shift_scores(p, name: str, seed: int) -> dict[str, np.ndarray]:
 
 
 # %% [markdown]
-# What a user would try first: the overlap of words (tf-idf), and short runs of fine-tuning, whose
-# score is the change that they make.
+# What a user would try first: the overlap of words (tf-idf), and a short run of fine-tuning, whose
+# score is the change that it makes on questions that are not asked of the whole one.
 
 
 # %%
-def overlaps(p, seed: int) -> dict[str, np.ndarray]:
-    """Set -> [D] cosine of the tf-idf of its text and of each domain's scored questions."""
-    trained, asked = p.control.part.sets, sets.domains(p)
-    texts = [[f"{e.query}\n{e.solution}" for e in sets.examples(p, n, seed)] for n in trained]
-    texts += [[e.query for e in questions.domain_queries(p, d, seed)] for d in asked]
-    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(map("\n".join, texts)).toarray()
-    return {n: cosine(v, vectors[len(trained) :]) for n, v in zip(trained, vectors)}
+def overlaps(half: str, seed: int) -> list[np.ndarray]:
+    """[T] of [D] cosine of the tf-idf of a set's text and of each domain's scored questions."""
+    sets, texts = halves[half], []
+    for p in sets:
+        examples = questions.training_examples(p, seed)[0][: p.sft.examples]
+        texts.append("\n".join(f"{e.query}\n{e.solution}" for e in examples))
+    asked = (questions.domain_queries(sets[0], d, seed) for d in domains[half])
+    texts += ["\n".join(e.query for e in of) for of in asked]
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
+    return [cosine(v, vectors[len(sets) :]) for v in vectors[: len(sets)]]
 
 
-def short_runs(p, name: str, seed: int) -> dict[str, np.ndarray]:
-    """Label -> [D]; NaN where a run was not asked."""
-    change = sets.quick_probe(p, name, seed).groupby("domain")[p.evaluation.measure].mean()
-    return {"quick probe": change.reindex(sets.domains(p)).to_numpy()}
+def probed(half: str, p, seed: int) -> np.ndarray:
+    """[D] change by the quick probe; NaN where it was not asked."""
+    change = transfer.change(p, transfer.probe(p, seed)).groupby("domain")[MEASURE].mean()
+    return change.reindex(domains[half]).to_numpy()
 
 
 # %% [markdown]
@@ -246,14 +261,14 @@ GRADIENTS = {"gradient of answers": "loglik", "gradient of log-odds": "odds"}
 GRADIENTS |= {"features × gradient of log-odds": "features"}
 
 
-def answer_scores(p, name: str, seed: int) -> dict[str, np.ndarray]:
+def answer_scores(half: str, p, seed: int) -> dict[str, np.ndarray]:
     """Label -> [D]"""
-    found, q = {}, scores.at_answer(p)
+    found, q, first = {}, transfer.at_answer(p), profile.seeds[0]  # domains are read once
     for label, key in GRADIENTS.items():
-        others = np.stack([scores.gradients(p, d)[key] for d in sets.domains(p)])
-        found[label] = cosine(scores.gradients(p, name, seed)[key], others)
-    own = FeatureStats.from_arrays(scores.answer_features(q, name, seed, part=p.sae))
-    others, dims = of_domains(q), shifted_dims(own, FIXED_N)
+        of = (transfer.gradients(halves[half][0], first, d)[key] for d in domains[half])
+        found[label] = cosine(transfer.gradients(p, seed)[key], np.stack(list(of)))
+    own = FeatureStats.from_arrays(transfer.answer_features(q, seed, part=q.sae))
+    others, dims = of_domains(half, first, q.place, True), shifted_dims(own, FIXED_N)
     residual = np.stack([other.mean("dr") for other in others])
     found[FIXED.replace(",", ", residual,")] = cosine(own.mean("dr"), residual)
     return found | {FIXED: over_domains("cosine", others, dims, towards=own.mean("dh"))}
@@ -261,16 +276,18 @@ def answer_scores(p, name: str, seed: int) -> dict[str, np.ndarray]:
 
 # %%
 found = {}  # half -> label -> [T, S, D]
-for half, p in halves.items():
+for half, sets in halves.items():
     cells = {}
-    for seed in p.seeds:  # the domains are read once for a seed
-        words = overlaps(p, seed)
-        for name in names[half]:
-            cells[name, seed] = shift_scores(p, name, seed) | {"token overlap": words[name]}
-            cells[name, seed] |= short_runs(p, name, seed) | answer_scores(p, name, seed)
+    for seed in sets[0].seeds:  # the domains are read once for a seed
+        for p, words in zip(sets, overlaps(half, seed)):
+            cell = shift_scores(half, p, seed) | answer_scores(half, p, seed)
+            cells[p.train, seed] = cell | {
+                "token overlap": words,
+                "quick probe": probed(half, p, seed),
+            }
     found[half] = {
-        label: np.array([[cells[n, s][label] for s in p.seeds] for n in names[half]])
-        for label in cells[names[half][0], p.seeds[0]]
+        label: np.array([[cells[p.train, s][label] for s in p.seeds] for p in sets])
+        for label in cells[sets[0].train, sets[0].seeds[0]]
     }
 print(len(found["design"]), "scores")
 
@@ -346,7 +363,7 @@ def partial(
 
 # %%
 judged = {}
-for half, p in halves.items():
+for half, (p, *_) in halves.items():
     overlap = found[half]["token overlap"].mean(1)
     both = [np.array([one.split(", ") for one in some]) for some in (names[half], domains[half])]
     same = np.equal.outer(*(of[:, 1] for of in both)).astype(float)
@@ -449,7 +466,7 @@ CAPTION = (
 def publish(half: str) -> None:
     skills = ", ".join(sorted({name.split(", ")[0] for name in names[half]}))
     caption = CAPTION.format(half=half, skills=skills, ours=ours)
-    results.publish(halves[half], f"control_{half}", judged[half], caption)
+    results.publish(halves[half][0], f"control_{half}", judged[half], caption)
 
 
 publish("design")
@@ -469,10 +486,10 @@ publish("judgement")
 
 # %%
 GOALS = {"auc": 0.8, "r": 0.35, "cost": 0.1}
-p, costs = judged_on, []
-for name in names["judgement"]:
-    read = features.tokens_read(scores.answer_pairs(p, name, p.seeds[0])) * (p.layer + 1)
-    chosen = sets.examples(p, name, p.seeds[0])
+costs = []
+for p in halves["judgement"]:
+    read = features.tokens_read(transfer.answer_pairs(p, p.seeds[0])) * (p.layer + 1)
+    chosen = questions.training_examples(p, p.seeds[0])[0][: p.sft.examples]
     batch = generate.tokenize(questions.tokenizer(p), chosen, p.sft.max_length)
     trained = p.sft.epochs * sum(len(row["input_ids"]) for row in batch)
     costs.append(read / (3 * trained * models.depth(p.model, p.revision)))

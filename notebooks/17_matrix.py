@@ -45,14 +45,13 @@ from sts_utils import config, generate, questions, results, stats
 from sts_utils.experiments import transfer
 from sts_utils.measured import Run
 from sts_utils.results import Claim
-from sts_utils.run import performance
 from sts_utils.scores import cosine, over_domains, shifted_dims
 from sts_utils.stats import Correlation
 
 SCORES = ("sts_act", "sts_icl", "sts_relative", "cosine")
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
-runs = {one.train: Run(questions.trained_on(profile, one)) for one in profile.others}
+runs = {p.train: Run(p) for p in questions.sets(profile)}
 first = next(iter(runs.values()))
 for one in runs.values():  # the untouched model reads the domains once, for all sets
     one.domains = first.domains
@@ -144,11 +143,10 @@ def words() -> np.ndarray:
 
 def probed() -> np.ndarray:
     """[T, D] change by the probe run."""
-    key, measure = ["domain", "id"], profile.evaluation.measure
-    before, rows = performance(first.profile).set_index(key)[measure], []
+    measure, rows = profile.evaluation.measure, []
     for one in runs.values():
-        after = transfer.probe(one.profile).set_index(key)[measure]
-        rows.append((after - before.loc[after.index]).groupby("domain").mean()[list(domains)])
+        change = transfer.change(one.profile, transfer.probe(one.profile, profile.seeds[0]))
+        rows.append(change.groupby("domain")[measure].mean()[list(domains)])
     return np.stack(rows)
 
 
@@ -171,8 +169,9 @@ found["residual similarity"] = np.stack(
 active = [shifted_dims(replace(train, dh2=train.h), n) for train in trains]
 found["sts_act of the most active"] = rows_of("sts_act", active)
 found["overlap of words"] = words()
-pull = {d: transfer.gradients(first.profile, d)["loglik"] for d in domains}
-pulled = [transfer.gradients(one.profile)["loglik"] for one in runs.values()]
+seed = profile.seeds[0]
+pull = {d: transfer.gradients(first.profile, seed, d)["loglik"] for d in domains}
+pulled = [transfer.gradients(one.profile, seed)["loglik"] for one in runs.values()]
 found["gradient of answers"] = np.stack([cosine(g, np.stack(list(pull.values()))) for g in pulled])
 for score in ("sts_act", "sts_icl"):
     found[f"placebo: {score} outside D_N"] = rows_of(score, [of[n:] for of in ranked])

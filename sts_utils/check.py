@@ -32,27 +32,25 @@ def prepare(p: Profile) -> None:
     if p.sft.batch % p.sft.micro_batch:
         raise ValueError(f"sft.batch {p.sft.batch} is not made of whole micro-batches")
     width = models.check(p.model, p.layer, p.revision)
-    for name in p.saes if p.runs_paper else ():
+    for name in p.saes:
         models.check(p.model, saes.layer(name), p.revision)
     if p.top_n > (features := saes.load(p.sae, width, p.layer).cfg.d_sae):
         raise ValueError(f"top_n is {p.top_n}, but SAE {p.sae!r} has {features} features")
     for name in corpora_of(p):
         corpora.load(name)
-    shown = by_domain(corpora.load(p.demonstrations)) if p.runs_paper else {}
-    for domain in questions.evaluation_questions(p) if p.runs_paper else ():
-        if (n := len(shown.get(domain, ()))) < p.sts.demonstrations:
-            few = f"domain {domain!r} has {n} demonstrations in {p.demonstrations!r}"
-            raise ValueError(f"{few}, sts.demonstrations asks for {p.sts.demonstrations}")
+    for q in {q.domains: q for q in (p, *questions.sets(p, elsewhere=True))}.values():
+        shown = by_domain(corpora.load(q.demonstrations))
+        for domain in questions.evaluation_questions(q):
+            if (n := len(shown.get(domain, ()))) < p.sts.demonstrations:
+                few = f"domain {domain!r} has {n} demonstrations in {q.demonstrations!r}"
+                raise ValueError(f"{few}, sts.demonstrations asks for {p.sts.demonstrations}")
 
 
 def corpora_of(p: Profile) -> list[str]:
     """The names of the corpora that a run reads, each once."""
-    names, sets = [], list(p.control.parts) if p.runs_control else []
-    if p.runs_paper:
-        names += [p.train, *(other.train for other in p.others)]
-        names += [p.grpo.train, p.labels.code, p.labels.dialogue, p.evaluation.mathematics]
-        sets.append(p)
-    names += [name for one in sets for name in (one.domains, one.demonstrations)]
+    names = [p.train, p.grpo.train, p.labels.code, p.labels.dialogue, p.evaluation.mathematics]
+    for one in (p, *p.others):
+        names += [one.train.partition("/")[0], one.domains, one.demonstrations]
     return list(dict.fromkeys(filter(None, names)))
 
 
@@ -78,7 +76,7 @@ def flops(call: plan.Call) -> float:
         "train_features": (2, 2 * p.shift.queries * query + 2 * p.shift.sets * length),
         "domain_features": (2, 2 * p.sts.queries * asked + p.sts.demonstrations * length),
         "finetuned": (training, p.sft.epochs * p.sft.examples * length),
-        "change": (training, p.sft.epochs * p.sft.examples * length),
+        "outcome": (training, p.sft.epochs * p.sft.examples * length),
         "evaluated": (training, p.sft.epochs * (p.mixture.examples + p.mixture.extra) * length),
         "tuned": (training, p.sft.epochs * p.selective.examples * length),
         "reinforced": (8, g.steps * g.prompts * g.generations * g.completion_tokens),
@@ -113,7 +111,7 @@ def problems(p: Profile) -> list[str]:
     asked = [name for name in (p.engine, p.executor) if name in ("vllm", "ray")]
     missing = [name for name in asked if importlib.util.find_spec(name) is None]
     lines = [f"{name} is not installed" for name in missing]
-    kept = len(p.seeds) + sum(other.seeds for other in p.others) + 8
+    kept = len(p.seeds) + sum(o.seeds for o in p.others if not o.domains) + 8
     need = kept * weights(p) * BYTES[p.sft.dtype]  # models kept
     need -= sum(f.stat().st_size for f in store.RUNS.rglob("*") if f.is_file())  # that goes on
     place = next(folder for folder in (store.RUNS, *store.RUNS.parents) if folder.exists())
@@ -152,8 +150,7 @@ def needs(p: Profile) -> list[tuple[str, str, str | None]]:
     found = [("dataset", e.hub["path"], e.hub.get("revision")) for e in entries if e.hub]
     if "/" in p.model and not os.path.isdir(p.model):
         found.append(("model", p.model, p.revision))
-    read = p.saes if p.runs_paper else (p.sae,)
-    public = [n for n in read if not (saes.RANDOM.fullmatch(n) or saes.folder_of(n))]
+    public = [n for n in p.saes if not (saes.RANDOM.fullmatch(n) or saes.folder_of(n))]
     return list(dict.fromkeys(found + [("model", saes.repository(n), None) for n in public]))
 
 

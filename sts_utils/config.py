@@ -60,8 +60,10 @@ class EvaluationSettings(Section):  # of `measure` before and after fine-tuning
     mathematics: str | None = None  # corpus of written, verified answers (Fig 1b, 5, 7); likelihood
 
 
-class TrainingSet(Section):  # Table 1 and the matrix: what differs from the main training set
-    train: str
+class TrainingSet(Section):  # Table 1, matrix, control: what differs from the main training set
+    train: str  # a corpus, "corpus/domain", or "corpus/*" for a set of each of its domains
+    domains: str | None = None  # that are asked, and their demonstrations, if others
+    demonstrations: str | None = None
     examples: PositiveInt = 128
     batch: PositiveInt = 8
     lr: float | None = Field(None, gt=0)  # that of sft if left out
@@ -113,27 +115,6 @@ class LabelSettings(Section):  # Tables 7 and 8: what kind of text drives a feat
     top: PositiveInt = 10  # highest-activating samples that vote
 
 
-class ControlPart(Section):  # training sets × domains; `name`: design or judgement
-    name: str
-    domains: str
-    demonstrations: str
-    sets: tuple[str, ...] = ()  # domains (their questions that are not asked)
-    seeds: tuple[int, ...] = (0,)
-    examples: PositiveInt = 64  # of each training set: the same number, the same dose
-    epochs: PositiveInt = 3
-    queries: PositiveInt = 32  # read of a set and of a domain
-    questions: PositiveInt = 36  # a domain, on which performance is measured
-
-
-class ControlSettings(Section):  # the positive control: does a score see what was trained on?
-    parts: tuple[ControlPart, ...] = ()
-    batch: PositiveInt = 8
-    lr: float = Field(1e-4, gt=0)
-    demonstrations: PositiveInt = 5
-    contexts: PositiveInt = 4  # sets of demonstrations, in turn
-    part: ControlPart | None = None  # the one that is run (control/sets.py)
-
-
 class Profile(Section):  # one run: the model, its SAE, the corpora and the sizes
     name: str
     about: str  # one sentence, shown by `make help`
@@ -157,7 +138,7 @@ class Profile(Section):  # one run: the model, its SAE, the corpora and the size
     sts: StsSettings = StsSettings()
     sft: SftSettings = SftSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-    others: tuple[TrainingSet, ...] = ()  # Table 1 and the matrix: further training sets
+    others: tuple[TrainingSet, ...] = ()  # further training sets
     others_questions: PositiveInt | None = None  # a domain, asked of their and Fig 6's models
     sweep: SweepSettings = SweepSettings()
     ablation: AblationSettings = AblationSettings()
@@ -165,21 +146,12 @@ class Profile(Section):  # one run: the model, its SAE, the corpora and the size
     selective: SelectiveSettings = SelectiveSettings()
     grpo: GrpoSettings = GrpoSettings()
     labels: LabelSettings = LabelSettings()
-    control: ControlSettings = ControlSettings()
     stages: tuple[str, ...] = ()  # the notebooks that `reproduce` runs; all of them if left out
 
     @property
     def saes(self) -> tuple[str, ...]:  # each once: its own, those of Fig 4a–c, of selective tuning
         swept = self.sweep.widths + self.sweep.layers + self.sweep.sparsities
         return tuple(dict.fromkeys((self.sae, *swept)))
-
-    @property
-    def runs_paper(self) -> bool:  # whether the paper's own experiments are part of the run
-        return not self.stages or bool(set(self.stages) - {"16_control"})
-
-    @property
-    def runs_control(self) -> bool:  # whether the positive control is
-        return bool(self.control.parts) and (not self.stages or "16_control" in self.stages)
 
 
 def members(name: str) -> list[str]:

@@ -43,8 +43,8 @@ nav a { display: inline-block; margin-right: 1rem; } summary { opacity: .6; curs
 
 def stages(p: Profile) -> list[str]:
     """The notebooks of a run: the profile's own, or all, the matrix left out, the control too where
-    it has no parts."""
-    left_out = {MATRIX} | (set() if p.control.parts else {CONTROL})
+    no set is asked other domains."""
+    left_out = {MATRIX} | (set() if any(other.domains for other in p.others) else {CONTROL})
     asked = p.stages or [s for s in STAGES if s not in left_out]
     return [s for s in STAGES if s in asked]
 

@@ -4,44 +4,34 @@ A call needs only what calls of earlier rounds left in the store."""
 
 from sts_utils import corpora, fsdp, questions, run
 from sts_utils.config import Profile
-from sts_utils.control import scores as control
 from sts_utils.experiments import ablation, labels, mixtures, reinforced, selective, transfer
 from sts_utils.parallel import Call
-
-
-def rounds(p: Profile) -> list[list[Call]]:
-    """The calls of a profile's notebooks; no data is read and no model loaded."""
-    own = paper(p) if p.runs_paper else []
-    more = control.rounds(p) if p.runs_control else []
-    longest = max(len(own), len(more))
-    own, more = ([*calls, *[[]] * (longest - len(calls))] for calls in (own, more))
-    return [list(dict.fromkeys(a + b)) for a, b in zip(own, more, strict=True)]
 
 
 def gpus(call: Call) -> int:
     """GPUs that a call holds, where there are any: of a fine-tuning all of its launcher's."""
     function, (p, *_) = call
-    if function not in (run.finetuned, mixtures.evaluated, control.sets.change) or not p.launcher:
+    if function not in (run.finetuned, mixtures.evaluated, transfer.outcome) or not p.launcher:
         return 1
     launched = fsdp.launched(p.launcher, p.sft)
     return 0 if launched.get("use_cpu") else launched["num_processes"]
 
 
-def paper(p: Profile) -> list[list[Call]]:
+def rounds(p: Profile) -> list[list[Call]]:
     """The paper's experiments: what the untouched model gives, and the plain fine-tunings; what
     these changed, and trainings that need scores; what is left of these."""
     asked = set(p.stages) or {f"{number:02}" for number in range(1, 16)}
     asked = {name[:2] for name in asked}  # numbers of notebooks
     seed, like, plain = p.seeds[0], reinforced.supervised(p), questions.as_asked(p)
-    others = [questions.trained_on(p, other) for other in p.others if asked & {"08", "17"}]
-    runs = [*([p] if asked - {"17"} else []), *others, *([like] if "12" in asked else [])]
+    others = questions.sets(p) if asked & {"08", "17"} else []
+    runs = [*([p] if asked - {"16", "17"} else []), *others, *([like] if "12" in asked else [])]
     tuned = [(q, s, (run.finetuned, s)) for q in runs for s in q.seeds]
     rl = [(reinforced.reinforced, s) for s in like.seeds if "12" in asked]
     tuned += [(like, s, model) for s, model in zip(like.seeds, rl, strict=False)]
     domains = [(p, d, s) for s in p.seeds for d in corpora.domains(p.domains)]
 
     before: list[Call] = [(run.train_features, (q, s)) for q in runs for s in q.seeds]
-    before += [(run.domain_features, of) for of in domains]
+    before += [(run.domain_features, of) for of in domains if asked - {"16"}]
     if "06" in asked:
         before += [(run.domain_features, (plain, d, s)) for _, d, s in domains if s == seed]
     before += [(labels.peaks, (p,))] if asked & {"02", "14"} else []
@@ -51,7 +41,7 @@ def paper(p: Profile) -> list[list[Call]]:
     if not asked - {"01", "02", "03", "13", "14"}:
         return [before, after]
     before += [(function, (q, s)) for q, s, (function, _) in tuned]
-    before += [(run.performance, (p,))]
+    before += [(run.performance, (p,))] if asked - {"16"} else []
     before += [(run.held_out_loss, (q,)) for q in runs if q is not like]
     after += [(run.performance, (q, m, q.evaluation.asked)) for q, _, m in tuned]
     after += [(run.held_out_loss, (q, m)) for q, _, m in tuned if q is not like]
@@ -67,9 +57,22 @@ def paper(p: Profile) -> list[list[Call]]:
         after += [(mixtures.evaluated, (p, name)) for name in (None, *mixtures.NAMES[:-1])]
         last.append((mixtures.evaluated, (p, mixtures.NAMES[-1])))  # where it is the half: there
     if "17" in asked:
-        before += [(transfer.gradients, (q,)) for q in others]
-        before += [(transfer.gradients, (others[0], d)) for d in corpora.domains(p.domains)]
-        after += [(transfer.probe, (q,)) for q in others]
+        before += [(transfer.gradients, (q, seed)) for q in others]
+        before += [(transfer.gradients, (others[0], seed, d)) for d in corpora.domains(p.domains)]
+        after += [(transfer.probe, (q, seed)) for q in others]
+    elsewhere = questions.sets(p, elsewhere=True) if "16" in asked else []
+    for q in {q.domains: q for q in reversed(elsewhere)}.values():
+        names, behind = corpora.domains(q.domains), transfer.at_answer(q)
+        before += [(run.performance, (q,))]
+        before += [(transfer.answer_features, (behind, seed, d)) for d in names]
+        before += [(transfer.gradients, (q, seed, d)) for d in names]
+        both = [(at, d, s) for at in (q, behind) for d in names for s in q.seeds]
+        before += [(run.domain_features, of) for of in both]
+    for cell in ((q, s) for q in elsewhere for s in q.seeds):
+        behind = transfer.at_answer(cell[0]), cell[1]
+        after += [(transfer.outcome, cell), (transfer.probe, cell), (transfer.gradients, cell)]
+        after += [(run.train_features, cell), (run.train_features, behind)]
+        after.append((transfer.answer_features, behind))
     if "12" in asked:
         before += [(run.rollouts, (like, seed)), (reinforced.accuracy, (like, None))]
         after += [(reinforced.accuracy, (like, rl[0])), (reinforced.own_answers, (like, seed))]

@@ -28,7 +28,17 @@ def trained_on(p: Profile, other: TrainingSet) -> Profile:
     dose |= {"micro_batch": math.gcd(other.batch, p.sft.micro_batch)}
     asked = p.evaluation.model_copy(update={"asked": p.others_questions})
     own = {"sft": p.sft.model_copy(update=dose), "evaluation": asked}
-    return p.model_copy(update=own | {"seeds": p.seeds[: other.seeds], "train": other.train})
+    own |= {"domains": other.domains or p.domains, "seeds": p.seeds[: other.seeds]}
+    own |= {"demonstrations": other.demonstrations or p.demonstrations, "train": other.train}
+    return p.model_copy(update=own)
+
+
+def sets(p: Profile, elsewhere: bool = False) -> list[Profile]:
+    """The run with each of its further training sets: those that are asked the run's own domains,
+    or those that are asked others (the control's)."""
+    chosen = [other for other in p.others if bool(other.domains) == elsewhere]
+    each = [(other, name) for other in chosen for name in corpora.members(other.train)]
+    return [trained_on(p, one.model_copy(update={"train": name})) for one, name in each]
 
 
 def as_asked(p: Profile) -> Profile:
@@ -37,9 +47,13 @@ def as_asked(p: Profile) -> Profile:
     return p.model_copy(update={"sts": sts, "sweep": SweepSettings(), "seeds": p.seeds[:1]})
 
 
-def training_examples(p: Profile, seed: int) -> tuple[list[Example], list[Example]]:
-    """(SFT pool, held out) of the training corpus: the same split for every seed, other orders."""
-    train, held_out = split(corpora.load(p.train), p.shift.held_out, seed=0)
+def training_examples(p: Profile, seed: int, listed=False) -> tuple[list[Example], list[Example]]:
+    """(SFT pool, held out) of the training corpus: the same split for every seed, other orders.
+    Multiple choice is learnt as it is measured, an option's text for an answer, unless `listed`."""
+    examples = corpora.load(p.train)
+    if p.evaluation.mode == "options" and not listed:
+        examples = [with_answer(e) if e.options else e for e in examples]
+    train, held_out = split(examples, p.shift.held_out, seed=0)
     for part in (train, held_out):
         random.Random(seed).shuffle(part)
     return train, held_out

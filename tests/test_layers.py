@@ -34,7 +34,6 @@ ORDER = [
     "results",
     "notebooks",
     "experiments",
-    "control",
     "prediction",
     "plan",
     "check",

@@ -5,7 +5,7 @@ import os
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -45,10 +45,19 @@ TABLE = yaml.safe_load((DATA / "corpora.yaml").read_text("utf-8"))
 
 
 def entry(name: str) -> Entry:
-    """What corpora.yaml says of a corpus. Raises ValueError, in one line, for an unknown one."""
-    if name not in TABLE:
+    """What corpora.yaml says of a corpus, or of one of its domains ("corpus/domain"). Raises
+    ValueError, in one line, for an unknown one."""
+    whole, _, domain = name.partition("/")
+    if whole not in TABLE or (domain and domain not in TABLE[whole].get("questions", ())):
         raise ValueError(f"unknown corpus {name!r}: choose from {', '.join(TABLE)}")
-    return Entry(name, **TABLE[name])
+    row = Entry(name, **TABLE[whole])
+    return replace(row, questions={domain: row.questions[domain]}) if domain else row
+
+
+def members(name: str) -> list[str]:
+    """Of "corpus/*" every "corpus/domain"; of another corpus its name."""
+    whole, _, every = name.partition("/")
+    return [f"{whole}/{domain}" for domain in domains(whole)] if every == "*" else [name]
 
 
 def domains(name: str) -> tuple[str, ...]:
@@ -77,8 +86,10 @@ def content(name: str) -> str:
 
 @cache
 def _read(name: str) -> tuple[Example, ...]:
-    row = entry(name)
-    if row.of:
+    row, (whole, _, domain) = entry(name), name.partition("/")
+    if domain:
+        found = (e for e in _read(whole) if e.domain == domain)
+    elif row.of:
         found = chain.from_iterable(map(_read, row.of))
     else:
         found = READERS[row.reader](*row.part) if row.reader else _from_columns(row)

@@ -8,8 +8,8 @@ import yaml
 from sts_utils.examples import Example
 from sts_utils.store import DATA
 
-#: Examples of each skill on each surface, and how many of them are asked; the rest are shown.
-SIZE, ASKED = 320, 300
+#: Which examples of each skill on each surface are asked, shown, and trained on.
+PARTS = {"asked": slice(300), "shown": slice(300, 320), "trained": slice(320, 620)}
 #: Of each half: the first trial's skills and surfaces, and others, to be judged once.
 HALVES = yaml.safe_load((DATA / "skills.yaml").read_text("utf-8"))
 #: Skill -> (type of the answer, the answer to names n, numbers x and what the question names).
@@ -31,13 +31,6 @@ SKILLS = {
 }
 
 
-def trained(corpus: str) -> tuple[str, ...]:
-    """The cells of a half that are fine-tuned on: every skill on the trained surfaces."""
-    half = HALVES[corpus.removeprefix("skills-")]
-    asked = half["surfaces"][half["trained"][0]]["ask"]
-    return tuple(f"{skill}, {surface}" for surface in half["trained"] for skill in asked)
-
-
 def comparable(one: str, other: str) -> bool:
     """Whether two domains have the same type of answer, as far as they are cells of the table."""
     kinds = [SKILLS.get(name.split(", ")[0], ("",))[0] for name in (one, other)]
@@ -45,16 +38,18 @@ def comparable(one: str, other: str) -> bool:
 
 
 def skills(half: str, part: str) -> Iterator[Example]:
-    """Examples of each cell of a half ("skill, surface"): those "asked", or those "shown"."""
-    for surface, words in HALVES[half]["surfaces"].items():
-        for skill, asked in words["ask"].items():
+    """Examples of each cell of a half ("skill, surface"): those "asked", "shown" or "trained", of
+    the surfaces that are."""
+    surfaces, size = HALVES[half]["surfaces"], PARTS[part].stop
+    for surface in HALVES[half]["trained"] if part == "trained" else surfaces:
+        for skill, asked in surfaces[surface]["ask"].items():
             rng, cell = random.Random(f"{half} {skill} {surface}"), {}
-            while len(cell) < SIZE:
+            while len(cell) < size:
                 name = f"skills-{half}-{skill}-{surface}-{len(cell):03d}".replace(" ", "-")
-                example = _example(rng, skill, words, asked, f"{skill}, {surface}", name)
+                words = surfaces[surface], asked, f"{skill}, {surface}", name
+                example = _example(rng, skill, *words)
                 cell.setdefault(example.question, example)
-            examples = list(cell.values())
-            yield from examples[:ASKED] if part == "asked" else examples[ASKED:]
+            yield from list(cell.values())[PARTS[part]]
 
 
 def _example(rng, skill: str, words: dict, asked: str, domain: str, name: str) -> Example:

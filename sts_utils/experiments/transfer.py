@@ -1,15 +1,19 @@
-"""What is read of training sets beside the paper's scores (ours): gradients, and a probe run."""
+"""Training sets by the dozen, for the transfer matrix and the positive control (ours): what each
+moves, and what is read of it beside the paper's scores."""
 
+import random
+import shutil
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
-from sts_utils import evaluate, interventions, questions, run, saes
+from sts_utils import corpora, evaluate, interventions, prompts, questions, run, saes
 from sts_utils.cache import cached
 from sts_utils.config import Profile
-from sts_utils.examples import Example
+from sts_utils.corpora import skills
+from sts_utils.examples import Example, by_domain
 from sts_utils.generate import chat_text
 
 PROBE_EXAMPLES, PROBE_QUESTIONS = 16, 8  # learned in a probe; asked of a domain
@@ -58,22 +62,74 @@ def pulls(p: Profile, chosen: Sequence[Example]) -> dict[str, np.ndarray]:
     return {key: (total / len(chosen)).float().numpy() for key, total in sums.items()}
 
 
-@cached(*run.READ, "train", "shift.held_out", *run.DOMAINS, "evaluation.dtype")
-def gradients(p: Profile, domain: str | None = None) -> dict[str, np.ndarray]:
-    """Pulls (`pulls`) of the training set's solutions, or of a domain's gold options; as many
-    questions of either."""
-    seed = p.seeds[0]
-    chosen = questions.domain_queries(p, domain, seed) if domain else None
-    return pulls(p, (chosen or questions.training_examples(p, seed)[0])[: p.sts.queries])
+READ = (*run.READ, "train", "shift", *run.DOMAINS)
 
 
-@cached(*run.ASKED, "train", "shift.held_out", "sft", "evaluation.asked")
-def probe(p: Profile) -> pd.DataFrame:
-    """Performance after a quick probe on the training set, first seed: a row a question, none of
-    which the outcome asks too."""
-    seed, desc, first = p.seeds[0], f"probe {p.train}", p.evaluation.asked or 0
+@cached(*READ, "evaluation.dtype")
+def gradients(p: Profile, seed: int, domain: str | None = None) -> dict[str, np.ndarray]:
+    """`pulls` of the training set's answers, or of a domain's; as many questions of either."""
+    pool = questions.training_examples(p, seed, listed=True)[0]
+    return pulls(p, questions.domain_queries(p, domain, seed) if domain else pool[: p.sts.queries])
+
+
+@cached(*READ)
+def answer_features(p: Profile, seed: int, domain: str | None = None) -> dict:
+    """Features of questions after demonstrations with wrong answers, then with the right ones: what
+    is left of the shift is neither wording nor form. Of the training set, or of a domain."""
+    return run.read(p, answer_pairs(p, seed, domain), f"{domain or p.train}, right and wrong")
+
+
+def answer_pairs(p: Profile, seed: int, domain: str | None = None) -> prompts.Pairs:
+    """(wrong, right) prompts of the training set, or of a domain."""
+    n, pool = p.sts.queries, questions.training_examples(p, seed, listed=True)[0]
+    asked, shown = pool[:n], pool[n:]
+    if domain:
+        asked = questions.domain_queries(p, domain, seed)
+        shown = by_domain(corpora.load(p.demonstrations))[domain]
+    shown = prompts.choose_demonstrations(shown, p.sts.demonstrations, p.shift.sets, seed)
+    rng = random.Random(f"wrong {domain or p.train} {seed}")
+    return questions.answer_pairs(p, asked[:n], shown, rng)
+
+
+def comparable(p: Profile) -> tuple[str, ...]:
+    """The domains whose answers are of the training set's type, as far as that is known."""
+    own = p.train.partition("/")[2]
+    return tuple(d for d in corpora.domains(p.domains) if skills.comparable(own, d))
+
+
+def _asked(p: Profile, first: int, last: int | None) -> tuple[Example, ...]:
+    groups = questions.evaluation_questions(p)
+    return tuple(e for d in comparable(p) for e in groups[d][first:last])
+
+
+OUTCOME = (*run.ASKED, "train", "shift.held_out", "sft", "evaluation.asked")
+
+
+@cached(*OUTCOME)
+def outcome(p: Profile, seed: int) -> pd.DataFrame:
+    """Performance on the comparable domains after fine-tuning, a row a question; the model is not
+    kept: dozens are a disk full."""
+    after = run.performance(p, (run.finetuned, seed), None, _asked(p, 0, p.evaluation.asked))
+    shutil.rmtree(run.finetuned.path(p, seed), ignore_errors=True)
+    return after
+
+
+@cached(*OUTCOME)
+def probe(p: Profile, seed: int) -> pd.DataFrame:
+    """The same after a quick probe, of questions that the outcome does not ask."""
+    desc, first = f"probe {p.train}", p.evaluation.asked or 0
     learned = questions.training_examples(p, seed)[0][:PROBE_EXAMPLES]
     model = run.briefly_tuned(p, learned, 10 * p.sft.lr, seed, desc)
-    groups, last = questions.evaluation_questions(p).values(), first + PROBE_QUESTIONS
-    asked = [e for of in groups for e in of[first:last]]
+    asked = _asked(p, first, first + PROBE_QUESTIONS)
     return evaluate.option_likelihoods(model, questions.tokenizer(p), asked, desc=desc)
+
+
+def change(p: Profile, after: pd.DataFrame) -> pd.DataFrame:
+    """What a model's performance is above the untouched one's: domain, id and the measures."""
+    after, before = (t.set_index(["domain", "id"]) for t in (after, run.performance(p)))
+    return (after - before.loc[after.index]).reset_index()
+
+
+def at_answer(p: Profile) -> Profile:
+    """The run that reads the tokens between a query and its answer in the place of the query's."""
+    return p.model_copy(update={"place": "answer"})

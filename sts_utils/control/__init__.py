@@ -1,1 +1,0 @@
-"""The positive control: can a score see what was trained on?"""
