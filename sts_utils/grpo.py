@@ -75,34 +75,11 @@ def grpo(
     rows = Dataset.from_list([{"prompt": chat(e.query), "answer": e.answer} for e in examples])
     optimizers, config = (train.master_adamw(whole, settings.lr), None), GRPOConfig(**how)
     more = {"processing_class": tokenizer, "optimizers": optimizers}
-    trainer = AnswerGRPO(whole, rewards, train.on_one_gpu(config), rows, **more)
+    trainer = GRPOTrainer(whole, rewards, train.on_one_gpu(config), rows, **more)
     columns = ("step", "reward", "reward_sd", "completions/mean_length")
     log = train.run(trainer, f"GRPO seed {seed}", columns)
     models.save(whole, tokenizer, out)
     return log
-
-
-class AnswerGRPO(GRPOTrainer):
-    """TRL's GRPOTrainer without two costs that leave the gradient as it is: the head on prompts,
-    and completions whose group earned equal rewards (loss "grpo" without KL)."""
-
-    def _get_per_token_logps_and_entropies(self, model, ids, mask, last, batch_size=None, **_):
-        parts, rows = [], batch_size or len(ids)
-        for some, seen in zip(ids.split(rows), mask.split(rows), strict=True):
-            scored = seen[:, -last:].bool()
-            keep = torch.nn.functional.pad(scored, (seen.shape[1] - last - 1, 1))
-            states = models.final_states(model, some, seen, keep)
-            logps = -train.losses_in_parts(model, states, some[:, -last:][scored], self.temperature)
-            parts.append(logps.new_zeros(scored.shape).masked_scatter(scored, logps))
-        logps = torch.cat(parts)
-        return logps, torch.zeros_like(logps), None  # entropies are only logged
-
-    def _compute_loss(self, model, inputs):
-        unequal = inputs["advantages"] != 0
-        if not unequal.any():
-            return torch.zeros((), device=unequal.device, requires_grad=True)
-        rows = {k: v[unequal] if torch.is_tensor(v) and v.ndim else v for k, v in inputs.items()}
-        return super()._compute_loss(model, rows) * unequal.float().mean()
 
 
 def accuracy(model, tokenizer, examples, completion_tokens: int, batch: int = 32) -> pd.DataFrame:

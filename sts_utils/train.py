@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.integrations import sdpa_attention
 from transformers.utils import is_torch_tf32_available
 
@@ -114,19 +113,16 @@ def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) 
     return log[list(columns)].rename(columns=names).assign(seed=trainer.args.seed)
 
 
-class Bar(TrainerCallback):
-    """A progress bar with one number of the log; the Trainer's own prints a table a step."""
+class Bar(ProgressCallback):
+    """The Trainer's progress bar with one number of the log, not a printed row a step."""
 
     def __init__(self, desc: str, shown: str):
-        self.bar, self.shown = tqdm(desc=desc, unit="step", leave=False), shown
+        super().__init__()
+        self.desc, self.shown = desc, shown
 
-    def on_log(self, args, state, control, logs, **_):
-        self.bar.total = state.max_steps
-        self.bar.update(state.global_step - self.bar.n)
-        self.bar.set_postfix({self.shown: logs.get(self.shown)})
-
-    def on_train_end(self, *_, **__):
-        self.bar.close()
+    def on_log(self, args, state, control, logs=None, **_):
+        self.training_bar.set_description(self.desc)
+        self.training_bar.set_postfix({self.shown: (logs or {}).get(self.shown)})
 
 
 class AnswerTrainer(Trainer):

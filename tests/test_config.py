@@ -77,7 +77,7 @@ def test_a_profile_says_what_differs_from_its_bases(tmp_path):
     assert mine.model_dump(exclude=differ) == base.model_dump(exclude=differ)
     path.write_text("about: mine\nbase: [control, llama3-8b]\n")  # the later lies above
     mine, control, llama = (config.load(n) for n in (str(path), "control", "llama3-8b"))
-    assert (mine.control, mine.model, mine.sft) == (control.control, llama.model, llama.sft)
+    assert (mine.others, mine.model, mine.sft) == (control.others, llama.model, llama.sft)
 
 
 @pytest.mark.parametrize(

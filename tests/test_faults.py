@@ -80,7 +80,7 @@ def harm(runs: Path) -> int:
 @pytest.mark.timeout(2400)
 def test_a_full_disk_a_kill_flipped_bytes_and_two_runs_at_once(reproduced, small_disk):
     profile = small_disk / "tiny.yaml"
-    profile.write_text(f"{{base: tiny, control: {{parts: []}}, stages: {STAGES}}}")
+    profile.write_text(f"{{base: tiny, others: [], stages: {STAGES}}}")
     runs, told = small_disk / "runs", (small_disk, "reproduce", "--profile", str(profile))
     end_without_room("domain_features-*", small_disk, command(*told))
     process = command(*told)
