@@ -217,7 +217,7 @@ def shift_scores(half: str, p, seed: int) -> dict[str, np.ndarray]:
     for q, place in ((p, ""), (transfer.at_answer(p), ", at the answer")):
         own = FeatureStats.from_arrays(run.train_features(q, seed, part=q.sae))
         others, dims = of_domains(half, seed, q.place), shifted_dims(own, p.top_n)
-        for score in ("sts_act", "sts_icl", "sts_relative", "cosine"):
+        for score in ("sts_act", "sts_icl", "cosine"):
             found[score + place] = over_domains(score, others, dims, towards=own.mean("dh"))
         active = shifted_dims(replace(own, dh2=own.h), p.top_n)  # in the place of D_N
         found["sts_act of the most active" + place] = over_domains("sts_act", others, active)

@@ -48,7 +48,7 @@ from sts_utils.results import Claim
 from sts_utils.scores import cosine, over_domains, shifted_dims
 from sts_utils.stats import Correlation
 
-SCORES = ("sts_act", "sts_icl", "sts_relative", "cosine")
+SCORES = ("sts_act", "sts_icl", "cosine")
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
 runs = {p.train: Run(p) for p in questions.sets(profile)}

@@ -23,12 +23,11 @@
 # 2. See how much each domain's questions use these features: $\mathrm{STS}_{act} = E\sum_{j\in D_N}
 #    h_j(\tilde x)$.
 #
-# | score | reads |
+# | what | reads |
 # |---|---|
-# | `sts_act`, `sts_icl` | the paper's: how active they are; how far a domain's examples move them |
-# | `sts_relative` | ours, the default: log of their activation over its mean over the domains |
-# | `sts_answers` | ours: how they move from wrong answers in context to right ones |
 # | a probe | ours: a few steps of fine-tuning, every domain measured before and after |
+# | `sts_act`, `sts_icl` | the paper's: how active they are; how far a domain's examples move them |
+# | `sts_answers` | ours: how they move from wrong answers in context to right ones |
 #
 # `sts_icl` needs worked examples of the domains, `sts_answers` multiple choice in your data and in
 # the domains' examples: most of the wording cancels there.
@@ -99,7 +98,7 @@ for example in prediction.train[:2]:
 # In the positive control (notebook 16), on SmolLM2-135M alone, both the trained skill and its
 # wording are known. `auc`: how often a score put the trained skill in other words above another
 # skill in the trained words (by chance 0.5). `r`: with the change beyond wording. The paper's
-# scores and `sts_relative` read the wording that a domain shares with your data, not the skill.
+# scores read the wording that a domain shares with your data, not the skill.
 
 # %%
 CONTROL = ROOT / "figures/control/control_judgement.csv"
@@ -249,13 +248,12 @@ for feature, words in zip(ids.tolist(), promoted(profile, ids)):
 # %% [markdown]
 # ## What to add to the mix
 #
-# A budget of extra examples in the ratio of the domains' weight, as the paper's §5: the score, of
-# `sts_relative` its exponential. `at_hand`: worked examples to draw from. Don't evaluate on them.
+# A budget of extra examples in the ratio of the domains' score, as the paper's §5. `at_hand`: worked
+# examples to draw from. Don't evaluate on them.
 
 # %%
 if BUDGET:
-    weight = prediction.table[score]
-    weight = np.exp(weight) if score == "sts_relative" else weight.clip(lower=0)
+    weight = prediction.table[score].clip(lower=0)
     weight = weight if weight.sum() > 0 else weight * 0 + 1.0  # none is above 0: evenly
     advice = prediction.table[["domain"]].assign(weight=weight, share=weight / weight.sum())
     quota = advice.share.to_numpy() * BUDGET

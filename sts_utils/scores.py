@@ -126,18 +126,7 @@ def columns(stats: FeatureStats, dims: ShiftedDims) -> np.ndarray:
     return places
 
 
-# --- ours: scores that compare domains, or directions ------------------------------------------
-
-
-def sts_relative(domains: Sequence[FeatureStats], dims: ShiftedDims, weights=None) -> np.ndarray:
-    """STS_rel(T̃) = mean_{j∈D_N} log(E_T̃ h_j / mean over domains): how much more active D_N's
-    features are in a domain than in the others (ours). [D], or [B, D] with `weights` [D][B, Q].
-
-    A hundredth of the mean is added to both, so that a feature silent in one domain counts as that
-    and no less."""
-    h = _means(domains, "h", dims, weights)
-    mean = h.mean(-2, keepdims=True)
-    return np.log((h + 0.01 * mean + 1e-4) / (1.01 * mean + 1e-4)).mean(-1)
+# --- ours: a score that compares directions ------------------------------------------
 
 
 def shift_cosine(
@@ -175,13 +164,11 @@ def over_domains(
 ) -> np.ndarray:
     """[D] the score `name` of each domain, or [B, D] with `weights`, [B, Q] for each domain.
 
-    `name`: sts_act, sts_icl, sts_relative, or cosine, which reads `towards` [F]."""
-    if name == "sts_relative":
-        return sts_relative(domains, dims, weights)
+    `name`: sts_act, sts_icl, or cosine, which reads `towards` [F]."""
     if name == "cosine":
         return shift_cosine(domains, dims, towards, weights)
     if name not in PAPER_SCORES:
-        raise ValueError(f"score {name!r}: choose sts_act, sts_icl, sts_relative or cosine")
+        raise ValueError(f"score {name!r}: choose sts_act, sts_icl or cosine")
     score, drawn = sts_act if name == "sts_act" else sts_icl, weights or [None] * len(domains)
     values = [score(d, dims, definition, w) for d, w in zip(domains, drawn, strict=True)]
     return np.stack(values, axis=-1)

@@ -4,9 +4,11 @@ import itertools
 import logging
 import os
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from string import ascii_uppercase as LETTERS
 
 import numpy as np
 import pandas as pd
@@ -23,14 +25,18 @@ from sts_utils.prediction.sources import drawn, key, read, read_evaluation
 
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
 EXAMPLE = str(store.DATA / "example.jsonl")
-#: The paper's two between ours (docs/own_data.md); the first did best in commit 0de4d57's control.
-SCORES = ("sts_relative", "sts_act", "sts_icl", "sts_answers")
-#: The training set's key beside the domains'; sets of demonstrations that its questions take in
-#: turn; bootstrap draws of the scores that are not the paper's.
-TRAIN, SETS, DRAWS = "", 4, 500
+#: The paper's two, and ours, which ranks where it can be had: it follows the skill more than the
+#: wording (docs/control.md).
+SCORES = ("sts_act", "sts_icl", "sts_answers")
+#: How multiple choice is learnt and asked: by options' texts, none listed, or by letters of a list.
+FORMS = ("text", "letter")
+#: The training set's key beside the domains'; sets of demonstrations its questions take in turn.
+TRAIN, SETS = "", 4
 #: A probe's batch; its learning rate, for models of this width and lower for wider ones (the quick
 #: probe of notebook 16); questions of a domain, at most.
 BATCH, LR, WIDTH, PROBED = sft.QUICK_BATCH, 1e-3, 576, 64
+#: Measured beside the log-odds; what sources.example gives for a letter's solution.
+BESIDE, SENTENCE = ("gold_probability", "accuracy"), "The answer is ({})."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,14 +80,13 @@ class Prediction:
         for name in self.scores:
             values, draws = [], []
             kind, called = ("answers", "cosine") if name == "sts_answers" else ("shift", name)
-            number = stats.DRAWS if name in scores.PAPER_SCORES else DRAWS
             for seed in self.seeds:
                 own = self.stats[TRAIN, seed, kind]
                 of = [self.stats[d, seed, kind] for d in self.domains]
                 how = {"dims": scores.shifted_dims(own, self.n), "towards": own.mean("dh")}
                 score = partial(scores.over_domains, called, of, **how)
                 values.append(score())
-                draws.append(score(weights=[weights[d, seed][:number] for d in self.domains]))
+                draws.append(score(weights=[weights[d, seed] for d in self.domains]))
             found[name] = np.mean(values, axis=0), stats.over_seeds(np.stack(draws, 1))
         return found
 
@@ -110,10 +115,11 @@ def predict(
     shots: int = 5,
     queries: int = 32,
     seeds: Sequence[int] = (0, 1, 2),
-    score: str = SCORES[0],
+    score: str | None = None,
     columns: Mapping[str, str] | None = None,
     domain_columns: Mapping[str, str] | None = None,
     probe: int | None = None,
+    form: str = FORMS[0],
     dtype: str = "auto",
 ) -> Prediction:
     """Which of `domains` will move when `model` is fine-tuned on `train`, without doing it.
@@ -127,12 +133,14 @@ def predict(
     | columns, domain_columns | what their columns are called, like {"question": "ask"} |
     | n, shots | N of D_N; worked examples in context |
     | queries, seeds | questions a domain and seed (twice as many of the training set); draws |
-    | score | what ranks, one of SCORES |
+    | score | what ranks, one of SCORES; the best that can be had if left out |
     | probe | steps of fine-tuning to try, if any: every domain before and after |
+    | form | how multiple choice is learnt and asked by the probe, one of FORMS |
 
     What was read of a domain is stored (data/runs) and serves other training sets. Everything is
     drawn by the seeds alone. Raises ValueError, before features are read, for what can't be used.
     """
+    seeds = str(seeds).split(",") if isinstance(seeds, str | int) else seeds
     seeds, notes, pairs = tuple(map(int, seeds)), [], {}
     if min(shots, queries, len(seeds)) < 1 or len(set(seeds)) < len(seeds) or (probe or 2) < 2:
         sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}"
@@ -159,16 +167,24 @@ def predict(
     asked = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
     worked = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
     choice = bool(worked) and _are_choices([*own, *itertools.chain(*worked.values())])
-    lacks = {"sts_relative": len(asked) < 2, "sts_icl": not worked, "sts_answers": not choice}
+    lacks = {"sts_icl": not worked, "sts_answers": not choice}
     possible = [name for name in SCORES if not lacks.get(name)]
-    if score not in possible or not 1 <= n <= (size := run.sae(p).cfg.d_sae):
+    if form not in FORMS:
+        raise ValueError(f"form {form!r}: choose {' or '.join(FORMS)}")
+    if (score := score or possible[-1]) not in possible or not 1 <= n <= (
+        size := run.sae(p).cfg.d_sae
+    ):
         mend = f"choose 1..{size}" if score in possible else f"choose {' or '.join(possible)}"
         raise ValueError(f"score {score!r}, n {n}: {mend}")
     if probe:
-        learned, probed = drawn(own, probe * BATCH, seeds[0]), measurable(asked, seeds[0])
+        learned = [learnt(e, form) for e in drawn(own, probe * BATCH, seeds[0])]
+        probed = [in_form(e, form) for e in measurable(asked, seeds[0])]
         size = models.size(p.model) * (2 * getattr(torch, p.dtype).itemsize + sft.MASTER_BYTES)
         said = f"A probe of {probe} steps learns from {probe * BATCH} examples, reads {len(probed)}"
         notes.append(f"{said} questions twice and holds {size / 1e9:.1f} GB beside activations.")
+        if any(e.options for e in probed):
+            listed = {"text": "the options' texts, none listed", "letter": "a list's letters"}
+            notes.append(f"The probe learns and asks multiple choice by {listed[form]}.")
     for said in notes:
         logging.getLogger(__name__).warning(said)
     for seed in seeds:
@@ -222,10 +238,26 @@ def measurable(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Exampl
     return [with_answer(e) if e.options and e.answer else e for e in plain]
 
 
+def learnt(e: Example, form: str) -> Example:
+    """An example as the probe learns it: one that has only a letter for a solution, in `form`."""
+    by_letter = e.options and e.solution in map(SENTENCE.format, LETTERS)
+    return with_answer(e) if by_letter and form == "text" else e
+
+
+def in_form(e: Example, form: str) -> Example:
+    """A question as the probe asks it; by letters, the options are the sentences that name them."""
+    if not e.options or form == "text":
+        return e
+    named = tuple(SENTENCE.format(letter) for letter, _ in zip(LETTERS, e.options, strict=False))
+    answer = named[e.options.index(e.answer)]
+    return replace(e, question=e.query, options=named, answer=answer)
+
+
 @cached(*run.MODEL, "sft", "evaluation.dtype")
 def tried(p: Profile, steps: int, learned: Sequence[Example], asked, seed: int) -> pd.DataFrame:
     """`asked` before and after fine-tuning on `learned`, whose model is not kept: domain, id,
-    measure, before, after: of multiple choice log-odds, or the answer's log-likelihood a token."""
+    measure, before, after: of multiple choice log-odds, or the answer's log-likelihood a token;
+    beside log-odds accuracy_before, …; seconds: of the steps, and of asking."""
     lr = LR * min(1, WIDTH / models.check(p.model, p.layer, p.revision))
     measure, name = partial(evaluate.option_likelihoods, desc="probe"), "gold_log_odds"
     if not _are_choices(asked):
@@ -233,8 +265,12 @@ def tried(p: Profile, steps: int, learned: Sequence[Example], asked, seed: int) 
         name = "solution_loglik"
     rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked], "measure": name}
     for side in ("before", "after"):
-        how = learned, lr, seed, "probe", steps
+        how, start = (learned, lr, seed, "probe", steps), time.monotonic()
         model = run.whole(p) if side == "before" else run.briefly_tuned(p, *how)
+        rows["seconds_of_steps"], start = time.monotonic() - start, time.monotonic()
         found = measure(model, questions.tokenizer(p), asked).drop_duplicates("id")
-        rows[side] = found.set_index("id")[name].loc[rows["id"]].to_numpy()  # one in two domains
+        found = found.set_index("id").loc[rows["id"]]  # one in two domains
+        rows["seconds_of_asking"] = time.monotonic() - start
+        rows |= {f"{k}_{side}": found[k].to_numpy() for k in BESIDE if k in found}
+        rows[side] = found[name].to_numpy()
     return pd.DataFrame(rows)

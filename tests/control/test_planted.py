@@ -45,7 +45,7 @@ def order(name: str, seed: int = 0, renamed: np.ndarray | None = None) -> float:
     return spearmanr(over_domains(name, domains, dims, towards=towards), AFFINITY).statistic
 
 
-@pytest.mark.parametrize("name", ["sts_act", "sts_icl", "sts_relative", "cosine"])
+@pytest.mark.parametrize("name", ["sts_act", "sts_icl", "cosine"])
 def test_planted_ranking_is_recovered_and_a_shuffled_one_is_not(name):
     shuffles = [np.random.default_rng(k).permutation(FEATURES) for k in range(40)]
     assert min(order(name, seed) for seed in range(3)) > 0.9

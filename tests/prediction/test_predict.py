@@ -82,8 +82,7 @@ def test_what_is_left_out_is_noted():
     made = sts_utils.predict(rows, **ONE | {"domains": both})
     assert len(made.train) == len(made.questions["apples"]) == 16
     said = " ".join(made.notes)
-    assert "1 of 19 rows left out, empty, asked twice or" in said
-    assert "1 of 18 training rows have no answer" in said
+    assert "left out: 1 rows that are there twice, 1 training rows without an answer" in said
     assert "1 of 17 examples of the training set are longer than" in said
     assert "3 questions of the domains are in the training set too" in said
 
@@ -110,7 +109,7 @@ def test_what_cannot_be_used_is_one_line_before_features_are_read(monkeypatch):
         ({"train": [("Q", ""), ("R", "")]}, "no row has an answer"),
         ({"domains": {"three": asked("three", 3)}}, "three has under 2 questions beside its demo"),
         ({"domains": {"same": asked("train")}}, "domain 'same' has no worked examples"),
-        ({"score": "sts_relative"}, "choose sts_act or sts_icl"),  # it compares domains
+        ({"form": "spoken"}, "form 'spoken': choose text or letter"),
         ({"score": "sts_answers"}, "choose sts_act or sts_icl"),  # of multiple choice
         ({"n": 513}, "n 513: choose 1..512"),
         ({"seeds": (0, 0)}, "too few, or a seed twice"),
@@ -137,13 +136,12 @@ def test_scores_are_the_paper_s_on_the_same_statistics_with_intervals(found):
     for name in (*module.SCORES[:-1], "rank"):
         assert (table[f"{name}_low"] <= table[name]).all()
         assert (table[name] <= table[f"{name}_high"]).all()
-    expected = {"sts_act": [], "sts_icl": [], "sts_relative": []}
+    expected = {"sts_act": [], "sts_icl": []}
     for s in range(2):
         dims = scores.shifted_dims(found.stats["", s, "shift"], 20)
         every = [found.stats[d, s, "shift"] for d in found.domains]
         expected["sts_act"].append(scores.sts_act(every[1], dims))
         expected["sts_icl"].append(scores.sts_icl(every[1], dims))
-        expected["sts_relative"].append(scores.sts_relative(every, dims)[1])
     for name, values in expected.items():
         assert table[name]["pears"] == pytest.approx(np.mean(values))
 
@@ -161,7 +159,7 @@ def test_neighbours_that_can_t_be_told_apart_share_ranks(found):
 def test_a_question_that_every_seed_asks_is_drawn_once(found):
     one = replace(found, seeds=(0,))
     twice = {(name, s, kind): found.stats[name, 0, kind] for name, s, kind in found.stats}
-    for name in ("sts_act", "sts_relative"):
+    for name in ("sts_act", "sts_icl"):
         same = replace(found, stats=twice).estimates[name]
         np.testing.assert_allclose(same[1], one.estimates[name][1])
 
@@ -197,6 +195,8 @@ def test_what_is_measured():
     told = SMALL | {"domains": {"one": rows, "two": rows[:2]}, "demonstrations": "none"}
     answers = sts_utils.predict(asked("train"), probe=2, seeds=(0,), **told).answers
     assert set(answers.measure) == {"gold_log_odds"} and np.isfinite(answers.after).all()
+    beside = [f"{name}_{side}" for name in module.BESIDE for side in ("before", "after")]
+    assert answers[beside].stack().between(0, 1).all()
     assert answers.groupby("domain").size().to_dict() == {"one": 4, "two": 2}
     one = Example("Which?", "", "this", "any", "0", options=("this",))
     two = replace(one, options=("this", "b"))
@@ -205,6 +205,30 @@ def test_what_is_measured():
     closed = replace(open_, answer="b", id="1")
     measured = module.measurable({"any": [open_, closed, replace(one, answer="")]}, 0)
     assert sorted((e.id, e.solution) for e in measured) == [("0", open_.solution), ("1", "b")]
+
+
+def test_multiple_choice_is_learnt_and_asked_in_one_form(monkeypatch):
+    learned = []
+    real = train.train_answers
+    spy = lambda model, t, s, examples, *a, **k: (
+        learned.extend(examples) or real(model, t, s, examples, *a, **k)
+    )  # noqa: E731
+    monkeypatch.setattr(train, "train_answers", spy)
+    how = SMALL | {"seeds": (0,), "domains": {"apples": choices("apples")}, "probe": 2}
+    for form, solution, options in (
+        ("text", "fruit", ()),
+        ("letter", "The answer is (", ("fruit",)),
+    ):
+        learned.clear()
+        made = sts_utils.predict(choices("fruit"), form=form, **how)
+        assert all(e.solution.startswith(solution) for e in learned)
+        assert all(bool(e.options) == bool(options) for e in learned)
+        assert any(f"by {'the options' if form == 'text' else 'a list'}" in n for n in made.notes)
+    asked = module.in_form(made.questions["apples"][0], "letter")
+    assert asked.options[:2] == ("The answer is (A).", "The answer is (B).")
+    assert "(A)" in asked.question and asked.answer in asked.options
+    worked = replace(made.train[0], solution="First … The answer is (A).")
+    assert module.learnt(worked, "text") == worked  # people's own words stay
 
 
 @pytest.mark.slow
@@ -223,7 +247,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     csv, parquet = pd.read_csv(out / "table.csv"), pd.read_parquet(out / "table.parquet")
     pd.testing.assert_frame_equal(csv, parquet)
     mixture = [json.loads(line) for line in (out / "mixture.jsonl").open()]
-    weight = np.exp(csv.set_index("domain").sts_relative)  # the ratio of the score, to a unit
+    weight = csv.set_index("domain").sts_icl  # the ratio of the score, to a unit
     counts = pd.Series([row["domain"] for row in mixture]).value_counts()
     assert len({row["question"] for row in mixture}) == 7
     assert (counts - 7 * weight / weight.sum()).abs().max() < 1
