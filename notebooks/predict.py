@@ -61,13 +61,14 @@ import sts_utils
 from sts_utils import questions, run, scores, stats
 from sts_utils.experiments.labels import activations, promoted
 from sts_utils.prediction import sources
-from sts_utils.prediction.predict import SCORES
+from sts_utils.prediction.predict import BESIDE, SCORES
 from sts_utils.prediction.predict import TRAIN as OWN
 from sts_utils.store import ROOT
 
 pd.set_option("display.html.use_mathjax", False, "display.precision", 3)
 pd.set_option("display.max_colwidth", None, "display.max_rows", 30)
 os.chdir(FOLDER)
+ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 # %%
 given = {"model": MODEL, "sae": SAE, "domains": DOMAINS, "seeds": SEEDS, "queries": QUERIES}
@@ -93,6 +94,89 @@ for example in prediction.train[:2]:
     print(f"\n{example.query}\n  → {example.solution}")
 
 # %% [markdown]
+# ## What will move
+#
+# From the best evidence there is. A **probe** with enough signal leads: the change after a few
+# steps of fine-tuning, with 95% intervals over questions, of the log-odds of the right option where
+# all questions are multiple choice, else of the answers' log-likelihood a token, which form and
+# wording move too. Above 0 the answers became likelier. Its **reliability** is the share of the
+# variance between domains that is signal, not noise. Another run and other examples are not in the
+# intervals, nor whether more steps have the same sign.
+
+
+# %%
+def changes_of(answers: pd.DataFrame, before: str, after: str) -> dict[str, stats.Jackknife]:
+    """Domain -> mean change of a measure, columns `before` and `after`."""
+    change = (answers[after] - answers[before]).groupby(answers.domain)
+    return {domain: stats.Jackknife.mean(of.to_numpy()[None]) for domain, of in change}
+
+
+probe, reliability = None, np.nan
+if answers is not None:
+    change = changes_of(answers, "before", "after")
+    table = answers.groupby("domain")[["before", "after"]].mean()
+    ends = {
+        f"change{end}": [float(getattr(e, k)) for e in change.values()] for end, k in ENDS.items()
+    }
+    probe = table.assign(questions=answers.groupby("domain").size(), **ends)
+    for name in (name for name in BESIDE if f"{name}_after" in answers):
+        beside = changes_of(answers, f"{name}_before", f"{name}_after")
+        probe[f"{name} change"] = [
+            f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]" for e in beside.values()
+        ]
+    probe = probe.sort_values("change", key=abs, ascending=False).reset_index()
+    if len(change) > 1:
+        each = (answers.after - answers.before).groupby(answers.domain)
+        reliability = stats.reliability([of.to_numpy()[None] for _, of in each])
+
+# %%
+leads = probe is not None and not reliability < stats.TESTABLE
+if leads:
+    most = probe.iloc[0]
+    print(
+        f"{most.domain} moves most: {most.change:+.2f} [{most.change_low:+.2f}, {most.change_high:+.2f}]"
+    )
+    print(
+        f"of {answers.measure[0]}; {(probe.change_low * probe.change_high > 0).sum()} of {len(probe)} intervals leave 0 out."
+    )
+    print(f"Ranked by the probe; reliability {reliability:.2f}.")
+elif probe is not None:
+    print(
+        f"The probe's changes are mostly noise: reliability {reliability:.2f}, below {stats.TESTABLE}."
+    )
+    factor = (1 / max(reliability, 0.05) - 1) ** 0.5  # signal grows with steps, noise does not
+    steps, minutes = (
+        int(np.ceil(PROBE * factor)),
+        answers[["seconds_of_steps", "seconds_of_asking"]].iloc[0] / 60,
+    )
+    print(
+        f"About {steps} steps would do, {minutes.iloc[0] * factor + 2 * minutes.iloc[1]:.0f} minutes here."
+    )
+else:
+    print(
+        "No probe was run (probe=40, or --probe 40): nothing here says by how much a domain moves."
+    )
+if probe is not None and "accuracy change" in probe:
+    sign = {
+        d: np.sign(e.value)
+        for d, e in changes_of(answers, "accuracy_before", "accuracy_after").items()
+    }
+    odd = [
+        row.domain
+        for row in probe.itertuples()
+        if row.change * sign[row.domain] <= 0 and row.change_low * row.change_high > 0
+    ]
+    if odd:
+        print(
+            f"Log-odds and accuracy disagree for {', '.join(odd)}: a change of form, not of knowledge?"
+        )
+if not leads:
+    print(f"Below, domains are ranked by {score}, which says nothing of size or sign.")
+display(probe)
+if OUT and probe is not None:
+    probe.to_csv(Path(OUT) / "probe.csv", index=False)
+
+# %% [markdown]
 # ## What a score can see
 #
 # In the positive control (notebook 16), on SmolLM2-135M alone, both the trained skill and its
@@ -110,39 +194,7 @@ else:
     print("The control's result is not at hand: the default score is not backed by it.")
 
 # %% [markdown]
-# ## The probe
-#
-# Change after a few steps of fine-tuning, with 95% intervals over questions: of the log-odds of the
-# right option where all questions are multiple choice, else of the answers' log-likelihood a token,
-# which form and wording move too. Above 0 the answers became likelier. Whether more steps have the
-# same sign was not compared; another run and other examples are not in the intervals.
-
-# %%
-probe = None
-if answers is not None:
-    rows, changes = [], {}
-    for domain, of in answers.groupby("domain"):
-        changes[domain] = (of.after - of.before).to_numpy()[None]  # [1 seed, questions]
-        e = stats.Jackknife.mean(changes[domain])
-        before, after = of.before.mean(), of.after.mean()
-        rows.append((domain, len(of), before, after, after - before, e.low, e.high))
-    columns = ["domain", "questions", "before", "after", "change", "change_low", "change_high"]
-    probe = pd.DataFrame(rows, columns=columns)
-    probe = probe.sort_values("change", key=abs, ascending=False, ignore_index=True)
-    print(f"Measured: {answers.measure[0]}")
-    if len(changes) > 1:
-        reliability = stats.reliability(list(changes.values()))
-        print(f"Share of the variance between domains that is signal: {reliability:.2f}")
-        if not reliability >= stats.TESTABLE:
-            print("Below 0.5: more noise than signal. Take more steps, or more questions a domain.")
-    display(probe)
-    if OUT:
-        probe.to_csv(Path(OUT) / "probe.csv", index=False)
-else:
-    print("None was run: predict(…, probe=8), or --probe 8.")
-
-# %% [markdown]
-# ## The ranking
+# ## The ranking by a score
 #
 # A row a domain, with 95% bootstrap intervals over its questions and the seeds; other training
 # examples are not in them, nor how likely a domain is to move. `rank_low` to `rank_high`: where its
@@ -248,8 +300,8 @@ for feature, words in zip(ids.tolist(), promoted(profile, ids)):
 # %% [markdown]
 # ## What to add to the mix
 #
-# A budget of extra examples in the ratio of the domains' score, as the paper's §5. `at_hand`: worked
-# examples to draw from. Don't evaluate on them.
+# A budget of extra examples in the ratio of the domains' score, as the paper's §5. `at_hand`:
+# worked examples to draw from; don't evaluate on them.
 
 # %%
 if BUDGET:

@@ -208,11 +208,12 @@ def test_what_is_measured():
 
 
 def test_multiple_choice_is_learnt_and_asked_in_one_form(monkeypatch):
-    learned = []
-    real = train.train_answers
-    spy = lambda model, t, s, examples, *a, **k: (
-        learned.extend(examples) or real(model, t, s, examples, *a, **k)
-    )  # noqa: E731
+    learned, real = [], train.train_answers
+
+    def spy(model, tokenizer, settings, examples, *rest, **how):
+        learned.extend(examples)
+        return real(model, tokenizer, settings, examples, *rest, **how)
+
     monkeypatch.setattr(train, "train_answers", spy)
     how = SMALL | {"seeds": (0,), "domains": {"apples": choices("apples")}, "probe": 2}
     for form, solution, options in (
