@@ -25,11 +25,9 @@ from sts_utils.prediction.sources import drawn, key, read, read_evaluation
 EXAMPLE = str(store.DATA / "example.jsonl")
 #: The paper's two between ours (docs/own_data.md); the first did best in commit 0de4d57's control.
 SCORES = ("sts_relative", "sts_act", "sts_icl", "sts_answers")
-#: The training set's key beside the domains'; sets of demonstrations that its questions take in
-#: turn; bootstrap draws of the scores that are not the paper's.
+#: The training set's key; sets of demonstrations, taken in turn; draws of scores not the paper's.
 TRAIN, SETS, DRAWS = "", 4, 500
-#: A probe's batch; its learning rate, for models of this width and lower for wider ones (the quick
-#: probe of notebook 16); questions of a domain, at most.
+#: A probe's batch; its learning rate, lower for wider models; questions of a domain, at most.
 BATCH, LR, WIDTH, PROBED = sft.QUICK_BATCH, 1e-3, 576, 64
 
 
