@@ -49,6 +49,7 @@ from sts_utils.run import performance
 from sts_utils.scores import cosine, over_domains, shifted_dims
 from sts_utils.stats import Correlation
 
+# %%
 SCORES = ("sts_act", "sts_icl", "sts_relative", "cosine")
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
@@ -165,6 +166,8 @@ def rows_of(score: str, dims: list) -> np.ndarray:
 
 
 found = {score: rows_of(score, [of[:n] for of in ranked]) for score in SCORES}
+
+# %%
 found["residual similarity"] = np.stack(
     [cosine(train.mean("r"), np.stack([domain.mean("r") for domain in read])) for train in trains]
 )
@@ -211,6 +214,7 @@ def minus_mispaired(statistic: Callable, score: np.ndarray, change: np.ndarray) 
     return statistic(score, change) - mispaired(statistic, score, change)
 
 
+# %%
 def sure(statistic: Callable, score: np.ndarray, change: np.ndarray, share: float) -> Correlation:
     """A statistic with the wider of its two jackknife intervals. `share`: the reliability."""
     kept, seeds = [categories != name for name in np.unique(categories)], 2
@@ -269,6 +273,8 @@ for label, read_score in (found | {"probe run": tried}).items():
         if "placebo" not in label and what != "r within sets, signed":
             row[f"{what} − another set's D_N"] = f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
     rows.append(row)
+
+# %%
 caption = (
     f"The transfer matrix (ours), {len(names)} sets × {len(domains)} domains: r of each score with "
     "the change within sets, and of the interaction; and less the same with other sets' scores. "
