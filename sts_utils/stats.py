@@ -174,8 +174,10 @@ class Correlation:
     def testable(self) -> bool:
         return self.reliability >= TESTABLE and self.seeds > 1
 
-    def __sub__(self, other: "Correlation") -> "Correlation":
-        return combined(lambda pair: pair[0] - pair[1], [self, other])
+    def __sub__(self, by: "Correlation | float") -> "Correlation":
+        if isinstance(by, Correlation):
+            return combined(lambda pair: pair[0] - pair[1], [self, by])
+        return replace(self, value=self.value - by, left_out=self.left_out - by, bounded=False)
 
     __str__ = Estimate.__str__
 

@@ -124,6 +124,6 @@ def run(profile, random_stats):
     run.actual = [random_stats(50 + seed) for seed in (0, 1)]
     places = list(enumerate(run.domain_names))
     run.domains = [{d: random_stats(100 + 20 * s + i) for i, d in places} for s in (0, 1)]
-    rngs = [np.random.default_rng(d) for d in range(14)]
-    run.change_arrays = [r.normal(0.05 * d, 0.3, size=(2, 25)) for d, r in enumerate(rngs)]
+    rngs = [np.random.default_rng(d) for d in range(len(run.domain_names))]
+    run.change_arrays = [r.normal(0.05 * (d % 14), 0.3, (2, 25)) for d, r in enumerate(rngs)]
     return run

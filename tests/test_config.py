@@ -89,7 +89,7 @@ def test_a_profile_says_what_differs_from_its_bases(tmp_path):
         ({"sae": "no-such/x"}, "SAE 'no-such/x' is no folder"),
         ({"top_n": 9999}, "top_n is 9999, but SAE 'random-8x' has 512 features"),
         ({"sft": {"batch": 10, "micro_batch": 4}}, "sft.batch 10 is not made of whole"),
-        ({"sts": {"demonstrations": 6}}, "domain 'engineering' has 5 demonstrations in 'mmlu-cot'"),
+        ({"sts": {"demonstrations": 6}}, "domain 'abstract algebra' has 5 demonstrations in 'mmlu"),
     ],
 )
 def test_what_does_not_fit_is_said_before_any_model_is_loaded(tmp_path, monkeypatch, changes, line):

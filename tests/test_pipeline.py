@@ -141,6 +141,7 @@ def sums_of(runs: Path, pattern: str, seed: int, **settings) -> dict[str, dict[s
     for path in runs.glob(pattern):
         told = recipe(path)
         asked = told["settings"].items() >= (settings | {"place": "query"}).items()
+        asked &= told["settings"].get("sts", {}).get("options", True)  # not as the outcome asks
         if asked and told["arguments"][-1] == str(seed):
             name = told["arguments"][0].strip("'")
             found.setdefault(name, load_file(path / "random-8x.safetensors"))

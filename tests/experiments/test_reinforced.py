@@ -5,6 +5,7 @@ import pytest
 
 from sts_utils import questions, scores
 from sts_utils import run as computed
+from sts_utils.config import TrainingSet
 from sts_utils.experiments import reinforced
 
 
@@ -12,7 +13,7 @@ def test_sft_like_grpo_has_its_steps_questions_and_rate(profile):
     g = profile.grpo.model_copy(update={"steps": 12, "prompts": 6, "lr": 3e-6, "dtype": "float32"})
     like = reinforced.supervised(profile.model_copy(update={"grpo": g}))
     sft = like.sft
-    assert (like.train, like.seeds) == ("chain-sum", profile.seeds[:1])
+    assert (like.train, like.seeds) == ("chain-sum", profile.seeds[:2])
     assert (sft.examples, sft.epochs, sft.batch, sft.micro_batch) == (72, 1, 6, 2)
     assert (sft.lr, sft.dtype) == (3e-6, "float32")
     assert len(questions.training_examples(like, 0)[0]) >= sft.examples
@@ -20,7 +21,10 @@ def test_sft_like_grpo_has_its_steps_questions_and_rate(profile):
 
 def test_settings_of_sft_train_no_model_by_rl_again(profile):
     """Its key is the same whichever of the runs on that training set asks."""
-    like, other = reinforced.supervised(profile), questions.trained_on(profile, "chain-sum")
+    like, other = (
+        reinforced.supervised(profile),
+        questions.trained_on(profile, TrainingSet(train="chain-sum")),
+    )
     assert like.sft != other.sft
     assert reinforced.reinforced.path(like, 0) == reinforced.reinforced.path(other, 0)
     longer = like.model_copy(update={"grpo": like.grpo.model_copy(update={"steps": 3})})
