@@ -29,8 +29,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from sts_utils import config, questions, results, run, scores
+from sts_utils import config, generate, questions, results, run, scores
 from sts_utils.experiments import reinforced
+from sts_utils.grpo import reward
 from sts_utils.measured import Run
 from sts_utils.results import CHANCE_COLOUR, PALETTE, SAE_COLOUR, Claim
 from sts_utils.scores import PAPER_SCORES
@@ -55,10 +56,13 @@ print(f"{g.steps} steps of {g.prompts} {g.train} questions, {g.generations} answ
 print(train[0].query, "\n---\nanswer:", train[0].answer)
 
 # %%
-rollouts = run.rollouts(like, seed)
-correct, asked = int(rollouts.correct.sum()), len(rollouts)
-print(f"{correct} of {asked} sampled answers are right")
-results.shown(rollouts.groupby("correct").head(2).assign(solution=lambda t: t.solution.str[:200]))
+asked, how = train[:16], {"temperature": g.temperature, "seed": seed}
+texts, read = [e.query for e in asked], questions.tokenizer(like)
+written = generate.completions(run.whole(like), read, texts, g.completion_tokens, **how)
+rewards = [reward(text, e.answer) for text, e in zip(written, asked)]
+print(f"{sum(rewards):.0f} of {len(asked)} sampled answers are right")
+columns = {"question": [e.question for e in asked], "sampled": [text[:200] for text in written]}
+results.shown(pd.DataFrame(columns | {"reward": rewards}).groupby("reward").head(2))
 
 # %% [markdown]
 # The reward of each step, and the mean length of the sampled completions. Where the length falls as
@@ -185,33 +189,6 @@ caption = (
     "paper."
 )
 results.publish(profile, "rl_and_sft", pd.DataFrame(rows), caption)
-
-# %% [markdown]
-# ## The model's own answers as demonstrations
-#
-# RL reinforces the model's own answers where they are right. Shown in context in place of the
-# ground truth, do they find more of what RL moves?
-
-# %%
-shown = {"ground truth": overlap["GRPO"]}
-own = reinforced.own_answers(like, seed)
-if own is not None:
-    by_own = Run(like, rl.models)
-    by_own.train, by_own.actual = [own], rl.actual
-    shown["rollouts"] = by_own.overlap()
-    shown["difference"] = shown["rollouts"] - shown["ground truth"]
-rows = [
-    {"demonstrations": whose, "overlap": e.value, "low": e.low, "high": e.high}
-    for whose, e in shown.items()
-]
-few = "" if own is not None else ", too few to show"
-caption = (
-    f"Reinforcement learning: overlap at N = {n} of D_N with the features that GRPO on {g.train} "
-    "moved, with ground-truth demonstrations in context and with the untouched model's own "
-    f"sampled answers that are verified correct ({correct} of {asked} were{few}); `difference` is "
-    "paired. Not in the paper."
-)
-results.publish(profile, "rollouts", pd.DataFrame(rows), caption)
 
 # %% [markdown]
 # ## The paper's claims

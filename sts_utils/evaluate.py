@@ -62,7 +62,7 @@ def option_likelihoods(model, tokenizer, examples, tokens=None, desc="evaluate")
         loglik = np.array([float(answered[0]) for answered in sample["filtered_resps"]])
         odds = np.exp(loglik - loglik.max())
         per_character = loglik / [max(len(option), 1) for option in options]
-        length = len(tokenizer(options[gold], add_special_tokens=False).input_ids)
+        length = max(len(tokenizer(options[gold], add_special_tokens=False).input_ids), 1)
         log_odds = loglik[gold] - np.logaddexp.reduce(np.delete(loglik, gold))
         measured = (odds[gold] / odds.sum(), loglik[gold] / length, log_odds)
         rows.append((e.domain, e.id, *measured, float(per_character.argmax() == gold)))
@@ -104,7 +104,7 @@ class OptionsLM(LM):
     def score(self, rows: list[list[list[int]]], cache=None) -> list[torch.Tensor]:
         """[options] log-likelihood of each option of each row of pieces, with a gradient; `cache`
         is of what comes before all rows (models.context_cache)."""
-        device, dtype, table = self.model.device, self.model.dtype, []
+        device, table = self.model.device, []
         past = cache.get_seq_length() if cache else 0
         for row in rows:  # of each token: its id, its position behind the context, its piece
             places = [(n, i) for n, piece in enumerate(row) for i in range(len(piece))]
@@ -113,14 +113,13 @@ class OptionsLM(LM):
         table = pad_sequence(table, batch_first=True, padding_value=-1).to(device)
         ids, positions, number = table.unbind(-1)
         seen = ((number[:, :, None] == number[:, None]) | (number == 0)[:, None]).tril()
-        mask = torch.where(seen, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]  # added
-        inputs = {"attention_mask": pad(mask, (past, 0)), **models.behind(cache, len(rows))}
-        inputs |= {"input_ids": ids.clamp(0), "position_ids": positions.clamp(0)}
-        hidden = self.model.model(**inputs).last_hidden_state
+        inputs = {"input_ids": ids.clamp(0), "position_ids": positions.clamp(0)}
+        inputs["attention_mask"] = models.option_masks(self.model, seen, positions.clamp(0), past)
+        hidden = self.model.model(**inputs, **models.behind(cache, len(rows))).last_hidden_state
         states, targets, lengths = [], [], []
         for row, (context, *options) in zip(hidden, rows, strict=True):
             start = len(context)
-            for option in options:  # its first token follows the context's last, wherever it lies
+            for option in filter(None, options):  # its first follows the context's last token
                 states += [row[len(context) - 1, None], row[start : start + len(option) - 1]]
                 targets, start = targets + option, start + len(option)
             lengths += map(len, options)

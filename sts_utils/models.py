@@ -2,8 +2,9 @@
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import transformers
 from gguf import GGUFReader
 from huggingface_hub.utils import enable_progress_bars
 from tokenizers import pre_tokenizers
+from torch.nn.functional import pad
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sts_utils.store import CACHE, atomic_folder
@@ -71,18 +73,34 @@ def resolve(name: str) -> Path | str:
 
 
 def _config(name: str, revision: str | None):
-    return AutoConfig.from_pretrained(resolve(name), revision=revision)
+    where = resolve(name)
+    if isinstance(where, Path) and (where / "adapter_config.json").exists():
+        raise ValueError(f"model {name!r} is an adapter: merge it (merge_and_unload) and save that")
+    try:
+        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:  # no such type, code of its own, no config
+        raise ValueError(f"model {name!r}: {str(error).strip().splitlines()[0]}") from None
 
 
+@cache
 def check(name: str, layer: int, revision: str | None = None) -> int:
     """The residual width of model `name`, from its config alone. Raises ValueError, in one line,
-    for a model that reads not only text, or that has no block `layer`."""
+    for a model that reads not only text, that can't be read here, or has no block `layer`."""
     config = _config(name, revision)
     if config.get_text_config() is not config:
         raise ValueError(f"model {name!r} is not of text alone: give its text-only version")
-    if not 0 <= layer < config.num_hidden_layers:
-        blocks = f"0..{config.num_hidden_layers - 1}"
-        raise ValueError(f"model {name!r} has blocks {blocks}, not {layer}: change `layer`")
+    if getattr(config, "quantization_config", None):
+        raise ValueError(f"model {name!r} is quantized: give the model that it was made of")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    blocks = getattr(getattr(model, "model", None), "layers", ())
+    attend = [hasattr(block, "self_attn") and not hasattr(block, "mamba") for block in blocks]
+    if not attend or not all(attend) or not hasattr(model, "lm_head"):
+        parts = "model.layers, each with self_attn, and lm_head"
+        raise ValueError(f"model {name!r} is a {config.model_type}, which has not {parts}")
+    if not 0 <= layer < len(blocks):
+        said = f"0..{len(blocks) - 1}, not {layer}: change `layer`"
+        raise ValueError(f"model {name!r} has blocks {said}")
     return config.hidden_size
 
 
@@ -130,7 +148,13 @@ def load_model(name: str, dtype: str = "float32", revision: str | None = None, c
     model, loaded = AutoModelForCausalLM.from_pretrained(resolve(name), **how)
     if lost := sorted(loaded["missing_keys"]):  # transformers draws them at random
         raise ValueError(f"{name} lacks {len(lost)} weights, as {lost[0]}: save the model whole")
-    return model.eval()
+    ids = torch.arange(4, device=model.device)[None]
+    with torch.no_grad():
+        theirs = model.eval()(input_ids=ids, use_cache=False).logits[0].float()
+        ours = vocabulary_logits(model, final_states(model, ids, None, torch.ones_like(ids) > 0))
+    if not (ours - theirs).abs().max() <= 0.1 * theirs.abs().max():
+        raise ValueError(f"{name}: a {config.model_type} makes logits in a way not known here")
+    return model
 
 
 def load_truncated(name: str, layer: int, dtype: str = "float32", revision: str | None = None):
@@ -203,11 +227,33 @@ def final_states(model, input_ids, attention_mask, keep) -> torch.Tensor:
 
 
 def vocabulary_logits(model, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits [tokens, vocabulary], float32, of final hidden states (with Gemma-2's cap), by
-    the head's weight, not the module, whose calls are exchanges between processes under FSDP."""
+    """Logits [tokens, vocabulary], float32, of final hidden states (with Granite's and Cohere's
+    scale, and Gemma-2's cap), by the head's weight, not the module, whose calls are exchanges
+    between processes under FSDP."""
     logits = torch.nn.functional.linear(hidden, model.lm_head.weight, model.lm_head.bias).float()
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    config = model.config
+    scale = getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)
+    cap, logits = getattr(config, "final_logit_softcapping", None), scale * logits
     return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def option_masks(model, seen: torch.Tensor, positions: torch.Tensor, past: int):
+    """The masks that a backbone takes: `seen` [rows, tokens, tokens], whether a token sees another
+    of its row, behind `past` tokens of a cached context that all see; of blocks with a sliding
+    window, which keep only what it reaches of that, nearer ones alone."""
+    config, dtype = model.config, model.dtype
+    window = getattr(config, "sliding_window", None) or sys.maxsize
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    masks = {}
+    for kind in set(kinds):
+        span = window if kind == "sliding_attention" else sys.maxsize
+        first = max(0, past - span + 1)
+        before = torch.arange(first, past, device=seen.device).expand(len(seen), -1)
+        keys = torch.cat([before, positions], 1)[:, None]
+        near = positions[:, :, None] - keys < span
+        near &= pad(seen, (past - first, 0), value=True)
+        masks[kind] = torch.where(near, 0.0, torch.finfo(dtype).min).to(dtype)[:, None]  # added
+    return masks if len(masks) > 1 else masks.popitem()[1]
 
 
 def _capped(config) -> bool:  # Gemma-2's attention, whose cap transformers' sdpa leaves out

@@ -74,6 +74,6 @@ def rounds(p: Profile) -> list[list[Call]]:
         after += [(run.train_features, cell), (run.train_features, behind)]
         after.append((transfer.answer_features, behind))
     if "12" in asked:
-        before += [(run.rollouts, (like, seed)), (reinforced.accuracy, (like, None))]
-        after += [(reinforced.accuracy, (like, rl[0])), (reinforced.own_answers, (like, seed))]
+        before.append((reinforced.accuracy, (like, None)))
+        after.append((reinforced.accuracy, (like, rl[0])))
     return [before, after, last]

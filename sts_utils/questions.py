@@ -96,21 +96,20 @@ def halves(p: Profile, domain: str) -> tuple[list[Example], list[Example]]:
     return asked[: len(asked) // 2], asked[len(asked) // 2 :]
 
 
-def training_pairs(p: Profile, seed: int, shown: Sequence | None = None, prose=False) -> Pairs:
+def training_pairs(p: Profile, seed: int, prose: bool = False) -> Pairs:
     """(plain, icl) prompts of the training set: held-out queries, demonstrations from the SFT pool
-    (or `shown`), of those short enough that they and a query as long fit the context: of LIMO's
-    chains of thought an 8,192-token context does not take two. With `prose` passages as long stand
-    for the demonstrations, so that what moves is what any context moves."""
+    of those short enough that they and a query as long fit the context: of LIMO's chains of thought
+    an 8,192-token context does not take two. With `prose` passages as long stand for the
+    demonstrations, so that what moves is what any context moves."""
     (train, held_out), settings = training_examples(p, seed), p.shift
     if (n := len(held_out)) < 2:
         raise ValueError(f"corpus {p.train!r} has {n} held-out questions: raise shift.held_out")
     if n < settings.queries:
         log.warning("%r: all %d held-out questions are read, not shift.queries", p.train, n)
-    pool = train if shown is None else shown
     limit = models.context_length(p.model, p.revision) // (settings.demonstrations + 1)
-    fitting = within(tokenizer(p), pool, limit - 1)
-    if len(fitting) < len(pool):
-        log.warning("%r: %d of %d examples can be shown", p.train, len(fitting), len(pool))
+    fitting = within(tokenizer(p), train, limit - 1)
+    if len(fitting) < len(train):
+        log.warning("%r: %d of %d examples can be shown", p.train, len(fitting), len(train))
     sets = prompts.choose_demonstrations(fitting, settings.demonstrations, settings.sets, seed)
     if prose:
         rng = random.Random(f"prose {seed}")

@@ -5,7 +5,6 @@ A `cached` function is computed once and read ever after. A fine-tuned model is 
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
@@ -26,8 +25,6 @@ MODEL = ("model", "revision")
 READ = (*MODEL, "layer", "sae", "dtype", "place", "engine")
 SHOWN = (*READ, "sweep", "train", "shift", "alignment")
 DOMAINS = ("domains", "demonstrations", "sts", "evaluation.questions")
-#: Training questions that the untouched model answers, to find verified answers of its own.
-ROLLOUTS = 192
 
 
 @lru_cache(maxsize=2)  # the untouched model and one fine-tuned one
@@ -148,13 +145,6 @@ def train_features(p: Profile, seed: int):
     """Training questions without and with training demonstrations (for D_N), of every SAE."""
     pairs = questions.training_pairs(p, seed)
     return read(p, pairs, f"{p.train} seed {seed}", p.saes)
-
-
-@cached(*SHOWN, "grpo", "evaluation.dtype")
-def own_answer_features(p: Profile, seed: int):
-    """The same with the untouched model's own verified answers as demonstrations."""
-    pairs = questions.training_pairs(p, seed, verified(p, seed))
-    return read(p, pairs, f"{p.train}, own answers, seed {seed}", p.saes)
 
 
 @cached(*READ, "train", "shift", "alignment")
@@ -317,23 +307,3 @@ def mathematics_measure(p: Profile) -> tuple[str, str, str, str]:
         return "accuracy", "accuracy", "share", f"verified answers to {corpus}"
     of = "held-out training-set solutions"
     return "solution_loglik", "log-likelihood", "nats a token", of
-
-
-@cached(*MODEL, "train", "shift.held_out", "grpo", "evaluation.dtype")
-def rollouts(p: Profile, seed: int) -> pd.DataFrame:
-    """The untouched model's sampled answers to training questions: id, solution, correct."""
-    from sts_utils import grpo
-
-    pool = questions.training_examples(p, seed)[0][:ROLLOUTS]
-    how = {"temperature": p.grpo.temperature, "seed": seed, "desc": "rollouts"}
-    asked = [e.query for e in pool]
-    written = generate.completions(whole(p), tokenizer(p), asked, p.grpo.completion_tokens, **how)
-    correct = [bool(grpo.reward(w, e.answer)) for w, e in zip(written, pool, strict=True)]
-    return pd.DataFrame({"id": [e.id for e in pool], "solution": written, "correct": correct})
-
-
-def verified(p: Profile, seed: int) -> list[Example]:
-    """Training questions with those of these answers that are correct."""
-    table = rollouts(p, seed).set_index("id")
-    pool = questions.training_examples(p, seed)[0][:ROLLOUTS]
-    return [replace(e, solution=table.solution[e.id]) for e in pool if table.correct[e.id]]

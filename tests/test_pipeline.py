@@ -20,7 +20,7 @@ from sts_utils import config, notebooks, results, store
 FIGURES = "fig1a fig1b fig2a fig2b fig3 fig4a fig4b fig4c fig4d fig4e fig5 fig6 fig7 training"
 FIGURES += " paper_numbers control_heat control_aucs score_parts"
 TABLES = "table1 tables2_4 reliability table5 table6 table6_points table6_measures table7 table8"
-TABLES += " table9 table10 table11 table12 table13 rl_and_sft rollouts control_gains"
+TABLES += " table9 table10 table11 table12 table13 rl_and_sft control_gains"
 TABLES += " control_design control_judgement control_goals changes placebos table6_variants"
 TABLES += " score_parts_table"
 PRODUCTS = [f"{name}.{kind}" for name in FIGURES.split() for kind in ("pdf", "png", "txt")]

@@ -9,7 +9,6 @@ import pandas as pd
 from sts_utils import questions, run
 from sts_utils.cache import cached
 from sts_utils.config import Profile, TrainingSet
-from sts_utils.features import FeatureStats
 
 LEARNT = (*run.MODEL, "train", "grpo", "shift.held_out")
 
@@ -40,11 +39,3 @@ def accuracy(p: Profile, model: run.Model) -> pd.DataFrame:
     examples = questions.training_examples(p, 0)[1][: p.evaluation.held_out]
     whole, read = run.whole(p, model), questions.tokenizer(p)
     return grpo.accuracy(whole, read, examples, p.grpo.completion_tokens)
-
-
-def own_answers(p: Profile, seed: int) -> FeatureStats | None:
-    """Features of the training set with the untouched model's own answers, those that are correct,
-    as demonstrations; None where they are too few to show."""
-    if len(run.verified(p, seed)) < p.shift.demonstrations:
-        return None
-    return FeatureStats.from_arrays(run.own_answer_features(p, seed, part=p.sae))

@@ -41,13 +41,3 @@ def test_r_is_of_the_dims_that_demonstrations_find_or_training_moved(run):
         assert found[-1].value == pytest.approx(np.corrcoef(np.mean(x, 0), changes)[0, 1])
     gap = found[0] - run.correlations()["sts_icl"]
     assert (gap.value, gap.low, gap.high) == (0, 0, 0) and found[0].value != found[1].value
-
-
-def test_too_few_correct_answers_are_not_shown(profile, monkeypatch, random_stats):
-    like = reinforced.supervised(profile)
-    examples, read = questions.training_examples(like, 0)[0], random_stats()
-    monkeypatch.setattr(computed, "own_answer_features", lambda *_, part: read.arrays())
-    monkeypatch.setattr(computed, "verified", lambda *_: examples[:1])
-    assert reinforced.own_answers(like, 0) is None
-    monkeypatch.setattr(computed, "verified", lambda *_: examples[:2])
-    np.testing.assert_allclose(reinforced.own_answers(like, 0).dh2, read.dh2, rtol=1e-6)
