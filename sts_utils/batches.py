@@ -12,6 +12,9 @@ import psutil
 import torch
 from torch.nn.functional import linear
 
+#: FLOP/s of an A100 on average.
+A100 = 6e13
+
 
 def greedy(items: Iterable, fits: Callable[[list, object], bool]) -> Iterator[list]:
     """`items` in runs of neighbours: a batch ends before the item that does not fit to it."""
@@ -49,14 +52,26 @@ def precision(asked: str = "auto") -> str:
     busy machine's clock took now the one, now the other, and every artifact has its dtype."""
     if asked != "auto" or torch.cuda.is_available():
         return "bfloat16" if asked == "auto" else asked
-    threads, seconds = torch.get_num_threads(), []
+    return "bfloat16" if _seconds("float32") > 1.3 * _seconds("bfloat16") else "float32"
+
+
+@cache
+def _seconds(dtype: str) -> float:
+    """Of one CPU thread, its own time for a product of 256 × 512 and 512 × 1024."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for dtype in (torch.bfloat16, torch.float32):
-        a, b = (torch.ones(n, 512, dtype=dtype) for n in (256, 1024))
-        timer = timeit.Timer(partial(linear, a, b), timer=time.thread_time)
-        seconds.append(min(timer.repeat(repeat=7, number=1)))
+    a, b = (torch.ones(n, 512, dtype=getattr(torch, dtype)) for n in (256, 1024))
+    timer = timeit.Timer(partial(linear, a, b), timer=time.thread_time)
+    seconds = min(timer.repeat(repeat=7, number=1))
     torch.set_num_threads(threads)
-    return "bfloat16" if 1.3 * seconds[0] < seconds[1] else "float32"
+    return seconds
+
+
+def flops_a_second(dtype: str) -> float:
+    """About what a model computes: A100, or three quarters of what products of a core do."""
+    if torch.cuda.is_available():
+        return A100
+    return 0.75 * 2 * 256 * 512 * 1024 / _seconds(dtype) * cpu_threads()
 
 
 def batch_tokens() -> int:

@@ -72,7 +72,8 @@ def resolve(name: str) -> Path | str:
     return folder
 
 
-def _config(name: str, revision: str | None):
+def config_of(name: str, revision: str | None = None):
+    """The config of model `name`. Raises ValueError, in one line, for one that can't be read."""
     where = resolve(name)
     if isinstance(where, Path) and (where / "adapter_config.json").exists():
         raise ValueError(f"model {name!r} is an adapter: merge it (merge_and_unload) and save that")
@@ -86,7 +87,7 @@ def _config(name: str, revision: str | None):
 def check(name: str, layer: int, revision: str | None = None) -> int:
     """The residual width of model `name`, from its config alone. Raises ValueError, in one line,
     for a model that reads not only text, that can't be read here, or has no block `layer`."""
-    config = _config(name, revision)
+    config = config_of(name, revision)
     if config.get_text_config() is not config:
         raise ValueError(f"model {name!r} is not of text alone: give its text-only version")
     if getattr(config, "quantization_config", None):
@@ -106,17 +107,17 @@ def check(name: str, layer: int, revision: str | None = None) -> int:
 
 def context_length(name: str, revision: str | None = None) -> int:
     """The most tokens model `name` takes."""
-    return _config(name, revision).max_position_embeddings
+    return config_of(name, revision).max_position_embeddings
 
 
 def depth(name: str, revision: str | None = None) -> int:
     """Blocks of model `name`."""
-    return _config(name, revision).num_hidden_layers
+    return config_of(name, revision).num_hidden_layers
 
 
 def size(name: str, revision: str | None = None) -> int:
     """Weights of model `name`, counted from its config without loading any."""
-    config = _config(name, revision)
+    config = config_of(name, revision)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config).num_parameters()
 
@@ -138,7 +139,7 @@ def load_tokenizer(name: str, revision: str | None = None):
 def load_model(name: str, dtype: str = "float32", revision: str | None = None, config=None):
     """The causal LM `name`, or what another `config` takes of it, in evaluation mode, on the GPU if
     there is one. Raises ValueError, in one line, where its files lack weights."""
-    config = config or _config(name, revision)
+    config = config or config_of(name, revision)
     how = {"config": config, "dtype": getattr(torch, dtype), "output_loading_info": True}
     if device() == "cpu" or _capped(config):
         how["attn_implementation"] = "eager"
@@ -162,7 +163,7 @@ def load_truncated(name: str, layer: int, dtype: str = "float32", revision: str 
     its output is the residual stream after block `layer` [batch, tokens, d_model], what
     TransformerLens calls `blocks.{layer}.hook_resid_post`."""
     check(name, layer, revision)
-    config = _config(name, revision)
+    config = config_of(name, revision)
     config.num_hidden_layers = layer + 1
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: layer + 1]

@@ -1,26 +1,25 @@
 """`sts_utils.predict(train="my.jsonl")`: the whole method on people's own data."""
 
+import html
 import itertools
 import logging
 import os
 import random
-import time
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from string import ascii_uppercase as LETTERS
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
-from sts_utils import evaluate, models, prompts, questions, run, saes, scores, stats, store
-from sts_utils import train as sft
-from sts_utils.cache import cached
+from sts_utils import batches, features, models, prompts, questions, run, saes, scores, stats, store
+from sts_utils.cache import cached, versions
 from sts_utils.config import Profile
-from sts_utils.examples import Example, split, with_answer
+from sts_utils.examples import Example, split
 from sts_utils.features import FeatureStats
+from sts_utils.prediction import probe as probing
 from sts_utils.prediction.sources import drawn, key, read, read_evaluation
 
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
@@ -28,35 +27,28 @@ EXAMPLE = str(store.DATA / "example.jsonl")
 #: The paper's two, and ours, which ranks where it can be had: it follows the skill more than the
 #: wording (docs/control.md).
 SCORES = ("sts_act", "sts_icl", "sts_answers")
-#: How multiple choice is learnt and asked: by options' texts, none listed, or by letters of a list.
-FORMS = ("text", "letter")
 #: The training set's key beside the domains'; sets of demonstrations its questions take in turn.
 TRAIN, SETS = "", 4
-#: A probe's batch; its learning rate, for models of this width and lower for wider ones (the quick
-#: probe of notebook 16); questions of a domain, at most.
-BATCH, LR, WIDTH, PROBED = sft.QUICK_BATCH, 1e-3, 576, 64
-#: Measured beside the log-odds; what sources.example gives for a letter's solution.
-BESIDE, SENTENCE = ("gold_probability", "accuracy"), "The answer is ({})."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """Scores of domains, and `stats` that they come from: (domain or TRAIN, seed, kind) -> features
     of its questions; of kind "shift" without and with worked examples in context, of "answers"
-    (multiple choice) with wrong and with right ones."""
+    (multiple choice) with wrong and with right ones. Of a dry run there are none."""
 
     profile: Profile
     train: Sequence[Example]
     questions: Mapping[str, Sequence[Example]]
     demonstrations: Mapping[str, Sequence[Example]]  # the domains' worked examples, if any
-    notes: Sequence[str]  # what was left out, and what a probe costs
+    notes: Sequence[str]  # what was left out, and what it costs
     seeds: Sequence[int]
     domains: Sequence[str]  # that are ranked
     scores: Sequence[str]  # that can be had
     n: int
     score: str
     stats: Mapping[tuple[str, int, str], FeatureStats]
-    answers: pd.DataFrame | None  # of a probe: domain, id, measure, before, after
+    answers: pd.DataFrame | None  # of a probe, as probe.tried gives them
 
     def rescored(self, n: int | None = None, score: str | None = None, domains=None):
         """The same statistics with another N, score or choice of domains; nothing is run again."""
@@ -91,17 +83,59 @@ class Prediction:
         return found
 
     @cached_property
+    def leads(self) -> bool:
+        """Whether a probe has enough signal to rank the domains."""
+        return self.answers is not None and probing.reliability(self.answers) >= stats.TESTABLE
+
+    @cached_property
     def table(self) -> pd.DataFrame:
-        """A row a domain, best rank first: domain; rank by `score`, `rank_low`, `rank_high`; each
-        of SCORES with `_low` and `_high` (95% bootstrap over questions and seeds)."""
+        """A row a domain, best rank first: domain; rank, by the size of the probe's change where it
+        `leads`, else by `score`, with `rank_low`, `rank_high`; change with `_low` and `_high`, of a
+        probe; each of SCORES with these (95% bootstrap over questions and seeds)."""
+        parts = {n: (v, *stats.interval(draws)) for n, (v, draws) in self.estimates.items()}
         values, draws = self.estimates[self.score]
+        if self.answers is not None:
+            rows = probing.table(self.answers).set_index("domain").reindex(self.domains)
+            ends = rows[["change", "change_low", "change_high"]].to_numpy().T
+            parts = {"change": ends} | parts
+            if self.leads:
+                values, deviations = np.abs(ends[0]), (ends[2] - ends[1]) / 4
+                noise = np.random.default_rng(0).normal(size=(stats.DRAWS, len(values)))
+                draws = np.abs(ends[0] + deviations * noise)
         low, high = stats.interval(1 + (draws[:, None, :] > draws[:, :, None]).sum(-1))
         columns = {"domain": self.domains, "rank": 1 + (values > values[:, None]).sum(-1)}
         columns |= {"rank_low": low.round().astype(int), "rank_high": high.round().astype(int)}
-        for name, (values, draws) in self.estimates.items():
-            low, high = stats.interval(draws)
-            columns |= {name: values, f"{name}_low": low, f"{name}_high": high}
+        for name, part in parts.items():
+            columns |= dict(zip((name, f"{name}_low", f"{name}_high"), part, strict=True))
         return pd.DataFrame(columns).sort_values("rank", kind="stable", ignore_index=True)
+
+    def says(self) -> list[str]:
+        """What will move, by how much, how sure, in short lines from the best evidence there is."""
+        lines = ["No probe was run (probe=40): nothing here says by how much a domain moves."]
+        if self.answers is not None:
+            lines = probing.says(self.answers)
+        if self.leads:
+            return [*lines, "Domains are ranked by the size of this change."]
+        ranks = self.table[list(self.scores)].corr("spearman").to_numpy()
+        lines.append(f"Ranked by {self.score}, which says nothing of size or sign.")
+        if len(self.table) > 2 and (least := ranks.min()) < 0.5:
+            lines.append(f"The scores disagree (rank correlation {least:.2f}): trust none alone.")
+        return lines
+
+    def record(self) -> dict:
+        """All of it as JSON can write it: settings, versions, hashes of the data, numbers."""
+        sources = {TRAIN: self.train, **self.questions}
+        data = {name: store.digest(sorted(e.id for e in of)) for name, of in sources.items()}
+        plain = {"n": self.n, "score": self.score, "seeds": list(self.seeds)}
+        plain |= {"examples": {name: len(of) for name, of in sources.items()}, "data": data}
+        tables = {"table": self.table} | ({} if self.answers is None else {"answers": self.answers})
+        numbers = {name: of.to_dict("records") for name, of in tables.items()}
+        about = {"settings": self.profile.model_dump(), "versions": versions(), **plain}
+        return about | {"notes": list(self.notes), "says": self.says()} | numbers
+
+    def _repr_html_(self) -> str:
+        said = "<br>".join(map(html.escape, [*self.notes, *self.says()]))
+        return f"<p>{said}</p>" + self.table.round(3).to_html(index=False, border=0, na_rep="")
 
 
 def predict(
@@ -119,8 +153,10 @@ def predict(
     columns: Mapping[str, str] | None = None,
     domain_columns: Mapping[str, str] | None = None,
     probe: int | None = None,
-    form: str = FORMS[0],
+    lr: float | None = None,
+    form: str = probing.FORMS[0],
     dtype: str = "auto",
+    dry_run: bool = False,
 ) -> Prediction:
     """Which of `domains` will move when `model` is fine-tuned on `train`, without doing it.
 
@@ -128,14 +164,15 @@ def predict(
     |---|---|
     | train | a corpus, file, `datasets.Dataset` or list (sources.py) |
     | model, sae | packaged, a folder or of the hub; the SAE reads a block's residual stream |
-    | domains | {name: source}, or corpora (all their domains) and files |
+    | domains | {name: source}, or corpora (all their domains), files, "file:column" |
     | demonstrations | the same of worked examples; the domains' own if left out; or "none" |
     | columns, domain_columns | what their columns are called, like {"question": "ask"} |
     | n, shots | N of D_N; worked examples in context |
     | queries, seeds | questions a domain and seed (twice as many of the training set); draws |
-    | score | what ranks, one of SCORES; the best that can be had if left out |
-    | probe | steps of fine-tuning to try, if any: every domain before and after |
-    | form | how multiple choice is learnt and asked by the probe, one of FORMS |
+    | score | what ranks without a probe, one of SCORES; the best that can be had if left out |
+    | probe, lr | steps of fine-tuning to try, if any, and their learning rate |
+    | form | how multiple choice is learnt and asked by the probe, one of probe.FORMS |
+    | dry_run | only read the data and tell the cost |
 
     What was read of a domain is stored (data/runs) and serves other training sets. Everything is
     drawn by the seeds alone. Raises ValueError, before features are read, for what can't be used.
@@ -145,59 +182,105 @@ def predict(
     if min(shots, queries, len(seeds)) < 1 or len(set(seeds)) < len(seeds) or (probe or 2) < 2:
         sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}"
         raise ValueError(f"{sizes}: too few, or a seed twice")
-    for held in (run._backbone, run._sae, run._hook, questions._tokenizer):
+    if form not in probing.FORMS:
+        raise ValueError(f"form {form!r}: choose {' or '.join(probing.FORMS)}")
+    for held in (models.check, run._backbone, run._sae, run._hook, questions._tokenizer):
         held.cache_clear()  # a folder may have been written again
     unread = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
     reads = {"model": os.fspath(model), "sae": os.fspath(sae), "layer": saes.layer(os.fspath(sae))}
     exact = {name: {"dtype": dtype} for name in ("sft", "evaluation")}
     p = Profile(name="predict", about="", dtype=dtype, **exact, **reads, **unread)
-
-    def fitting(examples: list[Example], what: str) -> list[Example]:
-        # those of which any `shots` and a question fit into the context; 32: a turn's marks
-        longest = models.context_length(p.model) // (shots + 1) - 32
-        kept = questions.within(questions.tokenizer(p), examples, longest)
-        if left := len(examples) - len(kept):
-            said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
-            notes.append(f"{said} (the context over {shots} + 1 turns) and were left out.")
-        return kept
+    width, fit = models.check(p.model, p.layer), partial(fitting, p, shots=shots, note=notes.append)
 
     own = read(train, domain="train", columns=columns, answers=True, note=notes.append)
-    own = fitting(own, "the training set")
+    own = fit(own, what="the training set")
     asked, worked = read_evaluation(domains, demonstrations, domain_columns, own, notes.append)
-    asked = {d: fitting(of, f"domain {d!r}") for d, of in asked.items()}
-    worked = {d: fitting(of, f"demonstrations of {d!r}") for d, of in worked.items()}
-    choice = bool(worked) and _are_choices([*own, *itertools.chain(*worked.values())])
+    asked = {d: fit(of, what=f"domain {d!r}") for d, of in asked.items()}
+    worked = {d: fit(of, what=f"demonstrations of {d!r}") for d, of in worked.items()}
+    choice = bool(worked) and probing.are_choices([*own, *itertools.chain(*worked.values())])
     lacks = {"sts_icl": not worked, "sts_answers": not choice}
     possible = [name for name in SCORES if not lacks.get(name)]
-    if form not in FORMS:
-        raise ValueError(f"form {form!r}: choose {' or '.join(FORMS)}")
-    if (score := score or possible[-1]) not in possible or not 1 <= n <= (
-        size := run.sae(p).cfg.d_sae
-    ):
-        mend = f"choose 1..{size}" if score in possible else f"choose {' or '.join(possible)}"
-        raise ValueError(f"score {score!r}, n {n}: {mend}")
-    if probe:
-        learned = [learnt(e, form) for e in drawn(own, probe * BATCH, seeds[0])]
-        probed = [in_form(e, form) for e in measurable(asked, seeds[0])]
-        size = models.size(p.model) * (2 * getattr(torch, p.dtype).itemsize + sft.MASTER_BYTES)
-        said = f"A probe of {probe} steps learns from {probe * BATCH} examples, reads {len(probed)}"
-        notes.append(f"{said} questions twice and holds {size / 1e9:.1f} GB beside activations.")
-        if any(e.options for e in probed):
-            listed = {"text": "the options' texts, none listed", "letter": "a list's letters"}
-            notes.append(f"The probe learns and asks multiple choice by {listed[form]}.")
-    for said in notes:
-        logging.getLogger(__name__).warning(said)
+    if (score := score or possible[-1]) not in possible:
+        raise ValueError(f"score {score!r}: choose {' or '.join(possible)}")
+    if not 1 <= n <= (size := run.sae(p).cfg.d_sae):
+        raise ValueError(f"n {n}: choose 1..{size}")
     for seed in seeds:
         for name, draw in _draws(own, asked, worked, shots, queries, seed).items():
-            pairs[name, seed, "shift"] = questions.pairs(p, *draw)
+            pairs[name, seed, "shift"] = tuple(questions.pairs(p, *draw))
             if choice:
                 rng, q = random.Random(f"{name} {seed}"), p.model_copy(update={"place": "answer"})
-                pairs[name, seed, "answers"] = questions.answer_pairs(q, *draw, rng)
-    bar = tqdm(pairs.items(), desc="features", unit="set")
-    found = {at: FeatureStats.from_arrays(prompt_features(p, tuple(of))) for at, of in bar}
-    answers = tried(p, probe, tuple(learned), tuple(probed), seeds[0]) if probe else None
+                pairs[name, seed, "answers"] = tuple(questions.answer_pairs(q, *draw, rng))
+    if probe:
+        learned = tuple(
+            probing.learnt(e, form) for e in drawn(own, probe * probing.BATCH, seeds[0])
+        )
+        probed = tuple(probing.in_form(e, form) for e in probing.measurable(asked, seeds[0]))
+        lr = lr or probing.LR * min(1, probing.WIDTH / width)
+        run_it = p, probe, lr, learned, probed, seeds[0]
+        notes += probing.costs(*run_it, form)
+    unread = [of for of in pairs.values() if not prompt_features.path(p, of).exists()]
+    tokens, share = sum(map(features.tokens_read, unread)), (p.layer + 1) / models.depth(p.model)
+    seconds = 2 * models.size(p.model) * share * tokens / batches.flops_a_second(p.dtype)
+    notes.append(f"Reading features takes about {max(seconds / 60, 0.1):.1f} minutes.")
+    for said in notes:
+        logging.getLogger(__name__).warning(said)
+    found, answers = {}, None
+    if not dry_run:
+        bar = tqdm(pairs.items(), desc="features", unit="set")
+        found = {at: FeatureStats.from_arrays(prompt_features(p, of)) for at, of in bar}
+        answers = probing.tried(*run_it) if probe else None
     data = own, asked, worked, notes, seeds, tuple(asked), possible
     return Prediction(p, *data, n, score, found, answers)
+
+
+def fitting(p: Profile, examples: list[Example], what: str, shots: int, note) -> list[Example]:
+    """Those of which any `shots` and a question fit into the context; marks of the chat template in
+    people's text are broken, for a tokenizer would take them for its own."""
+    tokenizer = questions.tokenizer(p)
+    marks = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    mark, broken = re.compile("|".join(map(re.escape, marks)) or "(?!)"), 0
+    for i, e in enumerate(examples):
+        texts = {f.name: getattr(e, f.name) for f in fields(e)}
+        clean = {
+            k: tuple(_broken(mark, x) for x in v) if k == "options" else _broken(mark, v)
+            for k, v in texts.items()
+        }
+        broken += clean != texts
+        examples[i] = Example(**clean)
+    if broken:
+        note(f"{broken} examples of {what} hold marks like {marks[-1]}, which are read as text.")
+    longest = models.context_length(p.model) // (shots + 1) - 32  # a turn's marks
+    kept = questions.within(tokenizer, examples, longest)
+    if left := len(examples) - len(kept):
+        said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
+        note(f"{said} (the context over {shots} + 1 turns) and were left out.")
+    return kept
+
+
+def _broken(mark: re.Pattern, text: str) -> str:
+    return mark.sub(lambda found: f"{found[0][0]}\u200b{found[0][1:]}", text)
+
+
+def compare(trains: Mapping[str, object], **options) -> pd.DataFrame:
+    """Training sets, by name, on the same questions: a row a domain and set after the first, `more`
+    with its 95% interval: how much more than the first it moves the domain, by a probe's change
+    paired by question, else by the score. `options` are those of `predict`."""
+    made = {name: predict(source, **options) for name, source in trains.items()}
+    (first, base), *others = made.items()
+    rows = []
+    for name, other in others:
+        for d, domain in enumerate(base.domains):
+            if base.answers is None:
+                (a, a_draws), (b, b_draws) = (of.estimates[base.score] for of in (base, other))
+                e = stats.Estimate(float(b[d] - a[d]), b_draws[:, d] - a_draws[:, d])
+            else:
+                both = base.answers.merge(other.answers, on=["domain", "id"], suffixes=("_a", "_b"))
+                both = both[both.domain == domain]
+                more = both.after_b - both.before_b - both.after_a + both.before_a
+                e = stats.Jackknife.mean(more.to_numpy()[None])
+            row = {"domain": domain, "set": name, "than": first, "more": float(e.value)}
+            rows.append(row | {"low": float(e.low), "high": float(e.high)})
+    return pd.DataFrame(rows)
 
 
 def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str, tuple]:
@@ -219,58 +302,3 @@ def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str,
 def prompt_features(p: Profile, pairs: tuple) -> dict[str, np.ndarray]:
     """Features of pairs of prompts, as arrays."""
     return run.read(p, pairs, None)[p.sae]
-
-
-def _are_choices(examples: Sequence[Example]) -> bool:
-    return all(len(e.options) > 1 and e.answer in e.options for e in examples)
-
-
-def measurable(asked: Mapping[str, Sequence[Example]], seed: int) -> list[Example]:
-    """At most PROBED of each domain that have an answer. All are multiple choice, or else an answer
-    is its solution: of multiple choice the gold option's text, without the options."""
-    answered = ([e for e in of if e.solution or e.answer] for of in asked.values())
-    chosen = [e for of in answered for e in drawn(of, PROBED, seed)]
-    if not chosen:
-        raise ValueError("probe: no domain has an answer to be measured by: give some, or no probe")
-    if _are_choices(chosen):
-        return chosen
-    plain = [replace(e, solution=e.solution or e.answer) for e in chosen]
-    return [with_answer(e) if e.options and e.answer else e for e in plain]
-
-
-def learnt(e: Example, form: str) -> Example:
-    """An example as the probe learns it: one that has only a letter for a solution, in `form`."""
-    by_letter = e.options and e.solution in map(SENTENCE.format, LETTERS)
-    return with_answer(e) if by_letter and form == "text" else e
-
-
-def in_form(e: Example, form: str) -> Example:
-    """A question as the probe asks it; by letters, the options are the sentences that name them."""
-    if not e.options or form == "text":
-        return e
-    named = tuple(SENTENCE.format(letter) for letter, _ in zip(LETTERS, e.options, strict=False))
-    answer = named[e.options.index(e.answer)]
-    return replace(e, question=e.query, options=named, answer=answer)
-
-
-@cached(*run.MODEL, "sft", "evaluation.dtype")
-def tried(p: Profile, steps: int, learned: Sequence[Example], asked, seed: int) -> pd.DataFrame:
-    """`asked` before and after fine-tuning on `learned`, whose model is not kept: domain, id,
-    measure, before, after: of multiple choice log-odds, or the answer's log-likelihood a token;
-    beside log-odds accuracy_before, …; seconds: of the steps, and of asking."""
-    lr = LR * min(1, WIDTH / models.check(p.model, p.layer, p.revision))
-    measure, name = partial(evaluate.option_likelihoods, desc="probe"), "gold_log_odds"
-    if not _are_choices(asked):
-        measure = partial(evaluate.solution_loglik, max_length=p.sft.max_length)
-        name = "solution_loglik"
-    rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked], "measure": name}
-    for side in ("before", "after"):
-        how, start = (learned, lr, seed, "probe", steps), time.monotonic()
-        model = run.whole(p) if side == "before" else run.briefly_tuned(p, *how)
-        rows["seconds_of_steps"], start = time.monotonic() - start, time.monotonic()
-        found = measure(model, questions.tokenizer(p), asked).drop_duplicates("id")
-        found = found.set_index("id").loc[rows["id"]]  # one in two domains
-        rows["seconds_of_asking"] = time.monotonic() - start
-        rows |= {f"{k}_{side}": found[k].to_numpy() for k in BESIDE if k in found}
-        rows[side] = found[name].to_numpy()
-    return pd.DataFrame(rows)

@@ -105,7 +105,7 @@ def test_what_can_t_be_read_is_refused_by_name(tokenizer, tmp_path):
 def test_a_blank_option_changes_no_other_question(whole, tokenizer):
     blank = Example("Which mark?", "", "#", "any", "b", options=(" ", ",", "", "#"))
     alone = evaluate.option_likelihoods(whole, tokenizer, ASKED).set_index("id")
-    beside = evaluate.option_likelihoods(whole, tokenizer, [blank, *ASKED]).set_index("id")
+    beside = evaluate.option_likelihoods(whole, tokenizer, [*ASKED, blank]).set_index("id")
     assert len(beside) == 4
     np.testing.assert_allclose(beside.gold_log_odds[alone.index], alone.gold_log_odds, atol=1e-3)
     assert np.isfinite(beside.gold_loglik).all()
