@@ -89,7 +89,7 @@ def long_pairs(profile: Profile, length: int, sets: int, queries: int) -> list:
             group.append(next(rest))
             size += len(tokenizer(f"{group[-1].query}\n{group[-1].solution}").input_ids) + 8
         shown.append(group)
-    most = models.context_length(profile.model)
+    most = models.config_of(profile.model).max_position_embeddings
     return prompts.prompt_pairs(tokenizer, asked, shown, most)
 
 

@@ -410,7 +410,7 @@ results.publish(
 #   the answer's likelihood is mostly form.
 # - **A quick probe**: fine-tuning on a tenth of the examples in batches of four at ten times the
 #   learning rate, with no warm-up. It has a sign and a unit. A twentieth of the ordinary schedule
-#   (*probe run*) says little.
+#   said little (docs/control.md).
 #
 # Also tried, once, on the design half and outside this notebook (r is with the change within
 # training sets):

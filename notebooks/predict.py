@@ -43,6 +43,7 @@ N = 100
 PROBE = 8  # steps of fine-tuning to try; None for none
 BUDGET = 100  # extra examples to split over the domains; None for none
 MORE = {}  # any other argument of sts_utils.predict
+REFERENCE = "gsm-symbolic"  # a training set to compare the ranking with; None for none
 INTERACTIVE = False  # a slider for N, where a browser is open on this notebook
 OUT = None  # a folder to write the tables to
 FOLDER = "."  # your files are relative to it
@@ -56,19 +57,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import display
+from matplotlib.font_manager import findfont, get_font
 
 import sts_utils
-from sts_utils import questions, run, scores, stats
+from sts_utils import generate, questions, run, scores
 from sts_utils.experiments.labels import activations, promoted
-from sts_utils.prediction import sources
-from sts_utils.prediction.predict import BESIDE, SCORES
+from sts_utils.prediction import probe, sources
+from sts_utils.prediction.predict import SCORES
 from sts_utils.prediction.predict import TRAIN as OWN
 from sts_utils.store import ROOT
 
 pd.set_option("display.html.use_mathjax", False, "display.precision", 3)
 pd.set_option("display.max_colwidth", None, "display.max_rows", 30)
 os.chdir(FOLDER)
-ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 # %%
 given = {"model": MODEL, "sae": SAE, "domains": DOMAINS, "seeds": SEEDS, "queries": QUERIES}
@@ -87,94 +88,34 @@ name = TRAIN if isinstance(TRAIN, (str, Path)) else "given in Python"
 print(f"Training set: {name}, {len(prediction.train)} examples")
 print(f"Model: {profile.model}, {profile.dtype}")
 print(f"SAE: {profile.sae}, residual stream after block {profile.layer}")
-print(f"Ranked by {score}, N = {prediction.n}, seeds {', '.join(map(str, prediction.seeds))}")
+print(f"Scores on N = {prediction.n} features, seeds {', '.join(map(str, prediction.seeds))}")
 for said in prediction.notes:
     print(said)
-for example in prediction.train[:2]:
-    print(f"\n{example.query}\n  → {example.solution}")
+example = prediction.train[0]
+print("\n" + generate.chat_text(questions.tokenizer(profile), example.query) + example.solution)
 
 # %% [markdown]
 # ## What will move
-#
-# From the best evidence there is. A **probe** with enough signal leads: the change after a few
-# steps of fine-tuning, with 95% intervals over questions, of the log-odds of the right option where
-# all questions are multiple choice, else of the answers' log-likelihood a token, which form and
-# wording move too. Above 0 the answers became likelier. Its **reliability** is the share of the
-# variance between domains that is signal, not noise. Another run and other examples are not in the
-# intervals, nor whether more steps have the same sign.
-
 
 # %%
-def changes_of(answers: pd.DataFrame, before: str, after: str) -> dict[str, stats.Jackknife]:
-    """Domain -> mean change of a measure, columns `before` and `after`."""
-    change = (answers[after] - answers[before]).groupby(answers.domain)
-    return {domain: stats.Jackknife.mean(of.to_numpy()[None]) for domain, of in change}
+for line in prediction.says():
+    print(line)
 
+# %% [markdown]
+# A **probe** is a few steps of fine-tuning on your data, with every domain measured before and
+# after. Its change is of the log-odds of the right option where all questions are multiple choice;
+# else of the answers' log-likelihood a token, which form and wording move too. Above 0 the answers
+# became likelier. Intervals are 95% over questions. **Reliability** is the share of the variance
+# between domains that is signal, not noise. Another run and other examples are not in the
+# intervals, nor whether more steps have the same sign. With enough signal the probe ranks the
+# domains; a score, which says nothing of size or sign, ranks where there is no better evidence.
 
-probe, reliability = None, np.nan
+# %%
 if answers is not None:
-    change = changes_of(answers, "before", "after")
-    table = answers.groupby("domain")[["before", "after"]].mean()
-    ends = {
-        f"change{end}": [float(getattr(e, k)) for e in change.values()] for end, k in ENDS.items()
-    }
-    probe = table.assign(questions=answers.groupby("domain").size(), **ends)
-    for name in (name for name in BESIDE if f"{name}_after" in answers):
-        beside = changes_of(answers, f"{name}_before", f"{name}_after")
-        probe[f"{name} change"] = [
-            f"{e.value:+.2f} [{e.low:+.2f}, {e.high:+.2f}]" for e in beside.values()
-        ]
-    probe = probe.sort_values("change", key=abs, ascending=False).reset_index()
-    if len(change) > 1:
-        each = (answers.after - answers.before).groupby(answers.domain)
-        reliability = stats.reliability([of.to_numpy()[None] for _, of in each])
-
-# %%
-leads = probe is not None and not reliability < stats.TESTABLE
-if leads:
-    most = probe.iloc[0]
-    print(
-        f"{most.domain} moves most: {most.change:+.2f} [{most.change_low:+.2f}, {most.change_high:+.2f}]"
-    )
-    print(
-        f"of {answers.measure[0]}; {(probe.change_low * probe.change_high > 0).sum()} of {len(probe)} intervals leave 0 out."
-    )
-    print(f"Ranked by the probe; reliability {reliability:.2f}.")
-elif probe is not None:
-    print(
-        f"The probe's changes are mostly noise: reliability {reliability:.2f}, below {stats.TESTABLE}."
-    )
-    factor = (1 / max(reliability, 0.05) - 1) ** 0.5  # signal grows with steps, noise does not
-    steps, minutes = (
-        int(np.ceil(PROBE * factor)),
-        answers[["seconds_of_steps", "seconds_of_asking"]].iloc[0] / 60,
-    )
-    print(
-        f"About {steps} steps would do, {minutes.iloc[0] * factor + 2 * minutes.iloc[1]:.0f} minutes here."
-    )
-else:
-    print(
-        "No probe was run (probe=40, or --probe 40): nothing here says by how much a domain moves."
-    )
-if probe is not None and "accuracy change" in probe:
-    sign = {
-        d: np.sign(e.value)
-        for d, e in changes_of(answers, "accuracy_before", "accuracy_after").items()
-    }
-    odd = [
-        row.domain
-        for row in probe.itertuples()
-        if row.change * sign[row.domain] <= 0 and row.change_low * row.change_high > 0
-    ]
-    if odd:
-        print(
-            f"Log-odds and accuracy disagree for {', '.join(odd)}: a change of form, not of knowledge?"
-        )
-if not leads:
-    print(f"Below, domains are ranked by {score}, which says nothing of size or sign.")
-display(probe)
-if OUT and probe is not None:
-    probe.to_csv(Path(OUT) / "probe.csv", index=False)
+    changes = probe.table(answers).sort_values("change", key=abs, ascending=False)
+    display(changes)
+    if OUT:
+        changes.to_csv(Path(OUT) / "probe.csv", index=False)
 
 # %% [markdown]
 # ## What a score can see
@@ -194,17 +135,15 @@ else:
     print("The control's result is not at hand: the default score is not backed by it.")
 
 # %% [markdown]
-# ## The ranking by a score
+# ## The ranking
 #
-# A row a domain, with 95% bootstrap intervals over its questions and the seeds; other training
-# examples are not in them, nor how likely a domain is to move. `rank_low` to `rank_high`: where its
-# rank by this score may lie. That fine-tuning moves a domain of a higher score more is the paper's
-# claim; this project's run on SmolLM2-135M could not confirm it.
+# A row a domain, with 95% intervals over its questions, of the scores over the seeds too.
+# `rank_low` to `rank_high`: where its rank may lie. That fine-tuning moves a domain of a higher
+# score more is the paper's claim; this project's run on SmolLM2-135M excludes it there.
 
 # %%
-scored = [f"{score}{end}" for end in ("", "_low", "_high")]
 others = [name for name in SCORES if name != score and prediction.table[name].notna().any()]
-display(prediction.table[["domain", "rank", "rank_low", "rank_high", *scored, *others]])
+display(prediction.table.dropna(axis="columns", how="all"))
 counts = {name: len(of.n) for (name, _, _), of in prediction.stats.items()}
 training = counts.pop(OWN)
 print(f"{min(counts.values())} to {max(counts.values())} questions a domain and seed;", end=" ")
@@ -219,14 +158,21 @@ for a, b in itertools.pairwise(np.argsort(-values, kind="stable")):
 
 
 # %%
+def drawable(name: str) -> str:
+    """A domain's name, or its rank where the picture's font lacks a letter: the table has both."""
+    has = get_font(findfont("DejaVu Sans")).get_char_index
+    rank = prediction.table.set_index("domain")["rank"]
+    return name.replace("$", r"\$") if all(map(has, map(ord, name))) else f"rank {rank[name]}"
+
+
+# %%
 def plot(prediction):
     """Every score with its interval, domains in the order of the one that ranks; the probe's."""
     table, first = prediction.table[::-1].set_index("domain"), prediction.score
     names = [first, *(s for s in SCORES if s != first and table[s].notna().any())]
     parts = {name: table[[name, f"{name}_low", f"{name}_high"]] for name in names}
-    if probe is not None:
-        columns = ["change", "change_low", "change_high"]
-        parts["probe"] = probe.set_index("domain").reindex(table.index)[columns]
+    if "change" in table:
+        parts |= {"probe": table[["change", "change_low", "change_high"]]}
     size = (2.2 + 2.2 * len(parts), 1.1 + 0.22 * len(table))
     figure, axes = plt.subplots(1, len(parts), figsize=size, sharey=True, layout="constrained")
     for axis, (name, part) in zip(np.atleast_1d(axes), parts.items()):
@@ -235,11 +181,26 @@ def plot(prediction):
         colour = {first: "C0", "probe": "C1"}.get(name, "0.55")
         axis.errorbar(value, range(len(table)), xerr=reach, fmt="o", capsize=2, color=colour)
         axis.set(xlabel="change by the probe" if name == "probe" else name)
-    axis.set_yticks(range(len(table)), [d.replace("$", r"\$") for d in table.index])
+    axis.set_yticks(range(len(table)), [drawable(d) for d in table.index])
     return figure
 
 
 _ = plot(prediction)
+
+# %% [markdown]
+# How much of a ranking is the training set's, and how much would be there with any? The rank
+# correlation (Spearman) of each score's ranking with that after a reference training set, grade
+# school mathematics (GSM-Symbolic). Near 1, the score hardly reads your data.
+
+# %%
+if REFERENCE:
+    without = {"n": N, "probe": None, "columns": None}
+    other = sts_utils.predict(REFERENCE, **given | MORE | without)
+    both = prediction.table.merge(other.table, on="domain", suffixes=("", " reference"))
+    for name in (score, *others):
+        if both[f"{name} reference"].notna().all() and len(both) > 2:
+            alike = both[name].corr(both[f"{name} reference"], method="spearman")
+            print(f"{name}: rank correlation with the ranking after {REFERENCE} {alike:.2f}")
 
 # %% [markdown]
 # ## What it does not say

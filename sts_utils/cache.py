@@ -29,7 +29,6 @@ from sts_utils import batches, corpora, models, saes, store
 from sts_utils.config import Profile
 
 log = logging.getLogger(__name__)
-
 LIBRARIES = ("torch", "transformers", "trl", "sae-lens", "lm-eval", "numpy", "reasoning-gym")
 #: Modules whose code is in no key: settings are there by their values.
 NOT_CODE = ("sts_utils.config", "sts_utils.cache", "sts_utils.store")
@@ -60,10 +59,9 @@ class Cached:
                 result = self.function(profile, *args, **({"out": out} if self.folder else {}))
                 if isinstance(result, pd.DataFrame):
                     result.to_parquet(out / "table.parquet", index=False)
-                elif result and isinstance(next(iter(result.values())), np.ndarray):
-                    save_file(result, out / "arrays.safetensors")
                 elif result:
-                    for name, arrays in result.items():
+                    one = isinstance(next(iter(result.values())), np.ndarray)
+                    for name, arrays in ({"arrays": result} if one else result).items():
                         save_file(arrays, out / f"{name}.safetensors".replace("/", "__"))
                 files = [file for file in out.rglob("*") if file.is_file()]
                 hashes = {str(file.relative_to(out)): store.file_hash(file) for file in files}
@@ -81,23 +79,25 @@ class Cached:
         return store.RUNS / f"{self.__name__}-{store.digest(self.recipe(profile, *args))}"
 
     def recipe(self, profile: Profile, *args) -> dict:
-        """All that the result depends on."""
-        settings, contents = {}, {}
+        """All that the result depends on: of a model its folder's name, of a long text a hash."""
+        settings, said = {}, []
         for name in self.sections:
             value = functools.reduce(getattr, name.split("."), profile)
             settings[name] = value.model_dump() if hasattr(value, "model_dump") else value
-            if name in CONTENTS:
-                contents[name] = CONTENTS[name](profile)
         while args and args[-1] is None:  # a default that was written out
             args = args[:-1]
-        said = [_argument(profile, value) for value in args]
+        for value in args:
+            if isinstance(value, tuple) and value and isinstance(value[0], Cached):
+                said.append(value[0].path(profile, *value[1:]).name)
+            else:
+                said.append(text if len(text := repr(value)) < 200 else store.digest(text))
+        contents = {name: CONTENTS[name](profile) for name in self.sections if name in CONTENTS}
         about = {"settings": settings, "contents": contents, "arguments": said}
         return about | {"versions": versions(), "code": code(self.function)}
 
 
 def cached(*sections: str, folder: bool = False) -> Callable[[Callable], Cached]:
-    """Keep what a function returns; `sections` of the profile, like "sft" or "shift.held_out", are
-    what it reads."""
+    """Keep what a function makes of `sections` of the profile, like "sft" or "shift.held_out"."""
     return lambda function: Cached(function, sections, folder)
 
 
@@ -117,14 +117,6 @@ def _whole(path: Path, only: str | None) -> bool:
         return False
     _verified.update(found)
     return asked.keys() <= _verified
-
-
-def _argument(profile: Profile, value):
-    """A model by its path's name, anything else as it prints, a long text by its hash."""
-    if isinstance(value, tuple) and value and isinstance(value[0], Cached):
-        return value[0].path(profile, *value[1:]).name
-    said = repr(value)
-    return said if len(said) < 200 else store.digest(said)
 
 
 def _model(profile: Profile):
@@ -181,8 +173,7 @@ def code(function: Callable) -> str:
 @functools.cache
 def _reached(item) -> tuple[str, list, dict[str, str]]:
     """(the hash of an item's syntax tree, the items of this package that it names, constants)."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(item)))
-    without_docstrings(tree)
+    tree = without_docstrings(ast.parse(textwrap.dedent(inspect.getsource(item))))
     names, attributes, items, constants = set(), set(), [], {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
@@ -202,10 +193,9 @@ def _reached(item) -> tuple[str, list, dict[str, str]]:
             named = attributes & vars(value).keys()
             things = {f"{value.__name__}.{n}": vars(value)[n] for n in sorted(named)}
         for place, thing in things.items():
-            thing = thing.function if isinstance(thing, Cached) else thing
             module = getattr(thing, "__module__", None) or ""
             if module.startswith("sts_utils") and module not in NOT_CODE and callable(thing):
-                items.append(inspect.unwrap(thing))
+                items.append(inspect.unwrap(thing))  # of a Cached its function
             elif isinstance(thing, int | float | str | tuple):
                 constants[place] = repr(thing)
     return store.digest(ast.dump(tree)), items, constants

@@ -10,7 +10,6 @@ import torch
 from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import check, config, notebooks, parallel, plan, run, store
-from sts_utils.config import Profile
 from sts_utils.prediction import command
 from sts_utils.store import FIGURES, RUNS
 
@@ -51,16 +50,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def reproduce(chosen: argparse.Namespace) -> int:
-    """The commands `reproduce` and `render`: every profile's calls, then its notebooks."""
+    """The commands `reproduce` and `render`: compute what is missing, then run the notebooks."""
     profiles = {name: config.load(name, chosen.seeds) for name in config.members(chosen.profile)}
     variables = {"TQDM_MININTERVAL": "5"} | ({} if torch.cuda.is_available() else ALLOCATOR)
-    for variable, value in variables.items():
-        os.environ.setdefault(variable, value)
+    os.environ.update(variables | dict(os.environ))
     for profile in profiles.values():
         if problems := check.problems(profile):
             raise ValueError(f"can't run {profile.name}: {'; '.join(problems)}")
+    for folder in (RUNS, FIGURES):
+        store.check_writable(folder, "set STS_OUT to a folder that can")
+    store.clear_abandoned()
     for name, profile in profiles.items():
-        done = compute(profile, name)
+        check.prepare(profile)
+        workers, how = check.workers(profile), {"weight": check.flops, "gpus": plan.gpus}
+        how |= {"over_ray": profile.executor == "ray" or workers > 1, "release": run.release}
+        parallel.compute(plan.rounds(profile), workers, **how)
+        done = notebooks.run(profile, name)
         if chosen.command == "render":
             for other in notebooks.OTHERS:
                 parameters = {} if other == "predict" else {"PROFILE": name}
@@ -70,15 +75,3 @@ def reproduce(chosen: argparse.Namespace) -> int:
         print(f"figures, tables and pages: {FIGURES / profile.name}/index.html")
         print(f"executed notebooks: {done[0].parent}")
     return 0
-
-
-def compute(p: Profile, name: str) -> list:
-    """Compute what is missing, here or side by side, then run the notebooks; their paths."""
-    for folder in (RUNS, FIGURES):
-        store.check_writable(folder, "set STS_OUT to a folder that can")
-    store.clear_abandoned()
-    check.prepare(p)
-    workers, how = check.workers(p), {"weight": check.flops, "gpus": plan.gpus}
-    over_ray = p.executor == "ray" or workers > 1
-    parallel.compute(plan.rounds(p), workers, over_ray=over_ray, release=run.release, **how)
-    return notebooks.run(p, name)

@@ -23,7 +23,6 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from sts_utils import batches, generate, models
-from sts_utils.config import EvaluationSettings
 from sts_utils.examples import Example, by_domain
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -151,8 +150,7 @@ def solution_loglik(model, tokenizer, examples: Sequence[Example], max_length: i
         answer = targets != -100
         hidden = models.final_states(model, **batch, keep=pad(answer, (0, 1)))
         picked = token_logliks(model, hidden, targets[answer]).split(answer.sum(1).tolist())
-        means = [logliks.mean().item() for logliks in picked]
-        values |= zip([examples[i].id for i in chosen], means, strict=True)
+        values |= {examples[i].id: of.mean().item() for i, of in zip(chosen, picked, strict=True)}
     return pd.DataFrame({"id": list(values), "solution_loglik": list(values.values())})
 
 
@@ -170,9 +168,7 @@ DESCRIPTION = (
 )
 
 
-def written_accuracy(
-    write, tokenizer, examples, shots, settings: EvaluationSettings, context: int
-) -> pd.DataFrame:
+def written_accuracy(write, tokenizer, examples, shots, settings, context: int) -> pd.DataFrame:
     """Each question's performance, a row a question: the columns of `option_likelihoods` and three.
 
     `write`: prompts -> of each its text, the text's tokens, and whether it ended by itself.

@@ -2,8 +2,8 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from sae_lens import SAE
 from tqdm import tqdm
 
 from sts_utils import batches, generate, saes
-from sts_utils.models import behind, context_cache, reading
+from sts_utils.models import context_cache, query_residuals
 from sts_utils.prompts import Pairs, Prompt
 
 log = logging.getLogger(__name__)
@@ -32,28 +32,19 @@ BLOCKS = 32
 class FeatureStats:
     """Sums over the query tokens of each example, in conditions a and b (the paper's definition).
 
-    With h the SAE features [F] and r the residual stream [d_model] of one token, and Δ the
-    difference b − a on the *same* token; rows are examples, to be drawn again by a bootstrap:
+    With h the SAE features [F] and r the residual stream [d_model] of one token in condition a, and
+    Δ the difference b − a on the *same* token; rows are examples, drawn again by a bootstrap."""
 
-    | field | shape | sum over the example's tokens of |
-    |---|---|---|
-    | n | [Q] | 1 |
-    | h, h2 | [Q, F] | h in condition a, and its square |
-    | dh, dh2 | [Q, F] | Δh, (Δh)² |
-    | r, dr, dr2 | [Q, d_model] | r in condition a, Δr, (Δr)² |
-
-    `features` [F] are the SAE's ids of the columns; `ids` are the examples'."""
-
-    ids: tuple[str, ...]
-    features: np.ndarray
-    n: np.ndarray
-    h: np.ndarray
-    h2: np.ndarray
-    dh: np.ndarray
-    dh2: np.ndarray
-    r: np.ndarray
-    dr: np.ndarray
-    dr2: np.ndarray
+    ids: tuple[str, ...]  # of the examples [Q]
+    features: np.ndarray  # [F] the SAE's ids of the columns
+    n: np.ndarray  # [Q] the example's tokens, over which all else is summed
+    h: np.ndarray  # [Q, F]
+    h2: np.ndarray  # [Q, F] h²
+    dh: np.ndarray  # [Q, F] Δh
+    dh2: np.ndarray  # [Q, F] (Δh)²
+    r: np.ndarray  # [Q, d_model]
+    dr: np.ndarray  # [Q, d_model] Δr
+    dr2: np.ndarray  # [Q, d_model] (Δr)²
 
     def mean(self, field: str) -> np.ndarray:
         """The expectation over tokens of a field: its sum over examples / the number of tokens."""
@@ -61,9 +52,8 @@ class FeatureStats:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The fields as arrays to store: sums in float32, `ids` as UTF-8 bytes."""
-        own = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if f.name != "ids"}
-        own = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in own.items()}
-        return own | {"ids": np.frombuffer("\n".join(self.ids).encode(), dtype=np.uint8)}
+        own = vars(self) | {"ids": np.frombuffer("\n".join(self.ids).encode(), dtype=np.uint8)}
+        return {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in own.items()}
 
     @classmethod
     def from_arrays(cls, stored: dict[str, np.ndarray]) -> "FeatureStats":
@@ -81,16 +71,10 @@ class Hook(NamedTuple):
 
 @torch.inference_mode()
 def feature_stats(
-    pairs: Pairs,
-    model,
-    hooks: Sequence[Hook],
-    *,
-    other_model=None,
-    features: np.ndarray | None = None,
-    tokens: int | None = None,
-    desc: str | None = "extract",
+    pairs: Pairs, model, hooks, *, other_model=None, features=None, tokens=None, desc="extract"
 ) -> list[FeatureStats]:
-    """Paired sums over the query tokens of `pairs`, for each hook: prompt a against prompt b.
+    """Paired sums over the query tokens of `pairs`, for each of `hooks`: prompt a against prompt b;
+    of all features or the ids `features`, in passes of at most so many `tokens`.
 
     `model` is truncated after the deepest hook or later: one pass serves all; `other_model`, if
     given, runs condition b. Each context is run once and its key-value cache serves every query.
@@ -108,14 +92,13 @@ def feature_stats(
             if other is not model or contexts[0] != contexts[1]:  # else one condition: Δ is zero
                 sides.append((other, context_cache(other, contexts[1])))
             tails = {i: pairs[i][0].tail for i in members}
-            for batch in _batches(tails, max(map(len, contexts)), model, tokens):
-                for part, rows in _halving(tails, sides, batch, layers):
-                    lengths = [len(pairs[i][0].query) for i in part]
-                    sizes = zip((len(tails[i]) for i in part), lengths, strict=True)
-                    own = torch.cat([torch.arange(size) >= size - n for size, n in sizes])
-                    for hook, into in zip(hooks, sums, strict=True):
-                        both = [rows[0][hook.layer][own], rows[-1][hook.layer][own]]
-                        add_sums(into, part, lengths, both, hook, features, ids)
+            for batch, rows in _passes(tails, max(map(len, contexts)), sides, layers, tokens):
+                lengths = [len(pairs[i][0].query) for i in batch]
+                sizes = zip((len(tails[i]) for i in batch), lengths, strict=True)
+                own = torch.cat([torch.arange(size) >= size - n for size, n in sizes])
+                for hook, into in zip(hooks, sums, strict=True):
+                    both = [rows[0][hook.layer][own], rows[-1][hook.layer][own]]
+                    add_sums(into, batch, lengths, both, hook, features, ids)
                 bar.update(len(batch))
     return [stacked(into, ids, hook.sae, features) for hook, into in zip(hooks, sums, strict=True)]
 
@@ -141,12 +124,9 @@ def add_sums(into: dict, indices, lengths, sides, hook: Hook, features, ids) -> 
     i mod ROWS. From the residual rows [tokens, d_model] of both `sides` of a batch.
 
     `lengths` are the queries' tokens; ENCODED_ROWS rows are encoded at a time."""
-    parts = [rows.split(lengths) for rows in sides]
-
-    def fits(some, i):
-        return sum(lengths[j] for j in some) + lengths[i] <= ENCODED_ROWS
-
-    for some in batches.greedy(range(len(lengths)), fits):
+    parts, every = [rows.split(lengths) for rows in sides], range(len(lengths))
+    runs = batches.greedy(every, lambda b, i: sum(lengths[j] for j in [*b, i]) <= ENCODED_ROWS)
+    for some in runs:
         r, r_other = (torch.cat([part[i] for i in some]) for part in parts)
         own = [lengths[i] for i in some]
         norms = torch.stack([r.norm(dim=-1), r_other.norm(dim=-1)])
@@ -181,51 +161,36 @@ def stacked(sums: dict, ids: Sequence[str], sae, features=None) -> FeatureStats:
 # --- forward passes ----------------------------------------------------------------------------
 
 
-def query_residuals(model, cache, queries: Sequence, layers: Sequence[int]) -> dict:
-    """Block -> residual rows [sum of query lengths, d_model], float32, behind one cached context
-    (without any, the first token is position 0, an attention sink: `sink_norm` drops it)."""
-    width, past = max(map(len, queries)), cache.get_seq_length() if cache is not None else 0
-    ids = torch.zeros(len(queries), width, dtype=torch.long)
-    mask = torch.zeros(len(queries), past + width, dtype=torch.long)
-    mask[:, :past] = 1
-    for row, query in enumerate(queries):
-        ids[row, : len(query)] = torch.tensor(query)
-        mask[row, past : past + len(query)] = 1
-    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    with reading(model, layers) as hidden:
-        model(**inputs, **behind(cache, len(queries)))
-    own = mask[:, past:].bool()
-    return {layer: hidden[layer][own].float() for layer in layers}
-
-
-def _batches(queries: dict, longest: int, model, tokens: int) -> Iterator[list[int]]:
-    """Queries of like length; padded tokens, and the caches copied for them, as there is room."""
-    cached = batches.cached_tokens(model, tokens)
+def _passes(queries: dict, longest: int, sides: Sequence, layers, tokens: int) -> Iterator[tuple]:
+    """(indices, residuals of each of `sides`) of queries of like length, read together: padded
+    tokens, and caches of contexts up to the `longest` copied for them, as there is room. Where the
+    GPU has none after all, a batch is halved."""
+    cached = batches.cached_tokens(sides[0][0], tokens)
 
     def fits(batch, index):
         width, size = len(queries[index]), len(batch) + 1
         alike = width <= PADDING * len(queries[batch[0]])
         return alike and size * width <= tokens and size * (longest + width) <= cached
 
-    return batches.greedy(sorted(queries, key=lambda i: (len(queries[i]), i)), fits)
-
-
-def _halving(queries: dict, sides: Sequence, batch: list[int], layers) -> Iterator[tuple]:
-    """(indices, residuals of each of `sides`); halves the batch where the GPU has no room."""
-    read, rows = [queries[i] for i in batch], []
-    try:
-        rows += [query_residuals(model, cache, read, layers) for model, cache in sides]
-    except torch.cuda.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    if rows:
-        yield batch, rows
-        return
-    # here, not in the except block: the exception holds what did not fit
-    log.warning("CUDA out of memory with %d queries a batch: going on with half", len(batch))
-    torch.cuda.empty_cache()
-    for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-        yield from _halving(queries, sides, half, layers)
+    order = sorted(queries, key=lambda i: (len(queries[i]), i))
+    todo = list(batches.greedy(order, fits))[::-1]
+    while todo:
+        batch, rows = todo.pop(), []
+        read = [queries[i] for i in batch]
+        try:
+            rows += [query_residuals(model, cache, read, layers) for model, cache in sides]
+        except torch.cuda.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+        if rows:
+            yield batch, rows
+        else:  # here, not in the except block: the exception holds what did not fit
+            log.warning(
+                "CUDA out of memory with %d queries a batch: going on with half", len(batch)
+            )
+            torch.cuda.empty_cache()
+            half = len(batch) // 2
+            todo += [batch[half:], batch[:half]]
 
 
 @torch.inference_mode()
@@ -250,19 +215,13 @@ def whole_rows(model, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor
 
 @torch.inference_mode()
 def stream_stats(
-    pairs: Pairs,
-    model,
-    hook: Hook,
-    max_rows: int = 10_000,
-    generated: Mapping[tuple[str, str], Sequence[int]] | None = None,
-    read: Callable[[Sequence[Sequence[int]]], Iterator[dict[int, torch.Tensor]]] | None = None,
+    pairs: Pairs, model, hook: Hook, max_rows=10_000, generated=None, read=None
 ) -> FeatureStats:
     """Paired sums over the rows of two streams, whatever tokens they are. Never the default.
 
     A stream is every token of a condition's prompts in order (header, demonstrations, query, and
     the tokens of `generated[example_id, condition]`), its first `max_rows` rows without sinks.
-    `read`: another engine in place of `model`; of prompts' ids it yields each one's block -> rows.
-    """
+    `read`: an engine in place of `model`: ids of prompts -> each one's block -> rows, in turn."""
     generated, streams = generated or {}, []
     for prompts in zip(*pairs, strict=True):
         rows, n = [], 0
@@ -284,8 +243,6 @@ def stream_stats(
 
 def continuations(model, tokenizer, prompts: Sequence[Prompt], new_tokens: int) -> dict:
     """(example id, condition) -> ids of the whole model's greedy continuation of a prompt."""
-    greedy = {"do_sample": False, "max_new_tokens": new_tokens}
-    ids = [prompt.ids for prompt in prompts]
+    greedy, ids = {"do_sample": False, "max_new_tokens": new_tokens}, [p.ids for p in prompts]
     rows = generate.continued(model, tokenizer, ids, 1, "generate", **greedy)
-    keys = [(prompt.example_id, prompt.condition) for prompt in prompts]
-    return dict(zip(keys, rows, strict=True))
+    return {(p.example_id, p.condition): row for p, row in zip(prompts, rows, strict=True)}

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import types
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -21,18 +20,14 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from sts_utils import models, store, train
 from sts_utils.config import SftSettings
-from sts_utils.examples import Example
 from sts_utils.generate import collate, tokenize
 
 BLANK = {"input_ids": [0, 0], "labels": [-100, -100]}  # a row of which nothing is learned
 
 
-def launch(
-    launcher: str, settings: SftSettings, examples: Sequence[Example], out: Path, **more
-) -> pd.DataFrame:
-    """`train.sft` through `accelerate launch`; `launcher` is the path of an accelerate config,
-    `more` are the model, revision, seed and steps. Raises ValueError, in one line, for what can't
-    be launched and for a failed process."""
+def launch(launcher: str, settings, examples: Sequence, out: Path, **more) -> pd.DataFrame:
+    """`train.sft` through `accelerate launch` by the config at `launcher`; `more`: model, revision,
+    seed, steps. Raises ValueError, in one line, for what can't be launched or a failed process."""
     config = launched(launcher, settings)
     processes = config["num_processes"]
     if settings.batch % (processes * settings.micro_batch):
@@ -41,9 +36,10 @@ def launch(
     models.resolve(more["model"])  # converted once, not by every process
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as name:
-        job, rows = Path(name).absolute(), [asdict(example) for example in examples]
-        more |= {"settings": settings.model_dump(), "examples": rows, "processes": processes}
-        (job / "job.json").write_text(json.dumps(more))
+        job = Path(name).absolute()
+        read = models.load_tokenizer(more["model"], more["revision"])
+        more |= {"rows": tokenize(read, examples, settings.max_length), "processes": processes}
+        (job / "job.json").write_text(json.dumps(more | {"settings": settings.model_dump()}))
         words = [sys.executable, "-m", "accelerate.commands.launch", "--dynamo_backend", "no"]
         words += ["--config_file", config["path"], "--num_processes", str(processes)]
         words += ["--mixed_precision", "bf16" if settings.dtype == "bfloat16" else "no"]
@@ -77,7 +73,6 @@ def main(job: Path) -> int:
     the folder `job`; an error becomes one line in error.txt."""
     told = json.loads((job / "job.json").read_text())
     settings, seed, processes = SftSettings(**told["settings"]), told["seed"], told["processes"]
-    examples = [Example(**e | {"options": tuple(e["options"])}) for e in told["examples"]]
     try:
         state = PartialState(cpu=models.device() == "cpu")
         if (n := state.num_processes) != processes:
@@ -85,9 +80,7 @@ def main(job: Path) -> int:
         torch.manual_seed(seed)
         tokenizer = models.load_tokenizer(told["model"], told["revision"])
         whole = models.load_model(told["model"], "float32", told["revision"]).train()
-        rows = tokenize(tokenizer, examples, settings.max_length)
-        arguments = train.arguments(settings, seed, told["steps"], str(job / "scratch"))
-        trainer = shared_trainer(whole, settings, rows, arguments)
+        trainer = shared_trainer(whole, settings, told["rows"], seed, told["steps"])
         log = train.run(trainer, f"SFT seed {seed}, {processes} processes")
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if state.is_main_process:
@@ -104,30 +97,25 @@ def main(job: Path) -> int:
     return 0
 
 
-def shared_trainer(whole, settings: SftSettings, rows: list[dict], arguments: dict) -> Trainer:
-    """The trainer of this process's share of the rows; `arguments` are those of one process."""
-    whole.forward = types.MethodType(answers_loss, whole)
+def shared_trainer(whole, settings: SftSettings, rows: list[dict], seed: int, steps) -> Trainer:
+    """The trainer of this process's share of the rows."""
+
+    def answers_loss(model, input_ids, attention_mask, labels, **_) -> torch.Tensor:
+        return train.answers_loss(model, input_ids, attention_mask, labels)[0]
+
+    whole.forward = types.MethodType(answers_loss, whole)  # DDP and FSDP see the whole pass
     train.repeat_keys()
     models.train_on_rows_of(whole, max(len(row["input_ids"]) for row in rows))
     together = settings.micro_batch * PartialState().num_processes
-    arguments = arguments | dict(
-        gradient_accumulation_steps=settings.batch // together,
-        learning_rate=settings.lr,
-        weight_decay=train.WEIGHT_DECAY,
-        optim="adamw_torch_fused",
-        adam_beta1=train.BETAS[0],
-        adam_beta2=train.BETAS[1],
-        ddp_find_unused_parameters=False,
-        # without it gradients stay whole on every GPU while they accumulate
-        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": True}},
-    )
+    how = train.arguments(settings, seed, steps) | {"learning_rate": settings.lr}
+    how |= {"gradient_accumulation_steps": settings.batch // together}
+    how |= {"optim": "adamw_torch_fused", "weight_decay": train.WEIGHT_DECAY}
+    how |= dict(zip(("adam_beta1", "adam_beta2"), train.BETAS, strict=True))
+    how |= {"ddp_find_unused_parameters": False}
+    # else gradients stay whole on every GPU while they accumulate
+    how |= {"accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}}
     rows = rows + [BLANK] * (-len(rows) % together)
-    return SharedTrainer(whole, TrainingArguments(**arguments), collate, rows)
-
-
-def answers_loss(model, input_ids, attention_mask, labels, **_) -> torch.Tensor:
-    """The sum of the loss over answers: a `forward`, so that DDP and FSDP see the whole pass."""
-    return train.answers_loss(model, input_ids, attention_mask, labels)[0]
+    return SharedTrainer(whole, TrainingArguments(**how), collate, rows)
 
 
 class SharedTrainer(train.AnswerTrainer):

@@ -11,7 +11,6 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from trl import GRPOConfig, GRPOTrainer
 
 from sts_utils import generate, models, train
-from sts_utils.config import GrpoSettings
 from sts_utils.examples import chat
 
 #: Seconds for reading an answer, and for each comparison with the gold one; questions sampled
@@ -21,30 +20,25 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def reward(completion: str, answer: str) -> float:
-    """1.0 if math-verify finds the completion's final answer equal to `answer`, else 0.0.
-
-    The final answer is the last boxed one; without any, the last number or formula. Time limits are
-    signals, which only the main thread may set: in another there is none."""
+    """1.0 if math-verify finds the completion's final answer equal to `answer`, else 0.0: the last
+    boxed one; without any, the last number or formula. Time limits are signals, which only the main
+    thread may set: in another there is none."""
     seconds = SECONDS if threading.current_thread() is threading.main_thread() else None
     forms = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
     gold = parse(f"\\boxed{{{answer}}}", forms, parsing_timeout=seconds)
-    # math-verify joins boxes that stand close together
-    final = completion[max(completion.rfind("\\boxed"), 0) :]
+    final = completion[max(completion.rfind("\\boxed"), 0) :]  # close boxes would be joined
     given = parse(final, forms, parsing_timeout=seconds)
     return float(verify(gold, given, timeout_seconds=seconds))
 
 
-def grpo(
-    model, revision, settings: GrpoSettings, examples, seed, out, recompute=False, sampling=None
-) -> pd.DataFrame:
+def grpo(model, revision, settings, examples, seed, out, recompute=False, sampling=None):
     """Train the whole `model` on `examples` with GRPO, save it in `out` in the dtype that it was
     trained in; the log: step, reward, reward_sd (mean standard deviation within a question), length
     (tokens), seed. Raises ValueError where a step asks for more questions than there are.
 
     A step is `prompts` questions with `generations` sampled completions each and one update: no
     reference model, AdamW with float32 updates, constant learning rate. `recompute` activations;
-    `sampling`: TRL's arguments for another engine, which samples all questions of a step at once.
-    """
+    `sampling`: TRL's arguments of another engine, which samples a step's questions all at once."""
     if len(examples) < settings.prompts:
         raise ValueError(f"{settings.prompts} questions a step asked for, {len(examples)} at hand")
 
@@ -59,7 +53,7 @@ def grpo(
     whole = models.load_model(model, settings.dtype, revision).train()
     whole.generation_config.eos_token_id = stops = generate.stop_ids(whole, tokenizer)
     together = max(n for n in range(1, TOGETHER + 1) if settings.prompts % n == 0)
-    how = train.plain_arguments(seed, str(out)) | {"gradient_checkpointing": recompute}
+    how = train.plain_arguments(seed) | {"gradient_checkpointing": recompute}
     how |= {"lr_scheduler_type": "constant", "learning_rate": settings.lr, "bf16": False}
     how |= {"loss_type": "grpo", "beta": 0.0, "temperature": settings.temperature}
     how |= {"max_steps": settings.steps, "max_completion_length": settings.completion_tokens}
@@ -70,12 +64,12 @@ def grpo(
         longest = max(map(len, prompts)) + settings.completion_tokens
         # else it wants room for the model's longest context: 131,072 tokens of Llama 3.1
         how |= sampling | {"vllm_max_model_length": longest}
+        how |= {"steps_per_generation": settings.prompts}
         how |= {"generation_kwargs": {"stop_token_ids": stops}}
-        how["steps_per_generation"] = settings.prompts
     rows = Dataset.from_list([{"prompt": chat(e.query), "answer": e.answer} for e in examples])
-    optimizers, config = (train.master_adamw(whole, settings.lr), None), GRPOConfig(**how)
-    more = {"processing_class": tokenizer, "optimizers": optimizers}
-    trainer = GRPOTrainer(whole, rewards, train.on_one_gpu(config), rows, **more)
+    optimizer, config = train.master_adamw(whole, settings.lr), train.on_one_gpu(GRPOConfig(**how))
+    more = {"processing_class": tokenizer, "optimizers": (optimizer, None)}
+    trainer = GRPOTrainer(whole, rewards, config, rows, **more)
     columns = ("step", "reward", "reward_sd", "completions/mean_length")
     log = train.run(trainer, f"GRPO seed {seed}", columns)
     models.save(whole, tokenizer, out)

@@ -27,7 +27,7 @@ class Run:
     changes: performance after − before, a row a seed, domain, question and measure."""
 
     def __init__(self, p: Profile, models: Mapping[int, tuple] | None = None, sae: str = ""):
-        self.profile, self.sae = p, sae or p.sae
+        self.profile, self.seeds, self.sae = p, p.seeds, sae or p.sae
         self.models = models or {seed: (run.finetuned, seed) for seed in p.seeds}
 
     def with_sae(self, name: str) -> "Run":
@@ -38,23 +38,22 @@ class Run:
 
     @cached_property
     def train(self) -> list[FeatureStats]:
-        p = self.profile
-        return [read(run.train_features(p, seed, part=self.sae)) for seed in p.seeds]
+        return [read(run.train_features(self.profile, s, part=self.sae)) for s in self.seeds]
 
     @cached_property
     def prose(self) -> list[FeatureStats]:
         p = self.profile
-        return [read(run.prose_features(p, seed, part=p.sae)) for seed in p.seeds]
+        return [read(run.prose_features(p, seed, part=p.sae)) for seed in self.seeds]
 
     @cached_property
     def actual(self) -> list[FeatureStats]:
-        p, models = self.profile, self.models.items()
-        return [read(run.actual_features(p, seed, model, part=p.sae)) for seed, model in models]
+        p = self.profile
+        return [read(run.actual_features(p, s, m, part=p.sae)) for s, m in self.models.items()]
 
     @cached_property
     def domains(self) -> list[dict[str, FeatureStats]]:
-        p, names, features = self.profile, self.domain_names, run.domain_features
-        return [{d: read(features(p, d, s, part=self.sae)) for d in names} for s in p.seeds]
+        names, features = self.domain_names, partial(run.domain_features, self.profile)
+        return [{d: read(features(d, s, part=self.sae)) for d in names} for s in self.seeds]
 
     @cached_property
     def domain_names(self) -> tuple[str, ...]:
@@ -87,24 +86,20 @@ class Run:
 
     @cached_property
     def changes(self) -> pd.DataFrame:
-        p, frames = self.profile, []
-        before, key = run.performance(p), ["domain", "id"]
+        p, frames, long = self.profile, [], (["domain", "id"], evaluate.MEASURES, "measure")
+        before = run.performance(p).melt(*long, "before")
         for seed, model in self.models.items():
-            after = run.performance(p, model, p.evaluation.asked)
-            both = after.merge(before, on=key, suffixes=("_after", "_before"))
-            for name in evaluate.MEASURES:
-                frame = both[key].assign(seed=seed, measure=name)
-                frame["before"], frame["after"] = both[f"{name}_before"], both[f"{name}_after"]
-                frames.append(frame.assign(change=frame.after - frame.before))
-        return pd.concat(frames, ignore_index=True)
+            after = run.performance(p, model, p.evaluation.asked).melt(*long, "after")
+            frames.append(after.merge(before, on=["domain", "id", "measure"]).assign(seed=seed))
+        table = pd.concat(frames, ignore_index=True)
+        return table.assign(change=table.after - table.before)
 
     def changes_of(self, measure: str) -> list[np.ndarray]:
         """[D] arrays [S seeds, Q questions] of the change of a measure."""
         table = self.changes[self.changes.measure == measure]
-        seeds, rows = table.seed.unique(), table.groupby("domain")
-        wide = {"index": "seed", "columns": "id", "values": "change"}
-        tables = (rows.get_group(domain).pivot(**wide) for domain in self.domain_names)
-        return [values.loc[seeds].to_numpy() for values in tables]
+        seeds, wide = table.seed.unique(), {"index": "seed", "columns": "id", "values": "change"}
+        of = dict(iter(table.groupby("domain")))
+        return [of[domain].pivot(**wide).loc[seeds].to_numpy() for domain in self.domain_names]
 
     @cached_property
     def change_arrays(self) -> list[np.ndarray]:
@@ -116,44 +111,36 @@ class Run:
         """Held-out solutions' log-likelihood, a row a question and seed; column `when`."""
         frames = [run.held_out_loss(self.profile).assign(when="before", seed=pd.NA)]
         for seed, model in self.models.items():
-            after = run.held_out_loss(self.profile, model)
-            frames.append(after.assign(when="after", seed=seed))
+            frames.append(run.held_out_loss(self.profile, model).assign(when="after", seed=seed))
         return pd.concat(frames, ignore_index=True)
 
     def loss_change(self) -> Jackknife:
-        """Change of the loss on held-out solutions, nats a token, paired by question and averaged
-        over seeds."""
+        """Mean change of the loss on held-out solutions, nats a token, paired by question."""
         table, wide = self.held_out, {"index": "seed", "columns": "id", "values": "solution_loglik"}
         after = table[table.when == "after"].pivot(**wide)
         before = table[table.when == "before"].set_index("id").solution_loglik[after.columns]
-        change, templates = (
-            before.to_numpy() - after.to_numpy(float),
-            questions.templates(self.profile),
-        )
+        templates = questions.templates(self.profile)
         groups = [templates.get(i, i) for i in after.columns]
-        return Jackknife.mean(change, groups)
+        return Jackknife.mean(before.to_numpy() - after.to_numpy(float), groups)
 
     def score(self, metric: str, s: int, dims=None) -> np.ndarray:
-        """[D] a score of every domain, of seed number s, on D_N or other `dims` [S]. "cosine" is
-        the signed score (ours) of a domain's mean shift."""
+        """[D] the score `metric` of scores.over_domains, of seed number s, on D_N or `dims` [S]."""
         towards = self.train[s].mean("dh") if metric == "cosine" else None
-        how = {"definition": self.profile.definition, "towards": towards}
-        domains = list(self.domains[s].values())
-        return scores.over_domains(metric, domains, (dims or self.dims)[s], **how)
+        chosen = (dims or self.dims)[s], self.profile.definition
+        return scores.over_domains(metric, [*self.domains[s].values()], *chosen, towards=towards)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Columns metric, seed, domain, value: a row a score of a domain."""
         frames = []
-        for metric, (s, seed) in product(PAPER_SCORES, enumerate(self.profile.seeds)):
+        for metric, (s, seed) in product(PAPER_SCORES, enumerate(self.seeds)):
             values = {"domain": self.domain_names, "value": self.score(metric, s)}
             frames.append(pd.DataFrame({"metric": metric, "seed": seed, **values}))
         return pd.concat(frames, ignore_index=True)
 
     def observe(self, score_of: Callable) -> Observations:
-        """What a correlation of any score with the change is computed from. `score_of(s)`: [D] of
-        seed number s."""
-        values = np.stack([score_of(s) for s in range(len(self.profile.seeds))])
+        """What a correlation of any score with the change is of; `score_of(s)`: [D] of seed s."""
+        values = np.stack([score_of(s) for s in range(len(self.seeds))])
         return Observations(self.domain_names, self.categories, values, self.change_arrays)
 
     def observations(self, metrics=PAPER_SCORES, dims=None) -> dict[str, Observations]:

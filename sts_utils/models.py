@@ -13,7 +13,8 @@ import transformers
 from gguf import GGUFReader
 from huggingface_hub.utils import enable_progress_bars
 from tokenizers import pre_tokenizers
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sts_utils.store import CACHE, atomic_folder
@@ -99,15 +100,9 @@ def check(name: str, layer: int, revision: str | None = None) -> int:
     if not attend or not all(attend) or not hasattr(model, "lm_head"):
         parts = "model.layers, each with self_attn, and lm_head"
         raise ValueError(f"model {name!r} is a {config.model_type}, which has not {parts}")
-    if not 0 <= layer < len(blocks):
-        said = f"0..{len(blocks) - 1}, not {layer}: change `layer`"
-        raise ValueError(f"model {name!r} has blocks {said}")
+    if not 0 <= layer <= (last := len(blocks) - 1):
+        raise ValueError(f"model {name!r} has blocks 0..{last}, not {layer}: change `layer`")
     return config.hidden_size
-
-
-def context_length(name: str, revision: str | None = None) -> int:
-    """The most tokens model `name` takes."""
-    return config_of(name, revision).max_position_embeddings
 
 
 def depth(name: str, revision: str | None = None) -> int:
@@ -208,17 +203,22 @@ def hooked(blocks, hooks: Mapping[int, Callable]) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def reading(model, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Block -> the residual stream after it, of a backbone's last pass; no other block's is kept
-    (all of an 8B model's over 16,384 tokens would be 3.5 GB)."""
-    read = {}
+def query_residuals(model, cache, queries: Sequence, layers: Sequence[int]) -> dict:
+    """Block -> residual rows [sum of query lengths, d_model], float32, behind one cached context
+    (without any, the first token of each is position 0, an attention sink). No other block's are
+    kept: all of an 8B model's over 16,384 tokens would be 3.5 GB."""
+    past, hidden = cache.get_seq_length() if cache is not None else 0, {}
+    rows = [torch.tensor(query, dtype=torch.long) for query in queries]
+    own = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    inputs = {"input_ids": pad_sequence(rows, batch_first=True).to(model.device)}
+    inputs["attention_mask"] = pad(own, (past, 0), value=1).to(model.device)
 
     def keep(layer: int, _block, _inputs, output) -> None:
-        read[layer] = output if isinstance(output, torch.Tensor) else output[0]
+        hidden[layer] = output if isinstance(output, torch.Tensor) else output[0]
 
     with hooked(model.layers, {layer: partial(keep, layer) for layer in layers}):
-        yield read
+        model(**inputs, **behind(cache, len(rows)))
+    return {layer: hidden[layer][own.bool()].float() for layer in layers}
 
 
 def final_states(model, input_ids, attention_mask, keep) -> torch.Tensor:
@@ -231,7 +231,7 @@ def vocabulary_logits(model, hidden: torch.Tensor) -> torch.Tensor:
     """Logits [tokens, vocabulary], float32, of final hidden states (with Granite's and Cohere's
     scale, and Gemma-2's cap), by the head's weight, not the module, whose calls are exchanges
     between processes under FSDP."""
-    logits = torch.nn.functional.linear(hidden, model.lm_head.weight, model.lm_head.bias).float()
+    logits = linear(hidden, model.lm_head.weight, model.lm_head.bias).float()
     config = model.config
     scale = getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)
     cap, logits = getattr(config, "final_logit_softcapping", None), scale * logits

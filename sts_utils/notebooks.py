@@ -1,6 +1,5 @@
 """The notebooks in order: papermill runs them, nbconvert makes the pages of a run."""
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -42,8 +41,7 @@ nav a { display: inline-block; margin-right: 1rem; } summary { opacity: .6; curs
 
 
 def stages(p: Profile) -> list[str]:
-    """The notebooks of a run: the profile's own, or all, the matrix left out, the control too where
-    no set is asked other domains."""
+    """The profile's own; or all but the matrix, and the control if no set asks of other domains."""
     left_out = {MATRIX} | (set() if any(other.domains for other in p.others) else {CONTROL})
     asked = p.stages or [s for s in STAGES if s not in left_out]
     return [s for s in STAGES if s in asked]
@@ -56,30 +54,25 @@ def execute(name: str, parameters: Mapping, out: Path) -> Path:
     how = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
     how |= {"stderr_file": sys.stderr, "extra_arguments": ["--log-level=ERROR"]}  # cells' bars
     with tempfile.TemporaryDirectory() as scratch:
-        source, executed = Path(scratch) / "source.ipynb", Path(scratch) / f"{name}.ipynb"
+        source = Path(scratch) / "source.ipynb"
         nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)
         try:
-            papermill.execute_notebook(source, executed, dict(parameters), **how)
+            notebook = papermill.execute_notebook(source, None, dict(parameters), **how)
         except DeadKernelError:
             why = "its kernel was killed (too little memory?): start again, what is done is kept"
             raise ValueError(f"{name}: {why}") from None
-        tidy(executed)
-        return Path(shutil.copy(executed, out / executed.name))
-
-
-def tidy(path: Path) -> None:
-    """Strip what running left in a notebook: the injected cell, bars, warnings, times, ids."""
-    notebook = nbformat.read(path, as_version=4)
+    # without what running left: the injected cell, bars, warnings, times, ids
     cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for number, cell in enumerate(cells):
-        cell.id = f"{path.stem}-{number}"
+        cell.id = f"{name}-{number}"
         cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     notebook.cells, meta = cells, notebook.metadata
     keep = ("kernelspec", "language_info", "jupytext")
     notebook.metadata = {k: meta[k] for k in keep if k in meta}
-    nbformat.write(notebook, path)
+    nbformat.write(notebook, out / f"{name}.ipynb")
+    return out / f"{name}.ipynb"
 
 
 def page(executed: Path, target: Path, others: list[str]) -> None:

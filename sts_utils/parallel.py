@@ -5,7 +5,7 @@ import ctypes
 import gc
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -19,21 +19,13 @@ PATIENCE |= {"RAY_worker_register_timeout_seconds": "300", "RAY_USAGE_STATS_ENAB
 
 
 def compute(
-    rounds: Sequence[Sequence[Call]],
-    workers: int | None = 1,
-    *,
-    over_ray: bool = False,
-    gpus: Callable[[Call], int] = lambda call: 1,
-    weight: Callable[[Call], float] = lambda call: 1.0,
-    release: Callable[[], None] = lambda: None,
+    rounds, workers=1, *, over_ray=False, gpus=lambda _: 1, weight=lambda _: 1, release=gc.collect
 ) -> None:
-    """Make the calls of each round, those of most `weight` (share of the time) first; a round
-    begins when the one before it has ended.
-
-    Here, one after the other, with one worker, no RAY_ADDRESS and not `over_ray`. Else over the
-    cluster in use, at RAY_ADDRESS, or a new one of `workers` processes (None: one a core): a call
-    holds `gpus(call)`, if there are any, and is followed by `release()`; a round with failed calls
-    ends first, then raises a ValueError of one line."""
+    """Make the Calls of each round, those of most `weight(call)` (share of the time) first; a round
+    begins when the one before it has ended. Here, one after the other, with one worker, no
+    RAY_ADDRESS and not `over_ray`. Else over the cluster in use, at RAY_ADDRESS, or a new one of
+    `workers` processes: a call holds `gpus(call)`, if there are any, and is followed by
+    `release()`; a round with failed calls ends first, then raises a ValueError of one line."""
     rounds = [sorted(calls, key=weight, reverse=True) for calls in rounds]
     every = [call for calls in rounds for call in calls]
     if workers == 1 and not over_ray and "RAY_ADDRESS" not in os.environ:
@@ -93,7 +85,7 @@ def _options(has: dict) -> dict:
     return options | ({"max_calls": 1} if has.get("GPU") else {})  # a process has one GPU for good
 
 
-def _connect(ray, workers: int | None):
+def _connect(ray, workers: int):
     """What ray.init gives: the cluster, until it is left; or a ValueError of one line."""
     os.environ.update(PATIENCE | dict(os.environ))
     address = os.environ.get("RAY_ADDRESS", "local")

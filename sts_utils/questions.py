@@ -106,7 +106,8 @@ def training_pairs(p: Profile, seed: int, prose: bool = False) -> Pairs:
         raise ValueError(f"corpus {p.train!r} has {n} held-out questions: raise shift.held_out")
     if n < settings.queries:
         log.warning("%r: all %d held-out questions are read, not shift.queries", p.train, n)
-    limit = models.context_length(p.model, p.revision) // (settings.demonstrations + 1)
+    limit = models.config_of(p.model, p.revision).max_position_embeddings
+    limit //= settings.demonstrations + 1
     fitting = within(tokenizer(p), train, limit - 1)
     if len(fitting) < len(train):
         log.warning("%r: %d of %d examples can be shown", p.train, len(fitting), len(train))
@@ -129,7 +130,7 @@ def domain_pairs(p: Profile, domain: str, seed: int) -> Pairs:
 
 def pairs(p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Example]]) -> Pairs:
     """(plain, icl) prompts of `queries`, which take the `sets` of demonstrations in turn."""
-    longest = models.context_length(p.model, p.revision)
+    longest = models.config_of(p.model, p.revision).max_position_embeddings
     made = prompts.prompt_pairs(tokenizer(p), queries, sets, longest)
     if p.place == "query":
         return made

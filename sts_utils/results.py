@@ -32,7 +32,6 @@ MEASURE_NAMES = {
 #: On an axis, with × 100 for what are no points.
 SHORT_NAMES = {"gold_probability": "P(gold), points", "gold_loglik": "log P(gold) a token × 100"}
 SHORT_NAMES |= {"gold_log_odds": "log-odds of gold × 100", "accuracy": "accuracy, points"}
-
 LOOK = {"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 200, "axes.titlesize": 9}
 LOOK |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
 sns.set_theme(context="paper", style="ticks", rc=LOOK | {"figure.constrained_layout.use": True})
@@ -70,9 +69,8 @@ def r_points(axis: Axes, rows: dict, rotate: int = 0) -> None:
     for i, metric in enumerate(metrics):
         x = np.arange(len(rows)) + 0.16 * (i - (len(metrics) - 1) / 2)
         rs = [row[metric] for row in rows.values()]
-        look = {"fmt": "os^D"[i], "color": PALETTE[i], "ms": 5, "capsize": 2}
-        label = METRIC_NAMES.get(metric, metric)
-        axis.errorbar(x, [r.value for r in rs], yerr=bars(rs), label=label, **look)
+        look = {"fmt": "os^D"[i], "color": PALETTE[i], "label": METRIC_NAMES.get(metric, metric)}
+        axis.errorbar(x, [r.value for r in rs], yerr=bars(rs), ms=5, capsize=2, **look)
     axis.axhline(0, color="0.8", lw=0.8, zorder=0)
     align = "right" if rotate else "center"
     axis.set_xticks(range(len(rows)), list(rows), rotation=rotate, ha=align)
@@ -85,8 +83,7 @@ def numbers(e: Estimate) -> dict[str, float]:
 
 
 def shown(table: pd.DataFrame) -> HTML:
-    """A table as notebooks show it: whole texts, no row numbers, nothing where a number is not, and
-    of more than 30 rows the first; the file has all."""
+    """A table as notebooks show it: whole texts, no row numbers, of more than 30 rows the first."""
     with pd.option_context("display.max_colwidth", None):
         html = table.head(30).round(3).to_html(index=False, na_rep="", border=0)
     return HTML(html + (f"<p>… {len(table)} rows</p>" if len(table) > 30 else ""))
@@ -107,10 +104,9 @@ def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -
     else:
         thing.to_csv(f"{path}.csv", index=False, float_format="%.6g")
         texts["md"] = f"{whole}\n\n{thing.to_markdown(index=False, floatfmt='.3g')}\n"
-        latex = thing.style.hide(axis="index").format(precision=3, na_rep="", escape="latex")
-        latex = latex.format_index(escape="latex", axis=1)
         said = "".join("\\" + c if c in "&%$#_{}" else c for c in whole)
-        texts["tex"] = latex.to_latex(caption=said, label=f"tab:{name}", hrules=True)
+        how = {"index": False, "na_rep": "", "escape": True, "float_format": "%.3f"}
+        texts["tex"] = thing.to_latex(caption=said, label=f"tab:{name}", **how)
     for kind, text in texts.items():
         path.with_name(f"{name}.{kind}").write_text(text, encoding="utf-8")
 
@@ -136,8 +132,7 @@ def verdict(low: float, high: float, side: str = "above", size: float = np.nan) 
 
 
 def p_value(e: Estimate | Correlation) -> float:
-    """Two-sided, of the statistic being 0, by the half of its 95% interval that lies towards 0: it
-    is below 0.05 where the interval leaves 0 out."""
+    """Two-sided, by the half of the 95% interval towards 0: below 0.05 where it leaves 0 out."""
     half = abs(e.value - (e.low if e.value > 0 else e.high))
     return float(2 * norm.sf(norm.ppf(0.975) * abs(e.value) / half)) if half > 0 else np.nan
 
@@ -155,7 +150,6 @@ def judge(p: Profile, made: Sequence[Claim]) -> None:
     """Judge claims by their 95% intervals, unless their outcome is mostly noise. The verdicts are
     shown and take the place of these claims' earlier ones in figures/<profile>/claims.csv."""
     claims, rows, path = paper("claims").set_index("id"), [], FIGURES / p.name / "claims.csv"
-    order = dict(zip(claims.index, range(len(claims)), strict=True))
     for id, statistic, e, theirs in made:
         known, testable = claims.loc[id], getattr(e, "testable", True)
         found = verdict(e.low, e.high, known.side, known["size"]) if testable else "not testable"
@@ -172,7 +166,7 @@ def judge(p: Profile, made: Sequence[Claim]) -> None:
             empty = {"reliability": [""], "p": [""]}
             before = pd.read_csv(path, keep_default_na=False, na_values=empty)
             table = pd.concat([before[~before.id.isin(new.id)], new])
-        table = table.sort_values("id", key=lambda ids: ids.map(order), kind="stable")
+        table = table.sort_values("id", key=claims.index.get_indexer, kind="stable")
         table["corrected"] = corrected(table)
         table.to_csv(path, index=False, float_format="%.6g")
     display(shown(new[["verdict", "claim", "statistic", "value", "low", "high"]]))

@@ -55,7 +55,7 @@ def _hook(sae_name: str, *model) -> Hook:
     read, tokenizer = _sae(sae_name, name, revision, layer), models.load_tokenizer(name, revision)
     # 16 prompts, the same for every run: what is stored of a domain serves all training sets
     shown = [chat_prompt(tokenizer, e) for e in corpora.load("gsm-symbolic", 0, 16)]
-    if not saes.RANDOM.fullmatch(sae_name):
+    if not saes.MADE.fullmatch(sae_name):
         ids = [list(prompt.ids) for prompt in shown]
         saes.check(read, sae_name, list(saes.activations(_backbone(*model), ids, 4096)))
     return Hook(layer, read, features.sink_norm(_backbone(*model), shown))
@@ -273,7 +273,7 @@ def _written_accuracy(p: Profile, model: Model, asked: Sequence[Example]) -> pd.
         how = {"new_tokens": e.max_new_tokens, "batch": 16, "special_tokens": True, "stop": stop}
         write = partial(generate.generate, whole(p, model), tokenizer(p), **how)
     shots = by_domain(corpora.in_order(p.demonstrations))
-    context = models.context_length(p.model, p.revision)
+    context = models.config_of(p.model, p.revision).max_position_embeddings
     return evaluate.written_accuracy(write, tokenizer(p), asked, shots, e, context)
 
 

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from sae_lens import SAE, JumpReLUSAE, StandardSAE, TopKSAE, TopKSAEConfig
+from sae_lens import SAE, JumpReLUSAE, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from sae_lens.saes.sae import SAEMetadata
-from torch.nn.utils.rnn import pad_sequence
 
 from sts_utils import batches, models
 from sts_utils.store import ROOT
 
 #: TransformerLens's name of the residual stream after a block.
 hook_point = "blocks.{}.hook_resid_post".format
-#: Names of random SAEs, for tests: "random-8x", "random-4x-k16", "random-4x-layer1".
-RANDOM = re.compile(r"random-(?P<expansion>\d+)x(-k(?P<k>\d+))?(-layer(?P<layer>\d+))?")
+#: Names of SAEs that are made here: random ones, for tests, like "random-4x-k16"; for a model
+#: without any "residual-layer12": each dim of the residual stream above 0, and below.
+MADE = re.compile(r"(random-(?P<of>\d+)x(-k(?P<k>\d+))?|residual)(-layer(?P<layer>\d+))?")
 #: A row whose norm exceeds this multiple of the median is an attention sink.
 SINK_FACTOR = 10.0
 #: An SAE of the model leaves less of the variance unexplained, and is within this factor of its L0.
@@ -29,15 +29,21 @@ POOL = 256  #: Sequences that are sorted by length together.
 
 
 def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
-    """The SAE `name`, float32: a folder, "release/sae_id" of sae-lens, or a random one. Raises
-    ValueError if it isn't there, or of another width or block than `d_in` and `layer`."""
-    if seeded := RANDOM.fullmatch(name):
-        metadata = SAEMetadata(hook_name=hook_point(int(seeded["layer"] or 0)))
-        shape = dict(d_in=d_in, d_sae=int(seeded["expansion"]) * d_in, k=int(seeded["k"] or 8))
+    """The SAE `name`, float32: a folder, "release/sae_id" of sae-lens, or one of MADE. Raises
+    ValueError if it isn't there, of another width or block than `d_in` and `layer`, or trained on
+    rows that are made otherwise than here."""
+    if made := MADE.fullmatch(name):
+        how = {"metadata": SAEMetadata(hook_name=hook_point(int(made["layer"] or 0)))}
+        how |= {"d_in": d_in, "d_sae": int(made["of"] or 2) * d_in, "device": "cpu"}
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            sae = TopKSAE(TopKSAEConfig(**shape, dtype="float32", device="cpu", metadata=metadata))
-            sae.W_enc.data.normal_()
+            if made["of"]:
+                sae = TopKSAE(TopKSAEConfig(**how, k=int(made["k"] or 8), dtype="float32"))
+                sae.W_enc.data.normal_()
+            else:
+                sae = StandardSAE(StandardSAEConfig(**how, dtype="float32"))
+                sae.W_dec.data = torch.cat([torch.eye(d_in), -torch.eye(d_in)])
+                sae.W_enc.data = sae.W_dec.data.T
     elif folder := folder_of(name):
         sae = SAE.load_from_disk(folder, dtype="float32")
     else:
@@ -47,6 +53,11 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
         raise ValueError(f"SAE {name!r} reads width {width}, the model's residual stream is {d_in}")
     if layer is not None and hook and hook != (reads := hook_point(layer)):
         raise ValueError(f"SAE {name!r} was trained at {hook}, the profile reads {reads}")
+    scaled = sae.cfg.normalize_activations
+    changed = {k: v for k, v in (sae.cfg.metadata.model_from_pretrained_kwargs or {}).items() if v}
+    if changed or scaled in ("expected_average_only_in", "covariance_whitening"):
+        made = f"made otherwise ({scaled}, {changed})"
+        raise ValueError(f"SAE {name!r} was trained on rows {made}: choose another")
     for weight in sae.parameters():  # some loaders leave views, which safetensors refuses to write
         weight.data = weight.data.contiguous()
     return sae.eval().requires_grad_(False)
@@ -61,8 +72,8 @@ def folder_of(name: str) -> Path | None:
 def layer(name: str) -> int:
     """The block whose residual stream the SAE `name` reads, from its config alone: the weights of a
     public SAE are gigabytes. Raises ValueError for one that reads something else."""
-    if seeded := RANDOM.fullmatch(name):
-        return int(seeded["layer"] or 0)
+    if made := MADE.fullmatch(name):
+        return int(made["layer"] or 0)
     if folder := folder_of(name):
         cfg = json.loads((folder / "cfg.json").read_text())
     else:
@@ -71,6 +82,14 @@ def layer(name: str) -> int:
     if not (block := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook or "")):
         raise ValueError(f"SAE {name!r} reads {hook}: choose one on the residual stream of a block")
     return int(block[1])
+
+
+def public(model: str) -> str:
+    """Which releases of sae-lens have SAEs of a model, in words, and what stands in for them."""
+    known = get_pretrained_saes_directory().items()
+    own = [name for name, about in known if about.model.split("/")[-1] == model.split("/")[-1]]
+    said = f"sae-lens has {', '.join(own)}" if own else "sae-lens has none of this model"
+    return f"{said}; residual-layer12 reads the residual stream's own dims after block 12"
 
 
 def repository(name: str) -> str:
@@ -106,11 +125,9 @@ def check(sae: SAE, name: str, rows: Sequence[torch.Tensor]) -> None:
     found, stated = quality(sae, rows), re.search(r"l0_(\d+)", name)
     l0 = getattr(sae.cfg, "k", None) or (int(stated[1]) if stated else None)
     if found["fvu"] >= WRONG_FVU or (l0 and not 1 / WRONG_L0 <= found["l0"] / l0 <= WRONG_L0):
-        raise ValueError(
-            f"SAE {name!r} is not of this model: of {found['rows']:.0f} rows it leaves "
-            f"{found['fvu']:.0%} of the variance unexplained, with {found['l0']:.0f} features a "
-            f"row (stated: {l0 or 'no L0'}): check model, layer and sae"
-        )
+        left = "of {rows:.0f} rows it leaves {fvu:.0%} of the variance unexplained, with {l0:.0f}"
+        said = f"{left.format(**found)} features a row (stated: {l0 or 'no L0'})"
+        raise ValueError(f"SAE {name!r} is not of this model: {said}: check model, layer and sae")
 
 
 @torch.inference_mode()
@@ -150,16 +167,10 @@ def layer_activations(
         passes = list(batches.by_length(list(map(len, pool)), tokens))
         random.Random(len(pool)).shuffle(passes)
         for chosen in passes:
-            rows = [torch.tensor(pool[i]) for i in chosen]
-            ids = pad_sequence(rows, batch_first=True).to(model.device)
-            mask = torch.arange(ids.shape[1]) < torch.tensor(list(map(len, rows)))[:, None]
-            mask = mask.to(model.device)
-            with models.reading(model, layers) as hidden:
-                model(input_ids=ids, attention_mask=mask.long(), use_cache=False)
-            mask[:, 0] = False
-            residuals = {}
-            for layer in layers:
-                found = hidden[layer][mask].float()
-                norms = found.norm(dim=-1)
-                residuals[layer] = found[norms < SINK_FACTOR * norms.median()]
+            read = [pool[i] for i in chosen]
+            residuals = models.query_residuals(model, None, read, layers)
+            later = torch.cat([torch.arange(len(ids)) > 0 for ids in read])  # than position 0
+            for layer, rows in residuals.items():
+                norms = (rows := rows[later]).norm(dim=-1)
+                residuals[layer] = rows[norms < SINK_FACTOR * norms.median()]
             yield residuals

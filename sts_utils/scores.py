@@ -25,9 +25,7 @@ class ShiftedDims:
         return len(self.ids)
 
 
-# --- step 1: which features move ---------------------------------------------------------------
-
-
+# Step 1: which features move.
 def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> np.ndarray:
     """Each feature's shift, [F] (or [d_model] with `raw`, for the residual stream's own dims).
 
@@ -78,17 +76,14 @@ def shifts(features: Sequence[FeatureStats], field: str, groups: Mapping[str, st
     return np.stack(found, 1)
 
 
-# --- step 2: the score of a domain -------------------------------------------------------------
-
-
+# Step 2: the score of a domain.
 def expectation(sums: np.ndarray, tokens: np.ndarray, weights=None) -> np.ndarray:
     """E_x̃ over a domain's tokens, from `sums` [Q, …] and `tokens` [Q] a query: […].
 
     With `weights` [B, Q], how often a bootstrap draws each query, [B, …]."""
     if weights is None:
         return sums.sum(0) / tokens.sum()
-    total = weights @ tokens
-    return (weights @ sums) / (total if sums.ndim == 1 else total[:, None])
+    return ((weights @ sums).T / (weights @ tokens)).T
 
 
 def sts_act(
@@ -126,27 +121,6 @@ def columns(stats: FeatureStats, dims: ShiftedDims) -> np.ndarray:
     return places
 
 
-# --- ours: a score that compares directions ------------------------------------------
-
-
-def shift_cosine(
-    domains: Sequence[FeatureStats], dims: ShiftedDims, towards: np.ndarray, weights=None
-) -> np.ndarray:
-    """Cosine on D_N of a domain's mean signed shift and the training set's, `towards` [F] (ours).
-
-    [D], or [B, D] with `weights`, [B, Q] a domain. Above zero: both move alike."""
-    return cosine(towards[dims.ids], _means(domains, "dh", dims, weights))
-
-
-def _means(domains, field: str, dims: ShiftedDims, weights) -> np.ndarray:
-    """[D, N] means of a field over each domain's tokens; [B, D, N] with `weights`."""
-    means = []
-    for d, w in zip(domains, weights or [None] * len(domains), strict=True):
-        sums = getattr(d, field)[:, columns(d, dims)].astype(np.float64)
-        means.append(expectation(sums, d.n, w))
-    return np.stack(means, axis=-2)
-
-
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine along the last axis; 0 where a side is 0."""
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
@@ -154,21 +128,18 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def over_domains(
-    name: str,
-    domains: Sequence[FeatureStats],
-    dims: ShiftedDims,
-    *,
-    definition: str = "paper",
-    weights: Sequence | None = None,
-    towards: np.ndarray | None = None,
+    name: str, domains: Sequence, dims: ShiftedDims, definition="paper", weights=None, towards=None
 ) -> np.ndarray:
-    """[D] the score `name` of each domain, or [B, D] with `weights`, [B, Q] for each domain.
+    """[D] the score `name` of each domain's FeatureStats; [B, D] with `weights`, [B, Q] of each.
 
-    `name`: sts_act, sts_icl, or cosine, which reads `towards` [F]."""
-    if name == "cosine":
-        return shift_cosine(domains, dims, towards, weights)
-    if name not in PAPER_SCORES:
+    `name`: sts_act, sts_icl, or cosine (ours): on D_N, of a domain's mean signed shift and the
+    training set's, `towards` [F]; above zero both move alike."""
+    drawn = zip(domains, weights or [None] * len(domains), strict=True)
+    if name in PAPER_SCORES:
+        score = sts_act if name == "sts_act" else sts_icl
+        return np.stack([score(d, dims, definition, w) for d, w in drawn], axis=-1)
+    if name != "cosine":
         raise ValueError(f"score {name!r}: choose sts_act, sts_icl or cosine")
-    score, drawn = sts_act if name == "sts_act" else sts_icl, weights or [None] * len(domains)
-    values = [score(d, dims, definition, w) for d, w in zip(domains, drawn, strict=True)]
-    return np.stack(values, axis=-1)
+    sums = [d.dh[:, columns(d, dims)].astype(np.float64) for d in domains]
+    means = [expectation(of, d.n, w) for of, (d, w) in zip(sums, drawn, strict=True)]
+    return cosine(towards[dims.ids], np.stack(means, axis=-2))

@@ -39,8 +39,7 @@ class Estimate:
 def over_seeds(drawn: np.ndarray) -> np.ndarray:
     """[B, …] means over seeds of draws [B, S, …], seeds drawn with replacement too."""
     picked = np.random.default_rng(3).integers(drawn.shape[1], size=drawn.shape[:2])
-    index = picked.reshape(*picked.shape, *[1] * (drawn.ndim - 2))
-    return np.take_along_axis(drawn, index, axis=1).mean(1)
+    return drawn[np.arange(len(drawn))[:, None], picked].mean(1)
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ class Jackknife:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Jackknife":
-        """The mean over seeds of [1 + CUTS × GROUPS, S, …] values: of all questions, then without
-        each part."""
+        """The mean over seeds of [1 + CUTS × GROUPS, S, …] values, in the order of `parts`."""
         rest = values[1:].mean(1)
         return cls(values[0].mean(0), rest.reshape(CUTS, GROUPS, *rest.shape[1:]), values[0])
 
@@ -69,28 +67,25 @@ class Jackknife:
     @property
     def variance(self) -> float:
         """Of whichever differ more: questions or seeds."""
-        variance = (GROUPS - 1) * self.left_out.var(1).mean(0)
-        n = len(self.seeds)
+        variance, n = (GROUPS - 1) * self.left_out.var(1).mean(0), len(self.seeds)
         return np.maximum(variance, self.seeds.var(0, ddof=1) / n) if n > 1 else variance
 
     half = property(lambda self: scipy_stats.t.ppf(0.975, GROUPS - 1) * self.variance**0.5)
-
     low = property(lambda self: self.value - self.half)
     high = property(lambda self: self.value + self.half)
 
     def __sub__(self, other: "Jackknife | float") -> "Jackknife":
         if not isinstance(other, Jackknife):
             return replace(self, value=self.value - other)
-        fields = ("value", "left_out", "seeds")
-        return Jackknife(*(getattr(self, name) - getattr(other, name) for name in fields))
+        value, left_out = self.value - other.value, self.left_out - other.left_out
+        return Jackknife(value, left_out, self.seeds - other.seeds)
 
     __str__ = Estimate.__str__
 
 
 def parts(groups: Sequence) -> np.ndarray:
     """[1 + CUTS × GROUPS, n] weights of n questions: 1, then 0 for those of each part in turn.
-    Those of one of `groups` [n] are left out together: variants of a template are not independent.
-    """
+    Those of one of `groups` [n] (a template's variants, not independent) are left out together."""
     names, group = np.unique(np.asarray(groups), return_inverse=True)
     rng = np.random.default_rng((0, len(names)))
     cuts = [rng.permutation(len(names)) % GROUPS for _ in range(CUTS)]
@@ -110,8 +105,7 @@ def standard_errors(changes: Sequence[np.ndarray]) -> np.ndarray:
 
 def run_variance(changes: Sequence[np.ndarray]) -> float:
     """What training runs add to the variance of a domain's change as a mean over seeds, the same
-    for all domains: how seeds' means differ beyond what the questions' own differences explain. 0
-    for one seed, which can't tell."""
+    for all: how seeds' means differ beyond what the questions explain. 0 for one seed."""
     seeds, excess = len(changes[0]), []
     if seeds == 1:
         return 0.0
@@ -123,8 +117,7 @@ def run_variance(changes: Sequence[np.ndarray]) -> float:
 
 
 def reliability(changes: Sequence[np.ndarray], change: str = "signed") -> float:
-    """The share of the variance between domains that is signal: 1 − (mean se² + that of training
-    runs) / variance."""
+    """The share of variance between domains that is signal: 1 − (mean se² + of runs) / variance."""
     spread = CHANGES[change](np.array([c.mean() for c in changes])).var(ddof=1)
     noise = (standard_errors(changes) ** 2).mean() + run_variance(changes)
     return float(1 - noise / spread) if spread > 0 else 0.0
@@ -157,22 +150,18 @@ class Correlation:
         values = np.arctanh((1 - 1e-9) * values) if self.bounded else values
         width = t * np.sqrt((len(self.left_out) - 1) * values[1:].var())
         ends = np.array([values[0] - width, values[0] + width])
-        low, high = np.tanh(ends) if self.bounded else ends
-        return float(low), float(high)
+        return tuple((np.tanh(ends) if self.bounded else ends).tolist())
 
     low = property(lambda self: self.interval[0])
     high = property(lambda self: self.interval[1])
 
     @property
     def with_true_change(self) -> np.ndarray:
-        """[3] r and its interval over √reliability: with the change, were it asked of every
-        question there is."""
+        """[3] r and its interval over √reliability: with the change, asked of all questions."""
         share = max(self.reliability, TESTABLE)
         return (np.array([self.value, self.low, self.high]) / share**0.5).clip(-1, 1)
 
-    @property
-    def testable(self) -> bool:
-        return self.reliability >= TESTABLE and self.seeds > 1
+    testable = property(lambda self: self.reliability >= TESTABLE and self.seeds > 1)
 
     def __sub__(self, by: "Correlation | float") -> "Correlation":
         if isinstance(by, Correlation):
@@ -184,9 +173,8 @@ class Correlation:
 
 def combined(statistic: Callable, rs: Sequence[Correlation]) -> Correlation:
     """A smooth statistic of several correlations [K, …] of the same domains and questions."""
-    value, left_out = (
-        statistic(np.array([getattr(r, k) for r in rs])) for k in ("value", "left_out")
-    )
+    value = statistic(np.array([r.value for r in rs]))
+    left_out = statistic(np.array([r.left_out for r in rs]))
     share, seeds = min(r.reliability for r in rs), min(r.seeds for r in rs)
     return Correlation(float(value), left_out, rs[0].sizes, share, seeds, bounded=False)
 
@@ -214,8 +202,7 @@ class Observations:
 
 def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Pearson r along the last axis; 0 where either is constant."""
-    x = x - x.mean(-1, keepdims=True)
-    y = y - y.mean(-1, keepdims=True)
+    x, y = (values - values.mean(-1, keepdims=True) for values in (x, y))
     scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(scale > 0, (x * y).sum(-1) / scale, 0.0)
@@ -240,5 +227,5 @@ def correlate(observed: Observations, change: str = "absolute", part: str = "all
         return float(pearson(*(side(v[keep], categories[keep], part) for v in (x, y))))
 
     left_out = np.array([r(categories != name) for name in names])
-    sides = left_out, sizes, reliability(changes, change), len(observed.scores)
-    return Correlation(r(categories != ""), *sides)
+    share = reliability(changes, change)
+    return Correlation(r(categories != ""), left_out, sizes, share, len(observed.scores))

@@ -14,34 +14,27 @@ from transformers.utils import is_torch_tf32_available
 from sts_utils import generate, models
 from sts_utils.config import SftSettings
 
-#: The paper's optimizer.
-BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1
-#: Bytes a weight beside the model's own: float32 gradient, copy and AdamW's two moments.
-MASTER_BYTES = 16
-#: Batch of a probe: many small steps show sooner where training leads than few large ones.
-QUICK_BATCH = 4
+BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1  #: The paper's optimizer.
+MASTER_BYTES = 16  #: A weight, beside the model's own: float32 gradient, copy, AdamW's moments.
+QUICK_BATCH = 4  #: Of a probe: many small steps show sooner where training leads than few large.
 #: Tokens of a pass on a CPU, at most (or one row), and float32 logits held at once.
 CPU_TOKENS, LOGITS = 2048, 2**28
 
 
-def sft(
-    model: str, revision, settings: SftSettings, examples, seed: int, out: Path, steps=None
-) -> pd.DataFrame:
+def sft(model, revision, settings, examples, seed: int, out: Path, steps=None) -> pd.DataFrame:
     """Fine-tune the whole `model` on `examples` in this process by the paper's protocol (loss on
     answers alone, AdamW, cosine schedule with 10% warm-up), save it in `out` in the dtype that it
     was trained in; the log: step, loss, lr, seed. `steps` stand in for the settings' epochs."""
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(model, revision)
     whole = models.load_model(model, settings.dtype, revision).train()
-    how = (settings.lr, seed, f"SFT seed {seed}", steps)
-    log = train_answers(whole, tokenizer, settings, examples, *how)
+    how = settings, examples, settings.lr, seed, f"SFT seed {seed}", steps
+    log = train_answers(whole, tokenizer, *how)
     models.save(whole, tokenizer, out)
     return log
 
 
-def train_answers(
-    model, tokenizer, settings: SftSettings, examples, lr, seed, desc, steps=None, warmup=WARMUP
-) -> pd.DataFrame:
+def train_answers(model, tokenizer, settings, examples, lr, seed, desc, steps=None, warmup=WARMUP):
     """Train what is trainable in `model` on the answers of `examples` (in place), at the learning
     rate `lr` instead of the settings', after a `warmup` of so much of the run; a log as `sft`'s."""
     rows = generate.tokenize(tokenizer, examples, settings.max_length)
@@ -55,11 +48,9 @@ def train_answers(
         repeat_keys()
     precision = torch.backends.fp32_precision  # TF32, which SFT sets, is for SFT alone
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            args = TrainingArguments(**arguments(settings, seed, steps, scratch, warmup))
-            optimizers = {"optimizers": (master_adamw(model, lr), None)}
-            trainer = AnswerTrainer(model, on_one_gpu(args), generate.collate, rows, **optimizers)
-            return run(trainer, desc)
+        args = on_one_gpu(TrainingArguments(**arguments(settings, seed, steps, warmup)))
+        how = {"optimizers": (master_adamw(model, lr), None)}
+        return run(AnswerTrainer(model, args, generate.collate, rows, **how), desc)
     finally:
         torch.backends.fp32_precision = precision
 
@@ -70,7 +61,7 @@ def repeat_keys() -> None:
     sdpa_attention.use_gqa_in_sdpa = lambda *_: False
 
 
-def arguments(settings: SftSettings, seed: int, steps, scratch: str, warmup=WARMUP) -> dict:
+def arguments(settings: SftSettings, seed: int, steps=None, warmup=WARMUP) -> dict:
     """TrainingArguments of one process: the paper's schedule, `steps` or the settings' epochs."""
     how = {"lr_scheduler_type": "cosine", "warmup_steps": warmup, "max_steps": steps or -1}
     how |= {"num_train_epochs": settings.epochs, "train_sampling_strategy": "group_by_length"}
@@ -78,20 +69,19 @@ def arguments(settings: SftSettings, seed: int, steps, scratch: str, warmup=WARM
     how |= {"gradient_accumulation_steps": settings.batch // settings.micro_batch}
     how |= {"per_device_train_batch_size": settings.micro_batch}
     how |= {"tf32": is_torch_tf32_available() or None}  # of float32 weights: 8 times as fast
-    return plain_arguments(seed, scratch) | how
+    return plain_arguments(seed) | how
 
 
-def plain_arguments(seed: int, scratch: str) -> dict:
+def plain_arguments(seed: int) -> dict:
     """TrainingArguments of SFT and GRPO alike: clipping, and nothing saved or reported."""
     quiet = {"save_strategy": "no", "disable_tqdm": True, "log_level": "error", "report_to": []}
     data = {"remove_unused_columns": False, "dataloader_pin_memory": False, "logging_steps": 1}
-    where = {"output_dir": scratch, "use_cpu": models.device() == "cpu"}
+    where = {"output_dir": tempfile.gettempdir(), "use_cpu": models.device() == "cpu"}
     return quiet | data | where | {"seed": seed, "data_seed": seed, "max_grad_norm": CLIP}
 
 
 def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
-    """The arguments without nn.DataParallel over every GPU, which would multiply the batch;
-    several GPUs are for the profile's `launcher`."""
+    """The arguments without nn.DataParallel over every GPU, which would multiply the batch."""
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
@@ -104,25 +94,20 @@ def processes(settings: SftSettings, gpus: int) -> int:
 
 def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) -> pd.DataFrame:
     """Train, with a bar called `desc` that shows the second of `columns`; the trainer's log."""
+    shown = columns[1]
+
+    class Bar(ProgressCallback):  # one number of the log, not a printed row a step
+        def on_log(self, args, state, control, logs=None, **_):
+            self.training_bar.set_description(desc)
+            self.training_bar.set_postfix({shown: (logs or {}).get(shown)})
+
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
-        trainer.add_callback(Bar(desc, columns[1]))
+        trainer.add_callback(Bar)
     trainer.train()
-    log = pd.DataFrame([row for row in trainer.state.log_history if columns[1] in row])
+    log = pd.DataFrame([row for row in trainer.state.log_history if shown in row])
     names = {"learning_rate": "lr", "completions/mean_length": "length"}
     return log[list(columns)].rename(columns=names).assign(seed=trainer.args.seed)
-
-
-class Bar(ProgressCallback):
-    """The Trainer's progress bar with one number of the log, not a printed row a step."""
-
-    def __init__(self, desc: str, shown: str):
-        super().__init__()
-        self.desc, self.shown = desc, shown
-
-    def on_log(self, args, state, control, logs=None, **_):
-        self.training_bar.set_description(self.desc)
-        self.training_bar.set_postfix({self.shown: (logs or {}).get(self.shown)})
 
 
 class AnswerTrainer(Trainer):
@@ -134,28 +119,24 @@ class AnswerTrainer(Trainer):
 
 
 def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sum of the loss over answer tokens, how many they are) of a batch [rows, tokens]."""
+    """(sum of the loss over answer tokens, how many they are) of a batch [rows, tokens]. More than
+    LOGITS numbers go through the head in parts, computed again in the backward pass: the logits of
+    8,192 tokens over 256,000 words and what is made of them would be 30 GB."""
     learnt = labels[:, 1:] != -100
     keep = torch.nn.functional.pad(learnt, (0, 1))  # a state predicts the token after it
     states = models.final_states(model, input_ids, attention_mask, keep)
-    return losses_in_parts(model, states, labels[:, 1:][learnt]).sum(), learnt.sum()
-
-
-def losses_in_parts(model, states, targets, temperature: float = 1.0) -> torch.Tensor:
-    """[tokens] loss of each final state of `states` [tokens, d_model] on the token that follows it,
-    in parts of LOGITS numbers, computed again in the backward pass: the logits of 8,192 tokens over
-    256,000 words and what is made of them would be 30 GB."""
+    targets = labels[:, 1:][learnt]
 
     def losses(states, targets):
         logits = models.vocabulary_logits(model, states)
-        logits = logits if temperature == 1 else logits / temperature
         return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     most = max(1, LOGITS // model.config.get_text_config().vocab_size)
     if len(targets) <= most:
-        return losses(states, targets)
+        return losses(states, targets).sum(), learnt.sum()
     parts = zip(states.split(most), targets.split(most), strict=True)
-    return torch.cat([checkpoint(losses, *part, use_reentrant=False) for part in parts])
+    each = [checkpoint(losses, *part, use_reentrant=False) for part in parts]
+    return torch.cat(each).sum(), learnt.sum()
 
 
 def master_adamw(model, lr: float) -> torch.optim.AdamW:

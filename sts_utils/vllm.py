@@ -5,7 +5,7 @@ of its own, which loads this module for `ResidualReader`; while GRPO trains, TRL
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,9 +20,8 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from sts_utils import batches, features, models, store
 from sts_utils.generate import stop_ids
-from sts_utils.prompts import Pairs
 
-for _name, _value in {
+os.environ |= {  # where nothing else is set
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # ResidualReader reads the first runner's batch
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # OMP_NUM_THREADS decides; no core is claimed
@@ -30,23 +29,18 @@ for _name, _value in {
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it compiles at start, which needs nvcc and ninja
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
-}.items():
-    os.environ.setdefault(_name, _value)
+} | dict(os.environ)
 
-#: Bytes of a GPU that are left, at least, to what encodes rows and to what is not vLLM's own.
-ENCODING = 8 * 10**9
-#: Tokens whose residual rows are held together, or those of one longer prompt.
-ROWS_TOKENS = 16384
-
+ENCODING = 8 * 10**9  #: Bytes of a GPU left, at least, to encoding rows and what isn't vLLM's own.
+ROWS_TOKENS = 16384  #: Whose residual rows are held together, or those of one longer prompt.
 _alive: dict[str, tuple] = {}  # what was asked for -> the engine, and who ends it with us
 
 
 def checkpoint(name: str, revision: str | None = None) -> Path:
     """The folder of model `name`, fetched from the hub at `revision` if it is not here."""
-    source = models.resolve(name)
-    if isinstance(source, Path):
-        return source
-    return Path(snapshot_download(source, revision=revision, allow_patterns=list(models.FILES)))
+    if isinstance(source := models.resolve(name), str):
+        source = snapshot_download(source, revision=revision, allow_patterns=list(models.FILES))
+    return Path(source)
 
 
 class ResidualReader:
@@ -77,13 +71,9 @@ class ResidualReader:
         return safetensors.save({f"{i}.{layer}": torch.cat(of) for (i, layer), of in kept.items()})
 
 
-def residual_rows(
-    folder, prompts: Sequence, layers: Sequence[int], dtype: str = "float32", room: int = 0
-) -> Iterator[dict[int, torch.Tensor]]:
-    """Of each prompt in turn: block -> its residual rows [tokens, d_model], float32, on the CPU.
-
-    Nothing is taken from a prefix cache: every token of a prompt is computed. `room`: bytes of the
-    GPU that are left to the caller."""
+def residual_rows(folder, prompts, layers, dtype="float32", room: int = 0) -> Iterator[dict]:
+    """Of each prompt (ids) in turn: block -> its residual rows [tokens, d_model], float32, on the
+    CPU, none of them of a prefix cache. `room`: bytes of the GPU that are left to the caller."""
     from vllm import SamplingParams
 
     reading = {"worker_extension_cls": "sts_utils.vllm.ResidualReader", "enforce_eager": True}
@@ -91,27 +81,23 @@ def residual_rows(
     if not torch.cuda.is_available():  # of one forward pass; longer prompts are split
         tokens = batches.batch_tokens()
         reading |= {"max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 64)}
-    llm = _engine(folder, dtype, room, **reading)
+    llm, lengths = _engine(folder, dtype, room, **reading), list(map(len, prompts))
     llm.collective_rpc("sts_read", args=(list(layers),))
-
-    def fits(batch: Sequence[int], i: int) -> bool:
-        return sum(len(prompts[j]) for j in [*batch, i]) <= ROWS_TOKENS
-
-    for batch in batches.greedy(range(len(prompts)), fits):
-        how = partial(SamplingParams, max_tokens=1, temperature=0, detokenize=False)
+    how = partial(SamplingParams, max_tokens=1, temperature=0, detokenize=False)
+    order = range(len(lengths))
+    runs = batches.greedy(order, lambda b, i: sum(lengths[j] for j in [*b, i]) <= ROWS_TOKENS)
+    for batch in runs:
         asked = [{"prompt_token_ids": list(prompts[i])} for i in batch]
         llm.generate(asked, [how(extra_args={"prompt": i}) for i in batch], use_tqdm=False)
         kept = safetensors.load(llm.collective_rpc("sts_rows")[0])
         for i in batch:
             rows = {layer: kept.pop(f"{i}.{layer}").float() for layer in layers}
-            assert all(len(of) == len(prompts[i]) for of in rows.values()), "vLLM skipped tokens"
+            assert all(len(of) == lengths[i] for of in rows.values()), "vLLM skipped tokens"
             yield rows
 
 
 @torch.inference_mode()
-def feature_stats(
-    pairs: Pairs, folder, hooks: Sequence[features.Hook], dtype="float32", desc: str | None = None
-) -> list[features.FeatureStats]:
+def feature_stats(pairs, folder, hooks, dtype="float32", desc=None) -> list[features.FeatureStats]:
     """`features.feature_stats` of the model in `folder`, its rows read by vLLM; summed where the
     SAEs are. Raises ValueError where the query tokens differ or features are not finite."""
     features.by_context(pairs)  # refuses pairs that differ
@@ -129,9 +115,7 @@ def feature_stats(
     return [features.stacked(of, ids, hook.sae) for hook, of in zip(hooks, sums, strict=True)]
 
 
-def generate(
-    folder: Path | str, new_tokens: int, dtype="bfloat16", *, special_tokens=False, stop=()
-) -> Callable[[Sequence[str]], list[tuple[str, int, bool]]]:
+def generate(folder, new_tokens: int, dtype="bfloat16", *, special_tokens=False, stop=()):
     """A function from texts to what the model writes behind them, as `generate.generate`."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     try:
@@ -169,8 +153,7 @@ def sampler(weights: int, beside: int) -> Iterator[dict]:
             tqdm.write("GRPO: no room on the GPU for vLLM's weights: transformers samples")
             yield {}
             return
-    variables, matmul = dict(os.environ), torch.backends.cuda.matmul
-    precision = matmul.fp32_precision
+    variables, precision = dict(os.environ), torch.backends.cuda.matmul.fp32_precision
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # else vLLM's is one
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # whatever a cluster's is
     from vllm.distributed import cleanup_dist_env_and_memory
@@ -188,7 +171,7 @@ def sampler(weights: int, beside: int) -> Iterator[dict]:
         cleanup_dist_env_and_memory()
         os.environ.clear()
         os.environ.update(variables)
-        matmul.fp32_precision = precision  # else SFT's TF32 has no effect
+        torch.backends.cuda.matmul.fp32_precision = precision  # else SFT's TF32 has no effect
 
 
 def _engine(folder: Path | str, dtype: str, room: int = 0, **how):
@@ -205,10 +188,10 @@ def _engine(folder: Path | str, dtype: str, room: int = 0, **how):
         if torch.cuda.is_available():
             free, total = torch.cuda.mem_get_info()
             taken = free - max(0.3 * free, room + ENCODING)
-            how |= {"gpu_memory_utilization": round(taken / total, 2)}
+            how["gpu_memory_utilization"] = round(taken / total, 2)
+        how |= {"max_model_len": -1, "generation_config": "vllm", "disable_log_stats": True}
         before = psutil.Process().children(recursive=True)
-        plain = {"max_model_len": -1, "generation_config": "vllm", "disable_log_stats": True}
-        llm = LLM(str(folder), dtype=dtype, **plain, **how)
+        llm = LLM(str(folder), dtype=dtype, **how)
         started = psutil.Process().children(recursive=True)
         # killed, we would leave vLLM's processes behind, which hold the GPU
         _alive[key] = llm, store.watch("KILL", *(p.pid for p in started if p not in before))

@@ -36,11 +36,6 @@ def model(p, seed, out=None):
     (out / "value").write_text(f"right {seed}")
 
 
-@cached("seeds")
-def asked(p, model=None):
-    return pd.DataFrame({"x": [1]})
-
-
 @pytest.fixture(autouse=True)
 def fresh(tmp_path, monkeypatch):
     CALLS.clear()
@@ -48,12 +43,15 @@ def fresh(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "RUNS", tmp_path)
 
 
-def test_computed_once_and_read_back(profile):
+def test_computed_once_with_what_made_it_and_read_back(profile):
     for _ in range(2):
         assert table(profile, 3).n.tolist() == [3]
         assert parts(profile, part="b")["x"].tolist() == [1, 1]
         assert (model(profile, 0) / "value").read_text() == "right 0"
     assert CALLS == [3, "parts", "model"]
+    made = json.loads((table.path(profile, 3) / "made.json").read_text())
+    assert made["recipe"]["settings"]["shift.queries"] == 8 and made["recipe"]["arguments"] == ["3"]
+    assert made["recipe"]["versions"]["torch"] and made["files"].keys() == {"table.parquet"}
 
 
 def test_a_key_holds_settings_arguments_models_and_nothing_else(profile):
@@ -62,8 +60,8 @@ def test_a_key_holds_settings_arguments_models_and_nothing_else(profile):
     unread = profile.model_copy(update={"top_n": 3})
     keys = {table.path(p, n) for p in (profile, other, shift) for n in (1, 2)}
     assert len(keys) == 6 and table.path(unread, 1) in keys
-    named = {asked.path(profile, m) for m in (None, (model, 0), (model, 1))}
-    assert len(named | {asked.path(other, (model, 0))}) == 4
+    named = {table.path(profile, m) for m in (None, (model, 0), (model, 1))}
+    assert len(named | {table.path(other, (model, 0))}) == 4
 
 
 def test_a_key_holds_the_code_that_it_reaches(profile, monkeypatch):
@@ -104,14 +102,6 @@ def test_a_damaged_artifact_is_computed_again(profile, harm):
     assert (model(profile, 0) / "value").read_bytes() == data and CALLS == ["model", "model"]
 
 
-def test_an_artifact_says_what_made_it(profile):
-    made = json.loads(
-        (table(profile, 5) is not None) and next(store.RUNS.glob("table-*/made.json")).read_text()
-    )
-    assert made["recipe"]["settings"]["shift.queries"] == 8 and made["recipe"]["arguments"] == ["5"]
-    assert made["recipe"]["versions"]["torch"] and made["files"].keys() == {"table.parquet"}
-
-
 def test_a_model_or_an_sae_that_was_written_again_is_another(profile, tmp_path):
     folder, sae = tmp_path / "model", tmp_path / "sae"
     models.save(models.load_model("tiny"), models.load_tokenizer("tiny"), folder)
@@ -124,21 +114,15 @@ def test_a_model_or_an_sae_that_was_written_again_is_another(profile, tmp_path):
     assert len(set(keys)) == 3
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(28, "No space left on device"),
-        SafetensorError("Error while serializing: I/O error: No space left (os error 28)"),
-        RuntimeError("power cut"),
-    ],
-)
-def test_nothing_is_left_by_a_failure_and_a_full_disk_is_one_line(error):
-    expected = "power cut" if isinstance(error, RuntimeError) else "the disk is full: free some"
-    raised = pytest.raises((ValueError, RuntimeError), match=expected)
-    with raised, store.atomic_folder(store.RUNS / "x") as out:
-        (out / "half").write_text("half")
-        raise error
-    assert not list(store.RUNS.iterdir())
+def test_nothing_is_left_by_a_failure_and_a_full_disk_is_one_line():
+    full = OSError(28, "No space left on device"), SafetensorError("I/O: No space (os error 28)")
+    for error in (*full, RuntimeError("power cut")):
+        said = "the disk is full: free some" if error in full else "power cut"
+        raised = pytest.raises((ValueError, RuntimeError), match=said)
+        with raised, store.atomic_folder(store.RUNS / "x") as out:
+            (out / "half").write_text("half")
+            raise error
+        assert not list(store.RUNS.iterdir())
 
 
 def test_the_second_writer_leaves_what_the_first_reads(tmp_path):

@@ -15,32 +15,28 @@ def written(tmp_path, **changes):
     return str(path)
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
+def test_a_wrong_profile_is_one_line(tmp_path):
+    for changes, line in (
         ({"layr": 3}, "profile mine: layr: Extra inputs are not permitted"),
         ({"sft": {"learning_rate": 1}}, r"sft\.learning_rate: Extra inputs"),
         ({"base": "smoll"}, r"unknown profile 'smoll': choose from control, .*paper"),
         ({"base": "paper"}, r"profile 'paper' stands for several: choose one of \['llama3-8b', "),
         ({"evaluation": {"mode": "generation"}}, "mode: generation measures accuracy alone"),
-    ],
-)
-def test_a_wrong_profile_is_one_line(tmp_path, changes, line):
-    with pytest.raises(ValueError, match=line) as caught:
-        config.load(written(tmp_path, **changes))
-    assert "\n" not in str(caught.value)
+    ):
+        with pytest.raises(ValueError, match=line) as caught:
+            config.load(written(tmp_path, **changes))
+        assert "\n" not in str(caught.value)
     (tmp_path / "torn.yaml").write_text("about: [")
     with pytest.raises(ValueError, match=r"torn.yaml is not YAML: [^\n]*$"):
         config.load(str(tmp_path / "torn.yaml"))
 
 
-@pytest.mark.parametrize(
-    ("given", "seeds"), [(0, (0,)), ("0", (0,)), ("4, 5", (4, 5)), ([0], (0,)), ((4, "5"), (4, 5))]
-)
-def test_seeds_as_papermill_gives_them(given, seeds):
+def test_seeds_as_papermill_gives_them():
     """`-p SEEDS 0` is a number, and 0 is not "none said"; others' results lie beside the own."""
-    profile = config.load("tiny", given)
-    assert (profile.seeds, profile.name) == (seeds, f"tiny-seeds-{'-'.join(map(str, seeds))}")
+    for given, seeds in ((0, "0"), ("0", "0"), ("4, 5", "4-5"), ([0], "0"), ((4, "5"), "4-5")):
+        profile = config.load("tiny", given)
+        assert profile.seeds == tuple(map(int, seeds.split("-")))
+        assert profile.name == f"tiny-seeds-{seeds}"
     assert all(config.load("tiny", own) == config.load("tiny") for own in (None, "", "0,1", [0, 1]))
     for wrong in ("a,b", "-1", 0.5, [], "0,", "0,0"):
         with pytest.raises(ValueError, match=r"tiny: seeds|seeds \(0, 0\) holds one twice"):
@@ -77,12 +73,13 @@ def test_a_profile_says_what_differs_from_its_bases(tmp_path):
     assert mine.model_dump(exclude=differ) == base.model_dump(exclude=differ)
     path.write_text("about: mine\nbase: [control, llama3-8b]\n")  # the later lies above
     mine, control, llama = (config.load(n) for n in (str(path), "control", "llama3-8b"))
-    assert (mine.others, mine.model, mine.sft) == (control.others, llama.model, llama.sft)
+    assert (mine.others, mine.model, mine.sft) == (llama.others, llama.model, llama.sft)
+    assert mine.others_questions == control.others_questions != llama.others_questions
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
+def test_what_does_not_fit_is_said_before_any_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("it was loaded"))
+    for changes, line in (
         ({"model": "tinny"}, "model 'tinny' is neither packaged"),
         ({"model": "org/absent"}, "huggingface.co"),
         ({"layer": 2}, r"model 'tiny' has blocks 0\.\.1, not 2"),
@@ -90,12 +87,9 @@ def test_a_profile_says_what_differs_from_its_bases(tmp_path):
         ({"top_n": 9999}, "top_n is 9999, but SAE 'random-8x' has 512 features"),
         ({"sft": {"batch": 10, "micro_batch": 4}}, "sft.batch 10 is not made of whole"),
         ({"sts": {"demonstrations": 6}}, "domain 'abstract algebra' has 5 demonstrations in 'mmlu"),
-    ],
-)
-def test_what_does_not_fit_is_said_before_any_model_is_loaded(tmp_path, monkeypatch, changes, line):
-    monkeypatch.setattr(models, "load_model", lambda *_: pytest.fail("it was loaded"))
-    with pytest.raises((ValueError, OSError), match=line):
-        check.prepare(config.load(written(tmp_path, **changes)))
+    ):
+        with pytest.raises((ValueError, OSError), match=line):
+            check.prepare(config.load(written(tmp_path, **changes)))
 
 
 def test_the_shipped_sae_is_small_and_refused_at_another_layer_or_width():

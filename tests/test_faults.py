@@ -1,6 +1,7 @@
 """Whatever goes wrong, a run resumes and ends in the same tables, to the bit."""
 
 import contextlib
+import re
 import subprocess
 import time
 import warnings
@@ -10,7 +11,6 @@ import psutil
 import pytest
 from conftest import command, finished
 
-slow = pytest.mark.slow
 STAGES = "[05_evaluate, 07_moved, 06_plot]"
 
 
@@ -30,15 +30,6 @@ def kill(process: subprocess.Popen) -> None:
             one.kill()
     process.communicate()
     assert process.returncode == -9
-
-
-def failure(process: subprocess.Popen) -> str:
-    """The one line that a run ends with that fails."""
-    _, said = process.communicate(timeout=800)
-    assert process.returncode and "Traceback" not in said, said[-3000:]
-    line = said.strip().splitlines()[-1]
-    assert line.startswith("error: "), said[-3000:]
-    return line
 
 
 @pytest.fixture
@@ -61,7 +52,10 @@ def end_without_room(pattern: str, folder: Path, process: subprocess.Popen) -> N
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while file.write(bytes(2**20)):
             pass
-    assert "the disk is full: free some space below" in failure(process)
+    _, said = process.communicate(timeout=800)
+    assert process.returncode and "Traceback" not in said, said[-3000:]
+    line = said.strip().splitlines()[-1]
+    assert re.match("error: .*the disk is full: free some space below", line), said[-3000:]
     ballast.unlink()
 
 
@@ -76,7 +70,7 @@ def harm(runs: Path) -> int:
     return len(files)
 
 
-@slow
+@pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_full_disk_a_kill_flipped_bytes_and_two_runs_at_once(reproduced, small_disk):
     profile = small_disk / "tiny.yaml"
@@ -93,8 +87,6 @@ def test_a_full_disk_a_kill_flipped_bytes_and_two_runs_at_once(reproduced, small
     for process in [command(*told), command(*told)]:
         finished(process)
     for name in ("table6", "tables2_4", "table6_points", "reliability"):
-        made, expected = (
-            folder / f"figures/tiny/{name}.csv" for folder in (small_disk, reproduced[0])
-        )
-        assert made.read_bytes() == expected.read_bytes(), name
+        files = (folder / f"figures/tiny/{name}.csv" for folder in (small_disk, reproduced[0]))
+        assert len({file.read_bytes() for file in files}) == 1, name
     assert not list(runs.glob(".*"))  # nothing half-written

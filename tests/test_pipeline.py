@@ -19,10 +19,9 @@ from sts_utils import config, notebooks, results, store
 
 FIGURES = "fig1a fig1b fig2a fig2b fig3 fig4a fig4b fig4c fig4d fig4e fig5 fig6 fig7 training"
 FIGURES += " paper_numbers control_heat control_aucs score_parts"
-TABLES = "table1 tables2_4 reliability table5 table6 table6_points table6_measures table7 table8"
-TABLES += " table9 table10 table11 table12 table13 rl_and_sft control_gains"
-TABLES += " control_design control_judgement control_goals changes placebos table6_variants"
-TABLES += " score_parts_table"
+TABLES = "table1 tables2_4 reliability table5 table6 table6_points table6_measures table6_variants"
+TABLES += " table7 table8 table9 table10 table11 table12 table13 rl_and_sft changes placebos"
+TABLES += " control_gains control_design control_judgement control_goals score_parts_table"
 PRODUCTS = [f"{name}.{kind}" for name in FIGURES.split() for kind in ("pdf", "png", "txt")]
 PRODUCTS += [f"{name}.{kind}" for name in TABLES.split() for kind in ("csv", "md", "tex", "txt")]
 
@@ -35,6 +34,11 @@ def test_every_figure_table_page_and_notebook_is_written(reproduced):
     assert made == sorted([*PRODUCTS, *pages, "claims.csv"])
     executed = sorted(p.stem for p in (out / "runs/notebooks/tiny").glob("*.ipynb"))
     assert executed == sorted(stages) and str(out / "figures/tiny") in said
+    html = (out / "figures/tiny/index.html").read_text(encoding="utf-8")
+    assert html.count("<details>") > 10  # the code is folded, and pages link to each other
+    links = set(re.findall(r"<nav>(.*?)</nav>", html, flags=re.S)[0].split('href="')[1:])
+    names = {link.split('"')[0] for link in links}
+    assert len(names) > 10 and all((out / "figures/tiny" / name).exists() for name in names)
 
 
 def test_executed_notebooks_are_clean_and_cells_are_short(reproduced):
@@ -49,28 +53,14 @@ def test_executed_notebooks_are_clean_and_cells_are_short(reproduced):
         assert all(html.count("<tr") <= 34 for html in tables), path.name  # 30 rows and heads
 
 
-def test_pages_fold_the_code_and_link_to_each_other(reproduced):
-    folder = reproduced[0] / "figures/tiny"
-    html = (folder / "index.html").read_text(encoding="utf-8")
-    assert html.count("<details>") > 10
-    links = set(re.findall(r"<nav>(.*?)</nav>", html, flags=re.S)[0].split('href="')[1:])
-    names = {link.split('"')[0] for link in links}
-    assert len(names) > 10 and all((folder / name).exists() for name in names)
-
-
 def test_again_nothing_is_computed(reproduced):
-    runs = reproduced[0] / "runs"
-    before = {p: p.stat().st_mtime_ns for p in runs.glob("*-*/made.json")}
-    finished(command(reproduced[0], "reproduce", "--profile", one_stage(reproduced[0])))
-    assert before == {p: p.stat().st_mtime_ns for p in runs.glob("*-*/made.json")}
-
-
-def one_stage(folder: Path) -> str:
-    """`tiny` with one short notebook: all its calls, little to draw."""
-    path = folder / "short/tiny.yaml"
+    """By `tiny` with one short notebook: all its calls, little to draw."""
+    runs, path = reproduced[0] / "runs", reproduced[0] / "short/tiny.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_text("{base: tiny, stages: [03_score]}")
-    return str(path)
+    before = {p: p.stat().st_mtime_ns for p in runs.glob("*-*/made.json")}
+    finished(command(reproduced[0], "reproduce", "--profile", str(path)))
+    assert before == {p: p.stat().st_mtime_ns for p in runs.glob("*-*/made.json")}
 
 
 def test_one_notebook_runs_alone_by_papermill(reproduced, tmp_path):
@@ -82,9 +72,6 @@ def test_one_notebook_runs_alone_by_papermill(reproduced, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-# --- numbers -------------------------------------------------------------------------------------
-
-
 def test_tables_hold_what_the_artifacts_hold(reproduced):
     """The changes and r of Tables 2-4 and 6, from the stored answers and sums, by hand."""
     figures, runs = reproduced[0] / "figures/tiny", reproduced[0] / "runs"
@@ -94,8 +81,7 @@ def test_tables_hold_what_the_artifacts_hold(reproduced):
     ours = table.set_index("domain").sort_index()["gold_loglik change"]
     np.testing.assert_allclose(ours, by_hand.sort_index(), rtol=1e-4)
     chosen = "source == 'ours' and selection == 'all' and change == 'absolute'"
-    rows = pd.read_csv(figures / "table6.csv").query(chosen)
-    rows = rows.set_index("metric")
+    rows = pd.read_csv(figures / "table6.csv").query(chosen).set_index("metric")
     for metric, field in (("sts_act", "h"), ("sts_icl", "dh2")):
         scores = {seed: scores_of(runs, seed, field) for seed in (0, 1)}
         rs = [scores[seed].corr(changes[seed].abs()) for seed in (0, 1)]
@@ -153,20 +139,13 @@ def test_claims_follow_the_rule(reproduced):
     known = results.paper("claims").set_index("id")
     assert set(claims.id) <= set(known.index) and len(set(claims.id)) > 25
     for row in claims.itertuples():
-        side = known.side[row.id]
-        low, high, size = row.low, row.high, known["size"][row.id]
-        if side == "below":
-            low, high, size = -row.high, -row.low, -size
-        expected = "agrees" if low > 0 else "does not" if high < 0 else "inconclusive"
-        expected = "weaker" if expected == "inconclusive" and high < size else expected
+        side, size = known.side[row.id], known["size"][row.id]
+        expected = results.verdict(row.low, row.high, side, size)
         if row.verdict == "not testable":
             assert row.reliability == row.reliability
         else:
             assert row.verdict == expected and not row.reliability < 0.5
         assert row.corrected in (row.verdict, "inconclusive")
-
-
-# --- what is committed ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*notebooks.STAGES, *notebooks.OTHERS])
@@ -187,21 +166,15 @@ def test_nothing_unpickles_or_runs_remote_code():
     assert not [f for f in files if re.search(bad, f.read_text(encoding="utf-8"))]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (("--profile", "smoll"), "error: unknown profile 'smoll'"),
-        (("--profile", "tiny", "--seeds", "x"), "error: "),
-    ],
-)
-def test_bad_input_is_one_line_and_a_failure(tmp_path, arguments, line):
-    process = command(tmp_path, "reproduce", *arguments)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2 and "Traceback" not in err
-    assert err.strip().splitlines()[-1].startswith(line)
-
-
-def test_where_nothing_can_be_written_the_variable_is_named(tmp_path):
+def test_bad_input_and_nowhere_to_write_are_one_line_and_a_failure(tmp_path):
     (tmp_path / "file").touch()
-    _, err = command(tmp_path / "file", "reproduce", "--profile", "tiny").communicate(timeout=120)
-    assert re.search(r"error: .*/runs can't be written \(.*\): set STS_OUT to a folder", err)
+    unwritten = r"error: .*/runs can't be written \(.*\): set STS_OUT to a folder"
+    for out, arguments, line in (
+        (tmp_path, "--profile smoll", "error: unknown profile 'smoll'"),
+        (tmp_path, "--profile tiny --seeds x", "error: "),
+        (tmp_path / "file", "--profile tiny", unwritten),
+    ):
+        process = command(out, "reproduce", *arguments.split())
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 2 and "Traceback" not in err
+        assert re.match(line, err.strip().splitlines()[-1])

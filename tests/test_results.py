@@ -20,38 +20,28 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "tiny"
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "above", "below"),
-    [
+def test_verdicts_and_p_values_agree_with_intervals():
+    for low, high, above, below in (
         (0.1, 0.2, "agrees", "does not"),
         (-0.2, -0.1, "does not", "agrees"),
         (-0.1, 0.1, "inconclusive", "inconclusive"),
         (0, 0.1, "inconclusive", "inconclusive"),
         (math.nan, math.nan, "inconclusive", "inconclusive"),
-    ],
-)
-def test_verdict(low, high, above, below):
-    assert results.verdict(low, high) == results.verdict(low, high, "above") == above
-    assert results.verdict(low, high, "below") == below
-
-
-def test_what_is_below_the_paper_s_smallest_is_weaker():
-    assert results.verdict(-0.2, 0.3, "above", 0.6) == "weaker"
+    ):
+        assert results.verdict(low, high) == results.verdict(low, high, "above") == above
+        assert results.verdict(low, high, "below") == below
+    assert results.verdict(-0.2, 0.3, "above", 0.6) == "weaker"  # than the paper's smallest
     assert results.verdict(-0.2, 0.7, "above", 0.6) == "inconclusive"
     assert results.verdict(-0.3, 0.2, "below", -0.6) == "weaker"
     assert results.verdict(0.1, 0.3, "above", 0.6) == "agrees"
-
-
-def test_p_values_agree_with_intervals():
     for low, high, small in ((0.01, 0.4, True), (-0.01, 0.4, False), (-0.4, -0.01, True)):
         middle = SimpleNamespace(value=(low + high) / 2, low=low, high=high)
         assert (results.p_value(middle) < 0.05) == small
 
 
 def r(value, reliability, seeds=2):
-    spread = value + np.linspace(-0.01, 0.01, 14)
-    own = {"left_out": spread, "sizes": np.ones(14)}
-    return Correlation(value, reliability=reliability, seeds=seeds, **own)
+    left_out = value + np.linspace(-0.01, 0.01, 14)
+    return Correlation(value, left_out, np.ones(14), reliability, seeds)
 
 
 def test_many_claims_are_corrected(folder, profile):
@@ -99,9 +89,8 @@ def test_tables_read_back(folder, profile):
     results.publish(profile, "table0", table, "100% of r_low.")
     csv, md, tex, txt = (folder / f"table0.{kind}" for kind in ("csv", "md", "tex", "txt"))
     pd.testing.assert_frame_equal(pd.read_csv(csv), table, rtol=1e-5)
-    assert (
-        md.read_text().startswith("100% of r_low. Model tiny") and "\n\n| source" in md.read_text()
-    )
+    assert md.read_text().startswith("100% of r_low. Model tiny")
+    assert "\n\n| source" in md.read_text()
     assert r"100\% of r\_low. Model" in tex.read_text() and r"r\_low &" in tex.read_text()
     assert r"sts\_act & " in tex.read_text()  # LaTeX takes a bare _ for mathematics
     assert txt.read_text() == f"100% of r_low.\n{results.setting(profile)}\n"

@@ -1,5 +1,6 @@
 """The paper's architectures without their weights: from configs with the true public dims, and as
-three-layer random copies that go through the whole extraction path."""
+three-layer random copies that go through the whole extraction path. SAEs of public releases: read
+whole and in part, saved again whatever their loader leaves, and refused at another model."""
 
 import re
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 import yaml
 from rehearsal import families
-from rehearsal.families import CHATS, NAMES, PUBLIC
+from rehearsal.families import AROUND, NAMES, PUBLIC
 from sae_lens import saes as lens
 from transformers import AutoModelForCausalLM, Gemma2Config
 
@@ -59,7 +60,7 @@ def test_the_real_architecture_fits_the_profile(name):
 
 
 def test_the_query_s_span_is_the_question_and_nothing_else(name, copy, pairs):
-    (_, _, before, after), (_, tokenizer) = CHATS[name], copy
+    (before, after), (_, tokenizer) = AROUND[name], copy
     for query, pair in zip(corpora.load("gsm-symbolic", 3, 6), pairs, strict=True):
         assert pair[0].query == pair[1].query
         for prompt in pair:
@@ -68,8 +69,12 @@ def test_the_query_s_span_is_the_question_and_nothing_else(name, copy, pairs):
             assert prompt.ids.count(tokenizer.bos_token_id) == (name != "qwen2.5-7b")
 
 
+KINDS = ("relu", "jumprelu", "topk")
+
+
 def made(kind):
     """A random SAE, and its features of rows x from its definition and its own normalisation."""
+    torch.manual_seed(1)
     cfg = dict(d_in=64, d_sae=256, device="cpu", dtype="float32")
     if kind == "jumprelu":
         sae = lens.JumpReLUSAE(lens.JumpReLUSAEConfig(**cfg, apply_b_dec_to_input=False))
@@ -81,6 +86,7 @@ def made(kind):
         sae = lens.TopKSAE(lens.TopKSAEConfig(**cfg))
     for parameter in (sae.W_enc, sae.b_enc, sae.b_dec):
         parameter.data.normal_(std=0.5)
+    sae.W_enc.data = sae.W_enc.data.T.contiguous().T  # as dictionary_learning's loader leaves it
 
     def features(x):
         if kind == "jumprelu":
@@ -98,14 +104,13 @@ def made(kind):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["jumprelu", "relu", "topk"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_extraction_reads_the_block_s_output_through_any_sae(copy, pairs, kind):
     """The truncated model with cached contexts, against the whole one and the SAE's definition."""
     eager = {"attn_implementation": "eager", "dtype": torch.float32}
     whole = AutoModelForCausalLM.from_pretrained(copy[0], **eager).eval()
     backbone = models.load_truncated(copy[0], 1)
     assert len(backbone.layers) == 2
-    torch.manual_seed(1)
     sae, features = made(kind)
     (stats,) = feature_stats(pairs, backbone, [Hook(1, sae.to(backbone.device), np.inf)])
     sae.to("cpu")
@@ -120,3 +125,33 @@ def test_extraction_reads_the_block_s_output_through_any_sae(copy, pairs, kind):
         np.testing.assert_allclose(stats.h[i], h.sum(0), rtol=2e-3, atol=2e-2)
         # a feature near its threshold may fire on one side of rounding alone: compare the whole
         np.testing.assert_allclose(stats.dh2[i].sum(), (h_icl - h).square().sum(), rtol=5e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_sae_is_saved_again_and_read_in_part_as_the_whole(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(saes.SAE, "from_pretrained", lambda release, sae_id: made(kind)[0])
+    sae, rows, chosen = saes.load("release/id", 64), torch.randn(33, 64), [5, 60, 0, 17]
+    sae.save_model(tmp_path / "after")  # of views safetensors writes nothing
+    whole = saes.encode(saes.load(str(tmp_path / "after"), 64), rows)
+    assert torch.equal(saes.encode(sae, rows), whole)
+    assert (whole[:, chosen] > 0).any() and (whole[:, chosen] == 0).any()
+    if kind == "relu":  # others are not computed
+        monkeypatch.setattr(sae, "encode", None)
+    torch.testing.assert_close(saes.encode(sae, rows, chosen), whole[:, chosen])
+
+
+def test_an_sae_of_another_model_is_one_line():
+    size, eye = {"d_in": 16, "d_sae": 32, "dtype": "float32", "device": "cpu"}, torch.eye(16)
+    mirror = lens.StandardSAE(lens.StandardSAEConfig(**size))
+    mirror.W_enc.data, mirror.W_dec.data = torch.cat([eye, -eye], 1), torch.cat([eye, -eye])
+    mirror.b_enc.data.zero_(), mirror.b_dec.data.zero_()  # each row's parts: nothing is left over
+    rows = [torch.randn(40, 16), torch.randn(24, 16)]
+    saes.check(mirror, "release/layer_9/average_l0_16", rows)
+    saes.check(mirror, "a/folder", rows)
+    wrong = r"of 64 rows it leaves 0% .* with 16 features a row \(stated: 109\)"
+    with pytest.raises(ValueError, match=wrong):
+        saes.check(mirror, "release/layer_9/average_l0_109", rows)
+    with pytest.raises(ValueError, match=r"^[^\n]*check model, layer and sae$"):
+        saes.check(made("relu")[0], "release/id", [torch.randn(64, 64)])
+    name = "gemma-scope-9b-it-res/layer_31/width_131k/average_l0_22"
+    assert saes.repository(name) == "google/gemma-scope-9b-it-res"

@@ -11,14 +11,11 @@ from sts_utils.stats import CUTS, GROUPS, Estimate, Observations, correlate
 DOMAINS, QUESTIONS = 14, 40
 
 
-def test_mean_interval_is_near_the_normal_one():
+def test_mean_intervals_are_near_normal_ones_and_of_the_same_questions_paired():
     values = np.random.default_rng(0).normal(2.0, 1.0, size=400)
     normal = values.mean() + np.array([-1.96, 1.96]) * values.std(ddof=1) / 20
     e = stats.Jackknife.mean(values[None])
     np.testing.assert_allclose([e.low, e.high], normal, atol=0.02)
-
-
-def test_means_of_the_same_questions_leave_out_the_same_ones():
     values = np.random.default_rng(0).normal(size=(2, 2, 60))
     one, other, gap = map(stats.Jackknife.mean, (*values, values[0] - values[1]))
     paired = one - other
@@ -103,9 +100,8 @@ def test_r_is_pearson_s_of_means_over_seeds():
     assert found.value == pytest.approx(pearsonr(x, y).statistic)
     by_hand = [pearsonr(np.delete(x, d), np.delete(y, d)).statistic for d in range(6)]
     np.testing.assert_allclose(found.left_out, by_hand)
-    assert stats.fisher(found.value, 6) == pytest.approx(
-        pearsonr(x, y).confidence_interval(), abs=1e-9
-    )
+    fisher = pearsonr(x, y).confidence_interval()
+    assert stats.fisher(found.value, 6) == pytest.approx(fisher, abs=1e-9)
     se = [c.mean(0).std(ddof=1) / 3 for c in changes]
     noise = np.mean(np.square(se)) + stats.run_variance(changes)
     assert found.reliability == pytest.approx(1 - noise / y.var(ddof=1))

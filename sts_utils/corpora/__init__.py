@@ -17,6 +17,7 @@ from sts_utils.corpora import benchmarks, packaged, skills
 from sts_utils.examples import MATH_INSTRUCTION, Example
 from sts_utils.store import DATA, digest
 
+TABLE = yaml.safe_load((DATA / "corpora.yaml").read_text("utf-8"))
 #: The functions that read packages or make examples, by name.
 READERS = vars(packaged) | vars(benchmarks) | vars(skills)
 
@@ -39,9 +40,6 @@ class Entry:
     instruction: str = MATH_INSTRUCTION
     demonstrations: str = ""
     questions: Mapping[str, int] = field(default_factory=dict)
-
-
-TABLE = yaml.safe_load((DATA / "corpora.yaml").read_text("utf-8"))
 
 
 def entry(name: str) -> Entry:
@@ -160,7 +158,7 @@ TRANSFORMS = {
     "boxed": last_boxed,
     "gsm_answer": lambda chain: chain.split("####")[-1].strip(),
     "gsm_chain": lambda chain: packaged.boxed(chain, chain.split("####")[-1].strip()),
-    "mmlu_category": lambda subject: packaged.mmlu_categories().get(subject),
+    "mmlu_category": lambda subject: packaged.mmlu_domains().get(subject),
     "evidence": evidence,
     "python_block": fenced,
     "reasoned": reasoned,

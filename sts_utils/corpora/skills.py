@@ -38,17 +38,15 @@ def comparable(one: str, other: str) -> bool:
 
 
 def skills(half: str, part: str) -> Iterator[Example]:
-    """Examples of each cell of a half ("skill, surface"): those "asked", "shown" or "trained", of
-    the surfaces that are."""
+    """Examples of a half's cells ("skill, surface"): "asked", "shown", or of some "trained"."""
     surfaces, size = HALVES[half]["surfaces"], PARTS[part].stop
     for surface in HALVES[half]["trained"] if part == "trained" else surfaces:
         for skill, asked in surfaces[surface]["ask"].items():
             rng, cell = random.Random(f"{half} {skill} {surface}"), {}
             while len(cell) < size:
                 name = f"skills-{half}-{skill}-{surface}-{len(cell):03d}".replace(" ", "-")
-                words = surfaces[surface], asked, f"{skill}, {surface}", name
-                example = _example(rng, skill, *words)
-                cell.setdefault(example.question, example)
+                e = _example(rng, skill, surfaces[surface], asked, f"{skill}, {surface}", name)
+                cell.setdefault(e.question, e)
             yield from list(cell.values())[PARTS[part]]
 
 

@@ -48,6 +48,5 @@ def changes(table: pd.DataFrame, column: str, templates: Mapping[str, str]) -> d
     groups, found = [templates.get(i, i) for i in intact.index], {}
     for choice, rows in table[table.features != "none"].groupby(["features", "count"]):
         after = rows.pivot(index="draw", columns="id", values=column)[intact.index]
-        change = (after - intact).to_numpy()
-        found[choice] = Jackknife.mean(change, groups)
+        found[choice] = Jackknife.mean((after - intact).to_numpy(), groups)
     return found

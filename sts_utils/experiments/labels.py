@@ -11,7 +11,7 @@ from sts_utils import corpora, generate, models, questions, run, saes
 from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.evaluate import OptionsLM
-from sts_utils.features import Hook
+from sts_utils.features import Hook, whole_rows
 from sts_utils.prompts import chat_prompt
 
 KINDS = ("math", "code", "dialogue")
@@ -33,8 +33,8 @@ def texts(p: Profile) -> tuple[list[list[int]], np.ndarray]:
 @cached(*run.MODEL, "layer", "sae", "dtype", "evaluation.dtype", "train", "labels")
 def peaks(p: Profile) -> dict[str, np.ndarray]:
     """`peaks` [texts, F], the highest activation of each feature in each text; `kinds` [texts],
-    where a text is from, an index into KINDS; `judged` [texts], what the whole model itself calls
-    it, the likeliest of three words: the paper asks a language model."""
+    where a text is from, an index into KINDS; `judged` [texts], which of these the whole model
+    itself calls it: the paper asks a language model."""
     (sequences, kinds), tokenizer, requests = texts(p), questions.tokenizer(p), []
     bar = tqdm(sequences, desc="highest activations", unit="text", leave=False)
     highest = [activations(run.backbone(p), run.hook(p), ids).amax(0).cpu().numpy() for ids in bar]
@@ -51,8 +51,7 @@ def peaks(p: Profile) -> dict[str, np.ndarray]:
 def activations(model, hook: Hook, ids: Sequence[int], features=None, first=1) -> torch.Tensor:
     """[tokens, F] features (all, or those named) of one text's token ids, by a model truncated at
     the hook's layer. 0 at attention sinks and before token `first`, by default position 0."""
-    read = torch.tensor([ids], device=model.device)
-    rows = model(input_ids=read, use_cache=False).last_hidden_state[0].float()
+    (rows,) = whole_rows(model, [ids])
     kept = rows.norm(dim=-1) < hook.sink_norm
     kept[:first] = False
     fired = saes.encode(hook.sae, rows[kept], features)
@@ -72,8 +71,7 @@ def density(p: Profile) -> dict[str, np.ndarray]:
 
 @torch.inference_mode()
 def promoted(p: Profile, ids: np.ndarray) -> list[tuple[str, ...]]:
-    """For each feature the tokens whose logits rise most along its decoder row, which goes through
-    the final norm and the unembedding."""
+    """The tokens whose logits each feature's decoder row, behind the final norm, raises most."""
     model = models.load_model(p.model, p.dtype, p.revision)
     rows = run.sae(p).W_dec[torch.as_tensor(ids)].to(model.device, model.dtype)
     top = models.vocabulary_logits(model, model.model.norm(rows)).topk(WORDS).indices
@@ -87,10 +85,8 @@ def votes(peaks: np.ndarray, kinds: np.ndarray, top: int = 10) -> np.ndarray:
     fired = torch.as_tensor(peaks).T.contiguous()  # [F, texts]: sorting 131,072 features takes long
     least = fired.topk(min(top, len(peaks))).values[:, -1:]
     above, tied = fired > least, fired == least
-    left = top - above.sum(1, keepdim=True)
-    first = tied & (tied.cumsum(1, dtype=torch.int16) <= left)
+    first = tied & (tied.cumsum(1, dtype=torch.int16) <= top - above.sum(1, keepdim=True))
     chosen = (above | first) & (fired > 0)
     of_kind = torch.as_tensor(kinds[:, None] == np.arange(len(KINDS)))
-    counts = (chosen.float() @ of_kind.float()).double().numpy()
-    total = counts.sum(-1, keepdims=True)
-    return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    counts = (chosen.float() @ of_kind.float()).double()
+    return (counts / counts.sum(1, keepdim=True)).numpy()

@@ -44,8 +44,7 @@ def sizes(extra: int, sts_high: float, sts_low: float) -> dict[str, tuple[int, i
 
 @cached(*POOLS)
 def answered(p: Profile, domain: str) -> pd.DataFrame:
-    """Answers to a domain's questions for training, sampled from the untouched model, as the paper
-    has it: id, answer."""
+    """Id and answer, sampled from the untouched model (the paper's way), of training questions."""
     examples, tokens = questions.halves(p, domain)[0][: p.mixture.extra], p.mixture.answer_tokens
     asked, how = [e.query for e in examples], {"temperature": 1.0, "desc": f"{domain} answers"}
     written = generate.completions(run.whole(p), questions.tokenizer(p), asked, tokens, **how)
@@ -73,8 +72,7 @@ def evaluated(p: Profile, name: str | None) -> pd.Series:
     the model after one of NAMES, trained now if it is missing; None: untouched."""
     ends, extra = mixtures(p)
     model = name and (mixed, p.seeds[0], ends, extra[name])
-    halves = (questions.halves(p, domain)[1] for domain in ends)
-    tests = tuple(e for half in halves for e in half[: p.mixture.questions])
+    tests = tuple(e for d in ends for e in questions.halves(p, d)[1][: p.mixture.questions])
     asked = run.performance(p, model, None, tests).set_index(["domain", "id"])
     solved = run.mathematics(p, model).assign(domain="mathematics").set_index(["domain", "id"])
     return pd.concat([asked[p.evaluation.measure], solved[run.mathematics_measure(p)[0]]])

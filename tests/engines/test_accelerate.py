@@ -100,13 +100,12 @@ def test_the_gpus_of_this_machine_train_as_one_process(settings, examples, dtype
         assert (b[name].float() - value.float()).norm() < 0.2 * moved, name
 
 
-def test_gradients_are_shared_at_each_micro_batch(settings, whole, tmp_path, monkeypatch):
+def test_gradients_are_shared_at_each_micro_batch(settings, whole, monkeypatch):
     """Else they stay whole on every GPU; and float32 keys are repeated, or no kernel is fused."""
     monkeypatch.setattr(sdpa_attention, "use_gqa_in_sdpa", lambda *_: True)
     monkeypatch.setattr(fsdp, "SharedTrainer", lambda _model, arguments, *_: arguments)
     monkeypatch.setattr(whole, "forward", whole.forward)
-    own = train.arguments(settings[1], 1, None, str(tmp_path))
-    arguments = fsdp.shared_trainer(whole, settings[1], [fsdp.BLANK], own)
+    arguments = fsdp.shared_trainer(whole, settings[1], [fsdp.BLANK], 1, None)
     kept = arguments.accelerator_config.gradient_accumulation_kwargs
     assert kept["sync_each_batch"] and arguments.gradient_accumulation_steps == 4
     assert not sdpa_attention.use_gqa_in_sdpa(None, None)

@@ -140,7 +140,13 @@ def test_without_room_for_the_weights_once_more_transformers_samples(monkeypatch
 def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatch):
     """What vLLM said of a token's probability is what the trained weights say; nothing is left."""
     logged, asked = [], []
-    monkeypatch.setattr(sft.Bar, "on_log", lambda *_, logs=None, **__: logged.append(logs))
+
+    def logging(trainer, *how, run=sft.run):
+        log = run(trainer, *how)
+        logged.extend(trainer.state.log_history)
+        return log
+
+    monkeypatch.setattr(sft, "run", logging)
     told = grpo.GRPOConfig
     monkeypatch.setattr(grpo, "GRPOConfig", lambda **of: asked.append(of) or told(**of))
     monkeypatch.setattr(grpo, "reward", lambda text, answer: float(sum(map(ord, text)) % 2))

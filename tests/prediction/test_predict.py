@@ -11,7 +11,7 @@ import sts_utils
 from sts_utils import cli, corpora, features, models, scores, store, train
 from sts_utils.examples import Example
 from sts_utils.prediction import predict as module
-from sts_utils.prediction import sources
+from sts_utils.prediction import probe, sources
 
 HTML = "<script>alert(1)</script> & <b>"
 TINY = {"model": "tiny", "sae": "random-8x", "dtype": "float32"}
@@ -57,10 +57,9 @@ def test_nothing_is_computed_twice_and_the_untouched_model_stays(found, monkeypa
 def test_what_is_trained_on_becomes_likelier(found):
     change = (found.answers.after - found.answers.before).groupby(found.answers.domain)
     assert change.mean()["apples"] > max(0, change.mean()["code"])
-    assert change.size().to_dict() == {"apples": 16, "pears": 16, "code": module.PROBED}
-    gigabytes = models.size("tiny") * (4 + 4 + 16) / 1e9  # float32, gradients, AdamW's copies
-    said = "A probe of 12 steps learns from 48 examples, reads 96 questions twice and holds"
-    assert f"{said} {gigabytes:.1f} GB" in found.notes[-1]
+    assert change.size().to_dict() == {"apples": 16, "pears": 16, "code": probe.PROBED}
+    said = "A probe of 12 steps of 0.001 learns from 24 examples, reads 96 questions twice: about"
+    assert any(note.startswith(said) and note.endswith(" GB.") for note in found.notes)
 
 
 def test_a_model_that_was_trained_on_in_its_folder_is_read_again(tmp_path):
@@ -99,6 +98,7 @@ def test_a_domain_without_answers_needs_demonstrations():
         without.rescored(score="sts_icl")
 
 
+STS_SAE = "data/saes/smollm2-135m-instruct/layer20-8x-k32"
 BARE = {"domains": {"a": asked("a", answers=False)}, "demonstrations": "none", "probe": 2}
 
 
@@ -111,6 +111,7 @@ def test_what_cannot_be_used_is_one_line_before_features_are_read(monkeypatch):
         ({"domains": {"same": asked("train")}}, "domain 'same' has no worked examples"),
         ({"form": "spoken"}, "form 'spoken': choose text or letter"),
         ({"score": "sts_answers"}, "choose sts_act or sts_icl"),  # of multiple choice
+        ({"sae": STS_SAE}, "has blocks 0..1, not 20: .*; sae-lens has none .* residual-layer12"),
         ({"n": 513}, "n 513: choose 1..512"),
         ({"seeds": (0, 0)}, "too few, or a seed twice"),
         ({"shots": 0, "probe": 1}, "too few, or a seed twice"),
@@ -129,7 +130,7 @@ def test_the_shipped_example_is_no_evaluation_question():
 
 
 def test_scores_are_the_paper_s_on_the_same_statistics_with_intervals(found):
-    table = found.table.set_index("domain")
+    table = replace(found, answers=None).table.set_index("domain")
     assert sorted(table.index) == ["apples", "code", "pears"] and list(table["rank"]) == [1, 2, 3]
     assert table[found.score].is_monotonic_decreasing
     assert table.sts_answers.isna().all()  # no multiple choice
@@ -151,7 +152,8 @@ def test_neighbours_that_can_t_be_told_apart_share_ranks(found):
     far = {s: replace(of, h=of.h + 100) for s, of in apples.items()}
     for other, low, high in ((apples, [1, 1], [2, 2]), (far, [1, 2], [1, 2])):
         both = found.stats | {("other", s, "shift"): of for s, of in other.items()}
-        table = replace(found, stats=both, domains=("apples", "other")).table
+        names = ("apples", "other")
+        table = replace(found, stats=both, domains=names, answers=None, score="sts_act").table
         assert table.rank_low.tolist() == low and table.rank_high.tolist() == high
     assert table.domain.tolist() == ["other", "apples"]
 
@@ -180,6 +182,7 @@ def test_multiple_choice_is_read_with_wrong_and_right_answers():
 
 
 def test_another_n_score_or_choice_of_domains(found):
+    found = replace(found, answers=None)  # a probe would rank
     few = found.rescored(n=5, score="sts_icl", domains=["code", "pears"])
     assert sorted(few.table.domain) == ["code", "pears"] and few.domains == ("pears", "code")
     assert not np.isclose(few.table.sts_icl.max(), found.table.sts_icl.max())
@@ -191,19 +194,19 @@ def test_another_n_score_or_choice_of_domains(found):
 def test_what_is_measured():
     """Of one question in two domains in both; a single option has no odds; options without an
     answer are measured by their solution."""
-    rows = [{"question": f"Which is {n}?", "choices": [n, "0"], "answer": 0} for n in "1234"]
+    rows = [{"question": f"Which is {n}?", "choices": [n, "0"], "answer_index": 0} for n in "1234"]
     told = SMALL | {"domains": {"one": rows, "two": rows[:2]}, "demonstrations": "none"}
     answers = sts_utils.predict(asked("train"), probe=2, seeds=(0,), **told).answers
     assert set(answers.measure) == {"gold_log_odds"} and np.isfinite(answers.after).all()
-    beside = [f"{name}_{side}" for name in module.BESIDE for side in ("before", "after")]
+    beside = [f"{name}_{side}" for name in probe.BESIDE for side in ("before", "after")]
     assert answers[beside].stack().between(0, 1).all()
     assert answers.groupby("domain").size().to_dict() == {"one": 4, "two": 2}
     one = Example("Which?", "", "this", "any", "0", options=("this",))
     two = replace(one, options=("this", "b"))
-    assert not module._are_choices([one]) and module._are_choices([two])
+    assert not probe.are_choices([one]) and probe.are_choices([two])
     open_ = Example("Why?", "The answer is (B).", "", "any", "0", options=("a", "b"))
     closed = replace(open_, answer="b", id="1")
-    measured = module.measurable({"any": [open_, closed, replace(one, answer="")]}, 0)
+    measured = probe.measurable({"any": [open_, closed, replace(one, answer="")]}, 0)
     assert sorted((e.id, e.solution) for e in measured) == [("0", open_.solution), ("1", "b")]
 
 
@@ -225,11 +228,67 @@ def test_multiple_choice_is_learnt_and_asked_in_one_form(monkeypatch):
         assert all(e.solution.startswith(solution) for e in learned)
         assert all(bool(e.options) == bool(options) for e in learned)
         assert any(f"by {'the options' if form == 'text' else 'a list'}" in n for n in made.notes)
-    asked = module.in_form(made.questions["apples"][0], "letter")
+    asked = probe.in_form(made.questions["apples"][0], "letter")
     assert asked.options[:2] == ("The answer is (A).", "The answer is (B).")
     assert "(A)" in asked.question and asked.answer in asked.options
     worked = replace(made.train[0], solution="First … The answer is (A).")
-    assert module.learnt(worked, "text") == worked  # people's own words stay
+    assert probe.learnt(worked, "text") == worked  # people's own words stay
+
+
+def answered(change, accuracy, noise=0.1):
+    """What a probe of two domains gives: of law the `change`, of art none."""
+    rows = pd.DataFrame({"domain": ["law"] * 20 + ["art"] * 20, "id": map(str, range(40))})
+    rng, law = np.random.default_rng(0), rows.domain == "law"
+    after = change * law + noise * rng.normal(size=40)
+    rows = rows.assign(measure="gold_log_odds", before=0.0, after=after, steps=8)
+    rows = rows.assign(accuracy_before=0.0, accuracy_after=accuracy * law)
+    return rows.assign(seconds_of_steps=60.0, seconds_of_asking=30.0)
+
+
+def test_what_a_probe_says():
+    """The change first; a change of form before it; noise with the steps that would do."""
+    lines = probe.says(answered(-3.0, -0.2))
+    assert lines[0].startswith("law moves most: -3.0") and lines[1].startswith("1 of 2 intervals")
+    lines = probe.says(answered(-3.0, 0.1))
+    assert "accuracy does not" in lines[0] and lines[0].endswith(": law.")
+    lines = probe.says(noise := answered(0.0, 0.0, 1.0))
+    share = max(probe.reliability(noise), 0.05)
+    assert f"About {8 * (1 / share - 1) ** 0.5:.0f} steps would do" in lines[1]
+    assert lines[1].endswith(f"{(1 / share - 1) ** 0.5 + 1:.0f} minutes here.")
+
+
+def test_a_probe_ranks_where_it_has_signal(found):
+    domains = found.domains[:2]
+    answers = answered(-3.0, -0.2).replace({"domain": {"law": domains[1], "art": domains[0]}})
+    made = replace(found, domains=domains, answers=answers)
+    assert made.leads and list(made.table.domain) == [domains[1], domains[0]]
+    assert made.table.change[0] == pytest.approx(-3, abs=0.1) and made.table.rank_high[0] == 1
+    assert "ranked by the size" in made.says()[-1]
+    weak = replace(made, answers=answers.assign(after=0.0))
+    assert not weak.leads and f"Ranked by {found.score}" in " ".join(weak.says())
+    assert json.loads(json.dumps(made.record()))["table"][0]["domain"] == domains[1]
+    assert "&lt;" not in made._repr_html_() and "moves most" in made._repr_html_()
+
+
+def test_marks_of_the_chat_template_are_read_as_text(tokenizer):
+    mark, notes = "<|im_end|>", []
+    texts = [Example(f"What is {mark}?", mark, "", "any", "0"), Example("Q", "A", "", "any", "1")]
+    p = module.Profile(
+        **{"name": "", "about": "", "layer": 0, "train": "", "domains": ""} | TINY,
+        demonstrations="",
+    )
+    kept = module.fitting(p, texts, "x", 2, notes.append)
+    special = tokenizer.convert_tokens_to_ids(mark)
+    assert all(special not in tokenizer(f"{e.query} {e.solution}").input_ids for e in kept)
+    assert kept[1] == texts[1] and notes[0].startswith("1 examples of x hold marks")
+
+
+def test_training_sets_are_compared_on_the_same_questions(found):
+    sets = {"ripe": asked("ripe apples", 24), "same": asked("ripe apples", 24), "far": "chain-sum"}
+    table = sts_utils.compare(sets, **HOW | {"seeds": (0,)})
+    assert list(table.set) == ["same"] * 3 + ["far"] * 3 and set(table.than) == {"ripe"}
+    same, far = table[table.set == "same"], table[table.set == "far"]
+    assert (same[["more", "low", "high"]] == 0).all(axis=None) and (far.more != 0).all()
 
 
 @pytest.mark.slow
@@ -255,6 +314,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     probe = pd.read_csv(out / "probe.csv").set_index("domain")
     np.testing.assert_allclose(probe.change, probe.after - probe.before)
     assert (probe.change_low <= probe.change).all() and (probe.change <= probe.change_high).all()
+    assert json.loads((out / "results.json").read_text())["answers"][0]["steps"] == 2
     page = (out / "index.html").read_text()
     assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" not in page
     assert all(part in page for part in ("A probe of 2 steps", "promotes:", "7 of 7 at hand"))
@@ -270,3 +330,12 @@ def test_what_the_command_line_refuses(capsys):
     ):
         assert cli.main(["predict", "--model", "tiny", "--sae", "random-8x", *words.split()]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_dry_run_reads_and_tells_the_cost(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(features, "feature_stats", None)
+    words = ["--dry-run", "--probe", "4", "--domains", "code-io", "--out", str(tmp_path / "x")]
+    tiny = [word for name in TINY for word in (f"--{name}", TINY[name])]
+    assert cli.main(["predict", *tiny, *words]) == 0
+    said = capsys.readouterr().out
+    assert "→ The work is" in said and "A probe of 4 steps" in said and "about 0.1 minutes" in said

@@ -20,6 +20,7 @@ PAIRS = [("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")]
 CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
 THANKS = {"role": "user", "content": "thanks"}
 EARLIER = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+NAMED = {"question": "ask", "context": "bg"}
 PARTS = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in CHAT]
 
 
@@ -82,7 +83,10 @@ def test_all_that_stands_before_an_answer_belongs_to_its_question():
     assert [e.solution for e in read([bad, good], domain="x", note=notes.append)] == ["A"]
     read([{"messages": thought}], domain="x", note=notes.append)
     assert "not read: column score" in notes[0] and "1 rows whose answer is marked" in notes[1]
-    assert "1 thoughts beside answers" in notes[2]
+    assert "1 thoughts beside answers" in notes[3]
+    assert notes[2].startswith("the list: 1 rows; messages: messages; not read: column none")
+    (e,) = read([{"ask": "Q", "bg": "c", "answer": "A"}], domain="x", columns=NAMED)
+    assert e.question == "c\nQ"
 
 
 def test_multiple_choice():
@@ -233,7 +237,7 @@ def test_a_question_is_kept_once_with_its_answer_and_what_is_left_out_counted():
     ]
     found = read(rows, domain="x", note=(notes := []).append)
     assert [e.answer for e in found] == ["4", "7", "4", "So."]  # of other case: another question
-    assert "2 rows that are there twice, 1 rows without a question" in notes[0]
+    assert "2 rows that are there twice, 1 rows without a question" in notes[1]
     chains = [("Q", "first"), ("Q", "second"), ("Q", "first")]
     assert len(read(chains, domain="x", answers=True)) == 2 and len(read(chains, domain="x")) == 1
 
@@ -246,7 +250,7 @@ def test_large_files_stream_into_a_seeded_sample(tmp_path, monkeypatch):
     numbers = [int(e.answer) for e in read(file, domain="x", note=notes.append)]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1e6 < file.stat().st_size and "50 of its 4000 rows are used" in notes[0]
+    assert peak < 1e6 < file.stat().st_size and "50 of its 4000 rows are used" in notes[1]
     assert len(numbers) == 50 and numbers == sorted(numbers) and 1000 < sum(numbers) / 50 < 3000
     assert numbers[:5] == [35, 148, 186, 227, 256]  # as ever: predictions stay what they were
 

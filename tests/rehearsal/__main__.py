@@ -35,16 +35,12 @@ def prepare(name: str, folder: Path, sizes: dict) -> tuple[Path, dict[str, str]]
     told |= yaml.safe_load((HERE / "sizes.yaml").read_text(encoding="utf-8")) | sizes
     profile = folder / f"{name}.yaml"
     profile.write_text(yaml.safe_dump(told))
-    return profile, os.environ | {
-        "STS_MIRROR": str(folder / "mirror"),
-        "STS_OUT": str(folder),
-        "HF_HUB_CACHE": str(folder / "hub"),
-        "HF_HUB_OFFLINE": "1",
-        "STS_EXECUTOR": os.environ.get("STS_EXECUTOR", "local"),  # an engine a step takes long
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),  # narrow models gain by none
-        "SAE_WIDTH": str(hub.WIDTH),
-        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
-    }
+    environment = {"STS_MIRROR": str(folder / "mirror"), "STS_OUT": str(folder)}
+    environment |= {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment |= {"SAE_WIDTH": str(hub.WIDTH), "PYTHONPATH": path}
+    # an engine a step takes long, and narrow models gain by no more threads
+    return profile, {"STS_EXECUTOR": "local", "OMP_NUM_THREADS": "1"} | os.environ | environment
 
 
 def missing(folder: Path, name: str) -> list[str]:
@@ -94,7 +90,8 @@ def over_nodes(words: list[str], environment: dict, folder: Path, nodes: int) ->
     finally:
         cluster.shutdown()
     tables = sorted(file.relative_to(folder) for file in (folder / "figures").rglob("*.csv"))
-    other = [str(t) for t in tables if not same(folder / t, out / t)]
+    pairs = [(t, folder / t, out / t) for t in tables]
+    other = [str(t) for t, a, b in pairs if not (b.is_file() and a.read_bytes() == b.read_bytes())]
     took, said = time.time() - start, ", ".join(other) or f"none of {len(tables)}"
     print(f"over {nodes} nodes: {took:.0f} s, exit code {code}, tables that differ: {said}")
     return code or bool(other) or not tables
@@ -103,11 +100,6 @@ def over_nodes(words: list[str], environment: dict, folder: Path, nodes: int) ->
 def stored(folder: Path) -> int:
     """Artifacts of a run, without its notebooks."""
     return sum(not f.name.startswith(".") for f in (folder / "runs").glob("*-*"))
-
-
-def same(one: Path, other: Path) -> bool:
-    """Whether two files are there and hold the same."""
-    return other.is_file() and one.read_bytes() == other.read_bytes()
 
 
 def main() -> int:
@@ -119,9 +111,8 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.nodes is not None and chosen.nodes < 2:
         parser.error(f"--nodes {chosen.nodes}: one is killed, give 2 or more")
-    names = config.members(chosen.profile)
     codes = []
-    for name in names:
+    for name in config.members(chosen.profile):
         with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
             folder = chosen.folder / name if chosen.folder else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)

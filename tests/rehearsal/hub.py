@@ -19,18 +19,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from sts_utils import check, corpora, saes
 from sts_utils.config import Profile
-from sts_utils.examples import Example
 
 WIDTH, WORDS = 64, 4096
 #: What is smaller than the public config; depth, RoPE, norms, caps and grouped queries stay.
-SMALL = dict(
-    hidden_size=WIDTH,
-    intermediate_size=128,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=32,
-    initializer_range=0.05,
-)
+SMALL = dict(hidden_size=WIDTH, intermediate_size=128, num_attention_heads=2, head_dim=32)
+SMALL |= dict(num_key_value_heads=1, initializer_range=0.05)
 COMMIT = "0" * 40
 
 
@@ -53,9 +46,6 @@ def snapshot(cache: Path, repository: str, commit: str) -> Path:
     return release / "snapshots" / commit
 
 
-# --- the model ---------------------------------------------------------------------------------
-
-
 def model(family: str, folder: Path) -> None:
     """A random model of the family: its config class, its depth, few narrow heads."""
     made, dims = families.PUBLIC[family]
@@ -74,9 +64,6 @@ def model(family: str, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-# --- SAEs --------------------------------------------------------------------------------------
-
-
 def sae(profile: Profile, name: str, cache: Path) -> None:
     """An SAE that leaves nothing of a row over, in the file format of its release.
 
@@ -93,35 +80,18 @@ def sae(profile: Profile, name: str, cache: Path) -> None:
 def sae_lens(files: Path, sae_id: str, decoder: np.ndarray, profile: Profile) -> None:
     """cfg.json as sae-lens wrote it before version 6, and safetensors."""
     features, width = decoder.shape
-    cfg = dict(
-        architecture="standard",
-        d_in=width,
-        d_sae=features,
-        dtype="torch.float32",
-        device="cuda",
-        model_name=profile.model,
-        hook_name=sae_id,
-        hook_layer=profile.layer,
-        hook_head_index=None,
-        activation_fn_str="relu",
-        activation_fn_kwargs={},
-        apply_b_dec_to_input=True,
-        finetuning_scaling_factor=False,
-        normalize_activations="none",
-        context_size=1024,
-        dataset_path="",
-        dataset_trust_remote_code=False,
-        prepend_bos=True,
-        sae_lens_training_version=None,
-    )
+    cfg = dict(architecture="standard", d_in=width, d_sae=features, dtype="torch.float32")
+    cfg |= dict(device="cuda", model_name=profile.model, hook_name=sae_id)
+    cfg |= dict(hook_layer=profile.layer, hook_head_index=None, activation_fn_str="relu")
+    cfg |= dict(activation_fn_kwargs={}, apply_b_dec_to_input=True, normalize_activations="none")
+    cfg |= dict(finetuning_scaling_factor=False, context_size=1024, dataset_path="")
+    cfg |= dict(dataset_trust_remote_code=False, prepend_bos=True, sae_lens_training_version=None)
     folder = files / sae_id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cfg.json").write_text(json.dumps(cfg))
     tensors = dict(W_enc=decoder.T, W_dec=decoder, b_enc=np.zeros(features), b_dec=np.zeros(width))
-    save_file(
-        {n: torch.tensor(np.ascontiguousarray(v, "float32")) for n, v in tensors.items()},
-        folder / "sae_weights.safetensors",
-    )
+    tensors = {n: torch.tensor(np.ascontiguousarray(v, "float32")) for n, v in tensors.items()}
+    save_file(tensors, folder / "sae_weights.safetensors")
     save_file({"sparsity": torch.zeros(features)}, folder / "sparsity.safetensors")
 
 
@@ -131,22 +101,15 @@ def dictionary_learning(files: Path, sae_id: str, decoder: np.ndarray, profile: 
     place, trainer = sae_id.split("_trainer_")
     folder = files / place / f"trainer_{trainer}"
     folder.mkdir(parents=True, exist_ok=True)
-    told = dict(
-        dict_class="BatchTopKSAE",
-        activation_dim=width,
-        dict_size=features,
-        layer=int(place.rpartition("_")[2]),
-        lm_name=profile.model,
-        k=width,
-    )
+    told = dict(dict_class="BatchTopKSAE", activation_dim=width, dict_size=features, k=width)
+    told |= dict(layer=int(place.rpartition("_")[2]), lm_name=profile.model)
     config = {"trainer": told, "buffer": {"ctx_len": 1024, "d_submodule": width}}
     (folder / "config.json").write_text(json.dumps(config))
     decoder = torch.tensor(decoder)
     tensors = {"encoder.weight": decoder, "encoder.bias": torch.zeros(features)}
     tensors |= {"decoder.weight": decoder.T, "b_dec": torch.zeros(width)}
-    torch.save(
-        tensors | {"k": torch.tensor(width), "threshold": torch.tensor(0.0)}, folder / "ae.pt"
-    )
+    tensors |= {"k": torch.tensor(width), "threshold": torch.tensor(0.0)}
+    torch.save(tensors, folder / "ae.pt")
 
 
 def gemma_scope(files: Path, sae_id: str, decoder: np.ndarray, profile: Profile) -> None:
@@ -160,8 +123,6 @@ def gemma_scope(files: Path, sae_id: str, decoder: np.ndarray, profile: Profile)
 
 FORMATS = {"llama3-8b": sae_lens, "qwen2.5-7b": dictionary_learning, "gemma2-9b": gemma_scope}
 
-# --- datasets ----------------------------------------------------------------------------------
-
 
 def dataset(path: str, split: str, file: Path) -> None:
     """The dataset itself, where STS_MIRROR has it; else few rows with its columns."""
@@ -173,14 +134,18 @@ def dataset(path: str, split: str, file: Path) -> None:
         pd.DataFrame(DATASETS[path, split]()).to_parquet(file)
 
 
+def few(corpus: str, seed: int, size: int = 60, **columns: str) -> list[dict]:
+    """Questions of `corpus`: each column holds that field of them, or what stands here."""
+    chosen = corpora.load(corpus, seed, size)
+    return [{name: getattr(e, of, of) for name, of in columns.items()} for e in chosen]
+
+
 def limo() -> list[dict]:
     """Two solutions are too long to be demonstrations, as most of LIMO's are."""
-    rows = corpora.load("gsm-symbolic", 0, 120)
-    return [
-        {"question": e.question, "solution": e.solution * (20 if i in (7, 57) else 1)}
-        | {"answer": e.answer}
-        for i, e in enumerate(rows)
-    ]
+    rows = few("gsm-symbolic", 0, 120, question="question", solution="solution", answer="answer")
+    for i in (7, 57):
+        rows[i]["solution"] *= 20
+    return rows
 
 
 def mmlu_pro(corpus: str, most: int) -> list[dict]:
@@ -188,59 +153,31 @@ def mmlu_pro(corpus: str, most: int) -> list[dict]:
     for e in corpora.in_order(corpus):
         asked[e.domain] = asked.get(e.domain, 0) + 1
         if asked[e.domain] <= most:
-            rows.append(mmlu_pro_row(e, len(rows)))
+            gold, worked = e.options.index(e.answer), f"A: Let's think step by step. {e.solution}"
+            row = {"question_id": len(rows), "question": e.question, "options": list(e.options)}
+            row |= {"answer": "ABCDEFGHIJ"[gold], "answer_index": gold, "category": e.domain}
+            rows.append(row | {"src": "", "cot_content": worked if e.solution else ""})
     return rows
 
 
-def mmlu_pro_row(e: Example, number: int) -> dict:
-    gold = e.options.index(e.answer)
-    about = {"question_id": number, "question": e.question, "options": list(e.options)}
-    about |= {"answer": "ABCDEFGHIJ"[gold], "answer_index": gold, "category": e.domain, "src": ""}
-    return about | {
-        "cot_content": f"A: Let's think step by step. {e.solution}" if e.solution else ""
-    }
-
-
-def math_lighteval() -> list[dict]:
-    return [
-        {"problem": e.question, "level": "Level 1", "type": "Algebra", "solution": e.solution}
-        for e in corpora.load("gsm-symbolic", 1, 60)
-    ]
-
-
-def math_500() -> list[dict]:
-    return [
-        {"problem": e.question, "solution": e.solution, "answer": e.answer}
-        for e in corpora.load("gsm-symbolic", 2, 60)
-    ]
-
-
-def coding() -> list[dict]:
-    return [
-        {"problem": e.question, "gold_standard_solution": e.solution}
-        for e in corpora.load("code-io", 0, 60)
-    ]
-
-
 def mental_health() -> list[dict]:
-    return [
-        {"question": e.question, "answer": e.answer or e.solution}
-        | {"metadata": json.dumps({"reasoning": e.solution})}
-        for e in corpora.load("pubmedqa", 0, 60)
-    ]
+    rows = few("pubmedqa", 0, question="question", answer="answer", metadata="solution")
+    for row in rows:
+        row["answer"] = row["answer"] or row["metadata"]
+        row["metadata"] = json.dumps({"reasoning": row["metadata"]})
+    return rows
 
 
-def dialogues() -> list[dict]:
-    return [{"chosen": e.question, "rejected": ""} for e in corpora.load("mts-dialog", 0, 60)]
-
-
+MATH = dict(problem="question", solution="solution")
+ALGEBRA = dict(**MATH, level="Level 1", type="Algebra")
+CODING = dict(problem="question", gold_standard_solution="solution")
 DATASETS = {
     ("GAIR/LIMO", "train"): limo,
     ("TIGER-Lab/MMLU-Pro", "test"): lambda: mmlu_pro("mmlu-test", 40),
     ("TIGER-Lab/MMLU-Pro", "validation"): lambda: mmlu_pro("mmlu-cot", 5),
-    ("DigitalLearningGmbH/MATH-lighteval", "train"): math_lighteval,
-    ("HuggingFaceH4/MATH-500", "test"): math_500,
-    ("open-r1/verifiable-coding-problems-python-10k", "train"): coding,
+    ("DigitalLearningGmbH/MATH-lighteval", "train"): lambda: few("gsm-symbolic", 1, **ALGEBRA),
+    ("HuggingFaceH4/MATH-500", "test"): lambda: few("gsm-symbolic", 2, **MATH, answer="answer"),
+    ("open-r1/verifiable-coding-problems-python-10k", "train"): lambda: few("code-io", 0, **CODING),
     ("moremilk/CoT_Reasoning_Mens_Mental_Health", "train"): mental_health,
-    ("Anthropic/hh-rlhf", "test"): dialogues,
+    ("Anthropic/hh-rlhf", "test"): lambda: few("mts-dialog", 0, chosen="question", rejected=""),
 }

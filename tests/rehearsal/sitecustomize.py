@@ -41,16 +41,11 @@ def small_gemma_scope(loaders) -> None:
     loaders.NAMED_PRETRAINED_SAE_CONFIG_GETTERS["gemma_2"] = small
 
 
-def small_head(sft) -> None:
-    """sts_utils.train: fewer logits at once."""
-    sft.LOGITS = int(os.environ["LOGITS"])
-
-
 CHANGES = {}
 if os.environ.get("ACCELERATE_USE_FSDP"):
     CHANGES["accelerate.state"] = shard_on_cpus
-if os.environ.get("LOGITS"):
-    CHANGES["sts_utils.train"] = small_head
+if logits := os.environ.get("LOGITS"):  # fewer at once
+    CHANGES["sts_utils.train"] = lambda train: setattr(train, "LOGITS", int(logits))
 if os.environ.get("SAE_WIDTH"):
     CHANGES["sae_lens.loading.pretrained_sae_loaders"] = small_gemma_scope
 

@@ -8,11 +8,8 @@ SIZES["evaluation"] = {"max_new_tokens": 4, "shots": 1, "questions": 2, "held_ou
 SIZES["evaluation"]["dtype"] = SIZES["dtype"] = "auto"  # emulated bfloat16 takes ten times as long
 #: SFT over two processes and answers written behind a shot; selective tuning through every SAE;
 #: SAEs of each kind.
-PARTS = {
-    "llama3-8b": ["01_extract", "03_score", "04_finetune", "06_plot"],
-    "qwen2.5-7b": ["03_score", "13_selective"],
-    "gemma2-9b": ["03_score"],
-}
+PARTS = {"llama3-8b": ["01_extract", "03_score", "04_finetune", "06_plot"]}
+PARTS |= {"qwen2.5-7b": ["03_score", "13_selective"], "gemma2-9b": ["03_score"]}
 
 
 @pytest.mark.slow

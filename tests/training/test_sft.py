@@ -112,8 +112,8 @@ def test_training_twice_gives_the_same_bits_and_learns(profile, tmp_path, dtype,
     assert epochs == 1 or logs[0].loss.iloc[-1] < logs[0].loss.iloc[0] - 0.05
 
 
-def test_gpus_share_a_batch_and_do_not_multiply_it(profile, tmp_path):
-    arguments = TrainingArguments(**train.arguments(profile.sft, 0, None, str(tmp_path)))
+def test_gpus_share_a_batch_and_do_not_multiply_it(profile):
+    arguments = TrainingArguments(**train.arguments(profile.sft, 0))
     arguments._n_gpu = 4
     assert train.on_one_gpu(arguments).train_batch_size == profile.sft.micro_batch
     settings = config.load("llama3-8b").sft  # 256, one at a time
