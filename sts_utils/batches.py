@@ -12,8 +12,7 @@ import psutil
 import torch
 from torch.nn.functional import linear
 
-#: FLOP/s of an A100 on average.
-A100 = 6e13
+A100 = 6e13  #: FLOP/s of an A100 on average.
 
 
 def greedy(items: Iterable, fits: Callable[[list, object], bool]) -> Iterator[list]:

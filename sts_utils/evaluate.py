@@ -159,8 +159,7 @@ def solution_loglik(model, tokenizer, examples: Sequence[Example], max_length: i
 #: and with the last letter that stands alone.
 PATTERNS = r"answer is \(?([A-J])\)?", r".*[aA]nswer:\s*([A-J])", r"(?s).*\b([A-J])\b"
 LETTERS = "ABCDEFGHIJ"
-#: Where a base model would go on with a question of its own; both harnesses stop there.
-STOP = "Question:"
+STOP = "Question:"  #: Where a base model goes on with one of its own; both harnesses stop there.
 #: lm-eval's description of the task, and the official prompt's first line.
 DESCRIPTION = (
     "The following are multiple choice questions (with answers) about {domain}. Think step by step "

@@ -22,10 +22,8 @@ log = logging.getLogger(__name__)
 ROWS = 512
 #: A batch's longest query over its shortest; without a limit 32 of GSM-Symbolic are half padding.
 PADDING = 1.3
-#: Tokens encoded at once: what is held is about this × features × 40 bytes.
-ENCODED_ROWS = 1024
-#: Blocks of a stream's rows that stand in for examples, so that a bootstrap can draw them again.
-BLOCKS = 32
+ENCODED_ROWS = 1024  #: Tokens encoded at once: about this × features × 40 bytes are held.
+BLOCKS = 32  #: Of a stream's rows: they stand in for examples, for a bootstrap to draw again.
 
 
 @dataclass(frozen=True)
@@ -120,10 +118,9 @@ def tokens_read(pairs: Pairs) -> int:
 
 
 def add_sums(into: dict, indices, lengths, sides, hook: Hook, features, ids) -> None:
-    """Add queries' sums to the rows of `into` (field -> tensor where the SAE is): query i to row
-    i mod ROWS. From the residual rows [tokens, d_model] of both `sides` of a batch.
-
-    `lengths` are the queries' tokens; ENCODED_ROWS rows are encoded at a time."""
+    """Add queries' sums to the rows of `into` (field -> tensor where the SAE is), query i to row
+    i mod ROWS, from the residual rows [tokens, d_model] of both `sides` of a batch. `lengths` are
+    the queries' tokens; ENCODED_ROWS rows are encoded at a time."""
     parts, every = [rows.split(lengths) for rows in sides], range(len(lengths))
     runs = batches.greedy(every, lambda b, i: sum(lengths[j] for j in [*b, i]) <= ENCODED_ROWS)
     for some in runs:
@@ -184,13 +181,12 @@ def _passes(queries: dict, longest: int, sides: Sequence, layers, tokens: int) -
                 raise
         if rows:
             yield batch, rows
-        else:  # here, not in the except block: the exception holds what did not fit
-            log.warning(
-                "CUDA out of memory with %d queries a batch: going on with half", len(batch)
-            )
-            torch.cuda.empty_cache()
-            half = len(batch) // 2
-            todo += [batch[half:], batch[:half]]
+            continue
+        # here, not in the except block: the exception holds what did not fit
+        log.warning("CUDA out of memory with %d queries a batch: going on with half", len(batch))
+        torch.cuda.empty_cache()
+        half = len(batch) // 2
+        todo += [batch[half:], batch[:half]]
 
 
 @torch.inference_mode()
@@ -224,13 +220,12 @@ def stream_stats(
     `read`: an engine in place of `model`: ids of prompts -> each one's block -> rows, in turn."""
     generated, streams = generated or {}, []
     for prompts in zip(*pairs, strict=True):
-        rows, n = [], 0
+        rows = []
         ids = [[*p.ids, *generated.get((p.example_id, p.condition), ())] for p in prompts]
         found = (of[hook.layer] for of in read(ids)) if read else whole_rows(model, ids)
         for hidden in tqdm(found, total=len(ids), desc="stream", leave=False):
             rows.append(hidden[hidden.norm(dim=-1) < hook.sink_norm])
-            n += len(rows[-1])
-            if n >= max_rows:
+            if sum(map(len, rows)) >= max_rows:
                 break
         streams.append(torch.cat(rows)[:max_rows].to(hook.sae.device))
     size = min(map(len, streams))

@@ -9,8 +9,7 @@ from sae_lens import SAE
 
 from sts_utils import models, saes
 
-#: Rows encoded at once: all features of each are held.
-ROWS = 4096
+ROWS = 4096  #: Encoded at once: all features of each are held.
 #: What an intervention does to the residual stream [batch, tokens, d_model].
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
@@ -62,9 +61,9 @@ class SelectiveMaps(torch.nn.Module):
             self.maps[str(layer)] = torch.zeros(len(ids), sae.cfg.d_in)
 
     def edits(self, sink_norm: Mapping[int, float]) -> dict[int, Edit]:
-        return {layer: partial(self._edit, layer, sink_norm[layer]) for layer in self.chosen}
+        def edit(layer: int, hidden: torch.Tensor) -> torch.Tensor:
+            sae, ids = self.chosen[layer]
+            h = saes.encode(sae, hidden.float().flatten(0, 1), ids).view(*hidden.shape[:2], -1)
+            return added(hidden, h @ self.maps[str(layer)], sink_norm[layer])
 
-    def _edit(self, layer: int, sink_norm: float, hidden: torch.Tensor) -> torch.Tensor:
-        sae, ids = self.chosen[layer]
-        h = saes.encode(sae, hidden.float().flatten(0, 1), ids).view(*hidden.shape[:2], -1)
-        return added(hidden, h @ self.maps[str(layer)], sink_norm)
+        return {layer: partial(edit, layer) for layer in self.chosen}

@@ -80,8 +80,7 @@ def domain_questions(p: Profile) -> dict[str, list[Example]]:
 
 def evaluation_questions(p: Profile) -> dict[str, list[Example]]:
     """The questions of each domain on which performance is measured; the same for all seeds."""
-    most = p.evaluation.questions
-    return {domain: group[:most] for domain, group in domain_questions(p).items()}
+    return {d: group[: p.evaluation.questions] for d, group in domain_questions(p).items()}
 
 
 def domain_queries(p: Profile, domain: str, seed: int) -> list[Example]:
@@ -121,11 +120,10 @@ def training_pairs(p: Profile, seed: int, prose: bool = False) -> Pairs:
 def domain_pairs(p: Profile, domain: str, seed: int) -> Pairs:
     """(plain, icl) prompts of a downstream domain, with its own chain-of-thought demonstrations."""
     shown = by_domain(corpora.load(p.demonstrations))[domain]
-    sets = prompts.choose_demonstrations(shown, p.sts.demonstrations, 1, seed)
-    queries = domain_queries(p, domain, seed)
+    asked = domain_queries(p, domain, seed)
     if not p.sts.options:
-        queries, sets = map(unlisted, queries), [map(unlisted, group) for group in sets]
-    return pairs(p, list(queries), [list(group) for group in sets])
+        shown, asked = ([unlisted(e) for e in examples] for examples in (shown, asked))
+    return pairs(p, asked, prompts.choose_demonstrations(shown, p.sts.demonstrations, 1, seed))
 
 
 def pairs(p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Example]]) -> Pairs:
@@ -139,7 +137,7 @@ def pairs(p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Exampl
 
 def answer_pairs(p: Profile, queries: Sequence, sets: Sequence, rng: random.Random) -> Pairs:
     """(wrong, right) prompts of `queries`: behind demonstrations with a wrong option for an answer,
-    and behind the same with the right one (ours). Raises ValueError for one without options."""
+    and behind the same with the right one (ours)."""
     queries = [with_answer(e) for e in queries]
     wrong = [[with_wrong_answer(rng, e) for e in group] for group in sets]
     right = [[with_answer(e) for e in group] for group in sets]

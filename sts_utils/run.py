@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -62,9 +61,8 @@ def _hook(sae_name: str, *model) -> Hook:
 
 
 def hook(p: Profile) -> Hook:
-    """The profile's SAE at its layer, with the norm above which rows are attention sinks.
-
-    Raises ValueError, in one line, for an SAE that is not of the model, as 16 prompts show."""
+    """The profile's SAE at its layer, with the norm above which rows are attention sinks; raises
+    ValueError, in one line, for an SAE that is not of the model, as 16 prompts show."""
     return _hook(p.sae, p.model, p.revision, p.layer, p.dtype)
 
 
@@ -143,8 +141,7 @@ def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
 @cached(*SHOWN)
 def train_features(p: Profile, seed: int):
     """Training questions without and with training demonstrations (for D_N), of every SAE."""
-    pairs = questions.training_pairs(p, seed)
-    return read(p, pairs, f"{p.train} seed {seed}", p.saes)
+    return read(p, questions.training_pairs(p, seed), f"{p.train} seed {seed}", p.saes)
 
 
 @cached(*READ, "train", "shift", "alignment")
@@ -156,9 +153,8 @@ def prose_features(p: Profile, seed: int):
 @cached(*READ, "sweep", *DOMAINS)
 def domain_features(p: Profile, domain: str, seed: int):
     """A domain's questions without and with its demonstrations (for STS), of every SAE."""
-    pairs = questions.domain_pairs(p, domain, seed)
     p = p.model_copy(update={"alignment": "query"})  # that of step 1 may be another
-    return read(p, pairs, f"{domain} seed {seed}", p.saes)
+    return read(p, questions.domain_pairs(p, domain, seed), f"{domain} seed {seed}", p.saes)
 
 
 @cached(*READ, "train", "shift")
@@ -173,8 +169,7 @@ def domain_after(p: Profile, domain: str, seed: int, model: Model) -> dict:
     """Residual stream of a domain's plain questions in the fine-tuned model (one SAE feature)."""
     pairs = [(plain, plain) for plain, _ in questions.domain_pairs(p, domain, seed)]
     tuned, desc = backbone(p, folder(p, model)), f"{domain} after SFT, seed {seed}"
-    one = np.array([0])
-    return features.feature_stats(pairs, tuned, [hook(p)], features=one, desc=desc)[0].arrays()
+    return features.feature_stats(pairs, tuned, [hook(p)], features=[0], desc=desc)[0].arrays()
 
 
 @cached(*MODEL, "train", "sft", "shift.held_out", folder=True)
@@ -248,21 +243,15 @@ SOLVED = ("evaluation.mathematics", "evaluation.max_new_tokens")
 
 @cached(*ASKED)
 def performance(p: Profile, model: Model = None, asked: int | None = None, given: tuple = ()):
-    """Each question's performance before (None) or after fine-tuning, a row a question.
-
-    A DataFrame with columns domain, id and evaluate.MEASURES. The questions are the profile's
-    evaluation questions, at most `asked` of each domain, or the examples `given`."""
+    """Performance before (None) or after fine-tuning, a row a question (the profile's, at most
+    `asked` of each domain, or the examples `given`): domain, id and evaluate.MEASURES, and where
+    answers are written what evaluate.written_accuracy adds."""
     groups = questions.evaluation_questions(p).values()
     chosen = given or [e for group in groups for e in group[:asked]]
-    if p.evaluation.mode == "generation":
-        return _written_accuracy(p, model, chosen)
-    desc = f"evaluate {model[0].__name__}" if model else "evaluate before"
-    return evaluate.option_likelihoods(whole(p, model), tokenizer(p), chosen, desc=desc)
-
-
-def _written_accuracy(p: Profile, model: Model, asked: Sequence[Example]) -> pd.DataFrame:
-    """Accuracy of written chains of thought, by vLLM or transformers."""
     e, stop = p.evaluation, [evaluate.STOP]
+    if e.mode == "options":
+        desc = f"evaluate {model[0].__name__}" if model else "evaluate before"
+        return evaluate.option_likelihoods(whole(p, model), tokenizer(p), chosen, desc=desc)
     if batches.engine(p.engine) == "vllm":
         from sts_utils import vllm
 
@@ -274,7 +263,7 @@ def _written_accuracy(p: Profile, model: Model, asked: Sequence[Example]) -> pd.
         write = partial(generate.generate, whole(p, model), tokenizer(p), **how)
     shots = by_domain(corpora.in_order(p.demonstrations))
     context = models.config_of(p.model, p.revision).max_position_embeddings
-    return evaluate.written_accuracy(write, tokenizer(p), asked, shots, e, context)
+    return evaluate.written_accuracy(write, tokenizer(p), chosen, shots, e, context)
 
 
 @cached(*HELD_OUT)
@@ -305,5 +294,4 @@ def mathematics_measure(p: Profile) -> tuple[str, str, str, str]:
     """How mathematics is measured: a column of `solve`, its name, its unit, and what it is of."""
     if corpus := p.evaluation.mathematics:
         return "accuracy", "accuracy", "share", f"verified answers to {corpus}"
-    of = "held-out training-set solutions"
-    return "solution_loglik", "log-likelihood", "nats a token", of
+    return "solution_loglik", "log-likelihood", "nats a token", "held-out training-set solutions"

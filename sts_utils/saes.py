@@ -21,8 +21,7 @@ hook_point = "blocks.{}.hook_resid_post".format
 #: Names of SAEs that are made here: random ones, for tests, like "random-4x-k16"; for a model
 #: without any "residual-layer12": each dim of the residual stream above 0, and below.
 MADE = re.compile(r"(random-(?P<of>\d+)x(-k(?P<k>\d+))?|residual)(-layer(?P<layer>\d+))?")
-#: A row whose norm exceeds this multiple of the median is an attention sink.
-SINK_FACTOR = 10.0
+SINK_FACTOR = 10.0  #: A row whose norm exceeds this multiple of the median is an attention sink.
 #: An SAE of the model leaves less of the variance unexplained, and is within this factor of its L0.
 WRONG_FVU, WRONG_L0 = 0.9, 5.0
 POOL = 256  #: Sequences that are sorted by length together.
@@ -56,8 +55,8 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     scaled = sae.cfg.normalize_activations
     changed = {k: v for k, v in (sae.cfg.metadata.model_from_pretrained_kwargs or {}).items() if v}
     if changed or scaled in ("expected_average_only_in", "covariance_whitening"):
-        made = f"made otherwise ({scaled}, {changed})"
-        raise ValueError(f"SAE {name!r} was trained on rows {made}: choose another")
+        rows = f"rows made otherwise ({scaled}, {changed})"
+        raise ValueError(f"SAE {name!r} was trained on {rows}: choose another")
     for weight in sae.parameters():  # some loaders leave views, which safetensors refuses to write
         weight.data = weight.data.contiguous()
     return sae.eval().requires_grad_(False)
@@ -65,8 +64,7 @@ def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
 
 def folder_of(name: str) -> Path | None:
     """Where the SAE `name` lies: a folder of the project, or any other."""
-    places = ROOT / name, Path(name)
-    return next((place for place in places if (place / "cfg.json").exists()), None)
+    return next((at for at in (ROOT / name, Path(name)) if (at / "cfg.json").exists()), None)
 
 
 def layer(name: str) -> int:
@@ -158,10 +156,9 @@ def activations(model, sequences: Iterable[list[int]], tokens: int) -> Iterator[
 def layer_activations(
     model, sequences: Iterable[list[int]], layers: Sequence[int], tokens: int
 ) -> Iterator[dict[int, torch.Tensor]]:
-    """Block -> residual rows [tokens, d_model] after it, several blocks in one forward pass.
-
-    Passes of at most `tokens` padded tokens, of neighbours near in length; a pass's sinks are found
-    against its own median norm, block by block."""
+    """Of each forward pass: block -> residual rows [tokens, d_model] after it. A pass has at most
+    `tokens` padded tokens, of neighbours near in length; its sinks are found against its own median
+    norm, block by block."""
     sequences = iter(sequences)
     while pool := list(itertools.islice(sequences, POOL)):
         passes = list(batches.by_length(list(map(len, pool)), tokens))

@@ -215,9 +215,8 @@ def predict(
                 rng, q = random.Random(f"{name} {seed}"), p.model_copy(update={"place": "answer"})
                 pairs[name, seed, "answers"] = tuple(questions.answer_pairs(q, *draw, rng))
     if probe:
-        learned = tuple(
-            probing.learnt(e, form) for e in drawn(own, probe * probing.BATCH, seeds[0])
-        )
+        rows = drawn(own, probe * probing.BATCH, seeds[0])
+        learned = tuple(probing.learnt(e, form) for e in rows)
         probed = tuple(probing.in_form(e, form) for e in probing.measurable(asked, seeds[0]))
         lr = lr or probing.LR * min(1, probing.WIDTH / width)
         run_it = p, probe, lr, learned, probed, seeds[0]
@@ -251,9 +250,8 @@ def fitting(p: Profile, examples: list[Example], what: str, shots: int, note) ->
         read.append(replace(e, **new, options=tuple(options)))
     if changed := sum(new != old for new, old in zip(read, examples, strict=True)):
         note(f"{changed} examples of {what} hold marks like {marks[-1]}, which are read as text.")
-    longest = (
-        models.config_of(p.model).max_position_embeddings // (shots + 1) - 32
-    )  # a turn's marks
+    context = models.config_of(p.model).max_position_embeddings
+    longest = context // (shots + 1) - 32  # a turn's marks
     kept = questions.within(tokenizer, read, longest)
     if left := len(examples) - len(kept):
         said = f"{left} of {len(examples)} examples of {what} are longer than {longest} tokens"
@@ -292,10 +290,8 @@ def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str,
     for d, examples in asked.items():
         sets = prompts.choose_demonstrations(worked[d], shots, 1, seed) if worked else [[]]
         seen = {(e.question, e.options) for e in sets[0]}
-        draws[d] = (
-            drawn([e for e in examples if (e.question, e.options) not in seen], queries, seed),
-            sets,
-        )
+        left = [e for e in examples if (e.question, e.options) not in seen]
+        draws[d] = drawn(left, queries, seed), sets
     if few := [d or "the training set" for d, (asks, _) in draws.items() if len(asks) < 2]:
         raise ValueError(f"{few[0]} has under 2 questions beside its demonstrations: give more")
     return draws
