@@ -159,7 +159,7 @@ def time_to_dims(profile: Profile, queries: int, demonstrations: int, new_tokens
         size = sum(f.stat().st_size for f in folder.iterdir())
     top = [set(np.argsort(-moved)[:100]) for moved in shifts.values()]
     context = np.mean([len(icl.context) for _, icl in pairs])
-    depth = models.depth(profile.model)
+    depth = models.config_of(profile.model).num_hidden_layers
     theirs_read = sum(len(side.ids) + new_tokens - 1 for pair in pairs for side in pair) * depth
     bound = theirs_read / (extract.tokens_read(pairs) * (profile.layer + 1))
     what = (

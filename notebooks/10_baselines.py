@@ -141,7 +141,8 @@ tokens["sft"] = profile.sft.epochs * sum(len(row["input_ids"]) for row in batch)
 display(pd.Series(tokens, name="tokens").to_frame())
 
 # %%
-weights, depth = (f(profile.model, profile.revision) for f in (models.size, models.depth))
+weights = models.size(profile.model, profile.revision)
+depth = models.config_of(profile.model, profile.revision).num_hidden_layers
 forward = 2 * weights * (profile.layer + 1) / depth  # floating-point operations a token
 training, plain, both = 6 * weights * tokens["sft"], tokens["domains"], tokens["train icl"]
 costs = (forward * plain, forward * (plain + tokens["train"]), training + 2 * forward * plain)

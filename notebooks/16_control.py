@@ -481,13 +481,13 @@ publish("judgement")
 
 # %%
 GOALS = {"auc": 0.8, "r": 0.35, "cost": 0.1}
-costs = []
+costs, blocks = [], models.config_of(profile.model, profile.revision).num_hidden_layers
 for p in halves["judgement"]:
     read = features.tokens_read(transfer.answer_pairs(p, p.seeds[0])) * (p.layer + 1)
     chosen = questions.training_examples(p, p.seeds[0])[0][: p.sft.examples]
     batch = generate.tokenize(questions.tokenizer(p), chosen, p.sft.max_length)
     trained = p.sft.epochs * sum(len(row["input_ids"]) for row in batch)
-    costs.append(read / (3 * trained * models.depth(p.model, p.revision)))
+    costs.append(read / (3 * trained * blocks))
 
 fixed, rows = judged["judgement"].set_index("score").loc[FIXED], []
 for what, goal in GOALS.items():

@@ -51,6 +51,7 @@ FOLDER = "."  # your files are relative to it
 # %%
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -288,11 +289,11 @@ if BUDGET:
 # %% [markdown]
 # ## Another N or score
 #
-# The statistics are kept: `prediction.rescored(n=…, score=…, domains=…)` computes nothing again.
+# The statistics are kept: `replace(prediction, n=…, score=…, domains=…)` computes nothing again.
 # With `INTERACTIVE = True` a slider does it.
 
 # %%
-prediction.rescored(n=max(1, prediction.n // 2), score="sts_act").table[
+replace(prediction, n=max(1, prediction.n // 2), score="sts_act").table[
     ["domain", "rank", "sts_act"]
 ]
 
@@ -303,5 +304,5 @@ if INTERACTIVE:  # a widget waits for a browser, which papermill has not
     @interact(n=(1, len(shifts) // 2), score=[score, *others])
     def shown(n=prediction.n, score=score):
         """Draw the ranking by this N and score."""
-        display(plot(prediction.rescored(n=n, score=score)))
+        display(plot(replace(prediction, n=n, score=score)))
         plt.close("all")

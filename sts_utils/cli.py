@@ -2,21 +2,34 @@
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import check, config, notebooks, parallel, plan, run, store
-from sts_utils.prediction import command
+from sts_utils.prediction.predict import EXAMPLE, SCORES, compare, predict
+from sts_utils.prediction.probe import FORMS
 from sts_utils.store import FIGURES, RUNS
 
 #: For processes on a CPU: glibc gives large tensors back to the system and asks for them again at
 #: every step, and the page faults took a quarter of a fine-tuning step on two cores.
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
 ALLOCATOR |= {"MALLOC_TOP_PAD_": str(2**28), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+#: Options that are no single word, as argparse has them.
+KINDS = {name: {"type": int} for name in ("n", "shots", "queries", "probe", "budget")}
+KINDS |= {k: {"nargs": "+"} for k in ("train", "domains", "demonstrations", "columns")}
+KINDS |= {"domain_columns": {"nargs": "+"}, "lr": {"type": float}, "form": {"choices": FORMS}}
+KINDS |= {"score": {"choices": SCORES}, "dtype": {"choices": ("auto", "float32", "bfloat16")}}
+KINDS |= {"dry_run": {"action": "store_true"}}
+FILES = ("index.html", "table.csv", "table.parquet", "probe.csv", "mixture.jsonl", "results.json")
+FILES += ("compare.csv",)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
         add.set_defaults(run=function)
         add.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
         add.add_argument("--seeds", help="like 0,1,2; the profile's own if left out")
-    command.add_parser(commands)
+    how = {"description": predict.__doc__, "formatter_class": argparse.RawTextHelpFormatter}
+    add = commands.add_parser("predict", help="which domains will fine-tuning move?", **how)
+    given = {"train": [EXAMPLE], **predict.__kwdefaults__, "seeds": "0,1,2"}
+    for name, default in (given | {"out": "report", "budget": None}).items():
+        add.add_argument(f"--{name.replace('_', '-')}", default=default, **KINDS.get(name, {}))
+    add.set_defaults(run=prediction)
     chosen = parser.parse_args(arguments)
     try:
         return chosen.run(chosen)
@@ -75,3 +93,43 @@ def reproduce(chosen: argparse.Namespace) -> int:
         print(f"figures, tables and pages: {FIGURES / profile.name}/index.html")
         print(f"executed notebooks: {done[0].parent}")
     return 0
+
+
+def prediction(chosen: argparse.Namespace) -> int:
+    """The command `predict`: predict, and write the report, the notebook `predict`, which finds it
+    all in the store; of several training sets a comparison."""
+    store.check_writable(out := Path(chosen.out).absolute(), "give a folder to write the report to")
+    options = {name: _given(name, getattr(chosen, name)) for name in predict.__kwdefaults__}
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)  # of an earlier report
+    if len(chosen.train) > 1:
+        table = compare({Path(name).stem: name for name in chosen.train}, **options)
+        print(table.to_string(index=False, float_format="{:.3g}".format))
+        out.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out / "compare.csv", index=False)
+        return 0
+    made = predict(chosen.train[0], **options)
+    if chosen.dry_run:
+        print(made.train[0].query, f"→ {made.train[0].solution}", *made.notes, sep="\n")
+        return 0
+    shown = made.table.filter(regex=f"^(rank|domain|change|{made.score})")
+    print(*made.says(), shown.to_string(index=False, float_format="{:.3g}".format), sep="\n")
+    given = {"TRAIN": chosen.train[0], "MORE": options, "BUDGET": chosen.budget, "OUT": str(out)}
+    with tempfile.TemporaryDirectory() as scratch:
+        done = notebooks.execute("predict", given | {"FOLDER": os.getcwd()}, Path(scratch))
+        notebooks.page(done, out / FILES[0], [])
+    (out / "results.json").write_text(json.dumps(made.record(), indent=1, default=str), "utf-8")
+    print(f"\nreport: {', '.join(str(out / name) for name in FILES if (out / name).exists())}")
+    return 0
+
+
+def _given(name: str, words):
+    """["mmlu-test"] -> the corpus, ["a=x.csv"] -> a mapping, ["x.csv"] -> files."""
+    if not isinstance(words, list):
+        return words  # a default
+    if "columns" not in name and not all("=" in w and not Path(w).is_file() for w in words):
+        return words[0] if len(words) == 1 else words
+    pairs = [word.split("=", 1) for word in words]
+    if len({key for key, *_ in pairs}) < len(words) or min(map(len, pairs)) < 2:
+        raise ValueError(f"{name} {' '.join(words)}: give name=value, each name once")
+    return dict(pairs)

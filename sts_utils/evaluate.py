@@ -35,12 +35,10 @@ SEQUENCES, TOKENS, ROWS = 8, 16384, 1024
 
 def option_likelihoods(model, tokenizer, examples, tokens=None, desc="evaluate") -> pd.DataFrame:
     """Each question's performance under `model`, a row a question: domain, id and MEASURES.
-
     With ℓ_o the log-likelihood of option o's text, n_o its tokens and g the gold option:
     `gold_probability` = exp(ℓ_g) / Σ_o exp(ℓ_o), free of style and length of the text before it;
     `gold_loglik` = ℓ_g / n_g in nats a token; `gold_log_odds` = ℓ_g − log Σ_{o≠g} exp(ℓ_o);
     `accuracy` = 1 if ℓ_g / characters is the largest. `tokens`: of one forward pass.
-
     An lm-eval multiple-choice task in which a prompt does not list the options (the cloze form): a
     small model reads knowledge from an option's likelihood before it can name an option's letter.
     """
@@ -70,7 +68,6 @@ def option_likelihoods(model, tokenizer, examples, tokens=None, desc="evaluate")
 
 class OptionsLM(LM):
     """lm-eval's LM interface over a transformers model, all options of a question in one pass.
-
     One row is [context, option 1, option 2, …] under an attention mask in which every option sees
     the context and itself, so the context is computed once (about 3× faster; equal up to rounding),
     and what all contexts begin with (the template's system turn) once for all of them."""
@@ -169,7 +166,6 @@ DESCRIPTION = (
 
 def written_accuracy(write, tokenizer, examples, shots, settings, context: int) -> pd.DataFrame:
     """Each question's performance, a row a question: the columns of `option_likelihoods` and three.
-
     `write`: prompts -> of each its text, the text's tokens, and whether it ended by itself.
     `shots`: domain -> demonstrations, of which the first `settings.shots` are shown; `context`: the
     model's length. `accuracy` is 1.0 where the letter read is the gold option's; likelihoods are
@@ -189,7 +185,6 @@ def written_accuracy(write, tokenizer, examples, shots, settings, context: int) 
 
 def answer(text: str, options: int, rule: str = "official", key: str = "") -> tuple[str, bool]:
     """(letter, whether it was read) that `text` gives to a question with `options` options.
-
     Without any, a guess by rule "official", drawn with `key` (the question's id): the same before
     and after fine-tuning. (The official script draws all with one seed, so all are one letter.)"""
     for pattern in PATTERNS[:1] if rule == "strict" else PATTERNS:

@@ -29,7 +29,6 @@ BLOCKS = 32  #: Of a stream's rows: they stand in for examples, for a bootstrap 
 @dataclass(frozen=True)
 class FeatureStats:
     """Sums over the query tokens of each example, in conditions a and b (the paper's definition).
-
     With h the SAE features [F] and r the residual stream [d_model] of one token in condition a, and
     Δ the difference b − a on the *same* token; rows are examples, drawn again by a bootstrap."""
 
@@ -73,7 +72,6 @@ def feature_stats(
 ) -> list[FeatureStats]:
     """Paired sums over the query tokens of `pairs`, for each of `hooks`: prompt a against prompt b;
     of all features or the ids `features`, in passes of at most so many `tokens`.
-
     `model` is truncated after the deepest hook or later: one pass serves all; `other_model`, if
     given, runs condition b. Each context is run once and its key-value cache serves every query.
     Position 0 and attention sinks in either condition are left out. Raises ValueError where the
@@ -155,9 +153,6 @@ def stacked(sums: dict, ids: Sequence[str], sae, features=None) -> FeatureStats:
     return FeatureStats(ids=tuple(ids)[:ROWS], features=columns, **rows)
 
 
-# --- forward passes ----------------------------------------------------------------------------
-
-
 def _passes(queries: dict, longest: int, sides: Sequence, layers, tokens: int) -> Iterator[tuple]:
     """(indices, residuals of each of `sides`) of queries of like length, read together: padded
     tokens, and caches of contexts up to the `longest` copied for them, as there is room. Where the
@@ -206,15 +201,11 @@ def whole_rows(model, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor
         yield model(input_ids=ids, use_cache=False).last_hidden_state[0].float()
 
 
-# --- the released code's alignment: row i of one token stream against row i of the other ----------
-
-
 @torch.inference_mode()
 def stream_stats(
     pairs: Pairs, model, hook: Hook, max_rows=10_000, generated=None, read=None
 ) -> FeatureStats:
     """Paired sums over the rows of two streams, whatever tokens they are. Never the default.
-
     A stream is every token of a condition's prompts in order (header, demonstrations, query, and
     the tokens of `generated[example_id, condition]`), its first `max_rows` rows without sinks.
     `read`: an engine in place of `model`: ids of prompts -> each one's block -> rows, in turn."""

@@ -35,7 +35,6 @@ def grpo(model, revision, settings, examples, seed, out, recompute=False, sampli
     """Train the whole `model` on `examples` with GRPO, save it in `out` in the dtype that it was
     trained in; the log: step, reward, reward_sd (mean standard deviation within a question), length
     (tokens), seed. Raises ValueError where a step asks for more questions than there are.
-
     A step is `prompts` questions with `generations` sampled completions each and one update: no
     reference model, AdamW with float32 updates, constant learning rate. `recompute` activations;
     `sampling`: TRL's arguments of another engine, which samples a step's questions all at once."""

@@ -19,7 +19,6 @@ read = FeatureStats.from_arrays
 
 class Run:
     """What a profile's run measured, by seed and domain, and the statistics that figures share.
-
     models: {seed: fine-tuned model}, as `run` names it; SFT on the training set if not given.
     train, prose, actual: [S seeds] features of the training questions under demonstrations, under
     prose as long, and after fine-tuning; domains: [S] of each domain's questions, by its name.

@@ -105,11 +105,6 @@ def check(name: str, layer: int, revision: str | None = None) -> int:
     return config.hidden_size
 
 
-def depth(name: str, revision: str | None = None) -> int:
-    """Blocks of model `name`."""
-    return config_of(name, revision).num_hidden_layers
-
-
 def size(name: str, revision: str | None = None) -> int:
     """Weights of model `name`, counted from its config without loading any."""
     config = config_of(name, revision)
@@ -136,7 +131,8 @@ def load_model(name: str, dtype: str = "float32", revision: str | None = None, c
     there is one. Raises ValueError, in one line, where its files lack weights."""
     config = config or config_of(name, revision)
     how = {"config": config, "dtype": getattr(torch, dtype), "output_loading_info": True}
-    if device() == "cpu" or _capped(config):
+    # Gemma-2 caps its attention, which transformers' sdpa leaves out
+    if device() == "cpu" or getattr(config, "attn_logit_softcapping", None):
         how["attn_implementation"] = "eager"
     if device() == "cuda":  # not through main memory, which eight processes would fill
         how["device_map"] = {"": torch.cuda.current_device()}
@@ -228,9 +224,8 @@ def final_states(model, input_ids, attention_mask, keep) -> torch.Tensor:
 
 
 def vocabulary_logits(model, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits [tokens, vocabulary], float32, of final hidden states (with Granite's and Cohere's
-    scale, and Gemma-2's cap), by the head's weight, not the module, whose calls are exchanges
-    between processes under FSDP."""
+    """Logits [tokens, vocabulary], float32, of final hidden states, with a scale and a cap, by the
+    head's weight: calls of the module are exchanges between processes under FSDP."""
     logits = linear(hidden, model.lm_head.weight, model.lm_head.bias).float()
     config = model.config
     scale = getattr(config, "logit_scale", None) or 1 / getattr(config, "logits_scaling", 1)
@@ -257,11 +252,8 @@ def option_masks(model, seen: torch.Tensor, positions: torch.Tensor, past: int):
     return masks if len(masks) > 1 else masks.popitem()[1]
 
 
-def _capped(config) -> bool:  # Gemma-2's attention, whose cap transformers' sdpa leaves out
-    return bool(getattr(config.get_text_config(), "attn_logit_softcapping", None))
-
-
 def train_on_rows_of(model, tokens: int) -> None:
     """Choose the attention for training on rows of at most so many tokens (in place)."""
-    if device() == "cpu" and tokens > EAGER_TOKENS and not _capped(model.config):
+    capped = getattr(model.config, "attn_logit_softcapping", None)
+    if device() == "cpu" and tokens > EAGER_TOKENS and not capped:
         model.set_attn_implementation("sdpa")

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import yaml
 from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,19 +20,11 @@ from sts_utils.config import Profile
 from sts_utils.stats import Correlation, Estimate
 from sts_utils.store import DATA, FIGURES
 
-#: Colour-blind safe.
-PALETTE = sns.color_palette("colorblind", 7)
+PALETTE = sns.color_palette("colorblind", 7)  #: Colour-blind safe.
 SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
 METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
-MEASURE_NAMES = {
-    "gold_probability": "the probability of the gold option among the options",
-    "gold_loglik": "the log-likelihood a token of the gold option",
-    "gold_log_odds": "the log-odds of the gold option against the others",
-    "accuracy": "accuracy",
-}
-#: On an axis, with × 100 for what are no points.
-SHORT_NAMES = {"gold_probability": "P(gold), points", "gold_loglik": "log P(gold) a token × 100"}
-SHORT_NAMES |= {"gold_log_odds": "log-odds of gold × 100", "accuracy": "accuracy, points"}
+MEASURES = yaml.safe_load((DATA / "measures.yaml").read_text(encoding="utf-8"))
+MEASURE_NAMES, SHORT_NAMES = ({k: m[n] for k, m in MEASURES.items()} for n in ("name", "axis"))
 LOOK = {"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 200, "axes.titlesize": 9}
 LOOK |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
 sns.set_theme(context="paper", style="ticks", rc=LOOK | {"figure.constrained_layout.use": True})

@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from sts_utils import batches, corpora, evaluate, features, generate, models, questions, saes, train
+from sts_utils import batches, corpora, evaluate, features, models, questions, saes, train, vllm
 from sts_utils.cache import cached
 from sts_utils.config import Profile, SftSettings
 from sts_utils.examples import Example, by_domain
 from sts_utils.features import FeatureStats, Hook
+from sts_utils.generate import generate
 from sts_utils.prompts import chat_prompt
 from sts_utils.questions import tokenizer
 
@@ -89,17 +90,12 @@ def release(engine: bool = True) -> None:
     and vLLM's engine unless told otherwise. On a CPU those stay: loading takes time."""
     if torch.cuda.is_available():
         if engine:
-            from sts_utils import vllm
-
             vllm.close()
         _backbone.cache_clear()
         _hook.cache_clear()
         _sae.cache_clear()
     gc.collect()  # a Trainer, with its model and optimizer, lies in a reference cycle
     torch.cuda.empty_cache()
-
-
-# --- features ------------------------------------------------------------------------------------
 
 
 def read(p: Profile, pairs: Sequence, desc: str | None, names: Sequence = (), after=None) -> dict:
@@ -110,8 +106,6 @@ def read(p: Profile, pairs: Sequence, desc: str | None, names: Sequence = (), af
         return {name: _stream(q, pairs).arrays() for name, q in read.items()}
     deepest, hooks = max(read.values(), key=lambda q: q.layer), [hook(q) for q in read.values()]
     if batches.engine(p.engine) == "vllm" and after is None:  # it holds one model at a time
-        from sts_utils import vllm
-
         release(engine=False)
         where = vllm.checkpoint(p.model, p.revision)
         found = vllm.feature_stats(pairs, where, hooks, p.dtype, desc)
@@ -130,8 +124,6 @@ def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
         flat = [prompt for pair in pairs for prompt in pair]
         written = features.continuations(model, tokenizer(p), flat, p.shift.generated_tokens)
     if batches.engine(p.engine) == "vllm":
-        from sts_utils import vllm
-
         where = vllm.checkpoint(p.model, p.revision)
         rows = partial(vllm.residual_rows, where, layers=[p.layer], dtype=p.dtype)
     model = None if rows else backbone(p)
@@ -217,8 +209,6 @@ def grpo(p: Profile, examples: Sequence[Example], seed: int, out: Path) -> None:
     release()
     settings = (p.grpo, examples, seed, out, p.sft.gradient_checkpointing)
     if batches.engine(p.engine) == "vllm":
-        from sts_utils import vllm
-
         vllm.close()
         name = str(vllm.checkpoint(p.model, p.revision))
         numbers = models.size(name)
@@ -253,14 +243,12 @@ def performance(p: Profile, model: Model = None, asked: int | None = None, given
         desc = f"evaluate {model[0].__name__}" if model else "evaluate before"
         return evaluate.option_likelihoods(whole(p, model), tokenizer(p), chosen, desc=desc)
     if batches.engine(p.engine) == "vllm":
-        from sts_utils import vllm
-
         where = folder(p, model) or vllm.checkpoint(p.model, p.revision)
         release()
         write = vllm.generate(where, e.max_new_tokens, e.dtype, special_tokens=True, stop=stop)
     else:
         how = {"new_tokens": e.max_new_tokens, "batch": 16, "special_tokens": True, "stop": stop}
-        write = partial(generate.generate, whole(p, model), tokenizer(p), **how)
+        write = partial(generate, whole(p, model), tokenizer(p), **how)
     shots = by_domain(corpora.in_order(p.demonstrations))
     context = models.config_of(p.model, p.revision).max_position_embeddings
     return evaluate.written_accuracy(write, tokenizer(p), chosen, shots, e, context)

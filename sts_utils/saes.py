@@ -29,8 +29,7 @@ POOL = 256  #: Sequences that are sorted by length together.
 
 def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     """The SAE `name`, float32: a folder, "release/sae_id" of sae-lens, or one of MADE. Raises
-    ValueError if it isn't there, of another width or block than `d_in` and `layer`, or trained on
-    rows that are made otherwise than here."""
+    ValueError if it isn't there, of another width or block, or trained on rows made otherwise."""
     if made := MADE.fullmatch(name):
         how = {"metadata": SAEMetadata(hook_name=hook_point(int(made["layer"] or 0)))}
         how |= {"d_in": d_in, "d_sae": int(made["of"] or 2) * d_in, "device": "cpu"}
@@ -86,7 +85,7 @@ def public(model: str) -> str:
     """Which releases of sae-lens have SAEs of a model, in words, and what stands in for them."""
     known = get_pretrained_saes_directory().items()
     own = [name for name, about in known if about.model.split("/")[-1] == model.split("/")[-1]]
-    said = f"sae-lens has {', '.join(own)}" if own else "sae-lens has none of this model"
+    said = f"sae-lens has {', '.join(own) or 'none of this model'}"
     return f"{said}; residual-layer12 reads the residual stream's own dims after block 12"
 
 

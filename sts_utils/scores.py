@@ -79,7 +79,6 @@ def shifts(features: Sequence[FeatureStats], field: str, groups: Mapping[str, st
 # Step 2: the score of a domain.
 def expectation(sums: np.ndarray, tokens: np.ndarray, weights=None) -> np.ndarray:
     """E_x̃ over a domain's tokens, from `sums` [Q, …] and `tokens` [Q] a query: […].
-
     With `weights` [B, Q], how often a bootstrap draws each query, [B, …]."""
     if weights is None:
         return sums.sum(0) / tokens.sum()
@@ -131,7 +130,6 @@ def over_domains(
     name: str, domains: Sequence, dims: ShiftedDims, definition="paper", weights=None, towards=None
 ) -> np.ndarray:
     """[D] the score `name` of each domain's FeatureStats; [B, D] with `weights`, [B, Q] of each.
-
     `name`: sts_act, sts_icl, or cosine (ours): on D_N, of a domain's mean signed shift and the
     training set's, `towards` [F]; above zero both move alike."""
     drawn = zip(domains, weights or [None] * len(domains), strict=True)

@@ -7,13 +7,10 @@ import numpy as np
 from scipy import stats as scipy_stats
 
 DRAWS = 2000
-#: What of the change enters a correlation.
-CHANGES = {"absolute": np.abs, "signed": np.positive}
-#: Parts into which questions are cut, each left out in turn; and how often they are cut anew, for
-#: the interval of one cut depends on where it fell.
+CHANGES = {"absolute": np.abs, "signed": np.positive}  #: What of it enters a correlation.
+#: Parts into which questions are cut, each left out in turn, and how often they are cut anew.
 GROUPS, CUTS = 20, 5
-#: An outcome of which less than this share of the variance between domains is signal tests nothing.
-TESTABLE = 0.5
+TESTABLE = 0.5  #: Less of the variance between domains being signal, an outcome tests nothing.
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,6 @@ def reliability(changes: Sequence[np.ndarray], change: str = "signed") -> float:
 @dataclass(frozen=True)
 class Correlation:
     """A correlation over domains, or a difference of such, and how sure it is.
-
     value: r of score and change as they were measured.
     left_out: [G] the same without each category of domains in turn; sizes: [G] their domains.
     reliability: of the change, the share of its variance that is signal; the least of several.

@@ -34,7 +34,8 @@ TRAIN, SETS = "", 4
 class Prediction:
     """Scores of domains, and `stats` that they come from: (domain or TRAIN, seed, kind) -> features
     of its questions; of kind "shift" without and with worked examples in context, of "answers"
-    (multiple choice) with wrong and with right ones. Of a dry run there are none."""
+    (multiple choice) with wrong and with right ones; of a dry run none. `dataclasses.replace` with
+    another `n`, `score` or choice of `domains` runs nothing again."""
 
     profile: Profile
     train: Sequence[Example]
@@ -48,13 +49,6 @@ class Prediction:
     score: str
     stats: Mapping[tuple[str, int, str], FeatureStats]
     answers: pd.DataFrame | None  # of a probe, as probe.tried gives them
-
-    def rescored(self, n: int | None = None, score: str | None = None, domains=None):
-        """The same statistics with another N, score or choice of domains; nothing is run again."""
-        if score not in (None, *self.scores):
-            raise ValueError(f"score {score!r}: choose from {', '.join(self.scores)}")
-        kept = tuple(sorted(domains or self.domains, key=self.domains.index))
-        return replace(self, n=self.n if n is None else n, score=score or self.score, domains=kept)
 
     @cached_property
     def estimates(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -154,7 +148,7 @@ def predict(
     domain_columns: Mapping[str, str] | None = None,
     probe: int | None = None,
     lr: float | None = None,
-    form: str = probing.FORMS[0],
+    form: str = "text",
     dtype: str = "auto",
     dry_run: bool = False,
 ) -> Prediction:
@@ -222,8 +216,9 @@ def predict(
         run_it = p, probe, lr, learned, probed, seeds[0]
         notes += probing.costs(*run_it, form)
     unread = [of for of in pairs.values() if not prompt_features.path(p, of).exists()]
-    tokens, share = sum(map(features.tokens_read, unread)), (p.layer + 1) / models.depth(p.model)
-    seconds = 2 * models.size(p.model) * share * tokens / batches.flops_a_second(p.dtype)
+    share = (p.layer + 1) / models.config_of(p.model).num_hidden_layers
+    tokens = share * sum(map(features.tokens_read, unread))
+    seconds = 2 * models.size(p.model) * tokens / batches.flops_a_second(p.dtype)
     notes.append(f"Reading features takes about {max(seconds / 60, 0.1):.1f} minutes.")
     for said in notes:
         logging.getLogger(__name__).warning(said)
@@ -267,15 +262,15 @@ def compare(trains: Mapping[str, object], **options) -> pd.DataFrame:
     (first, base), *others = made.items()
     rows = []
     for name, other in others:
-        for d, domain in enumerate(base.domains):
-            if base.answers is None:
-                (a, a_draws), (b, b_draws) = (of.estimates[base.score] for of in (base, other))
-                e = stats.Estimate(float(b[d] - a[d]), b_draws[:, d] - a_draws[:, d])
-            else:
-                both = base.answers.merge(other.answers, on=["domain", "id"], suffixes=("_a", "_b"))
-                both = both[both.domain == domain]
-                more = both.after_b - both.before_b - both.after_a + both.before_a
-                e = stats.Jackknife.mean(more.to_numpy()[None])
+        if base.answers is None:
+            (a, a_draws), (b, b_draws) = (of.estimates[base.score] for of in (base, other))
+            draws = zip(base.domains, b - a, (b_draws - a_draws).T, strict=True)
+            found = {domain: stats.Estimate(*more) for domain, *more in draws}
+        else:
+            both = base.answers.merge(other.answers, on=["domain", "id"], suffixes=("_a", "_b"))
+            sides = {when: both[f"{when}_b"] - both[f"{when}_a"] for when in ("before", "after")}
+            found = probing.changes(both.assign(**sides))
+        for domain, e in found.items():
             row = {"domain": domain, "set": name, "than": first, "more": float(e.value)}
             rows.append(row | {"low": float(e.low), "high": float(e.high)})
     return pd.DataFrame(rows)

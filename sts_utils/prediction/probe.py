@@ -18,8 +18,8 @@ from sts_utils.examples import Example, chat, with_answer
 from sts_utils.prediction.sources import drawn
 from sts_utils.stats import Jackknife
 
-#: How multiple choice is learnt and asked: by options' texts, none listed, or by letters of a list.
-FORMS = ("text", "letter")
+#: How multiple choice is learnt and asked: by …
+FORMS = {"text": "the options' texts, none listed", "letter": "the letters of a list"}
 #: The batch; the learning rate, for models of this width and lower for wider ones (the quick probe
 #: of notebook 16); questions of a domain, at most.
 BATCH, LR, WIDTH, PROBED = sft.QUICK_BATCH, 1e-3, 576, 64
@@ -77,10 +77,9 @@ def costs(p: Profile, steps, lr, learned: Sequence, asked: Sequence, seed, form:
     said = (
         f"{said} {len(asked)} questions twice: about {seconds / 60:.0f} min, {held / 1e9:.1f} GB."
     )
-    listed = {"text": "the options' texts, none listed", "letter": "a list's letters"}[form]
     notes = [said]
     if any(e.options for e in asked):
-        notes.append(f"It learns and asks multiple choice by {listed}.")
+        notes.append(f"Multiple choice is learnt and asked by {FORMS[form]}.")
     whole = tokenizer.apply_chat_template(chat("q", "answer"), tokenize=False)
     if whole.rstrip().endswith("answer"):
         notes.append("The chat template ends no answer: what is trained on it never ends.")
