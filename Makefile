@@ -29,7 +29,7 @@ TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [ENGINE=vllm] [EXECUTOR=ray] [TRAIN=my.jsonl OUT=report ARGS=\"--probe 8\"]"
+	@echo "Usage: make TARGET [PROFILE=smol] [SEEDS=0,1,2] [ENGINE=vllm] [EXECUTOR=ray] [TRAIN=my.jsonl OUT=report ARGS=\"--probe 40\"]"
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1|/' | column -t -s '|'
 	@echo "Profiles (profiles/*.yaml):"
 	@grep -H '^about:' profiles/*.yaml | sed -E 's#profiles/(.*)\.yaml:about: #  \1|#' | column -t -s '|'
