@@ -67,7 +67,8 @@ def execute(name: str, parameters: Mapping, out: Path) -> Path:
         cell.id = f"{name}-{number}"
         cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            shown = [o for o in cell.outputs if o.get("name") != "stderr"]  # a bar is a dead widget
+            cell.outputs = [o for o in shown if "widget-view" not in str(o.get("data"))]
     notebook.cells, meta = cells, notebook.metadata
     keep = ("kernelspec", "language_info", "jupytext")
     notebook.metadata = {k: meta[k] for k in keep if k in meta}
