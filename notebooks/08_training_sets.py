@@ -37,7 +37,7 @@ profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
 run, n = Run(profile), profile.top_n
 runs = {profile.train: run}
-runs |= {one.train: Run(questions.trained_on(profile, one)) for one in profile.others}
+runs |= {p.train: Run(p) for p in questions.sets(profile)}
 
 # %% [markdown]
 # ## Was it learnt?
