@@ -49,6 +49,7 @@ from sts_utils.experiments import transfer
 from sts_utils.features import FeatureStats
 from sts_utils.scores import cosine, over_domains, shifted_dims
 
+# %%
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
 halves = {"design": [], "judgement": []}  # half -> the run of each training set
