@@ -20,7 +20,7 @@ def gpus(call: Call) -> int:
 def rounds(p: Profile) -> list[list[Call]]:
     """The paper's experiments: what the untouched model gives, and the plain fine-tunings; what
     these changed, and trainings that need scores; what is left of these."""
-    asked = {name[:2] for name in p.stages} or {f"{number:02}" for number in range(1, 16)}
+    asked = {name[:2] for name in p.stages} or {f"{number:02}" for number in range(1, 17)}
     seed, like, plain = p.seeds[0], reinforced.supervised(p), questions.as_asked(p)
     others = questions.sets(p) if asked & {"08", "17"} else []
     runs = [*([p] if asked - {"16", "17"} else []), *others, *([like] if "12" in asked else [])]
