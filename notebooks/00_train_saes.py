@@ -20,12 +20,19 @@
 # SmolLM2, so this notebook documents how the shipped ones were trained, and measures how good they
 # are on text that they have not seen: the main one, and seven narrower ones (2,304 features) for
 # Fig 4, at three layers and five sparsities. `RETRAIN = True` trains them again (about half an hour
-# on two cores).
+# on two cores). With a `MODEL` it trains one for that model instead: `python -m sts_utils train-sae
+# --model MODEL --layer 12 --out FOLDER`, and `predict --model MODEL --sae FOLDER` reads it.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
 SEEDS = None
 RETRAIN = False
+MODEL = None  # another model, packaged, a folder or of the hub, to train one SAE for
+LAYER = 12  # of it: the block whose residual stream is read
+OUT = None  # the folder that its SAE is written to
+TIMES = 8  # features, as a multiple of the residual width
+K = 32  # features active on a token
+ROWS = 1_500_000  # of training, four in five of them new
 
 # %%
 import random
@@ -48,9 +55,14 @@ from sts_utils.store import ROOT, atomic_folder
 
 # %%
 profile = config.load(PROFILE, SEEDS)
+if MODEL is not None:
+    own = {"model": MODEL, "revision": None, "layer": LAYER, "sae": OUT, "saes": (OUT,)}
+    profile = profile.model_copy(update=own)
 print(f"Profile {profile.name}: {profile.about}")
-check.prepare(profile)
-profiles = {name: run.with_sae(profile, name) for name in profile.saes}  # one an SAE
+profiles = {OUT: profile}
+if MODEL is None:
+    check.prepare(profile)
+    profiles = {name: run.with_sae(profile, name) for name in profile.saes}  # one an SAE
 layers = sorted({p.layer for p in profiles.values()})
 tokenizer = models.load_tokenizer(profile.model, profile.revision)
 dtype = batches.precision()  # bfloat16, unless this machine only emulates it
@@ -235,12 +247,14 @@ def save(sae, folder):
 
 # %%
 if RETRAIN:
-    rows = collected(text, layers, 1_200_000)
+    rows = collected(text, layers, ROWS * 4 // 5)
     for name, p in profiles.items():
-        shape = {key: getattr(run.sae(p).cfg, key) for key in ("d_in", "d_sae", "k")}
-        metadata = {"model_name": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+        shape = {"d_in": width, "d_sae": TIMES * width, "k": K}
+        if MODEL is None:
+            shape = {key: getattr(run.sae(p).cfg, key) for key in shape}
+        metadata = {"model_name": MODEL or "HuggingFaceTB/SmolLM2-135M-Instruct"}
         metadata |= {"hook_name": saes.hook_point(p.layer)}
-        save(train(replayed(rows[p.layer]), shape, 1_500_000, metadata), ROOT / name)
+        save(train(replayed(rows[p.layer]), shape, ROWS, metadata), ROOT / name)
 
 # %% [markdown]
 # ## How good they are

@@ -47,8 +47,7 @@ def engine(asked: str) -> str:
 @cache
 def precision(asked: str = "auto") -> str:
     """`asked`, or for "auto" the dtype in which this machine computes faster: a CPU without units
-    for bfloat16 emulates it, ten times slower. One thread's own time and a margin decide, since a
-    busy machine's clock took now the one, now the other, and every artifact has its dtype."""
+    for bfloat16 emulates it, ten times slower. One thread's own time and a margin decide."""
     if asked != "auto" or torch.cuda.is_available():
         return "bfloat16" if asked == "auto" else asked
     return "bfloat16" if _seconds("float32") > 1.3 * _seconds("bfloat16") else "float32"
@@ -88,8 +87,7 @@ def free_memory() -> int:
 
 
 def cached_tokens(model, tokens: int) -> int:
-    """Tokens that the copies of a context's key-value cache may hold together: on a GPU a quarter
-    of its free memory, on a CPU 16 batches of `tokens`."""
+    """Tokens of a context's copied caches: a quarter of a GPU's free memory, or 16 × `tokens`."""
     if not torch.cuda.is_available():
         return 16 * tokens
     config = model.config

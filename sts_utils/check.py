@@ -64,8 +64,7 @@ def needs(p: Profile) -> list[tuple[str, str, str | None]]:
 
 @cache
 def weights(p: Profile) -> int:
-    """Weights of the profile's model: counted from its config, or where the hub client's cache has
-    none, of data/models.yaml, so that nothing is downloaded."""
+    """Weights of the profile's model, by its config, or if it is not here by data/models.yaml."""
     known = yaml.safe_load((store.DATA / "models.yaml").read_text(encoding="utf-8"))
     cached = p.model in known and try_to_load_from_cache(p.model, "config.json", None, p.revision)
     return known[p.model] if cached is None else models.size(p.model, p.revision)
@@ -113,8 +112,7 @@ def workers(p: Profile) -> int:
 
 
 def problems(p: Profile) -> list[str]:
-    """Why this machine can't run the profile: a line each, or none. Of the hub, what is not here
-    and can't be had from it, in its client's own words."""
+    """Why this machine can't run the profile: a line each, or none; of the hub in its words."""
     missing = [n for n in ("vllm", "ray") if n in (p.engine, p.executor) and not find_spec(n)]
     lines = _memory(p) + [f"{name} is not installed" for name in missing]
     kept = len(p.seeds) + sum(o.seeds for o in p.others if not o.domains) + 8  # models

@@ -23,11 +23,11 @@ ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
 ALLOCATOR |= {"MALLOC_TOP_PAD_": str(2**28), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 #: Options that are no single word, as argparse has them.
-KINDS = {name: {"type": int} for name in ("n", "shots", "queries", "probe", "budget")}
-KINDS |= {k: {"nargs": "+"} for k in ("train", "domains", "demonstrations", "columns")}
-KINDS |= {"domain_columns": {"nargs": "+"}, "lr": {"type": float}, "form": {"choices": FORMS}}
-KINDS |= {"score": {"choices": SCORES}, "dtype": {"choices": ("auto", "float32", "bfloat16")}}
-KINDS |= {"dry_run": {"action": "store_true"}}
+KINDS = {name: {"type": int} for name in ("n", "shots", "queries", "probe", "lora", "budget")}
+MANY = ("train", "domains", "demonstrations", "columns", "domain_columns")
+KINDS |= {k: {"nargs": "+"} for k in MANY} | {"dry_run": {"action": "store_true"}}
+KINDS |= {"lr": {"type": float}, "form": {"choices": FORMS}, "score": {"choices": SCORES}}
+KINDS |= {"dtype": {"choices": ("auto", "float32", "bfloat16")}}
 FILES = ("index.html", "table.csv", "table.parquet", "probe.csv", "mixture.jsonl", "results.json")
 FILES += ("compare.csv",)
 
@@ -52,6 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
     for name, default in (given | {"out": "report", "budget": None}).items():
         add.add_argument(f"--{name.replace('_', '-')}", default=default, **KINDS.get(name, {}))
     add.set_defaults(run=prediction)
+    add = commands.add_parser("train-sae", help="train an SAE for a model without one")
+    add.add_argument("--model", required=True, help="a folder, or a model of the hub")
+    add.add_argument("--out", required=True, help="a folder for the SAE and the page on it")
+    for name, default in {"layer": 12, "times": 8, "k": 32, "rows": 1_500_000}.items():
+        add.add_argument(f"--{name}", type=int, default=default, help="as notebook 00 has it")
+    add.set_defaults(run=train_sae)
     chosen = parser.parse_args(arguments)
     try:
         return chosen.run(chosen)
@@ -96,8 +102,7 @@ def reproduce(chosen: argparse.Namespace) -> int:
 
 
 def prediction(chosen: argparse.Namespace) -> int:
-    """The command `predict`: predict, and write the report, the notebook `predict`, which finds it
-    all in the store; of several training sets a comparison."""
+    """The command `predict`: predict, and write a report; of several training sets compare them."""
     store.check_writable(out := Path(chosen.out).absolute(), "give a folder to write the report to")
     options = {name: _given(name, getattr(chosen, name)) for name in predict.__kwdefaults__}
     for name in FILES:
@@ -115,12 +120,28 @@ def prediction(chosen: argparse.Namespace) -> int:
     shown = made.table.filter(regex=f"^(rank|domain|change|{made.score})")
     print(*made.says(), shown.to_string(index=False, float_format="{:.3g}".format), sep="\n")
     given = {"TRAIN": chosen.train[0], "MORE": options, "BUDGET": chosen.budget, "OUT": str(out)}
-    with tempfile.TemporaryDirectory() as scratch:
-        done = notebooks.execute("predict", given | {"FOLDER": os.getcwd()}, Path(scratch))
-        notebooks.page(done, out / FILES[0], [])
+    _report("predict", given | {"FOLDER": os.getcwd()}, out)
     (out / "results.json").write_text(json.dumps(made.record(), indent=1, default=str), "utf-8")
     print(f"\nreport: {', '.join(str(out / name) for name in FILES if (out / name).exists())}")
     return 0
+
+
+def train_sae(chosen: argparse.Namespace) -> int:
+    """The command `train-sae`: notebook 00 for one model, its SAE and its page."""
+    model = str(Path(chosen.model).absolute()) if Path(chosen.model).is_dir() else chosen.model
+    store.check_writable(out := Path(chosen.out).absolute(), "give a folder to write the SAE to")
+    sizes = {name.upper(): getattr(chosen, name) for name in ("layer", "times", "k", "rows")}
+    given = {"MODEL": model, "OUT": str(out), "RETRAIN": True} | sizes
+    _report("00_train_saes", given, out)
+    print(f"sae: {out} (predict --model {chosen.model} --sae {chosen.out}); page: {out / FILES[0]}")
+    return 0
+
+
+def _report(name: str, parameters: dict, out: Path) -> None:
+    """The page that the notebook makes, in the folder `out`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        done = notebooks.execute(name, parameters, Path(scratch))
+        notebooks.page(done, out / FILES[0], [])
 
 
 def _given(name: str, words):

@@ -39,9 +39,7 @@ def option_likelihoods(model, tokenizer, examples, tokens=None, desc="evaluate")
     `gold_probability` = exp(ℓ_g) / Σ_o exp(ℓ_o), free of style and length of the text before it;
     `gold_loglik` = ℓ_g / n_g in nats a token; `gold_log_odds` = ℓ_g − log Σ_{o≠g} exp(ℓ_o);
     `accuracy` = 1 if ℓ_g / characters is the largest. `tokens`: of one forward pass.
-    An lm-eval multiple-choice task in which a prompt does not list the options (the cloze form): a
-    small model reads knowledge from an option's likelihood before it can name an option's letter.
-    """
+    An lm-eval task whose prompts list no options: a small model can't name an option's letter."""
     asked, rows = [e for group in by_domain(examples).values() for e in group], []
     shown = {"prompt": [generate.chat_text(tokenizer, e.question) for e in asked]}
     shown |= {"gold": [e.options.index(e.answer) for e in asked]}
@@ -98,8 +96,7 @@ class OptionsLM(LM):
         return [(value, False) for i in range(len(rows)) for value in scores[i].tolist()]
 
     def score(self, rows: list[list[list[int]]], cache=None) -> list[torch.Tensor]:
-        """[options] log-likelihood of each option of each row of pieces, with a gradient; `cache`
-        is of what comes before all rows (models.context_cache)."""
+        """[options] log-likelihood of each of each row of pieces, behind `cache`; with gradient."""
         device, table = self.model.device, []
         past = cache.get_seq_length() if cache else 0
         for row in rows:  # of each token: its id, its position behind the context, its piece
@@ -185,8 +182,7 @@ def written_accuracy(write, tokenizer, examples, shots, settings, context: int) 
 
 def answer(text: str, options: int, rule: str = "official", key: str = "") -> tuple[str, bool]:
     """(letter, whether it was read) that `text` gives to a question with `options` options.
-    Without any, a guess by rule "official", drawn with `key` (the question's id): the same before
-    and after fine-tuning. (The official script draws all with one seed, so all are one letter.)"""
+    Without any, a guess by rule "official", drawn by `key` (the question's id): always the same."""
     for pattern in PATTERNS[:1] if rule == "strict" else PATTERNS:
         if match := re.search(pattern, text):
             return match[1], True
@@ -195,9 +191,8 @@ def answer(text: str, options: int, rule: str = "official", key: str = "") -> tu
 
 
 def prompt(tokenizer, example: Example, shots: Sequence[Example], room: int) -> str:
-    """lm-eval's prompt: the description, shots with their chains of thought, and the question; as
-    many of `shots` as fit with it into `room` tokens, as in the official script. Raises ValueError
-    where not even the bare question fits."""
+    """lm-eval's prompt: the description, shots with their chains of thought, as many as fit into
+    `room` tokens (as in the official script), and the question; ValueError where it is too long."""
     asked, shown = lm_eval_mmlu_pro.doc_to_text(vars(example)), []
     for shot in shots:
         chain = shot.solution.strip().removeprefix("Let's think step by step.").strip()

@@ -202,19 +202,15 @@ def whole_rows(model, prompts: Sequence[Sequence[int]]) -> Iterator[torch.Tensor
 
 
 @torch.inference_mode()
-def stream_stats(
-    pairs: Pairs, model, hook: Hook, max_rows=10_000, generated=None, read=None
-) -> FeatureStats:
+def stream_stats(pairs: Pairs, model, hook: Hook, max_rows=10_000, generated=None) -> FeatureStats:
     """Paired sums over the rows of two streams, whatever tokens they are. Never the default.
     A stream is every token of a condition's prompts in order (header, demonstrations, query, and
-    the tokens of `generated[example_id, condition]`), its first `max_rows` rows without sinks.
-    `read`: an engine in place of `model`: ids of prompts -> each one's block -> rows, in turn."""
+    the tokens of `generated[example_id, condition]`), its first `max_rows` rows without sinks."""
     generated, streams = generated or {}, []
     for prompts in zip(*pairs, strict=True):
         rows = []
         ids = [[*p.ids, *generated.get((p.example_id, p.condition), ())] for p in prompts]
-        found = (of[hook.layer] for of in read(ids)) if read else whole_rows(model, ids)
-        for hidden in tqdm(found, total=len(ids), desc="stream", leave=False):
+        for hidden in tqdm(whole_rows(model, ids), total=len(ids), desc="stream", leave=False):
             rows.append(hidden[hidden.norm(dim=-1) < hook.sink_norm])
             if sum(map(len, rows)) >= max_rows:
                 break

@@ -69,8 +69,7 @@ def launched(launcher: str, settings: SftSettings) -> dict:
 
 
 def main(job: Path) -> int:
-    """One process of the launch: trains with the others, and rank 0 saves the model and the log in
-    the folder `job`; an error becomes one line in error.txt."""
+    """One process of the launch: rank 0 saves model and log in `job`; an error is in error.txt."""
     told = json.loads((job / "job.json").read_text())
     settings, seed, processes = SftSettings(**told["settings"]), told["seed"], told["processes"]
     try:

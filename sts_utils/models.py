@@ -8,6 +8,7 @@ from functools import cache, partial
 from importlib.metadata import distribution
 from pathlib import Path
 
+import peft
 import torch
 import transformers
 from gguf import GGUFReader
@@ -110,6 +111,12 @@ def size(name: str, revision: str | None = None) -> int:
     config = config_of(name, revision)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config).num_parameters()
+
+
+def add_lora(model, rank: int) -> None:
+    """Freeze `model` (in place) but a LoRA of each linear map, the head aside; alpha is 2 rank."""
+    how = {"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear"}
+    peft.inject_adapter_in_model(peft.LoraConfig(**how), model)
 
 
 def device() -> str:

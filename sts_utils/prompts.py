@@ -63,8 +63,7 @@ def behind(prompt: Prompt) -> Prompt:
 
 def prompt_pairs(tokenizer, queries: Sequence, sets: Sequence, context_length: int) -> Pairs:
     """(plain, icl) prompts of each query; query i gets the demonstrations sets[i mod len(sets)].
-    Raises ValueError where a query's tokens differ between the conditions, or a prompt is longer
-    than the model's context."""
+    Raises ValueError where a query's tokens differ between them, or the context is too short."""
     pairs = []
     for i, query in enumerate(queries):
         plain = chat_prompt(tokenizer, query)

@@ -34,8 +34,7 @@ def trained_on(p: Profile, other: TrainingSet) -> Profile:
 
 
 def sets(p: Profile, elsewhere: bool = False) -> list[Profile]:
-    """The run with each of its further training sets: those that are asked the run's own domains,
-    or those that are asked others (the control's)."""
+    """The run with each further training set that is asked its domains, or others (`elsewhere`)."""
     chosen = [other for other in p.others if bool(other.domains) == elsewhere]
     each = [(other, name) for other in chosen for name in corpora.members(other.train)]
     return [trained_on(p, one.model_copy(update={"train": name})) for one, name in each]
@@ -136,8 +135,7 @@ def pairs(p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Exampl
 
 
 def answer_pairs(p: Profile, queries: Sequence, sets: Sequence, rng: random.Random) -> Pairs:
-    """(wrong, right) prompts of `queries`: behind demonstrations with a wrong option for an answer,
-    and behind the same with the right one (ours)."""
+    """(wrong, right) prompts of `queries`: behind demonstrations with wrong or right answers."""
     queries = [with_answer(e) for e in queries]
     wrong = [[with_wrong_answer(rng, e) for e in group] for group in sets]
     right = [[with_answer(e) for e in group] for group in sets]

@@ -11,7 +11,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from sts_utils import batches, corpora, evaluate, features, models, questions, saes, train, vllm
+from sts_utils import (
+    batches,
+    corpora,
+    evaluate,
+    features,
+    fsdp,
+    models,
+    questions,
+    saes,
+    train,
+    vllm,
+)
 from sts_utils.cache import cached
 from sts_utils.config import Profile, SftSettings
 from sts_utils.examples import Example, by_domain
@@ -99,8 +110,7 @@ def release(engine: bool = True) -> None:
 
 
 def read(p: Profile, pairs: Sequence, desc: str | None, names: Sequence = (), after=None) -> dict:
-    """SAE (of `names`, or the profile's) -> FeatureStats as arrays; one pass serves all of them.
-    `after`: condition b is this model."""
+    """SAE (of `names`, or its own) -> FeatureStats as arrays; condition b is of a model `after`."""
     read = {name: with_sae(p, name) if name != p.sae else p for name in names or [p.sae]}
     if p.alignment == "stream" and after is None:
         return {name: _stream(q, pairs).arrays() for name, q in read.items()}
@@ -118,16 +128,12 @@ def read(p: Profile, pairs: Sequence, desc: str | None, names: Sequence = (), af
 
 def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
     """The released code's alignment: whole prompts with generated tokens, row by row."""
-    written, rows = {}, None
+    written = {}
     if p.shift.generated_tokens:
         model = models.load_model(p.model, p.dtype, p.revision)
         flat = [prompt for pair in pairs for prompt in pair]
         written = features.continuations(model, tokenizer(p), flat, p.shift.generated_tokens)
-    if batches.engine(p.engine) == "vllm":
-        where = vllm.checkpoint(p.model, p.revision)
-        rows = partial(vllm.residual_rows, where, layers=[p.layer], dtype=p.dtype)
-    model = None if rows else backbone(p)
-    return features.stream_stats(pairs, model, hook(p), p.shift.stream_rows, written, rows)
+    return features.stream_stats(pairs, backbone(p), hook(p), p.shift.stream_rows, written)
 
 
 @cached(*SHOWN)
@@ -171,12 +177,9 @@ def finetuned(p: Profile, seed: int, *, out: Path) -> None:
 
 
 def sft(p: Profile, settings: SftSettings, examples: Sequence, seed: int, out: Path, steps=None):
-    """Fine-tune the profile's model into `out`, here or over the processes of its launcher; its log
-    is beside it."""
+    """Fine-tune the model into `out`, with its log, here or over the processes of its launcher."""
     release()
     if p.launcher:
-        from sts_utils import fsdp
-
         model = {"model": p.model, "revision": p.revision, "seed": seed, "steps": steps}
         log = fsdp.launch(p.launcher, settings, examples, out, **model)
     else:
@@ -185,12 +188,14 @@ def sft(p: Profile, settings: SftSettings, examples: Sequence, seed: int, out: P
     release()
 
 
-def briefly_tuned(p: Profile, examples, lr: float, seed: int, desc: str, steps: int | None = None):
-    """The model after a quick probe, which is not kept: fine-tuning in small batches, with no
-    warm-up. A step of AdamW is as long as its learning rate, whatever the batch."""
+def briefly_tuned(p: Profile, examples, lr: float, seed: int, desc: str, steps=None, lora=None):
+    """The model after a quick probe, not kept: fine-tuning, of a LoRA of this rank if any, in small
+    batches, with no warm-up. A step of AdamW is as long as its learning rate in any batch."""
     size = dict.fromkeys(("batch", "micro_batch"), train.QUICK_BATCH) | {"epochs": 1}
     release()
     model = models.load_model(p.model, p.sft.dtype, p.revision)
+    if lora:
+        models.add_lora(model, lora)
     how = p.sft.model_copy(update=size), examples, lr, seed, desc, steps
     train.train_answers(model.train(), tokenizer(p), *how, warmup=0)
     return model.eval().to(getattr(torch, p.evaluation.dtype))

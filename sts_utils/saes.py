@@ -156,8 +156,7 @@ def layer_activations(
     model, sequences: Iterable[list[int]], layers: Sequence[int], tokens: int
 ) -> Iterator[dict[int, torch.Tensor]]:
     """Of each forward pass: block -> residual rows [tokens, d_model] after it. A pass has at most
-    `tokens` padded tokens, of neighbours near in length; its sinks are found against its own median
-    norm, block by block."""
+    `tokens` padded tokens, of like length; a block's sinks are found against its median norm."""
     sequences = iter(sequences)
     while pool := list(itertools.islice(sequences, POOL)):
         passes = list(batches.by_length(list(map(len, pool)), tokens))

@@ -76,11 +76,8 @@ def residual_rows(folder, prompts, layers, dtype="float32", room: int = 0) -> It
     CPU, none of them of a prefix cache. `room`: bytes of the GPU that are left to the caller."""
     from vllm import SamplingParams
 
-    reading = {
-        "worker_extension_cls": f"{__name__}.{ResidualReader.__name__}",
-        "enforce_eager": True,
-    }
-    reading |= {"enable_prefix_caching": False, "async_scheduling": False}
+    reading = {"worker_extension_cls": f"{__name__}.{ResidualReader.__name__}"}
+    reading |= {"enable_prefix_caching": False, "async_scheduling": False, "enforce_eager": True}
     if not torch.cuda.is_available():  # of one forward pass; longer prompts are split
         tokens = batches.batch_tokens()
         reading |= {"max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 64)}

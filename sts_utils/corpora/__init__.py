@@ -10,6 +10,7 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 
+import datasets
 import yaml
 from pyarrow import parquet
 
@@ -43,8 +44,7 @@ class Entry:
 
 
 def entry(name: str) -> Entry:
-    """What corpora.yaml says of a corpus, or of one of its domains ("corpus/domain"). Raises
-    ValueError, in one line, for an unknown one."""
+    """What corpora.yaml says of a corpus, or of a "corpus/domain"; ValueError for another."""
     whole, _, domain = name.partition("/")
     if whole not in TABLE or (domain and domain not in TABLE[whole].get("questions", ())):
         raise ValueError(f"unknown corpus {name!r}: choose from {', '.join(TABLE)}")
@@ -105,8 +105,6 @@ def _from_columns(row: Entry) -> Iterator[Example]:
     elif (file := Path(mirror, row.hub["path"], f"{row.hub['split']}.parquet")).exists():
         rows = parquet.read_table(file).to_pylist()
     else:
-        import datasets
-
         rows = datasets.load_dataset(**row.hub).to_list()
     for number, cells in enumerate(rows):
         values = {}

@@ -15,8 +15,7 @@ from sts_utils.stats import Jackknife
 
 @cached(*run.READ, "train", "shift", "ablation", "sft.max_length", "evaluation.dtype", *run.SOLVED)
 def zero_features(p: Profile, seed: int, model: run.Model) -> pd.DataFrame:
-    """Mathematics while features are zeroed in a fine-tuned model: columns of `run.solve`, features
-    (as in `chosen`), count and draw."""
+    """Columns of `run.solve` while features of a fine-tuned model, those `chosen`, are zeroed."""
     examples = questions.mathematics(p, p.ablation.questions)
     actual = FeatureStats.from_arrays(run.actual_features(p, seed, model, part=p.sae))
     hook = run.hook(p)  # before the whole model, which takes the place of the backbone it needs

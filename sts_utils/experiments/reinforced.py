@@ -1,5 +1,4 @@
-"""Fig 6: reinforcement learning (GRPO), and SFT on the same questions; the functions with a cache
-take the run on GRPO's training set, `supervised(p)`."""
+"""Fig 6: GRPO and SFT on the same questions; cached functions take the run `supervised(p)`."""
 
 import math
 from pathlib import Path

@@ -34,8 +34,7 @@ def chosen(ranked: np.ndarray, which: str, n: int, stream: Sequence[int] = ()) -
 
 @cached(*READ, "selective.examples", "selective.lr", folder=True)
 def tuned(p: Profile, seed: int, which: str, n: int, draw: int, *, out: Path) -> None:
-    """Train the maps at every layer, evaluate with them in place: maps.safetensors, log.parquet,
-    and table.parquet with the columns of `run.solve`."""
+    """Train maps at every layer: maps.safetensors, log.parquet; table.parquet as of `run.solve`."""
     layers, ids = [run.with_sae(p, name) for name in p.sweep.layers], {}
     for q in layers:
         features = FeatureStats.from_arrays(run.train_features(p, seed, part=q.sae))

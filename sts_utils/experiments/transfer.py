@@ -1,5 +1,4 @@
-"""Training sets by the dozen, for the transfer matrix and the positive control (ours): what each
-moves, and what is read of it beside the paper's scores."""
+"""What each of dozens of training sets moves, and what else is read of it (matrix, control)."""
 
 import random
 import shutil

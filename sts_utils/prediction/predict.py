@@ -23,8 +23,7 @@ from sts_utils.prediction.sources import drawn, read, read_evaluation
 
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
 EXAMPLE = str(store.DATA / "example.jsonl")
-#: The paper's two, and ours, which ranks where it can be had: it follows the skill more than the
-#: wording (docs/control.md).
+#: The paper's two; ours, which ranks where it can be had, follows wording less (docs/control.md).
 SCORES = ("sts_act", "sts_icl", "sts_answers")
 #: The training set's key beside the domains'; sets of demonstrations its questions take in turn.
 TRAIN, SETS = "", 4
@@ -53,8 +52,7 @@ class Prediction:
     @cached_property
     def estimates(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Score -> (values [D], draws [B, D] of seeds and questions by a Bayesian bootstrap), means
-        over seeds; NaN of what can't be had. A question of several seeds has one weight in a draw:
-        asking it again is no new evidence."""
+        over seeds; NaN of what can't be had. A draw has one weight for a question of all seeds."""
         weights, missing = {}, np.full((1, len(self.domains)), np.nan)
         for d, domain in enumerate(self.domains):
             ids = {seed: self.stats[domain, seed, "shift"].ids for seed in self.seeds}
@@ -148,6 +146,7 @@ def predict(
     domain_columns: Mapping[str, str] | None = None,
     probe: int | None = None,
     lr: float | None = None,
+    lora: int | None = None,
     form: str = "text",
     dtype: str = "auto",
     dry_run: bool = False,
@@ -164,7 +163,7 @@ def predict(
     | n, shots | N of D_N; worked examples in context |
     | queries, seeds | questions a domain and seed (twice as many of the training set); draws |
     | score | what ranks without a probe, one of SCORES; the best that can be had if left out |
-    | probe, lr | steps of fine-tuning to try, if any, and their learning rate |
+    | probe, lr, lora | steps of fine-tuning to try, if any; learning rate; the rank of a LoRA |
     | form | how multiple choice is learnt and asked by the probe, one of probe.FORMS |
     | dry_run | only read the data and tell the cost |
 
@@ -173,7 +172,11 @@ def predict(
     """
     seeds = str(seeds).split(",") if isinstance(seeds, str | int) else seeds
     seeds, notes, pairs = tuple(map(int, seeds)), [], {}
-    if min(shots, queries, len(seeds)) < 1 or len(set(seeds)) < len(seeds) or (probe or 2) < 2:
+    if (
+        min(shots, queries, len(seeds), lora or 1) < 1
+        or len(set(seeds)) < len(seeds)
+        or (probe or 2) < 2
+    ):
         sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}"
         raise ValueError(f"{sizes}: too few, or a seed twice")
     if form not in probing.FORMS:
@@ -213,7 +216,7 @@ def predict(
         learned = tuple(probing.learnt(e, form) for e in rows)
         probed = tuple(probing.in_form(e, form) for e in probing.measurable(asked, seeds[0]))
         lr = lr or probing.LR * min(1, probing.WIDTH / width)
-        run_it = p, probe, lr, learned, probed, seeds[0]
+        run_it = p, probe, lr, lora, learned, probed, seeds[0]
         notes += probing.costs(*run_it, form)
     unread = [of for of in pairs.values() if not prompt_features.path(p, of).exists()]
     share = (p.layer + 1) / models.config_of(p.model).num_hidden_layers
@@ -271,9 +274,8 @@ def compare(trains: Mapping[str, object], **options) -> pd.DataFrame:
             sides = {when: both[f"{when}_b"] - both[f"{when}_a"] for when in ("before", "after")}
             found = probing.changes(both.assign(**sides))
         for domain, e in found.items():
-            row = {"domain": domain, "set": name, "than": first, "more": float(e.value)}
-            rows.append(row | {"low": float(e.low), "high": float(e.high)})
-    return pd.DataFrame(rows)
+            rows.append((domain, name, first, float(e.value), float(e.low), float(e.high)))
+    return pd.DataFrame(rows, columns=["domain", "set", "than", "more", "low", "high"])
 
 
 def _draws(own, asked, worked, shots: int, queries: int, seed: int) -> dict[str, tuple]:

@@ -60,7 +60,7 @@ def in_form(e: Example, form: str) -> Example:
     return replace(e, question=e.query, options=named, answer=answer)
 
 
-def costs(p: Profile, steps, lr, learned: Sequence, asked: Sequence, seed, form: str) -> list[str]:
+def costs(p: Profile, steps, lr, lora, learned: Sequence, asked, seed, form: str) -> list[str]:
     """What a probe learns and asks, in what form, and about what time and memory it takes: weights
     twice, gradients, AdamW's moments and copy, and the activations of its longest rows."""
     rows = generate.tokenize(tokenizer := questions.tokenizer(p), learned, p.sft.max_length)
@@ -68,16 +68,14 @@ def costs(p: Profile, steps, lr, learned: Sequence, asked: Sequence, seed, form:
     config, weight = models.config_of(p.model), getattr(torch, p.sft.dtype).itemsize
     numbers = 8 * config.hidden_size + 2 * config.num_attention_heads * max(lengths)
     numbers = config.num_hidden_layers * numbers + 3 * config.vocab_size  # of a token
-    held = models.size(p.model) * (2 * weight + sft.MASTER_BYTES)
+    held = models.size(p.model) * (2 * weight + (0 if lora else sft.MASTER_BYTES))
     held += BATCH * max(lengths) * numbers * weight
     texts = [f"{e.question}\n{e.solution or ' '.join(e.options)}" for e in asked]
     tokens = 6 * sum(lengths) + 4 * sum(map(len, tokenizer(texts).input_ids))
     seconds = models.size(p.model) * tokens / batches.flops_a_second(p.sft.dtype)
-    said = f"A probe of {steps} steps of {lr:g} learns from {len(learned)} examples, reads"
-    said = (
-        f"{said} {len(asked)} questions twice: about {seconds / 60:.0f} min, {held / 1e9:.1f} GB."
-    )
-    notes = [said]
+    said = f"A probe of {steps} steps of {lr:g} on {'a LoRA' if lora else 'all weights'}"
+    said += f" learns from {len(learned)} examples, reads {len(asked)} questions twice: about"
+    notes = [f"{said} {seconds / 60:.0f} min, {held / 1e9:.1f} GB."]
     if any(e.options for e in asked):
         notes.append(f"Multiple choice is learnt and asked by {FORMS[form]}.")
     whole = tokenizer.apply_chat_template(chat("q", "answer"), tokenize=False)
@@ -87,7 +85,7 @@ def costs(p: Profile, steps, lr, learned: Sequence, asked: Sequence, seed, form:
 
 
 @cached(*run.MODEL, "sft", "evaluation.dtype")
-def tried(p: Profile, steps: int, lr: float, learned: Sequence, asked, seed: int) -> pd.DataFrame:
+def tried(p: Profile, steps, lr, lora, learned: Sequence, asked, seed: int) -> pd.DataFrame:
     """`asked` before and after fine-tuning on `learned`, whose model is not kept: domain, id,
     measure, before, after: of multiple choice log-odds, or the answer's log-likelihood a token;
     beside log-odds accuracy_before, …; steps; seconds_of_steps, seconds_of_asking."""
@@ -97,7 +95,7 @@ def tried(p: Profile, steps: int, lr: float, learned: Sequence, asked, seed: int
         name = "solution_loglik"
     rows = {"domain": [e.domain for e in asked], "id": [e.id for e in asked], "measure": name}
     for side in ("before", "after"):
-        how, start = (learned, lr, seed, "probe", steps), time.monotonic()
+        how, start = (learned, lr, seed, "probe", steps, lora), time.monotonic()
         model = run.whole(p) if side == "before" else run.briefly_tuned(p, *how)
         rows["seconds_of_steps"], start = time.monotonic() - start, time.monotonic()
         found = measure(model, questions.tokenizer(p), asked).drop_duplicates("id")

@@ -147,8 +147,7 @@ def _is_turn(turn) -> bool:
 
 
 def _turns(cell, lost: Counter) -> list[tuple[str, str, bool]] | None:
-    """(who, text, whether it is learnt) of chat turns, given as a list, its JSON, pairs or "Human:
-    …"; None of anything else."""
+    """(who, text, whether it is learnt) of chat turns: a list, its JSON, pairs or "Human: …"."""
     if isinstance(cell, str) and re.match(r"\s*Human: ", cell):
         parts = re.split(r"(?:^|\n\n)\s*(Human|Assistant): ", cell)[1:]
         cell = [{"from": a, "value": b} for a, b in zip(parts[::2], parts[1::2], strict=True)]

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -81,16 +80,6 @@ def test_both_engines_read_the_same_features(pairs, hooks, folder, backbone):
     assert np.all(b[missed] < b[top[-1]] * 1.01), "only ties may change places"
     assert ours[0].h[-1].max() > 0  # one prompt in both conditions shifts nothing
     np.testing.assert_allclose(ours[0].dh2[-1], 0, atol=1e-3)
-
-
-def test_both_engines_read_the_same_streams(pairs, hooks, folder, backbone):
-    """Whole prompts, one after the other, up to so many rows."""
-    read = partial(vllm.residual_rows, folder, layers=[LAYER])
-    written = {(pairs[0][0].example_id, "plain"): [5, 6, 7]}
-    ours = extract.stream_stats(pairs, None, hooks[0], 900, written, read)
-    theirs = extract.stream_stats(pairs, backbone, hooks[0], 900, written)
-    assert ours.n.sum() == 900
-    same_sums(ours, theirs)
 
 
 def test_generation_is_that_of_transformers():

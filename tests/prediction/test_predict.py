@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import sts_utils
-from sts_utils import cli, corpora, features, models, scores, store, train
+from sts_utils import cli, corpora, features, models, run, scores, store, train
 from sts_utils.examples import Example
 from sts_utils.prediction import predict as module
 from sts_utils.prediction import probe, sources
@@ -58,8 +59,24 @@ def test_what_is_trained_on_becomes_likelier(found):
     change = (found.answers.after - found.answers.before).groupby(found.answers.domain)
     assert change.mean()["apples"] > max(0, change.mean()["code"])
     assert change.size().to_dict() == {"apples": 16, "pears": 16, "code": probe.PROBED}
-    said = "A probe of 12 steps of 0.001 learns from 24 examples, reads 96 questions twice: about"
-    assert any(note.startswith(said) and note.endswith(" GB.") for note in found.notes)
+    said = "A probe of 12 steps of 0.001 on all weights learns from 24 examples, reads 96 questions"
+    assert any(
+        note.startswith(f"{said} twice: about") and note.endswith(" GB.") for note in found.notes
+    )
+
+
+def test_a_lora_is_tried_by_its_rank(monkeypatch):
+    """The model's own weights stay; every linear map but the head gets a change of this rank."""
+    made, real = [], run.briefly_tuned
+    monkeypatch.setattr(run, "briefly_tuned", lambda *told: made.append(real(*told)) or made[0])
+    found = sts_utils.predict(asked("train"), probe=2, lora=3, lr=0.01, **ONE)
+    assert any("of 0.01 on a LoRA learns" in note for note in found.notes)
+    assert (found.answers.after != found.answers.before).all()
+    old, new = (dict(of.named_parameters()) for of in (models.load_model("tiny"), made[0]))
+    added = {name: new.pop(name) for name in list(new) if "lora_" in name}
+    assert all(weight.equal(old[k.replace(".base_layer", "")]) for k, weight in new.items())
+    ranks = [torch.linalg.matrix_rank(w).item() for k, w in added.items() if "lora_B" in k]
+    assert len(ranks) == 2 * 7 and max(ranks) <= 3 and min(ranks) > 0
 
 
 def test_a_model_that_was_trained_on_in_its_folder_is_read_again(tmp_path):

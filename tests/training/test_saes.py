@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from sts_utils import corpora, saes
+import sts_utils
+from sts_utils import cli, corpora, models, saes
 from sts_utils.corpora import packaged
 from sts_utils.store import DATA
 
@@ -74,3 +75,17 @@ def test_shipped_saes_are_sound(name):
     sae = saes.load(folder, 576, saes.layer(folder))
     assert torch.isfinite(sae.W_enc).all() and torch.isfinite(sae.W_dec).all()
     torch.testing.assert_close(sae.W_dec.norm(dim=-1), torch.ones(sae.cfg.d_sae), rtol=0.02, atol=0)
+
+
+@pytest.mark.slow
+def test_an_sae_of_one_s_own_model(tmp_path, monkeypatch):
+    """`train-sae`, whose SAE `predict` takes: of the width, sparsity and block that were asked."""
+    monkeypatch.chdir(tmp_path)
+    models.save(models.load_model("tiny"), models.load_tokenizer("tiny"), tmp_path / "mine")
+    words = "train-sae --model mine --out sae --layer 1 --times 2 --k 7 --rows 20480"
+    assert cli.main(words.split()) == 0
+    made = saes.load(str(tmp_path / "sae"), 64, 1)
+    assert (made.cfg.d_sae, made.cfg.k, saes.layer("sae")) == (128, 7, 1)
+    assert "loss recovered" in (tmp_path / "sae/index.html").read_text()
+    cost = sts_utils.predict(model="mine", sae="sae", domains="code-io", n=20, dry_run=True)
+    assert cost.profile.layer == 1
