@@ -105,7 +105,7 @@ lab: $(READY)  ## JupyterLab on the notebooks
 # vLLM, Ray, several processes, faults, the rehearsal and the memory of SAEs are behind test-all.
 PYTEST  := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(READY)  ## the fast tests and one run of `tiny` that they share: ten minutes on 2 cores
+test: lint  ## ruff, the fast tests and one run of `tiny` that they share: ten minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 test-all: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## the slow rest too: faults, vLLM, Ray, FSDP, the rehearsal
