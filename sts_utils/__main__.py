@@ -1,5 +1,32 @@
-"""`python -m sts_utils …`: see cli.main."""
+"""`sts COMMAND …`, or `python -m sts_utils COMMAND …`: nothing is imported but for a command."""
 
-from sts_utils.cli import main
+import argparse
+import sys
 
-raise SystemExit(main())
+COMMANDS = {
+    "demo": "an answer in minutes: what the worked example would move, as a report",
+    "predict": "which domains will fine-tuning on your data move?",
+    "reproduce": "the paper's method: compute what is missing, run the notebooks",
+    "render": "the same, and refresh the committed notebooks",
+    "check": "can this machine run a profile, and at what cost?",
+    "fetch": "download what a profile needs into the hub's cache (HF_HOME)",
+    "train-sae": "train an SAE for a model without one",
+}
+
+
+def main() -> int:
+    """Run the command that the process was given; 0 if it went well."""
+    words, lines = sys.argv[1:], [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
+    how = {"epilog": "\n".join(lines), "formatter_class": argparse.RawTextHelpFormatter}
+    parser = argparse.ArgumentParser("sts", "sts COMMAND [--help] …", **how)
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of these:")
+    parser.parse_args(words[:1])
+    from sts_utils import cli
+
+    if words[0] == "demo":
+        words = ["predict", "--seeds", "0", "--out", "demo", *words[1:]]
+    return cli.main(words)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

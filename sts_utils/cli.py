@@ -1,4 +1,4 @@
-"""The command line: `python -m sts_utils reproduce --profile smol --seeds 0,1,2`."""
+"""The commands: `sts reproduce --profile smol --seeds 0,1,2`."""
 
 import argparse
 import contextlib
@@ -34,25 +34,21 @@ FILES += ("compare.csv",)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 0, or 1 and 2 with one line for what failed."""
-    parser = argparse.ArgumentParser(prog="python -m sts_utils")
+    parser = argparse.ArgumentParser(prog="sts")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, told, function in (
-        ("reproduce", "compute what is missing, run the notebooks", reproduce),
-        ("render", "the same, and refresh the committed notebooks", reproduce),
-        ("check", "can this machine run it, and at what cost?", check.main),
-        ("fetch", "download what it needs into the hub's cache (HF_HOME)", check.fetch),
-    ):
-        add = commands.add_parser(name, help=told)
+    runs = {"reproduce": reproduce, "render": reproduce, "check": check.main, "fetch": check.fetch}
+    for name, function in runs.items():
+        add = commands.add_parser(name)
         add.set_defaults(run=function)
         add.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
         add.add_argument("--seeds", help="like 0,1,2; the profile's own if left out")
     how = {"description": predict.__doc__, "formatter_class": argparse.RawTextHelpFormatter}
-    add = commands.add_parser("predict", help="which domains will fine-tuning move?", **how)
+    add = commands.add_parser("predict", **how)
     given = {"train": [EXAMPLE], **predict.__kwdefaults__, "seeds": "0,1,2"}
     for name, default in (given | {"out": "report", "budget": None}).items():
         add.add_argument(f"--{name.replace('_', '-')}", default=default, **KINDS.get(name, {}))
     add.set_defaults(run=prediction)
-    add = commands.add_parser("train-sae", help="train an SAE for a model without one")
+    add = commands.add_parser("train-sae")
     add.add_argument("--model", required=True, help="a folder, or a model of the hub")
     add.add_argument("--out", required=True, help="a folder for the SAE and the page on it")
     for name, default in {"layer": 12, "times": 8, "k": 32, "rows": 1_500_000}.items():
@@ -123,6 +119,7 @@ def prediction(chosen: argparse.Namespace) -> int:
     _report("predict", given | {"FOLDER": os.getcwd()}, out)
     (out / "results.json").write_text(json.dumps(made.record(), indent=1, default=str), "utf-8")
     print(f"\nreport: {', '.join(str(out / name) for name in FILES if (out / name).exists())}")
+    print("next: sts predict --train my.jsonl --probe 40 (your data); sts reproduce (the paper)")
     return 0
 
 

@@ -17,10 +17,12 @@ import psutil
 from safetensors import SafetensorError
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT / "data"
-CACHE = DATA / "cache"
+#: What a wheel carries of the project stands for a clone of it; it writes into the home folder.
+PACKED, HOME = ROOT / "sts_utils/files", Path.home() / ".cache/crystal-ball"
+ROOT, HOME = (PACKED, HOME) if PACKED.is_dir() else (ROOT, ROOT)
+DATA, CACHE = ROOT / "data", HOME / "data/cache"
 #: What runs write; `STS_OUT` puts it in another folder (another disk, a test's own).
-RUNS, FIGURES = DATA / "runs", ROOT / "figures"
+RUNS, FIGURES = HOME / "data/runs", HOME / "figures"
 if out := os.environ.get("STS_OUT"):
     os.environ["STS_OUT"] = out = os.path.abspath(out)  # for processes started elsewhere
     RUNS, FIGURES = Path(out) / "runs", Path(out) / "figures"
