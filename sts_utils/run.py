@@ -250,9 +250,9 @@ def performance(p: Profile, model: Model = None, asked: int | None = None, given
     if batches.engine(p.engine) == "vllm":
         where = folder(p, model) or vllm.checkpoint(p.model, p.revision)
         release()
-        write = vllm.generate(where, e.max_new_tokens, e.dtype, special_tokens=True, stop=stop)
+        write = vllm.generate(where, e.max_new_tokens, e.dtype, special=True, stop=stop)
     else:
-        how = {"new_tokens": e.max_new_tokens, "batch": 16, "special_tokens": True, "stop": stop}
+        how = {"new_tokens": e.max_new_tokens, "batch": 16, "special": True, "stop": stop}
         write = partial(generate, whole(p, model), tokenizer(p), **how)
     shots = by_domain(corpora.in_order(p.demonstrations))
     context = models.config_of(p.model, p.revision).max_position_embeddings

@@ -152,9 +152,7 @@ def activations(model, sequences: Iterable[list[int]], tokens: int) -> Iterator[
 
 
 @torch.inference_mode()
-def layer_activations(
-    model, sequences: Iterable[list[int]], layers: Sequence[int], tokens: int
-) -> Iterator[dict[int, torch.Tensor]]:
+def layer_activations(model, sequences, layers, tokens: int) -> Iterator[dict[int, torch.Tensor]]:
     """Of each forward pass: block -> residual rows [tokens, d_model] after it. A pass has at most
     `tokens` padded tokens, of like length; a block's sinks are found against its median norm."""
     sequences = iter(sequences)

@@ -35,9 +35,7 @@ def shift(stats: FeatureStats, definition: str = "paper", raw: bool = False) -> 
     return stats.mean(field) if paper else getattr(stats, field).sum(0, dtype=np.float64)
 
 
-def shifted_dims(
-    stats: FeatureStats, n: int | None = 100, definition: str = "paper", raw: bool = False
-) -> ShiftedDims:
+def shifted_dims(stats: FeatureStats, n=100, definition="paper", raw=False) -> ShiftedDims:
     """D_N = TopN_j E_x (h_j(x; Θ) − h_j(x_0, y_0, …, x; Θ))². Ties go to the lower id.
 
     `n=None` ranks every feature. Raises ValueError for n larger than the SAE."""
@@ -85,9 +83,7 @@ def expectation(sums: np.ndarray, tokens: np.ndarray, weights=None) -> np.ndarra
     return ((weights @ sums).T / (weights @ tokens)).T
 
 
-def sts_act(
-    domain: FeatureStats, dims: ShiftedDims, definition: str = "paper", weights=None
-) -> np.ndarray:
+def sts_act(domain: FeatureStats, dims: ShiftedDims, definition="paper", weights=None):
     """STS_act(T̃) = E_x̃ Σ_{j∈D_N} h_j(x̃; Θ): how active the shifted dims are in the domain.
 
     `definition: released_code` is the mean over D_N of h_j². A number, or [B] with `weights`."""
@@ -95,9 +91,7 @@ def sts_act(
     return _over_dims(domain, field, dims, definition, weights)
 
 
-def sts_icl(
-    domain: FeatureStats, dims: ShiftedDims, definition: str = "paper", weights=None
-) -> np.ndarray:
+def sts_icl(domain: FeatureStats, dims: ShiftedDims, definition="paper", weights=None):
     """STS_ICL(T̃) = E_x̃ Σ_{j∈D_N} (h_j(x̃_0, ỹ_0, …, x̃; Θ) − h_j(x̃; Θ))²: how far the domain's
     own demonstrations move the shifted dims.
 

@@ -115,7 +115,7 @@ def feature_stats(pairs, folder, hooks, dtype="float32", desc=None) -> list[feat
     return [features.stacked(of, ids, hook.sae) for hook, of in zip(hooks, sums, strict=True)]
 
 
-def generate(folder, new_tokens: int, dtype="bfloat16", *, special_tokens=False, stop=()):
+def generate(folder, new_tokens: int, dtype="bfloat16", *, special=False, stop=()):
     """A function from texts to what the model writes behind them, as `generate.generate`."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     try:
@@ -130,7 +130,7 @@ def generate(folder, new_tokens: int, dtype="bfloat16", *, special_tokens=False,
         llm = _engine(folder, dtype, enforce_eager=not torch.cuda.is_available())
         ends = {"stop_token_ids": stops, "stop": list(stop), "include_stop_str_in_output": True}
         greedy = SamplingParams(temperature=0, max_tokens=new_tokens, **ends)
-        read = tokenizer(list(texts), add_special_tokens=special_tokens).input_ids
+        read = tokenizer(list(texts), add_special_tokens=special).input_ids
         written = llm.generate([{"prompt_token_ids": ids} for ids in read], greedy)
         outputs = [request.outputs[0] for request in written]
         tokens = [sum(token not in stops for token in o.token_ids) for o in outputs]

@@ -27,12 +27,13 @@ def test_a_wheel_answers_in_an_empty_folder(tmp_path):
     empty.mkdir()
     own = {k: v for k, v in os.environ.items() if not k.startswith("STS_")}
     own |= {"PYTHONPATH": str(site), "HOME": str(tmp_path / "home")}
-    demo = "demo --model tiny --sae random-8x --queries 4 --n 20".split()
+    demo = ["demo", "--model", "tiny", "--sae", "random-8x", "--queries", "4", "--n", "20"]
     words = [sys.executable, "-m", "sts_utils", *demo]
     found = subprocess.run(words, cwd=empty, env=own, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines()[-1].startswith("next: sts predict --train my.jsonl")
-    assert {"index.html", "table.csv", "results.json"} <= {p.name for p in (empty / "demo").iterdir()}
+    made = {path.name for path in (empty / "demo").iterdir()}
+    assert {"index.html", "table.csv", "results.json"} <= made
     assert list((tmp_path / "home/.cache/crystal-ball/data/runs").glob("prompt_features-*"))
     assert not (site / "sts_utils/files/data/runs").exists()
     shipped = store.DATA / "saes/smollm2-135m-instruct"

