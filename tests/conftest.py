@@ -3,9 +3,11 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 for _name in [name for name in os.environ if name.startswith("STS_") and name != "STS_MIRROR"]:
@@ -81,7 +83,22 @@ def reproduced(tmp_path_factory):
     with FileLock(folder / "reproduced.lock"):
         if not said.exists():
             said.write_text(finished(command(out, "reproduce", "--profile", "tiny")))
+            shutil.copytree(out / "figures/tiny", kept(), dirs_exist_ok=True)
     return out, said.read_text()
+
+
+def kept() -> Path:
+    """Where `make test` leaves that run's tables to `make test-all`: by the code that made them."""
+    parts = ("sts_utils/**/*.py", "notebooks/*.py", "profiles/*.yaml", "data/*.yaml")
+    files = sorted(file for part in parts for file in store.ROOT.glob(part))
+    return store.ROOT / f".pytest_cache/tiny-{store.digest(list(map(store.file_hash, files)))}"
+
+
+@pytest.fixture(scope="session")
+def tables(request):
+    if not kept().exists():
+        request.getfixturevalue("reproduced")
+    return kept()
 
 
 def functions_of(name: str, **defined) -> SimpleNamespace:
