@@ -1,5 +1,4 @@
-"""How a model does: the likelihood of each option (lm-eval's tasks) and of gold solutions, or the
-letters of written chains of thought (MMLU-Pro)."""
+"""How a model does: likelihoods of options (lm-eval) and solutions, or written answers' letters."""
 
 import contextlib
 import io

@@ -133,8 +133,7 @@ class SharedTrainer(train.AnswerTrainer):
 
 
 class Filled(LengthGroupedSampler):
-    """The rows in one process's order, then blank ones up to `size`: accelerate would fill the last
-    batch with rows of the first, which count twice then."""
+    """One process's order, then blank rows up to `size`: accelerate would repeat the first ones."""
 
     def __iter__(self):
         yield from [*super().__iter__(), *range(len(self.lengths), self.size)]

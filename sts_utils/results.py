@@ -83,8 +83,7 @@ def shown(table: pd.DataFrame) -> HTML:
 
 
 def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -> None:
-    """Save a figure (pdf, png) or a table (csv, md, tex) into figures/<profile>/ with its caption
-    and the run's setting (txt), and show it."""
+    """Save a figure (pdf, png) or table (csv, md, tex) with its caption (txt), and show it."""
     display(shown(thing) if isinstance(thing, pd.DataFrame) else thing)
     display(Markdown(f"**{caption}**"))
     path, whole = FIGURES / p.name / name, f"{caption} {setting(p)}"

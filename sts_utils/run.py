@@ -239,8 +239,7 @@ SOLVED = ("evaluation.mathematics", "evaluation.max_new_tokens")
 @cached(*ASKED)
 def performance(p: Profile, model: Model = None, asked: int | None = None, given: tuple = ()):
     """Performance before (None) or after fine-tuning, a row a question (the profile's, at most
-    `asked` of each domain, or the examples `given`): domain, id and evaluate.MEASURES, and where
-    answers are written what evaluate.written_accuracy adds."""
+    `asked` of each domain, or those `given`): domain, id, and what evaluate measures."""
     groups = questions.evaluation_questions(p).values()
     chosen = given or [e for group in groups for e in group[:asked]]
     e, stop = p.evaluation, [evaluate.STOP]

@@ -1,6 +1,5 @@
-"""SFT with extra data of the domain of highest STS_ICL, and of the lowest (Fig 5, Table 10).
-A mixture's model is (mixed, seed, ends, extra examples of each end): mixtures of the same sizes, as
-the STS split and the half may be, are one."""
+"""SFT with extra data of the domain of highest STS_ICL, and of the lowest (Fig 5, Table 10). A
+mixture's model is (mixed, seed, ends, extra examples of each): those of the same sizes are one."""
 
 import random
 from dataclasses import replace

@@ -333,8 +333,7 @@ def _whole(rows: Mapping[int, dict], has: Sequence[str]) -> Mapping[int, dict]:
 
 
 def read_domains(source, columns=None, note=print) -> dict[str, list[Example]]:
-    """Domain -> examples, of {name: source}, or of corpora (all their domains), files, and
-    "file:column", whose column holds the domain."""
+    """Domain -> examples, of {name: source}, or of corpora (all domains), files, "file:column"."""
     domains, how = [], {"columns": columns, "note": note}
     for name in [source] if isinstance(source, str | Path) else source:
         own = source[name] if isinstance(source, Mapping) else None
