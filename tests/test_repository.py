@@ -3,19 +3,16 @@ What `make setup` installs is pinned once and held against hashes."""
 
 import ast
 import importlib.metadata
-import re
 import tomllib
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from sts_utils.store import ROOT
 
 PACKAGE = ROOT / "sts_utils"
-LOCKS = sorted((ROOT / "locks").glob("*.txt"))
-ENTRY = re.compile(r"^(\S+)==(\S+)((?:.*\\\n)+.*\n)", re.MULTILINE)
+LOCK = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
 #: From the lowest; a module imports those of earlier lines, or of its own further left.
 ORDER = "store batches stats config examples corpora models saes generate prompts features scores "
 ORDER += "train grpo interventions evaluate fsdp vllm cache questions run measured parallel "
@@ -49,34 +46,24 @@ def test_the_package_has_at_most_6000_lines_and_no_long_module():
     assert sum(lines[PACKAGE / f"{name}.py"] for name in PAPER) <= 600
 
 
-def locked(path) -> dict[str, tuple[str, int]]:
-    """Package -> (version, how many hashes)."""
-    entries = ENTRY.findall(path.read_text(encoding="utf-8"))
-    return {canonicalize_name(n): (v, rest.count("--hash=sha256:")) for n, v, rest in entries}
+def test_what_the_package_asks_for_is_locked_each_file_by_its_hash():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    asked = [*project["project"]["dependencies"], *project["dependency-groups"]["data"]]
+    asked += [name for of in project["project"]["optional-dependencies"].values() for name in of]
+    names = {package["name"] for package in LOCK}
+    assert {canonicalize_name(Requirement(name).name) for name in asked} <= names
+    for package in (package for package in LOCK if package["name"] != "sts-utils"):
+        files = [*package.get("wheels", ()), *filter(None, [package.get("sdist")])]
+        assert files and all(file["hash"].startswith("sha256:") for file in files), package["name"]
 
 
-@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
-def test_every_locked_package_has_a_hash_and_the_version_of_constraints(path):
-    """And a machine without GPU gets nothing of CUDA."""
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    rows = [Requirement(line.split("#")[0]) for line in lines if line and line[0] != "#"]
-    pins = {canonicalize_name(row.name): str(row.specifier).lstrip("=") for row in rows}
-    found, lines = locked(path), path.read_text(encoding="utf-8").splitlines()
-    assert len(found) == sum(not line.startswith(" ") for line in lines) > 0
-    for name, (version, hashes) in found.items():
-        assert hashes > 0, name
-        assert path.stem not in ("base", "vllm-cpu") or not name.startswith(("nvidia", "cuda"))
-        assert version == pins.get(name, version), name
-
-
-def test_what_the_package_asks_for_is_locked_and_installed_as_it_is():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
-    base = locked(ROOT / "locks/base.txt")
-    assert {canonicalize_name(Requirement(name).name) for name in asked} <= set(base)
-    assert base["torch"][1] > 1  # PyPI's builds, and the one without CUDA
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    least = project["requires-python"].removeprefix(">=")
-    assert f"--python-version {least} " in makefile
-    for name in ("torch", "transformers", "sae-lens", "datasets", "numpy"):
-        assert importlib.metadata.version(name).split("+")[0] == base[name][0]
+def test_what_is_installed_is_locked_and_nothing_of_cuda_is_beside_a_cpu_build():
+    found = {canonicalize_name(d.name): d.version for d in importlib.metadata.distributions()}
+    versions = {}
+    for package in LOCK:  # of one with another version a Python
+        versions.setdefault(package["name"], set()).add(package.get("version"))
+    own = {name: v.split("+")[0] for name, v in found.items() if name in versions}
+    assert {name: v for name, v in own.items() if v not in versions[name]} == {}
+    assert len(own) > 150
+    if "+cpu" in found["torch"]:
+        assert not [name for name in found if name.startswith(("nvidia", "cuda", "triton"))]
