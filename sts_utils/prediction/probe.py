@@ -64,12 +64,13 @@ def costs(p: Profile, steps, lr, lora, learned: Sequence, asked, seed, form: str
     """What a probe learns and asks, in what form, and about what time and memory it takes: weights
     twice, gradients, AdamW's moments and copy, and the activations of its longest rows."""
     rows = generate.tokenize(tokenizer := questions.tokenizer(p), learned, p.sft.max_length)
-    lengths = [len(row["input_ids"]) for row in rows]
+    longest = max(lengths := [len(row["input_ids"]) for row in rows])
     config, weight = models.config_of(p.model), getattr(torch, p.sft.dtype).itemsize
-    numbers = 8 * config.hidden_size + 2 * config.num_attention_heads * max(lengths)
+    square = 2 * longest if longest <= models.EAGER_TOKENS else 0  # longer rows: the flash kernel
+    numbers = 8 * config.hidden_size + square * config.num_attention_heads
     numbers = config.num_hidden_layers * numbers + 3 * config.vocab_size  # of a token
     held = models.size(p.model) * (2 * weight + (0 if lora else sft.MASTER_BYTES))
-    held += BATCH * max(lengths) * numbers * weight
+    held += BATCH * longest * numbers * weight
     texts = [f"{e.question}\n{e.solution or ' '.join(e.options)}" for e in asked]
     tokens = 6 * sum(lengths) + 4 * sum(map(len, tokenizer(texts).input_ids))
     seconds = models.size(p.model) * tokens / batches.flops_a_second(p.sft.dtype)
