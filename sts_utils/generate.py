@@ -67,7 +67,7 @@ def generate(
 ) -> list[tuple[str, int, bool]]:
     """What `model` writes behind each text: (text, its tokens, whether it ended by itself). Greedy
     at temperature 0, else sampled; texts of like length go together. An answer ends at a text of
-    `stop` too, which is kept; its last token is not counted. `special`: with the tokenizer's BOS."""
+    `stop` too, which is kept; its last token is not counted. `special`: with a BOS before it."""
     stops, how = stop_ids(model, tokenizer), {"do_sample": bool(temperature)}
     if temperature:
         torch.manual_seed(seed)
