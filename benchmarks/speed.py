@@ -7,8 +7,6 @@ benchmarks/speed.csv and docs/costs.md.
 import argparse
 import gc
 import multiprocessing
-import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,7 +34,6 @@ from sts_utils import evaluate as options
 from sts_utils import features as extract
 from sts_utils import scores as shift
 from sts_utils import train as sft
-from sts_utils.cli import ALLOCATOR
 from sts_utils.config import Profile
 from sts_utils.features import Hook
 from sts_utils.store import ROOT
@@ -268,8 +265,6 @@ def document(machine: str, table: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    if os.environ.get("GLIBC_TUNABLES") != ALLOCATOR["GLIBC_TUNABLES"]:  # as notebooks run
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="smol")
     parser.add_argument("--queries", type=int, default=64)

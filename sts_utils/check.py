@@ -18,8 +18,8 @@ from sts_utils.batches import A100, cpu_threads, flops_a_second
 from sts_utils.config import Profile
 
 #: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy), a
-#: factor for activations and caches, and GB of a process beside all that.
-TRAINING_BYTES, HEADROOM, PROCESS = 20, 1.15, 6
+#: factor for activations and caches, and GB of a process beside all that: with CUDA, and without.
+TRAINING_BYTES, HEADROOM, PROCESS, CPU_PROCESS = 20, 1.15, 6, 2
 #: Hours that are too many; tokens that a written answer and an option's text are assumed to have.
 HOURS, WRITTEN, OPTIONS = 72, 300, 40
 
@@ -107,7 +107,7 @@ def workers(p: Profile) -> int:
         return 1
     if torch.cuda.is_available():
         return torch.cuda.device_count()
-    each = weights(p) * TRAINING_BYTES * HEADROOM / 1e9 + PROCESS
+    each = weights(p) * TRAINING_BYTES * HEADROOM / 1e9 + CPU_PROCESS
     return max(1, min(int(psutil.virtual_memory().available / 1e9 / each), cpu_threads()))
 
 

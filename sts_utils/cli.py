@@ -9,18 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import check, config, notebooks, parallel, plan, run, store
 from sts_utils.prediction.predict import EXAMPLE, SCORES, compare, predict
 from sts_utils.prediction.probe import FORMS
 from sts_utils.store import FIGURES, RUNS
-
-#: For processes on a CPU: glibc gives large tensors back to the system and asks for them again at
-#: every step, and the page faults took a quarter of a fine-tuning step on two cores.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
-ALLOCATOR |= {"MALLOC_TOP_PAD_": str(2**28), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 #: Options that are no single word, as argparse has them.
 KINDS = {name: {"type": int} for name in ("n", "shots", "queries", "probe", "lora", "budget")}
@@ -72,8 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 def reproduce(chosen: argparse.Namespace) -> int:
     """The commands `reproduce` and `render`: compute what is missing, then run the notebooks."""
     profiles = {name: config.load(name, chosen.seeds) for name in config.members(chosen.profile)}
-    variables = {"TQDM_MININTERVAL": "5"} | ({} if torch.cuda.is_available() else ALLOCATOR)
-    os.environ.update(variables | dict(os.environ))
+    os.environ.setdefault("TQDM_MININTERVAL", "5")
     for profile in profiles.values():
         if problems := check.problems(profile):
             raise ValueError(f"can't run {profile.name}: {'; '.join(problems)}")
