@@ -24,7 +24,7 @@ def main() -> int:
     from sts_utils import cli
 
     if words[0] == "demo":
-        words = ["predict", "--seeds", "0", "--out", "demo", *words[1:]]
+        words = ["predict", "--seeds", "0", "--queries", "8", "--out", "demo", *words[1:]]
     return cli.main(words)
 
 
