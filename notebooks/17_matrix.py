@@ -29,6 +29,7 @@
 # %% tags=["parameters"]
 PROFILE = "matrix"
 SEEDS = None  # like "0,1"; the profile's own if None
+PROBE = True  # the probe run too, which is a third of the time
 
 # %%
 from collections.abc import Callable
@@ -178,7 +179,7 @@ pulled = [transfer.gradients(one.profile, seed)["loglik"] for one in runs.values
 found["gradient of answers"] = np.stack([cosine(g, np.stack(list(pull.values()))) for g in pulled])
 for score in ("sts_act", "sts_icl"):
     found[f"placebo: {score} outside D_N"] = rows_of(score, [of[n:] for of in ranked])
-tried = probed()
+tried = {"probe run": probed()} if PROBE else {}
 shift = np.array([domain.dr2.sum() / domain.n.sum() for domain in read])
 found["placebo: the residual stream's shift"] = np.tile(shift, (len(names), 1))
 
@@ -261,7 +262,7 @@ STATISTICS = {
     "interaction": (interaction, change, "interaction"),
 }
 judged, rows = {}, []
-for label, read_score in (found | {"probe run": tried}).items():
+for label, read_score in (found | tried).items():
     row = {"score": label}
     for what, (statistic, outcome, share) in STATISTICS.items():
         score = np.abs(read_score) if label == "probe run" and "absolute" in what else read_score
@@ -282,7 +283,7 @@ caption = (
 results.publish(profile, "matrix", pd.DataFrame(rows), caption)
 
 # %%
-found["probe run"] = tried
+found |= tried
 figure, axes = plt.subplots(1, 2, figsize=(8, 0.8 + 0.25 * len(found)), sharey=True)
 for axis, what in zip(axes, ("r within sets, absolute", "interaction")):
     es = [judged[label, what] for label in found]
