@@ -3,6 +3,7 @@ What `make setup` installs is pinned once and held against hashes."""
 
 import ast
 import importlib.metadata
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -58,7 +59,9 @@ def test_what_the_package_asks_for_is_locked_each_file_by_its_hash():
 
 
 def test_what_is_installed_is_locked_and_nothing_of_cuda_is_beside_a_cpu_build():
-    found = {canonicalize_name(d.name): d.version for d in importlib.metadata.distributions()}
+    site = [sysconfig.get_path("purelib")]  # not what setuptools carries within itself
+    installed = importlib.metadata.distributions(path=site)
+    found = {canonicalize_name(d.name): d.version for d in installed}
     versions = {}
     for package in LOCK:  # of one with another version a Python
         versions.setdefault(package["name"], set()).add(package.get("version"))
