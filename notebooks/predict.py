@@ -14,23 +14,8 @@
 # %% [markdown]
 # # Which domains will move?
 #
-# You are about to fine-tune a model. Which *other* domains will it move? The paper's two steps need
-# no fine-tuning:
-#
-# 1. Put a few of your worked examples in the context and see which SAE features move on your next
-#    question. The $N$ that move most are $D_N$: $D_N = \mathrm{TopN}_j\; E_x\,\bigl(h_j(x) -
-#    h_j(x_0,y_0,\dots,x)\bigr)^2$.
-# 2. See how much each domain's questions use these features: $\mathrm{STS}_{act} = E\sum_{j\in D_N}
-#    h_j(\tilde x)$.
-#
-# | what | reads |
-# |---|---|
-# | a probe | ours: a few steps of fine-tuning, every domain measured before and after |
-# | `sts_act`, `sts_icl` | the paper's: how active they are; how far a domain's examples move them |
-# | `sts_answers` | ours: how they move from wrong answers in context to right ones |
-#
-# `sts_icl` needs worked examples of the domains, `sts_answers` multiple choice in your data and in
-# the domains' examples: most of the wording cancels there.
+# You are about to fine-tune a model. Which *other* domains will it move? First what was read, then
+# the answer, then how it is found.
 
 # %% tags=["parameters"]
 TRAIN = "../data/example.jsonl"  # your .jsonl, .csv or .parquet file
@@ -119,7 +104,22 @@ if answers is not None:
         changes.to_csv(Path(OUT) / "probe.csv", index=False)
 
 # %% [markdown]
-# ## What a score can see
+# ## How it is found, and what a score can see
+#
+# The paper's two steps need no fine-tuning:
+#
+# 1. Put a few of your worked examples in the context and see which features of the SAE move on your
+#    next question. The N that move most are `D_N = TopN_j E_x (h_j(x) − h_j(x_0, y_0, …, x))²`.
+# 2. See how much each domain's questions use these features: `STS_act = E Σ_{j∈D_N} h_j(x̃)`.
+#
+# | what | reads |
+# |---|---|
+# | a probe | ours: a few steps of fine-tuning, every domain measured before and after |
+# | `sts_act`, `sts_icl` | the paper's: how active they are; how far a domain's examples move them |
+# | `sts_answers` | ours: how they move from wrong answers in context to right ones |
+#
+# `sts_icl` needs worked examples of the domains, `sts_answers` multiple choice in your data and in
+# the domains' examples: most of the wording cancels there.
 #
 # In the positive control (notebook 16), on SmolLM2-135M alone, both the trained skill and its
 # wording are known. `auc`: how often a score put the trained skill in other words above another
