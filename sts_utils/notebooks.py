@@ -26,6 +26,7 @@ STAGES = (
     *("12_reinforcement", "13_selective", "14_labels", "15_paper_numbers", CONTROL, MATRIX),
     CENTRAL,
 )
+CELL_SECONDS = 6 * 3600  #: A cell that takes longer hangs: an error, not a night.
 #: Rendered for readers too: how the SAEs were trained, and a prediction.
 OTHERS = ("00_train_saes", "predict")
 #: nbconvert's own page, with the code folded and links to the other pages.
@@ -53,6 +54,7 @@ def execute(name: str, parameters: Mapping, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     how = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
     how |= {"stderr_file": sys.stderr, "extra_arguments": ["--log-level=ERROR"]}  # cells' bars
+    how |= {"execution_timeout": CELL_SECONDS}
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "source.ipynb"
         nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.py"), source)

@@ -63,6 +63,14 @@ def test_again_nothing_is_computed(reproduced):
     assert before == {p: p.stat().st_mtime_ns for p in runs.glob("*-*/made.json")}
 
 
+def test_a_notebook_that_hangs_ends(tmp_path, monkeypatch):
+    (tmp_path / "long.py").write_text("# %%\nimport time\n\ntime.sleep(99)\n")
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(notebooks, "CELL_SECONDS", 2)
+    with pytest.raises(TimeoutError, match="timed out"):
+        notebooks.execute("long", {}, tmp_path)
+
+
 def test_one_notebook_runs_alone_by_papermill(reproduced, tmp_path):
     out = tmp_path / "out.ipynb"
     words = [Path(sys.executable).parent / "papermill", "notebooks/06_plot.ipynb", out]

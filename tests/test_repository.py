@@ -59,8 +59,7 @@ def test_what_the_package_asks_for_is_locked_each_file_by_its_hash():
 
 
 def test_what_is_installed_is_locked_and_nothing_of_cuda_is_beside_a_cpu_build():
-    site = [sysconfig.get_path("purelib")]  # not what setuptools carries within itself
-    installed = importlib.metadata.distributions(path=site)
+    installed = importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
     found = {canonicalize_name(d.name): d.version for d in installed}
     versions = {}
     for package in LOCK:  # of one with another version a Python

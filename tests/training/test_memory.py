@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 
-#: Of everything the longest: training rows, questions with options, and prompts.
 SCRIPT = """
 import resource, sys
 from pathlib import Path
@@ -15,7 +14,7 @@ p = config.load("smol")
 read, rows = questions.tokenizer(p), questions.training_examples(p, 0)[0]
 rows = sorted(rows[: p.sft.examples], key=lambda e: -len(e.query + e.solution))[:4]
 train.sft(p.model, None, p.sft, rows, 0, Path(sys.argv[1]))
-asked = [e for group in questions.evaluation_questions(p).values() for e in group]
+asked = sum(questions.evaluation_questions(p).values(), [])
 asked = sorted(asked, key=lambda e: -len(e.question + "".join(e.options)))[:8]
 evaluate.option_likelihoods(models.load_model(str(Path(sys.argv[1]))), read, asked)
 run.read(p, questions.training_pairs(p, 0)[:4], None)
