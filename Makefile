@@ -24,7 +24,8 @@ LOCKED   = $(BIN)/uv export -q --frozen --no-emit-project --no-emit-package torc
 	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes --no-deps -r -
 # torch comes before: where there is no GPU, PyTorch's build without CUDA (of Python 3.11 on Linux, x86-64, the hash is known).
 TORCH   := $(shell awk '/^name = "torch"/ {getline; gsub(/"/, ""); print $$3}' uv.lock)
-CPU     := $(if $(shell command -v nvidia-smi),,--extra-index-url https://download.pytorch.org/whl/cpu --retries 1)
+KIND     = $(shell uname -sm) $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+CPU      = $(if $(shell command -v nvidia-smi),,$(if $(findstring Linux x86_64 3.11,$(KIND)),--extra-index-url https://download.pytorch.org/whl/cpu --retries 1))
 TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
 .PHONY: help setup demo lock vllm reproduce quick control matrix check fetch predict rehearse bench render lab test test-all lint clean
@@ -44,7 +45,8 @@ $(READY): pyproject.toml uv.lock
 	$(BIN)/pip install -q uv==0.13.9
 	$(BIN)/pip download -q --no-deps -d .venv/torch $(CPU) torch==$(TORCH)
 	@sum=$$($(BIN)/pip hash .venv/torch/*.whl | tail -1 | cut -d: -f2); \
-		grep -q -e "$$sum" uv.lock || [ "$$sum" = $(TORCH_CPU) ] || echo "$$(ls .venv/torch): no SHA-256 is known here ($$sum)"
+		grep -q -e "$$sum" uv.lock || [ "$$sum" = $(TORCH_CPU) ] || \
+		{ echo "the SHA-256 of $$(ls .venv/torch) is not in uv.lock"; exit 1; }
 	$(BIN)/pip install -q --no-deps .venv/torch/*.whl && rm -r .venv/torch
 	$(call LOCKED,dev)
 	$(BIN)/pip install -q --no-deps --no-build-isolation -e .

@@ -120,6 +120,8 @@ def train_sae(chosen: argparse.Namespace) -> int:
     """The command `train-sae`: notebook 00 for one model, its SAE and its page."""
     model = str(Path(chosen.model).absolute()) if Path(chosen.model).is_dir() else chosen.model
     store.check_writable(out := Path(chosen.out).absolute(), "give a folder to write the SAE to")
+    if out.exists() and any(out.iterdir()):  # it would take the place of what is there
+        raise ValueError(f"{out} is not empty: give a new folder")
     sizes = {name.upper(): getattr(chosen, name) for name in ("layer", "times", "k", "rows")}
     given = {"MODEL": model, "OUT": str(out), "RETRAIN": True} | sizes
     _report("00_train_saes", given, out)

@@ -16,10 +16,11 @@ from pathlib import Path
 import psutil
 from safetensors import SafetensorError
 
-ROOT = Path(__file__).resolve().parents[1]
-#: What a wheel carries of the project stands for a clone of it; it writes into the home folder.
-PACKED, HOME = ROOT / "sts_utils/files", Path.home() / ".cache/crystal-ball"
-ROOT, HOME = (PACKED, HOME) if PACKED.is_dir() else (ROOT, ROOT)
+PACKAGE = Path(__file__).resolve().parent
+#: What is read and where is written: a clone; or what a wheel carries of it, and the home folder.
+ROOT = HOME = PACKAGE.parent
+if (PACKAGE / "files").is_dir():
+    ROOT, HOME = PACKAGE / "files", Path.home() / ".cache/crystal-ball"
 DATA, CACHE = ROOT / "data", HOME / "data/cache"
 #: What runs write; `STS_OUT` puts it in another folder (another disk, a test's own).
 RUNS, FIGURES = HOME / "data/runs", HOME / "figures"

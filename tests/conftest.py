@@ -89,7 +89,7 @@ def reproduced(tmp_path_factory):
 
 def kept() -> Path:
     """Where `make test` leaves that run's tables to `make test-all`: by the code that made them."""
-    parts = ("sts_utils/**/*.py", "notebooks/*.py", "profiles/*.yaml", "data/*.yaml")
+    parts = ("sts_utils/**/*.py", "notebooks/*.py", "profiles/*.yaml", "data/*.yaml", "uv.lock")
     files = sorted(file for part in parts for file in store.ROOT.glob(part))
     return store.ROOT / f".pytest_cache/tiny-{store.digest(list(map(store.file_hash, files)))}"
 
