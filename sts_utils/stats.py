@@ -205,7 +205,7 @@ def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def side(values: np.ndarray, categories: np.ndarray, part: str) -> np.ndarray:
-    """[..., D] values over domains ("all"), means of categories ("between"), the rest ("within")."""
+    """[..., D] values over domains ("all"), of categories ("between"), or the rest ("within")."""
     _, place, sizes = np.unique(categories, return_inverse=True, return_counts=True)
     means = values @ (np.eye(len(sizes))[place] / sizes)
     return {"all": values, "between": means, "within": values - means[..., place]}[part]
