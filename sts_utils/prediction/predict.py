@@ -177,7 +177,7 @@ def predict(
         or len(set(seeds)) < len(seeds)
         or (probe or 2) < 2
     ):
-        sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}"
+        sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}, lora {lora}"
         raise ValueError(f"{sizes}: too few, or a seed twice")
     if form not in probing.FORMS:
         raise ValueError(f"form {form!r}: choose {' or '.join(probing.FORMS)}")
