@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from papermill.exceptions import PapermillExecutionError
@@ -73,20 +74,24 @@ def reproduce(chosen: argparse.Namespace) -> int:
     for folder in (RUNS, FIGURES):
         store.check_writable(folder, "set STS_OUT to a folder that can")
     store.clear_abandoned()
+    began = time.time()
     for name, profile in profiles.items():
         check.prepare(profile)
-        workers, how = check.workers(profile), {"weight": check.flops, "gpus": plan.gpus}
+        workers, how = check.workers(profile), {"weight": check.seconds, "gpus": plan.gpus}
         how |= {"over_ray": profile.executor == "ray" or workers > 1, "release": run.release}
-        parallel.compute(plan.rounds(profile), workers, **how)
-        done = notebooks.run(profile, name)
+        done: dict[str, Path] = {}
+        for part in notebooks.parts(profile):
+            parallel.compute(plan.rounds(part), workers, **how)
+            done = notebooks.run(part, name, done)
+            notebooks.pages(profile, done, began)
         if chosen.command == "render":
             for other in notebooks.OTHERS:
                 parameters = {} if other == "predict" else {"PROFILE": name}
-                done.append(notebooks.execute(other, parameters, done[0].parent))
-            for path in done:  # beside their sources, to be committed
+                done[other] = notebooks.execute(other, parameters, RUNS / "notebooks")
+            for path in done.values():  # beside their sources, to be committed
                 shutil.copy(path, notebooks.NOTEBOOKS / path.name)
         print(f"figures, tables and pages: {FIGURES / profile.name}/index.html")
-        print(f"executed notebooks: {done[0].parent}")
+        print(f"executed notebooks: {RUNS / 'notebooks' / profile.name}")
     return 0
 
 

@@ -8,10 +8,8 @@ from functools import cache, partial
 from importlib.metadata import distribution
 from pathlib import Path
 
-import peft
 import torch
 import transformers
-from gguf import GGUFReader
 from huggingface_hub.utils import enable_progress_bars
 from tokenizers import pre_tokenizers
 from torch.nn.functional import linear, pad
@@ -54,6 +52,8 @@ def resolve(name: str) -> Path | str:
     if (folder / "config.json").exists():
         return folder
     if name in PACKAGED:  # converted from GGUF, about 20 s
+        from gguf import GGUFReader  # seconds to import, as peft
+
         file = Path(distribution(PACKAGED[name][0]).locate_file(PACKAGED[name][1]))
         read = dict(pretrained_model_name_or_path=file.parent, gguf_file=file.name)
         tokenizer = AutoTokenizer.from_pretrained(**read)
@@ -115,6 +115,8 @@ def size(name: str, revision: str | None = None) -> int:
 
 def add_lora(model, rank: int) -> None:
     """Freeze `model` (in place) but a LoRA of each linear map, the head aside; alpha is 2 rank."""
+    import peft
+
     how = {"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear"}
     peft.inject_adapter_in_model(peft.LoraConfig(**how), model)
 

@@ -1,9 +1,14 @@
 """The notebooks in order: papermill runs them, nbconvert makes the pages of a run."""
 
+import platform
+import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import jupytext
@@ -14,6 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 
 from sts_utils import models
+from sts_utils.batches import cpu_threads
 from sts_utils.config import Profile
 from sts_utils.store import FIGURES, ROOT, RUNS
 
@@ -29,14 +35,21 @@ STAGES = (
 CELL_SECONDS = 6 * 3600  #: A cell that takes longer hangs: an error, not a night.
 #: Rendered for readers too: how the SAEs were trained, and a prediction.
 OTHERS = ("00_train_saes", "predict")
-#: nbconvert's own page, with the code folded and links to the other pages.
+#: nbconvert's own page: code folded, links to the other pages, tables and pictures in their column;
+#: dark where the reader's system is.
 PAGE = """{% extends 'lab/index.html.j2' %}
 {% block body_header %}{{ super() }}
 <style>body { max-width: 60rem; margin: 0 auto; padding: 0 1rem; overflow-wrap: anywhere; }
-.jp-OutputArea-output, table { max-width: 100%; overflow-x: auto; } img { max-width: 100%; }
+.jp-OutputArea-output { max-width: 100%; max-height: 44rem; overflow: auto; }
+img, svg { max-width: 100%; height: auto; } p.about { font-size: small; opacity: .7; }
+table { overflow-wrap: normal; } thead th { position: sticky; top: 0; z-index: 1; }
+th:first-child, td:first-child { position: sticky; left: 0; max-width: 11rem; }
+thead th, th:first-child, td:first-child { background: var(--jp-layout-color0); }
 nav a { display: inline-block; margin-right: 1rem; } summary { opacity: .6; cursor: pointer; }
+@media (prefers-color-scheme: dark) { html, img { filter: invert(.9) hue-rotate(180deg); } }
 .jp-InputPrompt, .jp-OutputPrompt { display: none; }</style>
 <nav>{% for name in resources.pages %}<a href="{{ name }}.html">{{ name }}</a>{% endfor %}</nav>
+<p class="about">{{ resources.about | escape }}</p>
 {% endblock %}
 {% block input_group %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}"""
 
@@ -78,19 +91,38 @@ def execute(name: str, parameters: Mapping, out: Path) -> Path:
     return out / f"{name}.ipynb"
 
 
-def page(executed: Path, target: Path, others: list[str]) -> None:
+def page(executed: Path, target: Path, others: list[str], about: str = "") -> None:
     """The executed notebook as a page, its pictures inside, with links to `others` beside it."""
     loader = [DictLoader({"page.html.j2": PAGE})]
     exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=loader)
-    html, _ = exporter.from_filename(str(executed), {"pages": others})
+    html, _ = exporter.from_filename(str(executed), {"pages": others, "about": about})
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(html, encoding="utf-8")
 
 
-def run(p: Profile, name: str) -> list[Path]:
-    """Every notebook of a profile, loaded by its `name`, and its page in figures/<profile>/; the
-    last, the central one where it is run, is index.html. On a CPU two run at a time: half of each
-    one's time is a kernel that starts. A GPU may have room for the models of one alone."""
+def provenance(p: Profile, began: float, missing: Sequence[str]) -> str:
+    """What a page says of itself: the code, day, machine and time; what is still to come."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    code = f"commit {commit}" if commit else f"version {version('sts_utils')}"
+    where = f"{cpu_threads()} cores of {platform.machine()}, {models.device()}"
+    took = f"{date.today()}, {where}, {(time.time() - began) / 60:.0f} min in this start"
+    said = f"Profile {p.name}, domains {p.domains}, seeds {', '.join(map(str, p.seeds))}; {code}; "
+    return said + took + (f". Still to come: {', '.join(missing)}" if missing else "")
+
+
+def parts(p: Profile) -> list[Profile]:
+    """The run in parts, first results first: the scores (01 to 03), Fig 3 (to 06), all."""
+    asked = stages(p)
+    early = [tuple(s for s in asked if s[:2] <= last) for last in ("03", "06")]
+    early = [names for names in dict.fromkeys(early) if names and len(names) < len(asked)]
+    return [*(p.model_copy(update={"stages": names}) for names in early), p]
+
+
+def run(p: Profile, name: str, done: Mapping[str, Path]) -> dict[str, Path]:
+    """Execute the notebooks of a profile, loaded by its `name`, that are not `done`, and the last
+    one. On a CPU two run at a time: half of each one's time is a kernel that starts. A GPU may have
+    room for the models of one alone."""
     asked, place = stages(p), RUNS / "notebooks" / p.name
     parameters = {"PROFILE": name, "SEEDS": ",".join(map(str, p.seeds))}
 
@@ -98,9 +130,17 @@ def run(p: Profile, name: str) -> list[Path]:
         print(f"[{asked.index(stage) + 1}/{len(asked)}] {stage}", flush=True)
         return execute(stage, parameters, place)
 
+    todo = [stage for stage in asked[:-1] if stage not in done]
     with ThreadPoolExecutor(1 if models.device() == "cuda" else 2) as pool:
-        done = [*pool.map(made, asked[:-1]), made(asked[-1])]
-    links = {"index": done[-1]} | dict(zip(asked[:-1], done[:-1], strict=True))
+        new = dict(zip(todo, pool.map(made, todo), strict=True))
+    return {**done, **new, asked[-1]: made(asked[-1])}
+
+
+def pages(p: Profile, done: Mapping[str, Path], began: float) -> None:
+    """A page of each notebook done, in figures/<profile>/; the last, of a whole run the central
+    one, is index.html."""
+    *others, last = sorted(done, key=STAGES.index)
+    about = provenance(p, began, [s for s in stages(p) if s not in done])
+    links = {"index": done[last]} | {name: done[name] for name in others}
     for link, executed in links.items():
-        page(executed, FIGURES / p.name / f"{link}.html", list(links))
-    return done
+        page(executed, FIGURES / p.name / f"{link}.html", list(links), about)
