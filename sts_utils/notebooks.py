@@ -1,6 +1,7 @@
 """The notebooks in order: papermill runs them, nbconvert makes the pages of a run."""
 
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import jupytext
 import nbformat
 import papermill
 from jinja2 import DictLoader
+from latex2mathml.converter import convert as mathml
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 
@@ -35,9 +37,12 @@ STAGES = (
 CELL_SECONDS = 6 * 3600  #: A cell that takes longer hangs: an error, not a night.
 #: Rendered for readers too: how the SAEs were trained, and a prediction.
 OTHERS = ("00_train_saes", "predict")
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.S)
 #: nbconvert's own page: code folded, links to the other pages, tables and pictures in their column;
 #: dark where the reader's system is.
 PAGE = """{% extends 'lab/index.html.j2' %}
+{% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
 {% block body_header %}{{ super() }}
 <style>body { max-width: 60rem; margin: 0 auto; padding: 0 1rem; overflow-wrap: anywhere; }
 .jp-OutputArea-output { max-width: 100%; max-height: 44rem; overflow: auto; }
@@ -45,7 +50,8 @@ img, svg { max-width: 100%; height: auto; } p.about { font-size: small; opacity:
 table { overflow-wrap: normal; } thead th { position: sticky; top: 0; z-index: 1; }
 th:first-child, td:first-child { position: sticky; left: 0; max-width: 11rem; }
 thead th, th:first-child, td:first-child { background: var(--jp-layout-color0); }
-nav a { display: inline-block; margin-right: 1rem; } summary { opacity: .6; cursor: pointer; }
+pre { font-family: monospace; } summary { opacity: .6; cursor: pointer; }
+nav a { display: inline-block; margin-right: 1rem; }
 @media (prefers-color-scheme: dark) { html, img { filter: invert(.9) hue-rotate(180deg); } }
 .jp-InputPrompt, .jp-OutputPrompt { display: none; }</style>
 <nav>{% for name in resources.pages %}<a href="{{ name }}.html">{{ name }}</a>{% endfor %}</nav>
@@ -92,10 +98,17 @@ def execute(name: str, parameters: Mapping, out: Path) -> Path:
 
 
 def page(executed: Path, target: Path, others: list[str], about: str = "") -> None:
-    """The executed notebook as a page, its pictures inside, with links to `others` beside it."""
+    """The executed notebook as a page, its pictures and formulas inside, nothing read from the net,
+    with links to `others` beside it."""
+    notebook = nbformat.read(executed, as_version=4)
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
+        cell.source = FORMULA.sub(
+            lambda m: mathml(m[1] or m[2], display="block" if m[1] else "inline"), cell.source
+        )
     loader = [DictLoader({"page.html.j2": PAGE})]
     exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=loader)
-    html, _ = exporter.from_filename(str(executed), {"pages": others, "about": about})
+    about = {"pages": others, "about": about, "metadata": {"name": executed.stem}}
+    html, _ = exporter.from_notebook_node(notebook, about)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(html, encoding="utf-8")
 

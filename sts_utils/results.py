@@ -25,6 +25,9 @@ SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
 METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
 MEASURES = yaml.safe_load((DATA / "measures.yaml").read_text(encoding="utf-8"))
 MEASURE_NAMES, SHORT_NAMES = ({k: m[n] for k, m in MEASURES.items()} for n in ("name", "axis"))
+SEARCH = """<input placeholder="show rows with …" oninput="for (const row of
+this.nextElementSibling.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(
+this.value.toLowerCase())">"""  #: Before a table, in pages and in JupyterLab.
 LOOK = {"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 200, "axes.titlesize": 9}
 LOOK |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
 sns.set_theme(context="paper", style="ticks", rc=LOOK | {"figure.constrained_layout.use": True})
@@ -76,10 +79,11 @@ def numbers(e: Estimate) -> dict[str, float]:
 
 
 def shown(table: pd.DataFrame) -> HTML:
-    """A table as notebooks show it: whole texts, no row numbers, of more than 30 rows the first."""
+    """A table as notebooks show it: whole texts, no row numbers; of more than 30 rows at most 300,
+    with a box to search them."""
     with pd.option_context("display.max_colwidth", None):
-        html = table.head(30).round(3).to_html(index=False, na_rep="", border=0)
-    return HTML(html + (f"<p>… {len(table)} rows</p>" if len(table) > 30 else ""))
+        html = table.head(300).round(3).to_html(index=False, na_rep="", border=0)
+    return HTML(html if len(table) <= 30 else SEARCH + html)
 
 
 def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -> None:
