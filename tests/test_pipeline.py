@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jupytext
@@ -15,7 +16,7 @@ import pytest
 from conftest import command, finished
 from safetensors.numpy import load_file
 
-from sts_utils import config, notebooks, results, store
+from sts_utils import config, notebooks, plan, results, store
 
 FIGURES = "fig1a fig1b fig2a fig2b fig3 fig4a fig4b fig4c fig4d fig4e fig5 fig6 fig7 training"
 FIGURES += " paper_numbers control_heat control_aucs score_parts"
@@ -41,6 +42,19 @@ def test_every_figure_table_page_and_notebook_is_written(reproduced):
     links = set(re.findall(r"<nav>(.*?)</nav>", html, flags=re.S)[0].split('href="')[1:])
     names = {link.split('"')[0] for link in links}
     assert len(names) > 10 and all((out / "figures/tiny" / name).exists() for name in names)
+
+
+def test_a_run_shows_its_first_results_first():
+    """The scores before anything is trained, then Fig 3; a page says what is still to come."""
+    p = config.load("smol")
+    scores, central, whole = notebooks.parts(p)
+    assert notebooks.stages(scores) == ["01_extract", "02_shift_detect", "03_score"]
+    assert notebooks.stages(central)[-1] == "06_plot" and whole is p
+    assert not {f.__name__ for calls in plan.rounds(scores) for f, _ in calls} & {"finetuned"}
+    said = notebooks.provenance(p, time.time(), ["07_moved"])
+    assert said.endswith("Still to come: 07_moved") and "seeds 0, 1" in said
+    for name, n in {"quick": 2, "control": 1, "matrix": 1}.items():
+        assert len(notebooks.parts(config.load(name))) == n
 
 
 def test_executed_notebooks_are_clean_and_cells_are_short(reproduced):
