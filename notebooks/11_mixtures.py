@@ -200,7 +200,7 @@ results.judge(profile, [helps, balances])
 theirs = results.paper("table10_math_accuracy").set_index("condition").accuracy_percent
 alone, mixed = (gains[name]["mathematics"] for name in ("none", "STS"))
 ours = {
-    "before SFT": {"value": 0.0},
+    "before SFT": {"value": 0.0, "low": None, "high": None},
     f"SFT on {profile.train}": results.numbers(alone),
     f"SFT on {profile.train} and the STS split": results.numbers(mixed),
 }
