@@ -17,8 +17,8 @@
 # Only now is the model trained, all its weights, by supervised fine-tuning (**SFT**): it learns to
 # write the training set's solutions. Optimizer and schedule are the paper's: AdamW with β = (0.9,
 # 0.95), weight decay 0.01, gradients clipped at 1, cosine decay after 10% warm-up. The learning
-# rate is ours, for the paper gives none. [docs/results.md](../docs/results.md) has what was tried;
-# no domain's outcome was looked at.
+# rate is ours, for the paper gives none. docs/results.md has what was tried; no domain's outcome
+# was looked at.
 #
 # The forward and backward pass run in the profile's `sft.dtype`. Updates are always float32: plain
 # bfloat16 would round most of them away.
