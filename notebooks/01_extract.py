@@ -17,9 +17,12 @@
 # The paper's idea in one sentence: *what a training answer does to the model's features when it is
 # merely put in context foretells what training on it will do.*
 #
-# This notebook runs the untouched model on pairs of prompts that end in the same question: once
-# alone (**plain**), once after worked examples (**icl**, in-context learning). A **feature** is one
-# of the directions that a sparse autoencoder (SAE) finds in the model's residual stream. We sum up
+# This notebook runs the untouched model on pairs of prompts that end in the same question. It
+# stands alone in one (**plain**). In the other **demonstrations** come first, worked examples with
+# their answers (**icl**, for in-context learning).
+#
+# The model's **residual stream** is its inner state, a row of numbers for each token. A sparse
+# autoencoder (**SAE**) writes such a row as a few active **features** out of thousands. We sum up
 # how each feature differs on the question's own tokens.
 
 # %% tags=["parameters"]
@@ -32,7 +35,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sts_utils import check, config, prompts, questions, run
+from sts_utils import check, config, prompts, questions, results, run
 from sts_utils.measured import Run
 
 profile = config.load(PROFILE, SEEDS)
@@ -60,10 +63,9 @@ print(f"tokens: {len(plain.ids)} plain, {len(icl.ids)} icl, {len(icl.query)} of 
 # %% [markdown]
 # ## The forward pass
 #
-# A hook on block number `layer` keeps the residual stream after it, a row of numbers for each
-# token. The SAE encodes the query's rows into features $h$: most are zero. A few tokens are
-# **attention sinks**, whose rows are ten times as long as the median. They carry no text and are
-# left out.
+# A hook on block number `layer` keeps the residual stream after it. The SAE encodes the query's
+# rows into features $h$: most are zero. A few tokens are **attention sinks**, whose rows are more
+# than ten times as long as the median. They carry no text and are left out.
 
 # %%
 model, hook = run.backbone(profile), run.hook(profile)
@@ -117,29 +119,37 @@ if profile.alignment == "query":
     assert np.corrcoef(squared_change, stored)[0, 1] > 0.99  # to the rounding of the dtype
 
 # %% [markdown]
-# Most features hardly move; a few move a lot. The next notebook takes the top ones.
+# How far does each feature move, as a mean over tokens? Both axes are logarithmic. The next
+# notebook takes those at the right end.
 
 # %%
 figure, axis = plt.subplots(figsize=(5, 2.2))
 moved = first.mean("dh2")
 axis.hist(moved[moved > 0], bins=[10 ** (x / 8) for x in range(-40, 25)], color="0.6")
 shift = r"$E_x(\Delta h_j)^2$, icl against plain"
-_ = axis.set(xscale="log", yscale="log", xlabel=shift, ylabel="features")
+axis.set(xscale="log", yscale="log", xlabel=shift, ylabel="features")
+share = np.sort(moved)[-profile.top_n :].sum() / moved.sum()
+print(f"The top {profile.top_n} of {len(moved):,} features hold {share:.0%} of the movement.")
 
 # %% [markdown]
 # ## The domains
 #
-# Each downstream **domain** is treated alike, with its *own* chain-of-thought demonstrations. The
-# queries are drawn from the questions on which performance will be measured; none of them is a
-# demonstration.
+# A **domain** is a subject or benchmark on which the model will not be trained. Each is treated
+# alike, with its *own* chain-of-thought demonstrations. The queries are drawn from the questions on
+# which performance will be measured; none of them is a demonstration. Subjects stand together in
+# MMLU-Pro's categories.
 
 # %%
+category = dict(zip(measured.domain_names, measured.categories))
 rows = [
-    {"domain": domain, "queries": len(of.n), "query tokens": int(of.n.sum())}
+    {"category": category[name], "domain": name, "queries": len(of.n), "tokens": int(of.n.sum())}
     for domains in measured.domains
-    for domain, of in domains.items()
+    for name, of in domains.items()
 ]
-pd.DataFrame(rows).groupby("domain").sum()
+by = pd.DataFrame(rows).groupby("category")
+table = by.agg({"domain": "nunique", "queries": "sum", "tokens": "sum"}).reset_index()
+columns = {"domain": "domains", "queries": "queries, all seeds", "tokens": "query tokens"}
+results.shown(table.rename(columns=columns).sort_values("domains", ascending=False))
 
 # %%
-print(f"Features of {profile.train} and of {len(rows) // len(profile.seeds)} domains are stored.")
+print(f"Features of {profile.train} and of {len(category)} domains are stored.")

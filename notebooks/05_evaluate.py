@@ -110,8 +110,8 @@ before.drop(columns="id").groupby("domain").mean(numeric_only=True).round(3)
 # ## Change
 #
 # After − before, question by question, mean over seeds, × 100; the standard error is over
-# questions. Of MMLU's subjects one category of MMLU-Pro is made, all their questions together:
-# these stand beside the paper's change of accuracy (Tables 2–4).
+# questions. MMLU's subjects are put together into MMLU-Pro's categories, all questions of one
+# together. So they can stand beside the paper's changes of accuracy (Tables 2–4).
 
 # %%
 category = dict(zip(measured.domain_names, measured.categories))
@@ -181,9 +181,9 @@ if by_options:
 # ## How much of it is signal?
 #
 # A score can foretell a change only as far as the change is one: what differs between domains must
-# be more than the noise of the questions asked. **Reliability** is the share of the variance
-# between domains that is not noise, $1 - \overline{se^2} / \mathrm{var}$. Below a half nothing can
-# be tested.
+# be more than the noise of questions and training runs. **Reliability** is the share of the
+# variance between domains that is not noise: one minus the mean squared standard error over the
+# variance, $1 - \overline{se^2} / \mathrm{var}$. Below a half no correlation is tested.
 
 # %%
 rows = []
@@ -211,10 +211,10 @@ results.publish(profile, "reliability", reliability, caption)
 # %% [markdown]
 # ## Is a drop lost knowledge?
 #
-# Where chains of thought are written (profiles on the paper's models), fine-tuning on long
-# solutions makes answers longer, and an answer that is cut off is a drop without lost knowledge.
-# So: the share without an answer, the share cut off and the mean length, before and after, and the
-# scores against the change among questions answered in both.
+# Chains of thought are written by profiles on the paper's models. There fine-tuning on long
+# solutions may make answers longer, and an answer that is cut off is a drop without lost knowledge.
+# So the following are shown, before and after: the share without an answer, the share cut off, and
+# the mean length. And the scores stand against the change among questions answered in both.
 
 
 # %%

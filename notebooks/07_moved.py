@@ -14,8 +14,9 @@
 # %% [markdown]
 # # 07 · What SFT moves, and whether demonstrations find it
 #
-# The paper's claim has a mechanism. Supervised fine-tuning (SFT) moves few SAE features, those
-# features matter to what was trained, and demonstrations in context move the same ones. This
+# The paper's claim has a mechanism. Supervised fine-tuning (**SFT**) moves few **features**, the
+# units by which a sparse autoencoder (SAE) describes the model's state. Those features matter to
+# what was trained. And **demonstrations**, worked examples in the context, move the same ones. This
 # notebook asks each part: Fig 1a and 1b, Fig 2a and 2b.
 #
 # The **shift** of feature $j$ by SFT is $E_x(h_j(x;\Theta') - h_j(x;\Theta))^2$: $\Theta$ is the
@@ -49,11 +50,12 @@ def percent(e, digits=0):
 # %% [markdown]
 # ## Fig 1a: how the change is spread over features
 #
+# How much of the total do the N most moved features hold? They are compared with three others: all
+# features alike, the N most **active** before SFT, and a shift **in proportion** to each feature's
+# squared activity.
+#
 # `run.shifts` gives an array: the shifts as observed first, then without each twentieth of the
-# questions in turn; by seed; by feature. Every interval below comes from these (a jackknife). How
-# much of the total do the N most moved features hold? Three rankings to compare with: all features
-# alike, the N most **active** before SFT, and a shift **in proportion** to each feature's squared
-# activity.
+# questions in turn; by seed; by feature. Every interval below comes from these (a jackknife).
 
 # %%
 moved = run.shifts("actual")  # [1 + parts, seeds, features]
@@ -113,7 +115,7 @@ results.judge(profile, [claim])
 #
 # Features are taken out of the fine-tuned model's residual stream, $r - \sum_{j \in D} h_j(r) d_j$,
 # while it reads held-out mathematics; the SAE's reconstruction error stays. The paper compares with
-# **random** features, most of which hardly ever fire. A fairer control would be others **as
+# **random** features, most of which are hardly ever active. A fairer control would be others **as
 # active** as the shifted ones; how active the most active others are is said below. First seed; the
 # mean of mathematics, by kind and number of features zeroed:
 
@@ -182,10 +184,11 @@ both = np.intersect1d(found.ids, tuned.ids)
 print(f"{len(both)} of {n}: {len(both) / n:.0%}, by chance {n / size:.0%}")
 
 # %% [markdown]
-# The same for every number of dims, over seeds, with intervals; and of the residual stream's own
-# dimensions (**raw**). Two other rankings say how little it takes: the features that are most
-# active anyway, and those that any **prose** in context moves, as long as the demonstrations. A
-# difference of two overlaps has an interval too, for all leave out the same questions.
+# The same for every number of dims, over seeds, with intervals; and of the model's own state, the
+# residual stream, without an SAE (**raw**). Two other rankings say how little it takes: the
+# features that are most active anyway, and those that any **prose** in context moves, as long as
+# the demonstrations. A difference of two overlaps has an interval too, for all leave out the same
+# questions.
 
 # %%
 rankings = {  # (side, field) that ranks the dims, label, colour

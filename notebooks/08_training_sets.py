@@ -14,10 +14,10 @@
 # %% [markdown]
 # # 08 · Other training sets
 #
-# The main result is of fine-tuning on mathematics. Does it hold when the model is fine-tuned on
-# something else? Table 1 repeats two of its numbers for every training set: the correlation r of
-# each score with the absolute change over domains, and the **overlap** of the features that the
-# set's demonstrations move with those that training on it moves.
+# The main result is of fine-tuning on mathematics. What if the model is fine-tuned on something
+# else? Table 1 repeats two of its numbers for every training set. One is the correlation r, over
+# domains, of each score with the absolute change. The other is the **overlap**: of the features
+# that the set's demonstrations move most, the share that training on it moves most too.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -109,10 +109,11 @@ results.judge(profile, claims)
 # ## Are they the features of a subject?
 #
 # If so, another training set's demonstrations should find other features, and its scores should
-# rank the domains otherwise: the actual changes differ. Of each pair of sets, first seeds: the
-# share of $D_N$ that both have, and over domains the correlation of their scores and of their
-# changes. Beside them two **placebos** of STS_ICL, which read no training set: the same sum over
-# all features *outside* $D_N$, and the residual stream's own shift, without an SAE.
+# rank the domains otherwise, as far as the actual changes differ. For each pair of sets, first
+# seeds, this shows the share of $D_N$ that both have. It also shows how their scores correlate over
+# domains, and their changes. Beside them are two **placebos** of STS_ICL, which read no training
+# set: the same sum over all features *outside* $D_N$, and the residual stream's own shift, without
+# an SAE.
 
 # %%
 rows = []

@@ -14,10 +14,10 @@
 # %% [markdown]
 # # 10 · Simpler predictors, probes, and what each costs
 #
-# STS reads an SAE and demonstrations. A score is worth that only if it beats what is simpler
-# (Table 5): how active a domain is at all, how similar it is to the training set, how far
-# fine-tuning moves it. And it should beat a probe (Fig 4e, Table 13): a regression that has seen
-# the changes of all other domains.
+# The paper's scores (STS) read a sparse autoencoder (SAE) and demonstrations, worked examples in
+# the context. A score is worth that only if it beats what is simpler (Table 5): how active a domain
+# is at all, how similar it is to the training set, how far fine-tuning moves it. And it should beat
+# a **probe** (Fig 4e, Table 13): a regression that has seen the changes of all other domains.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -192,9 +192,9 @@ results.judge(profile, claims)
 #
 # A probe is a ridge regression from a domain's mean activations to its absolute change. It is
 # fitted on all domains of other categories and foretells those of one, for a sister subject would
-# give an answer away; the penalty is chosen inside each fold. The paper shows r of such
+# give an answer away. The penalty is chosen inside each fold. The paper shows r of such
 # predictions. That misleads: a probe that learns nothing answers with the mean of the other
-# domains, which is the lower the higher those left out, so its r is near −1.
+# domains. This mean is the lower, the higher those left out are, so its r is near −1.
 
 
 # %%

@@ -14,11 +14,14 @@
 # %% [markdown]
 # # 11 · Which extra data to add
 #
-# If STS says how much a domain moves with the training set, it may say which domain profits from
-# extra training data of its own (Fig 5), and in what ratio data of two domains should be added
-# without harm to mathematics (Table 10). The domains of the highest and the lowest
-# $\mathrm{STS}_{ICL}$ share a budget of extra examples in several ratios; one model is fine-tuned
-# on each mixture, with the first seed.
+# A score says, before any training, how much a **domain** (a subject not trained on) should move
+# with the training set. Two uses of it are tested here. Which domain profits from extra training
+# data of its own (Fig 5)? In what ratio should data of two domains be added, without harm to
+# mathematics (Table 10)?
+#
+# The score is $\mathrm{STS}_{ICL}$: how far a domain's worked examples move the features that the
+# training set moves. The domains where it is highest and lowest share a budget of extra examples in
+# several ratios. One model is fine-tuned on each **mixture**, with the first seed.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -58,8 +61,9 @@ halves = [len(questions.halves(profile, domain)[0]) for domain in table.index]
 table.assign(**{"questions for training": halves}).sort_values("STS_ICL", ascending=False).round(4)
 
 # %% [markdown]
-# A mixture is how many extra examples each of the two gives. The STS split is in the ratio of their
-# scores; within one example of the half, it is the half, and one model stands for both.
+# A mixture is how many extra examples each of the two gives: **none**; **all low**, all of the
+# low-score domain; **half** of each; **all high**; and **STS**, in the ratio of the scores. Where
+# that is within one example of the half it is the half, and one model stands for both.
 
 # %%
 ends, extra = mixtures.mixtures(profile)
@@ -78,19 +82,22 @@ print(example.query, "\n---\n", example.solution, sep="")
 # %% [markdown]
 # ## Fine-tuning
 #
-# The training set's examples and the extra ones in one random order, with the recipe of notebook
-# 04. The loss on answers, nats a token, at the first and the last step:
+# Supervised fine-tuning (**SFT**) takes the training set's examples and the extra ones in one
+# random order, with the recipe of notebook 04. The loss on answers, nats a token, at the first and
+# the last step:
 
 # %%
 models = {name: (mixtures.mixed, seed, ends, of) for name, of in extra.items()}
 logs = run.training_logs(profile, models)
-logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3)
+table = logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3)
+table.rename_axis("mixture").rename(columns={"first": "first step", "last": "last step"})
 
 # %% [markdown]
 # ## What each mixture changes
 #
 # Every model is asked the same test questions as the untouched one, so that the change is paired by
-# question. The interval leaves out each twentieth of the questions, the same for every mixture.
+# question: after − before. In brackets are 95% intervals. They leave out each twentieth of the
+# questions in turn, the same for every mixture.
 
 
 # %%
@@ -116,9 +123,9 @@ pd.DataFrame(gains).T.map(str)
 # %% [markdown]
 # ## Fig 5
 #
-# a, b: each domain by how many of the extra examples are its own. Whether extra data helps at all
-# is the distance from the dotted line, the training set alone. c: without extra data and with the
-# STS split, which is to balance the two.
+# In a and b, each domain by how many of the extra examples are its own. Whether extra data helps at
+# all is the distance from the dotted line, the training set alone. In c, the two domains without
+# extra data and with the STS split, which is to balance them.
 
 # %%
 by_own = {high: gains["all high"], low: gains["all low"]}
@@ -126,8 +133,9 @@ own = {domain: of[domain] - gains["none"][domain] for domain, of in by_own.items
 caption = (
     f"Fig 5. {high} and {low} (highest and lowest STS_ICL), test halves, after SFT on "
     f"{settings.examples} training and {settings.extra} extra examples (c: split by STS) that "
-    "the untouched model answered; one seed, 95% over questions. Against no extra 'all of its own' "
-    f"moves {' and '.join(f'{domain} by {gain}' for domain, gain in own.items())}. The paper: "
+    "the untouched model answered; one seed, 95% over questions. All extra examples of its own, "
+    f"against none, change {results.MEASURE_NAMES[profile.evaluation.measure]} in "
+    f"{' and in '.join(f'{domain} by {gain}' for domain, gain in own.items())}. The paper: "
     "engineering gains much, law little."
 )
 
@@ -164,10 +172,10 @@ axes[0].set_ylabel(f"change of\n{results.SHORT_NAMES[profile.evaluation.measure]
 results.publish(profile, "fig5", figure, caption)
 
 # %% [markdown]
-# Two claims of the paper. Extra data helps the high-STS domain more than the low-STS one: the gain
-# of each by its own extra data, one minus the other. And the STS split balances the two: the
-# squared distance of their changes is larger in the one-sided mixtures. A square, and not a
-# distance, for what noise adds to it is known and is taken away.
+# Two claims of the paper are judged. Extra data helps the high-STS domain more than the low-STS
+# one: the gain of each by its own extra data, one minus the other. And the STS split balances the
+# two: the squared distance of their changes is larger in the one-sided mixtures. It is a square
+# because what noise adds to a square is known and can be taken away.
 
 
 # %%
@@ -192,21 +200,23 @@ results.judge(profile, [helps, balances])
 theirs = results.paper("table10_math_accuracy").set_index("condition").accuracy_percent
 alone, mixed = (gains[name]["mathematics"] for name in ("none", "STS"))
 ours = {
-    "before SFT": {"value": 0.0},
+    "before SFT": {"value": 0.0, "low": None, "high": None},
     f"SFT on {profile.train}": results.numbers(alone),
     f"SFT on {profile.train} and the STS split": results.numbers(mixed),
 }
 table = [
-    {"condition": name, **cells, "the paper's condition": their, "its accuracy, %": accuracy}
-    for (name, cells), (their, accuracy) in zip(ours.items(), theirs.items())
+    {"condition": name, **cells, "the paper's accuracy, %": accuracy}
+    for (name, cells), accuracy in zip(ours.items(), theirs)
 ]
 table.append({"condition": "difference of the two", **results.numbers(mixed - alone)})
+columns = {"value": "change", "low": "95%: from", "high": "to"}
 caption = (
     f"Table 10. Change of the {measure} of {tested} ({unit}) "
     "against the untouched model, after SFT on the training set alone and with extra data in "
-    "the ratio of STS; one seed, 95% intervals over questions, the difference paired."
+    "the ratio of STS; one seed, 95% intervals over questions, the difference paired. The paper: "
+    "accuracy before, after LIMO, and after LIMO and its STS-guided mixture."
 )
-results.publish(profile, "table10", pd.DataFrame(table), caption)
+results.publish(profile, "table10", pd.DataFrame(table).rename(columns=columns), caption)
 
 # %%
 words = f"{measure} after it minus before any training"

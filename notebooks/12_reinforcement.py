@@ -65,8 +65,9 @@ columns = {"question": [e.question for e in asked], "sampled": [text[:200] for t
 results.shown(pd.DataFrame(columns | {"reward": rewards}).groupby("reward").head(2))
 
 # %% [markdown]
-# The reward of each step, and the mean length of the sampled completions. Where the length falls as
-# the reward rises, part of what was learnt is to stop at the answer.
+# The reward of each step, and the mean length of the sampled completions. Part of what is learnt
+# may be length and form: a falling length means stopping at the answer. A length at the cap
+# (`grpo.completion_tokens`) means that the samples are cut off there.
 
 # %%
 models = {s: (reinforced.reinforced, s) for s in like.seeds}  # trained now, if they are not yet
@@ -102,7 +103,7 @@ runs = {"main SFT": base, "SFT": sft, "GRPO": rl}
 print(f"SFT: {like.sft.examples} examples, batch {like.sft.batch}, learning rate {like.sft.lr:g}")
 
 # %% [markdown]
-# How much each training moved the features is
+# How much each training moved the SAE's features is
 # $\sum_j E_x\,(h_j(x;\Theta') - h_j(x;\Theta))^2$, where $\Theta'$ is the trained model. And the
 # overlap: the share of the $N$ features moved most that demonstrations find.
 

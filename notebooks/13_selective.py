@@ -14,9 +14,10 @@
 # %% [markdown]
 # # 13 · Selective fine-tuning
 #
-# If the features that demonstrations move are where learning acts, then training *only* there
-# should be worth more than training elsewhere. Nothing of the model itself is trained here (Fig 7,
-# Table 11).
+# The **features** of a sparse autoencoder (SAE) describe the model's inner state. Some of them move
+# when worked examples, **demonstrations**, stand in the context. If these are where learning acts,
+# then training *only* there should be worth more than training elsewhere. Nothing of the model
+# itself is trained here (Fig 7, Table 11).
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -41,14 +42,14 @@ if not choices:
 # %% [markdown]
 # ## What is trained
 #
-# At each of several layers an SAE reads the residual stream $r$. For a set $D$ of its features
-# there is one new linear map $M$, which starts at zero:
+# At each of several layers an SAE reads the residual stream $r$, the model's inner state. For a set
+# $D$ of its features there is one new linear map $M$, which starts at zero:
 #
 # $$r \leftarrow r + h_D(r)\,M$$
 #
-# $h_D(r)$ are the activations of the chosen features alone. The loss is that of SFT, on the same
-# solutions; $D$ is either the $n$ features of the largest shift (**estimated**), or $n$ drawn at
-# random, several times.
+# $h_D(r)$ are the activations of the chosen features alone, here also called **dims**. The loss is
+# that of ordinary fine-tuning (SFT), on the same solutions. $D$ is either the $n$ features that
+# demonstrations move most (**estimated**), or $n$ drawn at **random**, several times.
 
 # %%
 layers = {name: run.with_sae(profile, name) for name in profile.sweep.layers}
@@ -59,13 +60,15 @@ pd.DataFrame(rows)
 trained = {choice: (selective.tuned, seed, *choice) for choice in choices}
 if trained:
     logs = run.training_logs(profile, {f"{n} {w} {draw}": t for (w, n, draw), t in trained.items()})
-    display(logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3))
+    table = logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3)
+    table = table.rename_axis("number, choice and draw of dims")
+    display(table.rename(columns={"first": "loss at the first step", "last": "at the last"}))
 
 # %% [markdown]
 # ## What it changes
 #
-# Mathematics that was not trained on, after minus before, a question a row; the mean over questions
-# and random draws, as where features are zeroed (Fig 1b).
+# Mathematics that was not trained on, after minus before: the mean over questions and random draws,
+# as where features are zeroed (Fig 1b). In brackets are 95% intervals.
 
 # %%
 column, name, unit, source = run.mathematics_measure(profile)
@@ -84,10 +87,11 @@ print(f"{name} of {source}, {unit}:", {f"{n} {which}": str(e) for (which, n), e 
 # %%
 caption = (
     f"Fig 7. {name.capitalize()} of {source} after selective fine-tuning, against the untouched "
-    "model: only linear maps from the chosen features into the residual stream train, at "
+    "model: only linear maps from the chosen features (dims) into the residual stream train, at "
     f"{len(profile.sweep.layers)} layers (the paper: five), on {profile.selective.examples} "
-    f"examples; one seed, {profile.selective.draws} random draws, of features that may seldom "
-    "fire; 95% over questions and draws. The paper: estimated dims are better."
+    "examples. Estimated dims: those that demonstrations move most. Random ones may seldom be "
+    f"active; {profile.selective.draws} draws. One seed, 95% over questions and draws. The paper: "
+    "estimated dims are better."
 )
 if changes:
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
@@ -109,21 +113,22 @@ if changes:
 # %%
 theirs = results.paper("table11_selective_finetuning")
 rows = [
-    {"source": "ours", "dims": n, "which": which, **results.numbers(e)}
+    {"source": "ours", "dims": n, "choice": which, **results.numbers(e)}
     for (which, n), e in changes.items()
 ]
 for row in theirs.itertuples():
     for which in ("random", "estimated"):
         change = getattr(row, f"{which}_dims") - row.before_sft
-        rows.append({"source": "paper (points)", "dims": row.selected_dims, "which": which})
+        rows.append({"source": "paper (points)", "dims": row.selected_dims, "choice": which})
         rows[-1] |= {"value": change}
 caption = (
     "Table 11. Selective fine-tuning: change against the untouched model; ours of the "
-    f"{name} of {source} ({unit}), the paper's in points of accuracy. Dims are of one layer; the "
-    "paper's SAE has 28,672."
+    f"{name} of {source} ({unit}), the paper's in points of accuracy. Dims are the features chosen "
+    "of one layer's SAE; the paper's has 28,672."
 )
+columns = {"value": "change", "low": "95%: from", "high": "to"}
 if changes:
-    results.publish(profile, "table11", pd.DataFrame(rows), caption)
+    results.publish(profile, "table11", pd.DataFrame(rows).rename(columns=columns), caption)
 
 # %% [markdown]
 # ## The paper's claim

@@ -14,9 +14,10 @@
 # %% [markdown]
 # # 14 · What the shifted features are about
 #
-# The training set is mathematics. Are the features that its demonstrations move mathematical ones?
-# A feature is labelled by the kind of text on which it fires hardest: mathematics, code or
-# dialogue. The paper asks a language model for the label.
+# The training set is mathematics. Its worked examples in the context, its **demonstrations**, move
+# some **features** of the sparse autoencoder (SAE). Are these mathematical ones? $D_N$ are the N
+# that move most, the **shifted dims**. A feature is labelled by the kind of text on which it fires
+# hardest: mathematics, code or dialogue. The paper asks a language model for the label.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -51,9 +52,9 @@ for kind, name in enumerate(labels.KINDS):
 # %% [markdown]
 # ## From texts to labels
 #
-# The SAE reads every text; of each feature only the highest activation in a text is kept. The texts
-# with the highest ones vote, each for its kind, and the kind with the most votes is the label. A
-# feature that never fires, or whose vote is tied, has none.
+# The SAE reads every text; of each feature only the highest activation in a text is kept. The ten
+# texts with the highest ones vote, each for its kind, and the kind with the most votes is the
+# label. A feature that never fires, or whose vote is tied, has none.
 
 
 # %%
@@ -72,17 +73,24 @@ counts = [(label == kind).sum() for kind in range(len(labels.KINDS))]
 pd.Series([*counts, (label < 0).sum()], [*labels.KINDS, "no label"], name="features").to_frame()
 
 # %% [markdown]
-# Each kind's share of the votes, over $D_N$ of the first seed and over all features that fire:
+# There are two ways to count what $D_N$ is about, and their numbers differ. By **votes**, as in
+# notebook 02, a feature with six votes for mathematics of ten counts 0.6. By **labels**, as in
+# Table 7, it counts whole, and features without a label are left out. Both of the first seed's
+# $D_N$, and of all features:
 
 # %%
 ids = run.dims[0].ids
-of_votes = {f"D_{len(ids)}": np.nanmean(votes[ids], 0), "all": np.nanmean(votes, 0)}
-pd.DataFrame(of_votes, index=labels.KINDS).T.round(3)
+counts_by = {}
+for name, of in ((f"D_{len(ids)}", ids), ("all", slice(None))):
+    counted = np.bincount(label[of][label[of] >= 0], minlength=len(labels.KINDS))
+    counts_by[name, "votes"] = np.nanmean(votes[of], 0)
+    counts_by[name, "labels"] = counted / max(counted.sum(), 1)
+pd.DataFrame(counts_by, index=labels.KINDS).T.rename_axis(["features", "counted by"]).round(3)
 
 # %% [markdown]
-# One by one, the ten that move most: how the texts on which each fires hardest divide, and the
-# tokens whose logits its decoder direction raises most. Do they name a subject, or form:
-# punctuation, function words, pieces of words?
+# One by one, the ten that move most. How do the texts on which each fires hardest divide? And which
+# next tokens does it make likelier (**promotes**), by the direction that it adds to the model's
+# state? Do they name a subject, or form: punctuation, function words, pieces of words?
 
 # %%
 first = pd.DataFrame(votes[ids[:10]], columns=labels.KINDS).round(2)
@@ -92,19 +100,19 @@ first.insert(0, "feature", ids[:10])
 results.shown(first)
 
 # %% [markdown]
-# Could this model be the judge, as the paper's is? The share of the texts whose kind it names
-# rightly (chance 33%):
+# Could this model itself be the judge? The paper asks a language model.
 
 # %%
-print(f"{(read['judged'] == kinds).mean():.0%}")
+right = (read["judged"] == kinds).mean()
+print(f"It names the kind of {right:.0%} of the texts rightly; by chance {1 / len(counts):.0%}.")
 
 # %% [markdown]
 # ## Table 7
 #
-# Of the features most shifted, the share labelled mathematics. What it should be compared with is
-# the share among **all** labelled features, which the paper does not report: their ratio is the
-# **enrichment**. The intervals draw the texts and the seeds again: texts of each kind with
-# replacement, which vote anew.
+# Of the features most shifted, the share labelled mathematics. It should be compared with the share
+# among **all** labelled features, which the paper does not report: their ratio is the
+# **enrichment**. The 95% intervals draw the texts of each kind again, with replacement, and these
+# vote anew; and they draw the seeds again.
 
 # %%
 SIZES, DEEP = (50, 100, 200), 500  # of D_N in Table 7; ranks among which Table 8 looks
@@ -122,9 +130,9 @@ def drawn_labels(peaks: np.ndarray, kinds: np.ndarray, top: int, draw: int) -> n
 
 
 # %% [markdown]
-# Of each label: its share of $D_{50}$, $D_{100}$, $D_{200}$ and of all labelled features (Table 7);
-# and, the other way round, the share of the features with that label that is among the 500 most
-# shifted (Table 8), which is the mean over every draw of 100 of them.
+# Of each label: its share of $D_{50}$, $D_{100}$, $D_{200}$ and of all labelled features (Table 7).
+# And the other way round: of the features with that label, the share that is among the 500 most
+# shifted (Table 8). The paper draws 100 of them once; this is the mean over every such draw.
 
 
 # %%
@@ -166,22 +174,23 @@ print("enrichment:", {f"D_{n}": str(e) for n, e in more.items()})
 theirs = results.paper("table07_math_share").set_index("top_n").math_percent / 100
 rows = []
 for n, e in share["math"].items():
-    row = {"dims": f"D_{n}" if n in more else "all labelled", **results.numbers(e)}
+    row = {"features": f"D_{n}" if n in more else "all labelled"}
+    row |= {"mathematics": e.value, "95%: from": e.low, "to": e.high}
     if n in more:
-        row |= {"enrichment": more[n].value}
-        row |= {"enrichment low": more[n].low, "enrichment high": more[n].high}
+        of = {"enrichment": "value", "enrichment: from": "low", "enrichment: to": "high"}
+        row |= {name: getattr(more[n], part) for name, part in of.items()}
     row |= {kind: share[kind][n].value for kind in ("code", "dialogue")}
-    rows.append(row | {"paper's share": theirs.get(n)})
+    rows.append(row | {"the paper: mathematics": theirs.get(n)})
 
 names = f"{profile.train}, {profile.labels.code}, {profile.labels.dialogue}"
 labelling = (
-    f"A feature's label is the commonest source of the {top} texts on which it fires hardest "
+    f"A feature's label is the commonest kind of the {top} texts on which it fires hardest "
     f"({names} in equal numbers). The paper: an LLM judge."
 )
 caption = (
-    "Table 7. Share of the shifted dims labelled mathematics, of those with a label, and "
-    "enrichment: over the share of 'all labelled'; 95% intervals. Then the share of the other "
-    f"labels. {labelling}"
+    "Table 7. Share of the shifted features labelled mathematics, of those with a label, mean over "
+    "seeds, with its 95% interval. Enrichment: this over the share of 'all labelled'. Then the "
+    f"shares of the other labels. {labelling}"
 )
 results.publish(profile, "table7", pd.DataFrame(rows), caption)
 
@@ -193,13 +202,15 @@ results.publish(profile, "table7", pd.DataFrame(rows), caption)
 # %%
 theirs = results.paper("table08_recall").set_index("annotation").recall_percent_in_top500 / 100
 rows = [
-    {"label": name, **results.numbers(e), "paper": theirs.get(name)} for name, e in recall.items()
+    {"label": name, **results.numbers(e), "the paper": theirs.get(name)}
+    for name, e in recall.items()
 ]
+columns = {"value": "share", "low": "95%: from", "high": "to"}
 caption = (
     "Table 8. Share of the features labelled mathematics, and of those labelled code, among the "
     f"{DEEP} most shifted (the paper draws 100 of each once). {labelling}"
 )
-results.publish(profile, "table8", pd.DataFrame(rows), caption)
+results.publish(profile, "table8", pd.DataFrame(rows).rename(columns=columns), caption)
 
 # %% [markdown]
 # ## The paper's claims

@@ -322,9 +322,10 @@ def r_less_known(
 
 
 # %% [markdown]
-# The interval of r leaves out each skill whole, its training sets and its domains: cells of a skill
-# are alike, and sets drawn one by one exclude 0 in half of all worlds where nothing is true (here
-# in 1 to 6%). p permutes a score's rows: does it know which set moves which domain?
+# The interval of r leaves out each skill whole, its training sets and its domains, for cells of a
+# skill are alike. In simulated worlds where nothing is true it excludes 0 in 1 to 6%; with sets
+# drawn one by one it would in half of them. p permutes a score's rows: does it know which set moves
+# which domain?
 
 # %%
 DRAWS = 2000  # of the permutation test
@@ -549,8 +550,9 @@ caption = (
 results.publish(judged_on, "control_heat", figure, caption)
 
 # %% [markdown]
-# On the real model the goals were missed, and the score fell from 0.94 on the design half. Part of
-# it was not there to be foreseen: the model learned some of the new skills hardly or not at all,
-# even in the words it was trained on, and the change itself does not reach 1. The residual stream
-# does as well as the SAE's features, which add names and not accuracy. [docs/control.md](
-# ../docs/control.md) has the numbers, and an earlier part with topics for training sets.
+# On SmolLM2, with the profile `control`, the goals were missed, and the score fell from 0.94 on the
+# design half. Part of it was not there to be foreseen. The model learned some of the new skills
+# hardly or not at all, even in the words it was trained on, and the change itself does not reach 1.
+# The residual stream does as well as the SAE's features, which are not seen to add accuracy.
+# [docs/control.md](../docs/control.md) has the numbers, and an earlier part with topics for
+# training sets.

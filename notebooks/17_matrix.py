@@ -124,9 +124,10 @@ results.publish(profile, "matrix_changes", figure, caption)
 # %% [markdown]
 # ## Scores, rivals, placebos
 #
-# Each is an array [sets, domains], from the untouched model and the first seed; but for the **probe
-# run**: the change after four steps on 16 examples, of questions that the outcome does not ask. No
-# set's answers are one of several options, so *right − wrong answers* (16) can't be had here.
+# Each is an array [sets, domains], from the untouched model and the first seed. The exception is
+# the **probe run**: the change after four steps on 16 examples, of questions that the outcome does
+# not ask. **Rivals** foretell the change in other ways. No set's answers are one of several
+# options, so *right − wrong answers* (16) can't be had here.
 
 
 # %%
@@ -229,10 +230,11 @@ def sure(statistic: Callable, score: np.ndarray, change: np.ndarray, share: floa
 
 
 # %% [markdown]
-# How small an effect could be seen? Worlds like this one, with a known true correlation of a score
-# and the change: the half-width of the interval where there is none, and how often an effect is
-# found. 40% of a score's and 15% of a change's variance is common to all sets, a training run adds
-# 0.3 of the signal's deviation, and the questions add what they do here.
+# How small an effect could be seen? Worlds like this one are simulated, with a known true
+# correlation of a score and the change. How wide is the interval where there is none (half its
+# width), and how often is an effect found? In these worlds 40% of a score's variance and 15% of a
+# change's are common to all sets. A training run adds 0.3 of the signal's deviation, and the
+# questions add what they do here.
 
 
 # %%

@@ -94,7 +94,7 @@ for line in prediction.says():
 # became likelier. Intervals are 95% over questions. **Reliability** is the share of the variance
 # between domains that is signal, not noise. Another run and other examples are not in the
 # intervals, nor whether more steps have the same sign. With enough signal the probe ranks the
-# domains; a score, which says nothing of size or sign, ranks where there is no better evidence.
+# domains. A score, which says nothing of size or sign, ranks where there is no better evidence.
 
 # %%
 if answers is not None:
@@ -140,7 +140,8 @@ else:
 #
 # A row a domain, with 95% intervals over its questions, of the scores over the seeds too.
 # `rank_low` to `rank_high`: where its rank may lie. That fine-tuning moves a domain of a higher
-# score more is the paper's claim; this project's run on SmolLM2-135M excludes it there.
+# score more is the paper's claim. This project's run on SmolLM2-135M does not find it, and excludes
+# a correlation as large as the paper's there.
 
 # %%
 others = [name for name in SCORES if name != score and prediction.table[name].notna().any()]
