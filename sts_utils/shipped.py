@@ -35,12 +35,9 @@ class Run(measured.Run):
 
     def __init__(self, p: Profile):
         super().__init__(p)
-        self.made = made = fitting(p)
-        if made and kept(p):
-            self.made = {}
-        elif made:
-            said = "made at commit {commit} on {date}".format(**made)
-            print(f"Not computed here yet: these are the results that data/shipped holds, {said}.")
+        self.made = {} if (made := fitting(p)) and kept(p) else made
+        if self.made:
+            print("Not computed here: read from data/shipped, of commit {commit}.".format(**made))
             files = {f.stem: load_file(f) for f in FOLDER.glob("*.safetensors")}
             self.peaks, self.density = files["peaks"], files["density"]["share"]
             read = {name: FeatureStats.from_arrays(of) for name, of in files.items() if "-" in name}
@@ -67,8 +64,9 @@ def settings(p: Profile) -> dict:
 def fitting(p: Profile) -> dict:
     """What data/shipped says of itself, if it is of these settings and holds the seeds; or {}."""
     path = FOLDER / "made.json"
-    made = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"settings": None}
-    return made if made["settings"] == settings(p) and {*p.seeds} <= {*made["seeds"]} else {}
+    made = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    fits = made.get("settings") == settings(p) and {*p.seeds} <= {*made["seeds"]}
+    return made if fits else {}
 
 
 def kept(p: Profile) -> bool:
@@ -85,8 +83,8 @@ def ship(of: Run) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     wide = [dims.ids[: WIDE * of.profile.top_n] for dims in of.ranked]
-    columns, files = np.unique(np.concatenate(wide)), {"density": {"share": of.density}}
-    files["peaks"] = of.peaks
+    columns = np.unique(np.concatenate(wide))
+    files = {"density": {"share": of.density}, "peaks": of.peaks}
     for i, s in enumerate(of.seeds):
         files |= {f"{side}-{s}": summed({side: getattr(of, side)[i]}) for side in SIDES}
         files[f"domains-{s}"] = summed(of.domains[i], columns)
@@ -95,8 +93,8 @@ def ship(of: Run) -> None:
     of.changes.drop(columns="change").to_parquet(FOLDER / TABLE, compression="zstd", index=False)
     words = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     said = subprocess.run(words, cwd=store.ROOT, capture_output=True, text=True).stdout.strip()
-    made = {"commit": said, "date": str(date.today()), "seeds": of.seeds}
-    made |= {"settings": settings(of.profile)}
+    made = {"commit": said, "date": str(date.today())}
+    made |= {"seeds": of.seeds, "settings": settings(of.profile)}
     (FOLDER / "made.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 
