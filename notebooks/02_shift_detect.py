@@ -70,7 +70,7 @@ assert (dims.ids == measured.dims[0].ids).all()  # what the run uses from here o
 top = {"feature": dims.ids, "shift": dims.shift, "mean activation": stats.mean("h")[dims.ids]}
 top = pd.DataFrame(top | {"density": measured.density[dims.ids]})
 dense = top[top.density > 0.5]
-print(f"On at more than half of all tokens: features {', '.join(map(str, dense.feature))}.")
+print(f"On at more than half of all tokens: {', '.join(map(str, dense.feature)) or 'none'}.")
 print(f"They make up {dense['shift'].sum() / dims.shift.sum():.0%} of the shift of D_{len(dims)}.")
 top.head(10).round(3)
 

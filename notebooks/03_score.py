@@ -103,7 +103,7 @@ for some, which in (
     (dense, "on at over half of all tokens"),
 ):
     act, icl = (f"{some[f'share of {metric}'].sum():.0%}" for metric in FIELDS)
-    ids = ", ".join(map(str, some.feature))
+    ids = ", ".join(map(str, some.feature)) or "none"
     print(f"- {ids} ({which}) make up {act} of STS_act and {icl} of STS_ICL")
 results.shown(parts.head(10))
 
