@@ -80,14 +80,14 @@ def kept(p: Profile) -> bool:
 
 def ship(of: Run) -> None:
     """Put a run's sums into data/shipped, in place of what is there."""
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir()
     wide = [dims.ids[: WIDE * of.profile.top_n] for dims in of.ranked]
     columns = np.unique(np.concatenate(wide))
     files = {"density": {"share": of.density}, "peaks": of.peaks}
     for i, s in enumerate(of.seeds):
         files |= {f"{side}-{s}": summed({side: getattr(of, side)[i]}) for side in SIDES}
         files[f"domains-{s}"] = summed(of.domains[i], columns)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
     for name, values in files.items():
         save_file(values, FOLDER / f"{name}.safetensors")
     of.changes.drop(columns="change").to_parquet(FOLDER / TABLE, compression="zstd", index=False)
