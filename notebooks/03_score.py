@@ -45,7 +45,7 @@ profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
 measured = Run(profile)
 dims, domains = measured.dims[0], measured.domains[0]
-print(f"D_{len(dims)}, {len(domains)} domains: {', '.join(domains)}")
+print(f"D_{len(dims)}, {len(domains)} domains, {len(profile.seeds)} seed(s)")
 
 # %% [markdown]
 # ## The equations, on the arrays of one domain
@@ -72,13 +72,16 @@ Code(inspect.getsource(scores.sts_icl), language="python")
 # The same two functions, on every domain and seed, are the run's table of scores.
 
 # %%
+NAMES = {"sts_act": "STS_act", "sts_icl": "STS_ICL"}
 table = measured.scores
 mine = table[(table.seed == profile.seeds[0]) & (table.domain == name)].set_index("metric").value
 assert np.isclose(scores.sts_act(domain, dims, profile.definition), mine.sts_act)
 assert np.isclose(scores.sts_icl(domain, dims, profile.definition), mine.sts_icl)
 if profile.definition == "paper":
     assert np.isclose(sts_act, mine.sts_act) and np.isclose(sts_icl, mine.sts_icl)
-table.pivot_table(index="domain", columns=["metric", "seed"], values="value").round(2)
+each = table.assign(score=table.metric.replace(NAMES) + ", seed " + table.seed.astype(str))
+wide = each.pivot_table(index="domain", columns="score", values="value").round(1)
+results.shown(wide.rename_axis(columns=None).reset_index())
 
 # %% [markdown]
 # ## What the scores read
@@ -89,13 +92,13 @@ table.pivot_table(index="domain", columns=["metric", "seed"], values="value").ro
 # say about a domain.
 
 # %%
-FIELDS = {"sts_act": "h", "sts_icl": "dh2"}
+FIELDS = {"STS_act": "h", "STS_ICL": "dh2"}
 parts = pd.DataFrame({"feature": dims.ids, "density": measured.density[dims.ids]})
 parts["shift"] = dims.shift
 for metric, field in FIELDS.items():
     means = np.mean([of.mean(field)[scores.columns(of, dims)] for of in domains.values()], 0)
     parts[f"share of {metric}"] = means / means.sum()
-parts = parts.sort_values("share of sts_act", ascending=False)
+parts = parts.sort_values("share of STS_act", ascending=False)
 most, dense = parts.head(2), parts[parts.density > 0.5]
 print(f"Of the {len(parts)} features of D_{len(parts)}:")
 for some, which in (
@@ -109,7 +112,7 @@ results.shown(parts.head(10))
 
 # %%
 figure, axis = plt.subplots(figsize=(4.2, 3))
-size = 300 * parts["share of sts_act"]
+size = 300 * parts["share of STS_act"]
 axis.scatter(parts.density, parts["shift"], s=size, color=results.SAE_COLOUR, alpha=0.6)
 axis.set(xlabel="density: share of training tokens", ylabel="shift", yscale="log")
 for feature, x, y in parts[["feature", "density", "shift"]].head(3).itertuples(index=False):
@@ -119,8 +122,8 @@ for feature, x, y in parts[["feature", "density", "shift"]].head(3).itertuples(i
 caption = (
     "What the scores read (ours): density against shift of the features of D_N, first seed; a "
     f"point's area is its share of STS_act. The {len(dense)} features of density above 0.5 make "
-    f"up {dense['share of sts_act'].sum():.0%} of STS_act and "
-    f"{dense['share of sts_icl'].sum():.0%} of STS_ICL."
+    f"up {dense['share of STS_act'].sum():.0%} of STS_act and "
+    f"{dense['share of STS_ICL'].sum():.0%} of STS_ICL."
 )
 results.publish(profile, "score_parts", figure, caption)
 
@@ -131,16 +134,19 @@ results.publish(profile, "score_parts_table", parts.sort_index(), caption)
 # %% [markdown]
 # ## Which domains score high?
 #
-# Mean and spread over seeds, domains in the order of the mean. Each seed draws its own
+# Mean and spread over seeds, domains in the order of their STS_ICL. Each seed draws its own
 # demonstrations and queries.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(8.5, 0.8 + 0.15 * len(domains)))
+size = (5.2, 0.8 + 0.16 * len(domains))
+figure, axes = plt.subplots(1, 2, figsize=size, sharey=True)
+means = table.groupby(["metric", "domain"]).value.mean()
 style = {"errorbar": "sd", "ls": "none", "color": results.SAE_COLOUR, "markersize": 3}
+style["order"] = means["sts_icl"].sort_values(ascending=False).index
 for axis, (metric, rows) in zip(axes, table.groupby("metric")):
-    order = rows.groupby("domain").value.mean().sort_values().index
-    sns.pointplot(rows, y="domain", x="value", order=order, ax=axis, **style)
-    axis.set(xlabel=results.METRIC_NAMES[metric], ylabel="")
+    sns.pointplot(rows, y="domain", x="value", ax=axis, **style)
+    axis.set(xlabel=f"{NAMES[metric]}, a token", ylabel="")
+    axis.grid(axis="y", color="0.92")
 
 # %% [markdown]
 # Do the two scores agree? Their rank correlation over domains, seed by seed:
@@ -169,7 +175,7 @@ def largest(domain: str, seed: int) -> plt.Figure:
         dense = measured.density[dims.ids[top]] > 0.5
         colours = np.where(dense[:, None], results.RAW_COLOUR, results.SAE_COLOUR)
         axis.barh(dims.ids[top].astype(str), means[top] / means.sum(), color=colours)
-        axis.set(xlabel=f"share of {results.METRIC_NAMES[metric]}, which is {means.sum():,.0f}")
+        axis.set(xlabel=f"share of {metric}, which is {means.sum():,.0f}")
     axes[0].set(ylabel="feature")
     return figure
 
