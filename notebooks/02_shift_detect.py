@@ -170,7 +170,7 @@ if measured.made or all(run.finetuned.path(profile, s).exists() for s in profile
 
 def pictures(seed: int, feature: int) -> plt.Figure:
     """A histogram of the feature's activation, and its shift among all features'."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6, 2.3))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.4, 2.3))
     on = fired[feature][fired[feature] > 0]
     left.hist(on, bins=30, color=results.SAE_COLOUR)
     left.set(xlabel="activation where it is on", ylabel="tokens of 32 questions")

@@ -167,7 +167,7 @@ pd.Series(agree, name="rank correlation").rename_axis("seed").round(2)
 # %%
 def largest(domain: str, seed: int) -> plt.Figure:
     """The features of a seed's D_N that make up most of the domain's scores."""
-    s, (figure, axes) = profile.seeds.index(seed), plt.subplots(1, 2, figsize=(6, 2.6))
+    s, (figure, axes) = profile.seeds.index(seed), plt.subplots(1, 2, figsize=(5.4, 2.6))
     of, dims = measured.domains[s][domain], measured.dims[s]
     for axis, (metric, field) in zip(axes, FIELDS.items()):
         means = of.mean(field)[scores.columns(of, dims)]
