@@ -25,17 +25,20 @@ PROFILE = "smol"
 SEEDS = None  # like "0,1,2"; the profile's own if None
 
 # %%
+import html
 import inspect
 import itertools
 
+import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Code
+from IPython.display import HTML, Code, display
+from tqdm import tqdm
 
-from sts_utils import config, results, scores
+from sts_utils import config, prompts, questions, results, run, scores
 from sts_utils.experiments import labels
-from sts_utils.measured import Run
+from sts_utils.shipped import Run
 
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
@@ -45,8 +48,8 @@ measured = Run(profile)
 # ## The equation, on arrays
 #
 # The first seed's statistics hold, for each query (row) and feature (column), the sum over the
-# query's tokens of $(\Delta h_j)^2$, and how many tokens they are. Their ratio is the expectation;
-# the N largest are $D_N$.
+# query's tokens of $(\Delta h_j)^2$, and how many tokens they are. (From a clone: one row, the sum
+# over all queries.) Their ratio is the expectation; the N largest are $D_N$.
 
 # %%
 stats = measured.train[0]
@@ -64,11 +67,17 @@ Code(inspect.getsource(scores.shifted_dims), language="python")
 dims = scores.shifted_dims(stats, profile.top_n, profile.definition)
 assert (dims.ids == by_hand).all()
 assert (dims.ids == measured.dims[0].ids).all()  # what the run uses from here on
-activation = stats.mean("h")[dims.ids]
-top = {"feature": dims.ids, "shift": dims.shift, "mean activation, plain": activation}
-pd.DataFrame(top).head(10).round(3)
+top = {"feature": dims.ids, "shift": dims.shift, "mean activation": stats.mean("h")[dims.ids]}
+top = pd.DataFrame(top | {"density": measured.density[dims.ids]})
+dense = top[top.density > 0.5]
+print(f"On at more than half of all tokens: {', '.join(map(str, dense.feature)) or 'none'}.")
+print(f"They make up {dense['shift'].sum() / dims.shift.sum():.0%} of the shift of D_{len(dims)}.")
+top.head(10).round(3)
 
 # %% [markdown]
+# A feature's **density** is the share of the training questions' tokens at which it is on. A
+# feature that is on nearly everywhere is about no subject.
+#
 # ## Does it depend on the draw?
 #
 # Other seeds draw other demonstrations and other queries. If $D_N$ means something, it should
@@ -108,7 +117,7 @@ _ = axis.legend(frameon=False)
 # kind, so its share is another number.)
 
 # %%
-read = labels.peaks(profile)
+read = measured.peaks
 votes = labels.votes(read["peaks"], read["kinds"], profile.labels.top)
 named = {f"D_{profile.top_n}": np.nanmean(votes[dims.ids], 0), "all": np.nanmean(votes, 0)}
 pd.DataFrame(named, index=labels.KINDS).T.round(3)
@@ -130,6 +139,138 @@ results.shown(first.assign(feature=dims.ids[:10]).set_index("feature").reset_ind
 
 # %%
 print(f"{(read['judged'] == read['kinds']).mean():.0%}")
+
+# %% [markdown]
+# ## A dashboard of one feature
+#
+# What is a feature about? Here the SAE reads 32 training questions, and keeps what each feature of
+# $D_N$ is at each token. On a busy laptop that takes a minute.
+
+# %%
+chosen = np.unique([seed.ids for seed in measured.dims])
+model, hook, tokenizer = run.backbone(profile), run.hook(profile), questions.tokenizer(profile)
+fired = []
+for example in tqdm(questions.training_examples(profile, profile.seeds[0])[1][:32]):
+    prompt = prompts.chat_prompt(tokenizer, example)
+    h = labels.activations(model, hook, prompt.ids, chosen, first=prompt.span[0])
+    fired.append(h[slice(*prompt.span)].cpu().numpy())
+fired = pd.DataFrame(np.concatenate(fired), columns=chosen)
+print(f"{len(fired):,} tokens × {len(chosen)} features")
+
+# %% [markdown]
+# The pictures of a feature: how strong it is where it is on, and how far it moves. Its shift under
+# demonstrations stands among those of all features; so does its shift after fine-tuning (SFT), if
+# the run has trained.
+
+# %%
+sides = {"demonstrations": measured.train}
+if measured.made or all(run.finetuned.path(profile, s).exists() for s in profile.seeds):
+    sides["SFT"] = measured.actual
+
+
+def pictures(seed: int, feature: int) -> plt.Figure:
+    """A histogram of the feature's activation, and its shift among all features'."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.4, 2.3))
+    on = fired[feature][fired[feature] > 0]
+    left.hist(on, bins=30, color=results.SAE_COLOUR)
+    left.set(xlabel="activation where it is on", ylabel="tokens of 32 questions")
+    left.set_title(f"on at {measured.density[feature]:.1%} of tokens")
+    for (name, of), colour in zip(sides.items(), results.PALETTE):
+        moved = scores.shift(of[profile.seeds.index(seed)])
+        rank, own = 1 + (moved > moved[feature]).sum(), moved[feature]
+        right.plot(1 + np.arange(len(moved)), np.sort(moved)[::-1], color=colour, lw=1)
+        right.plot(rank, own, "o", color=colour, label=f"{name}: {own:.3g}, rank {rank:,}")
+    right.set(xscale="log", yscale="log", xlabel="rank among all features", ylabel="shift")
+    right.set_ylim(bottom=1e-3)
+    right.legend(frameon=False, loc="lower left")
+    return figure
+
+
+# %% [markdown]
+# Its words: the tokens whose logits its decoder direction raises and lowers most. Its contexts: the
+# texts of three kinds on which it fires hardest, around the peak. The more orange a token, the
+# higher the activation.
+
+# %%
+sequences, kinds = labels.texts(profile)
+raised, lowered = (
+    dict(zip(chosen, labels.promoted(profile, chosen, low))) for low in (False, True)
+)
+
+
+def contexts(feature: int, texts: int = 4, around: int = 16) -> str:
+    """HTML: what the feature promotes, and where it fires hardest."""
+    parts = []
+    for said, of in (("raises", raised), ("lowers", lowered)):
+        words = " ".join(f"<code>{html.escape(word)}</code>" for word in of[feature] if word)
+        parts.append(f"<p><b>{said}</b> {words}</p>")
+    for i in np.argsort(-measured.peaks["peaks"][:, feature], kind="stable")[:texts]:
+        h = labels.activations(model, hook, sequences[i], [feature])[:, 0].cpu().numpy()
+        part = slice(max(0, h.argmax() - around), h.argmax() + around)
+        parts.append(f"<b>{labels.KINDS[kinds[i]]}</b>, peak {h.max():.3g}")
+        parts.append(labels.coloured(tokenizer, sequences[i][part], h[part]))
+    return "\n".join(parts)
+
+
+# %% [markdown]
+# Together, for the feature that moves most, and for the one that moves most among those that are
+# not on nearly everywhere:
+
+
+# %%
+def dashboard(seed: int, feature: int):
+    """All of the above on one feature of a seed's D_N."""
+    display(HTML(f"<h4>Feature {feature}, seed {seed}</h4>"))
+    display(figure := pictures(seed, feature))
+    plt.close(figure)
+    display(HTML(contexts(feature)))
+
+
+rare = dims.ids[(top.density > 0.5).to_numpy().argmin()]  # the first that is not dense
+for one in dict.fromkeys([dims.ids[0], rare]):
+    dashboard(profile.seeds[0], one)
+
+# %% [markdown]
+# In JupyterLab any feature of $D_N$ can be picked, by seed and rank. (A page leaves the pickers
+# out: they need a running notebook.)
+
+# %%
+seed = widgets.Dropdown(options=profile.seeds, description="seed")
+feature = widgets.Dropdown(description="feature")
+
+
+def by_rank(change=None):
+    """Offer the features of the chosen seed's D_N, the most shifted first."""
+    ids = measured.dims[seed.index].ids.tolist()
+    feature.options = [(f"rank {rank}: {id}", id) for rank, id in enumerate(ids, 1)]
+    feature.index = 0
+
+
+by_rank()
+seed.observe(by_rank, "value")
+display(seed, feature)
+widgets.interactive_output(dashboard, {"seed": seed, "feature": feature})
+
+# %% [markdown]
+# Your own text, coloured by the chosen feature. The first token is never read: its state carries no
+# text.
+
+
+# %%
+def own_text(text: str, feature: int):
+    """The text's tokens, coloured by the feature."""
+    ids = tokenizer(text).input_ids[:512]
+    if len(ids) > 1:
+        h = labels.activations(model, hook, ids, [feature])[:, 0].cpu().numpy()
+        display(HTML(f"Feature {feature}, peak {h.max():.3g}"))
+        display(HTML(labels.coloured(tokenizer, ids, h)))
+
+
+text = "Tom has 3 boxes of 12 eggs. He drops 5 eggs. How many eggs are left? 3 × 12 − 5 = 31."
+own_text(text, rare)
+box = widgets.Textarea(text, description="text", layout={"width": "90%"})
+display(box)
+widgets.interactive_output(own_text, {"text": box, "feature": feature})
 
 # %%
 share = dims.shift.sum() / scores.shift(stats).sum()

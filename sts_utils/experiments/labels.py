@@ -1,5 +1,6 @@
 """Tables 7 and 8: what features are about, by the kind of text that drives them hardest."""
 
+import html
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,13 +71,26 @@ def density(p: Profile) -> dict[str, np.ndarray]:
 
 
 @torch.inference_mode()
-def promoted(p: Profile, ids: np.ndarray) -> list[tuple[str, ...]]:
-    """The tokens whose logits each feature's decoder row, behind the final norm, raises most."""
+def promoted(p: Profile, ids: np.ndarray, lowered: bool = False) -> list[tuple[str, ...]]:
+    """The tokens whose logits each feature's decoder row, behind the final norm, raises most, or
+    lowers most."""
     model = models.load_model(p.model, p.dtype, p.revision)
     rows = run.sae(p).W_dec[torch.as_tensor(ids)].to(model.device, model.dtype)
-    top = models.vocabulary_logits(model, model.model.norm(rows)).topk(WORDS).indices
+    logits = models.vocabulary_logits(model, model.model.norm(rows))
+    top = logits.topk(WORDS, largest=not lowered).indices
     decode = questions.tokenizer(p).decode
     return [tuple(decode([token]).strip() for token in row) for row in top.tolist()]
+
+
+def coloured(tokenizer, ids: Sequence[int], values: np.ndarray) -> str:
+    """HTML of a text's tokens, the more orange the higher the value, which hovering shows."""
+    spans, most = [], max(values.max(initial=0), 1e-9)
+    for token, value in zip(ids, values.tolist(), strict=True):
+        look = f"background: rgba(222, 143, 5, {max(value, 0) / most:.2f})"
+        look += "; color: black" if value > most / 2 else ""
+        text = html.escape(tokenizer.decode([token])).replace("\n", "↵")
+        spans.append(f'<span title="{value:.3g}" style="{look}">{text}</span>')
+    return f'<p style="white-space: pre-wrap">{"".join(spans)}</p>'
 
 
 def votes(peaks: np.ndarray, kinds: np.ndarray, top: int = 10) -> np.ndarray:
