@@ -96,6 +96,7 @@ $(VLLM_READY): $(READY) uv.lock
 
 render: $(READY)  ## the same, and refresh the executed notebooks that are committed
 	$(STS) render $(CHOSEN)
+	$(if $(filter smol,$(PROFILE)),$(BIN)/python data/ship.py)
 
 lab: $(READY)  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks

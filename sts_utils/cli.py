@@ -12,7 +12,7 @@ from pathlib import Path
 
 from papermill.exceptions import PapermillExecutionError
 
-from sts_utils import check, config, notebooks, parallel, plan, run, shipped, store
+from sts_utils import check, config, notebooks, parallel, plan, run, store
 from sts_utils.prediction.predict import EXAMPLE, SCORES, compare, predict
 from sts_utils.prediction.probe import FORMS
 from sts_utils.store import FIGURES, RUNS
@@ -90,8 +90,6 @@ def reproduce(chosen: argparse.Namespace) -> int:
                 done[other] = notebooks.execute(other, parameters, RUNS / "notebooks")
             for path in done.values():  # beside their sources, to be committed
                 shutil.copy(path, notebooks.NOTEBOOKS / path.name)
-            if name == shipped.PROFILE:
-                shipped.ship(shipped.Run(profile))
         print(f"figures, tables and pages: {FIGURES / profile.name}/index.html")
         print(f"executed notebooks: {RUNS / 'notebooks' / profile.name}")
     return 0

@@ -34,7 +34,7 @@ def rounds(p: Profile) -> list[list[Call]]:
     if "06" in asked:
         before += [(run.domain_features, (plain, d, s)) for _, d, s in domains if s == seed]
     before += [(labels.peaks, (p,))] if asked & {"02", "14"} else []
-    before += [(labels.density, (p,))] if asked & {"03", "06"} else []
+    before += [(labels.density, (p,))] if asked & {"02", "03", "06"} else []
     before += [(run.mathematics, (p,))] if asked & {"11", "13"} else []
     tuning = selective.choices(p) if "13" in asked else []
     after: list[Call] = [(selective.tuned, (p, seed, *choice)) for choice in tuning]

@@ -1,18 +1,14 @@
 """The default run's sums, in data/shipped: from a clone its first notebooks open at once."""
 
 import json
-import shutil
-import subprocess
-from collections.abc import Mapping
 from dataclasses import replace
-from datetime import date
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from sts_utils import corpora, measured, run, store
+from sts_utils import measured, run, store
 from sts_utils.config import Profile
 from sts_utils.experiments import labels
 from sts_utils.features import FeatureStats
@@ -35,9 +31,12 @@ class Run(measured.Run):
 
     def __init__(self, p: Profile):
         super().__init__(p)
-        self.made = {} if (made := fitting(p)) and kept(p) else made
+        last = run.performance.path(p, (run.finetuned, p.seeds[-1]), p.evaluation.asked)
+        self.made = {} if last.exists() else fitting(p)
         if self.made:
-            print("Not computed here: read from data/shipped, of commit {commit}.".format(**made))
+            print(
+                "Not computed here: read from data/shipped, of commit {commit}.".format(**self.made)
+            )
             files = {f.stem: load_file(f) for f in FOLDER.glob("*.safetensors")}
             self.peaks, self.density = files["peaks"], files["density"]["share"]
             read = {name: FeatureStats.from_arrays(of) for name, of in files.items() if "-" in name}
@@ -67,48 +66,6 @@ def fitting(p: Profile) -> dict:
     made = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     fits = made.get("settings") == settings(p) and {*p.seeds} <= {*made["seeds"]}
     return made if fits else {}
-
-
-def kept(p: Profile) -> bool:
-    """Whether the store holds the features and the performance of a run."""
-    tuned = [((run.finetuned, s), p.evaluation.asked) for s in p.seeds]
-    calls = [(run.train_features, s) for s in p.seeds]
-    calls += [(run.domain_features, d, s) for d in corpora.domains(p.domains) for s in p.seeds]
-    calls += [(run.performance,), *((run.performance, *of) for of in tuned)]
-    return all(function.path(p, *arguments).exists() for function, *arguments in calls)
-
-
-def ship(of: Run) -> None:
-    """Put a run's sums into data/shipped, in place of what is there."""
-    wide = [dims.ids[: WIDE * of.profile.top_n] for dims in of.ranked]
-    columns = np.unique(np.concatenate(wide))
-    files = {"density": {"share": of.density}, "peaks": of.peaks}
-    for i, s in enumerate(of.seeds):
-        files |= {f"{side}-{s}": summed({side: getattr(of, side)[i]}) for side in SIDES}
-        files[f"domains-{s}"] = summed(of.domains[i], columns)
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir()
-    for name, values in files.items():
-        save_file(values, FOLDER / f"{name}.safetensors")
-    of.changes.drop(columns="change").to_parquet(FOLDER / TABLE, compression="zstd", index=False)
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    said = subprocess.run(words, cwd=store.ROOT, capture_output=True, text=True).stdout.strip()
-    made = {"commit": said, "date": str(date.today())}
-    made |= {"seeds": of.seeds, "settings": settings(of.profile)}
-    (FOLDER / "made.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-
-
-def summed(named: Mapping[str, FeatureStats], columns=None) -> dict[str, np.ndarray]:
-    """Arrays of FeatureStats, a row a name: sums over its rows, of every feature and raw dim; or of
-    the features `columns` alone."""
-    features, raw = next(iter(named.values())).features, ... if columns is None else slice(0)
-    own = ... if columns is None else np.searchsorted(features, columns)
-    at = {"n": ..., "r": raw, "dr": raw, "dr2": raw}
-    sums = {
-        f: np.stack([vars(of)[f].sum(0, dtype=float)[at.get(f, own)] for of in named.values()])
-        for f in ("n", "h", "h2", "dh", "dh2", "r", "dr", "dr2")
-    }
-    return FeatureStats(tuple(named), features[own], **sums).arrays()
 
 
 def rows(of: FeatureStats) -> dict[str, FeatureStats]:
