@@ -86,16 +86,3 @@ def test_a_run_s_size_is_said_of_every_function_and_grows_with_it(profile):
     twice = check.estimate(more).set_index("function")
     assert twice.flops.finetuned > 2 * table.flops.finetuned
     assert twice.flops.performance == table.flops.performance
-
-
-@pytest.mark.parametrize(
-    ("change", "line"),
-    [
-        ({"top_n": 10_000}, "top_n is 10000, but SAE 'random-8x' has 512 features"),
-        ({"layer": 7}, "blocks 0..1, not 7"),
-        ({"train": "nothing"}, "unknown corpus 'nothing'"),
-    ],
-)
-def test_what_does_not_fit_is_one_line_before_anything_is_loaded(profile, change, line):
-    with pytest.raises(ValueError, match=line):
-        check.prepare(profile.model_copy(update=change))
