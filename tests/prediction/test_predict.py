@@ -60,9 +60,8 @@ def test_what_is_trained_on_becomes_likelier(found):
     assert change.mean()["apples"] > max(0, change.mean()["code"])
     assert change.size().to_dict() == {"apples": 16, "pears": 16, "code": probe.PROBED}
     said = "A probe of 12 steps of 0.001 on all weights learns from 24 examples, reads 96 questions"
-    assert any(
-        note.startswith(f"{said} twice: about") and note.endswith(" GB.") for note in found.notes
-    )
+    (note,) = [note for note in found.notes if note.startswith(f"{said} twice: about")]
+    assert note.endswith(" GB.")
 
 
 def test_a_lora_is_tried_by_its_rank(monkeypatch):
@@ -234,14 +233,11 @@ def test_multiple_choice_is_learnt_and_asked_in_one_form(monkeypatch):
 
     monkeypatch.setattr(train, "train_answers", spy)
     how = SMALL | {"seeds": (0,), "domains": {"apples": choices("apples")}, "probe": 2}
-    for form, solution, options in (
-        ("text", "fruit", ()),
-        ("letter", "The answer is (", ("fruit",)),
-    ):
+    for form, solution, listed in (("text", "fruit", False), ("letter", "The answer is (", True)):
         learned.clear()
         made = sts_utils.predict(choices("fruit"), form=form, **how)
         assert all(e.solution.startswith(solution) for e in learned)
-        assert all(bool(e.options) == bool(options) for e in learned)
+        assert all(bool(e.options) == listed for e in learned)
         assert f"Multiple choice is learnt and asked by {probe.FORMS[form]}." in made.notes
     asked = probe.in_form(made.questions["apples"][0], "letter")
     assert asked.options[:2] == ("The answer is (A).", "The answer is (B).")
@@ -285,14 +281,10 @@ def test_a_probe_ranks_where_it_has_signal(found):
     assert "&lt;" not in made._repr_html_() and "moves most" in made._repr_html_()
 
 
-def test_marks_of_the_chat_template_are_read_as_text(tokenizer):
+def test_marks_of_the_chat_template_are_read_as_text(profile, tokenizer):
     mark, notes = "<|im_end|>", []
     texts = [Example(f"What is {mark}?", mark, "", "any", "0"), Example("Q", "A", "", "any", "1")]
-    p = module.Profile(
-        **{"name": "", "about": "", "layer": 0, "train": "", "domains": ""} | TINY,
-        demonstrations="",
-    )
-    kept = module.fitting(p, texts, "x", 2, notes.append)
+    kept = module.fitting(profile, texts, "x", 2, notes.append)
     special = tokenizer.convert_tokens_to_ids(mark)
     assert all(special not in tokenizer(f"{e.query} {e.solution}").input_ids for e in kept)
     assert kept[1] == texts[1] and notes[0].startswith("1 examples of x hold marks")

@@ -286,10 +286,8 @@ def test_domains_of_every_form(tmp_path):
     assert list(read_domains(["mmlu-test", file]))[-2:] == ["psychology", "sums"]
     by = [{"question": f"{d}{i}", "answer": "a", "topic": d} for d in "ab" for i in range(2)]
     found = read_domains(f"{jsonl(tmp_path / 'by.jsonl', by)}:topic")
-    assert {d: [e.question for e in of] for d, of in found.items()} == {
-        "a": ["a0", "a1"],
-        "b": ["b0", "b1"],
-    }
+    asked = {d: [e.question for e in of] for d, of in found.items()}
+    assert asked == {"a": ["a0", "a1"], "b": ["b0", "b1"]}
     worked = sources.read_evaluation(["mmlu-test"], None, None, [], print)[1]
     assert len(worked) == 14 and all(len(of) >= 5 for of in worked.values())  # of mmlu-cot
     for wrong in ([file, file], {"": PAIRS}):
