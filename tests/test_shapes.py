@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from rehearsal import hub
-from rehearsal.families import AROUND, NAMES, PUBLIC
+from rehearsal.families import FAMILIES, PUBLIC
 from sae_lens import saes as lens
 from transformers import AutoModelForCausalLM
 
@@ -18,7 +18,7 @@ from sts_utils.features import Hook, feature_stats
 from sts_utils.store import DATA
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def name(request):
     return request.param
 
@@ -54,7 +54,7 @@ def test_the_real_architecture_fits_the_profile(name):
 
 
 def test_the_query_s_span_is_the_question_and_nothing_else(name, copy, pairs):
-    (before, after), (_, tokenizer) = AROUND[name], copy
+    (before, after), (_, tokenizer) = FAMILIES[name]["around"], copy
     for query, pair in zip(corpora.load("gsm-symbolic", 3, 6), pairs, strict=True):
         assert pair[0].query == pair[1].query
         for prompt in pair:

@@ -50,7 +50,7 @@ def model(family: str, folder: Path, **changes) -> None:
     """A random model of the family: its config class, its depth, few narrow heads; or `changes`."""
     made, dims = families.PUBLIC[family]
     tokenizer = families.tokenizer(family, WORDS)
-    ends = tokenizer.convert_tokens_to_ids(families.ENDS[family])
+    ends = tokenizer.convert_tokens_to_ids(families.FAMILIES[family]["ends"])
     ids = {"eos_token_id": ends, "bos_token_id": tokenizer.bos_token_id}
     small = dims | SMALL | ids | {"vocab_size": len(tokenizer)}
     small["pad_token_id"] = tokenizer.pad_token_id
