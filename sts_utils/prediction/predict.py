@@ -172,11 +172,8 @@ def predict(
     """
     seeds = str(seeds).split(",") if isinstance(seeds, str | int) else seeds
     seeds, notes, pairs = tuple(map(int, seeds)), [], {}
-    if (
-        min(shots, queries, len(seeds), lora or 1) < 1
-        or len(set(seeds)) < len(seeds)
-        or (probe or 2) < 2
-    ):
+    few = min(shots, queries, len(seeds), lora or 1, (probe or 2) - 1) < 1
+    if few or len(set(seeds)) < len(seeds):
         sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}, lora {lora}"
         raise ValueError(f"{sizes}: too few, or a seed twice")
     if form not in probing.FORMS:
