@@ -4,10 +4,12 @@ import gzip
 import json
 import os
 import tracemalloc
+from pathlib import Path
 
 import datasets
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import example as case
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
 THANKS = {"role": "user", "content": "thanks"}
 EARLIER = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 NAMED = {"question": "ask", "context": "bg"}
+CHOICES = yaml.safe_load(Path(__file__).with_name("choices.yaml").read_text(encoding="utf-8"))
 PARTS = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in CHAT]
 
 
@@ -90,34 +93,7 @@ def test_all_that_stands_before_an_answer_belongs_to_its_question():
 
 
 def test_multiple_choice():
-    for row in (
-        {"choices": ["air", "iron"], "answer": 1},
-        {"options": ["air", "iron"], "answer": "B"},
-        {"options": ["air", "iron"], "answer": "iron"},
-        {"options": '["air", "iron"]', "answer": "1"},
-        {"options": {"A": "air", "B": "iron"}, "answer_idx": "B"},
-        {"A": "air", "B": "iron", "answer": "(B)"},
-        {"choices": {"text": ["air", "iron"], "label": ["1", "2"]}, "answerKey": "2"},
-        {"A": "air", "B": "iron", "C": "", "D": None, "answer": "B"},
-        # `datasets` and parquet fill missing fields of a struct with null
-        {"choices": ["air", "iron", None, ""], "answer": "B"},
-        {"choices": {"text": ["air", "iron"], "label": None}, "answer": "B"},
-        {"choices": ["air", "iron"], "answer": "b"},
-        {"choices": ["air", "iron"], "answer": "B. iron"},
-        {"choices": "['air', 'iron']", "answer": "B"},
-        {"choices": "['air' 'iron']", "answer": "B"},
-        {"choices": "A. air\nB. iron", "answer": "B"},
-        {
-            "choices": [{"label": "A", "text": "air"}, {"label": "B", "text": "iron"}],
-            "answerKey": "B",
-        },
-        {"choices": [{"text": "air"}, {"text": "iron", "correct": True}], "answer": None},
-        {"mc1_targets": {"choices": ["air", "iron"], "labels": [0, 1]}},
-        {"option_a": "air", "option_b": "iron", "Answer": "b"},
-        {"opa": "air", "opb": "iron", "cop": 1},
-        {"option1": "air", "option2": "iron", "answer": "2"},
-        {"sol1": "air", "sol2": "iron", "answer_number": 2},
-    ):
+    for row in CHOICES:
         (e,) = read([{"question": "Which is a metal?", **row}], domain="x")
         found = e.answer, e.options, e.solution
         assert found == ("iron", ("air", "iron"), "The answer is (B).")
