@@ -8,8 +8,6 @@ import torch
 
 from sts_utils import check, config, models
 
-LLAMA = "llama3-8b"
-
 
 @pytest.fixture
 def machine(monkeypatch):
@@ -29,7 +27,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(check.shutil, "which", lambda _: None)
         free = argparse.Namespace(free=10**13)
         monkeypatch.setattr(check.shutil, "disk_usage", lambda _: free)
-        return check._memory(config.load(LLAMA))
+        return check._memory(config.load("llama3-8b"))
 
     return have
 

@@ -45,10 +45,8 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def hooks():
-    return [
-        extract.Hook(LAYER, saes.load(SAE, 576, LAYER), 2500.0),
-        extract.Hook(7, saes.load("random-2x-layer7", 576), 2500.0),
-    ]
+    read = (LAYER, SAE), (7, "random-2x-layer7")
+    return [extract.Hook(layer, saes.load(name, 576, layer), 2500.0) for layer, name in read]
 
 
 @pytest.fixture(scope="module")

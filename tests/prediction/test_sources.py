@@ -20,11 +20,9 @@ from sts_utils.prediction.sources import COLUMNS, read, read_domains
 
 PAIRS = [("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")]
 CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-THANKS = {"role": "user", "content": "thanks"}
 EARLIER = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 NAMED = {"question": "ask", "context": "bg"}
-CHOICES = yaml.safe_load(Path(__file__).with_name("choices.yaml").read_text(encoding="utf-8"))
-PARTS = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in CHAT]
+ROWS = yaml.safe_load(Path(__file__).with_name("rows.yaml").read_text(encoding="utf-8"))
 
 
 def jsonl(path, rows):
@@ -33,25 +31,7 @@ def jsonl(path, rows):
 
 
 def test_columns_are_recognised(tmp_path):
-    for row in (
-        {"question": "Q", "solution": "A", "answer": "7"},
-        {"prompt": "Q", "completion": "A"},
-        {"prompt": CHAT[:1], "completion": CHAT[1:]},
-        {"instruction": "Q", "input": "", "output": "A"},
-        # where a file holds both kinds, Arrow gives every turn the keys of all, with null
-        {"messages": [CHAT[0] | {"from": None, "value": None}, {"from": "gpt", "value": "A"}]},
-        {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
-        {"messages": [*CHAT, THANKS]},
-        {"Prompt": "Q", "chosen": "A", "rejected": "B"},
-        {"chosen": CHAT, "rejected": EARLIER},
-        {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "no"},
-        {"prompt": "Q", "completion": "A", "label": True},
-        {"question": "Q", "answers": {"text": ["A", "a"], "answer_start": [0, 1]}},
-        {"messages": PARTS},
-        {"messages": json.dumps(CHAT)},
-        {"prompt": "not this", "messages": CHAT},
-        {"prompt": "p", "messages": CHAT, "label": "safe"},
-    ):
+    for row in ROWS["columns"]:
         file = jsonl(tmp_path / "x.jsonl", [row])
         for source in ([row], file, datasets.Dataset.from_list([row])):
             (e,) = read(source, domain="mine", answers=True)
@@ -63,6 +43,7 @@ def test_columns_are_recognised(tmp_path):
 def test_all_that_stands_before_an_answer_belongs_to_its_question():
     system, last = {"role": "system", "content": "s"}, CHAT[1] | {"weight": 0}
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    called = [CHAT[0], call, {"role": "tool", "content": "4"}, CHAT[1]]
     told = "User: x\n\nAssistant: y\n\nUser: Q"
     for row, question, answer in (
         ({"messages": [system, *CHAT]}, "s\n\nQ", "A"),
@@ -70,11 +51,7 @@ def test_all_that_stands_before_an_answer_belongs_to_its_question():
         ({"messages": [*EARLIER, CHAT[0], last]}, "x", "y"),  # a turn of weight 0 is no answer
         ({"history": [["x", "y"]], "prompt": "Q", "response": "A"}, told, "A"),
         ({"system": "s", "passage": "p", "question": "Q", "answer": "A"}, "s\np\nQ", "A"),
-        (
-            {"messages": [CHAT[0], call, {"role": "tool", "content": "4"}, CHAT[1]]},
-            'User: Q\n\nAssistant: [{"name": "f"}]\n\nTool: 4',
-            "A",
-        ),
+        ({"messages": called}, 'User: Q\n\nAssistant: [{"name": "f"}]\n\nTool: 4', "A"),
     ):
         (e,) = read([row], domain="x", answers=True)
         assert (e.question, e.solution) == (question, answer)
@@ -93,7 +70,7 @@ def test_all_that_stands_before_an_answer_belongs_to_its_question():
 
 
 def test_multiple_choice():
-    for row in CHOICES:
+    for row in ROWS["choices"]:
         (e,) = read([{"question": "Which is a metal?", **row}], domain="x")
         found = e.answer, e.options, e.solution
         assert found == ("iron", ("air", "iron"), "The answer is (B).")
@@ -178,9 +155,8 @@ def test_columns_can_be_named():
         said = r"a column of \['ask', 'say'" if named else r"question; it has \['ask', 'say'"
         with pytest.raises(ValueError, match=said):
             read(rows, domain="x", columns=named)
-    for row, free in (({"prompt": "Q", "final": "A"}, r"name one of \['final'\], solution="),):
-        with pytest.raises(ValueError, match=free):  # never the question itself
-            read([row], domain="x", answers=True)
+    with pytest.raises(ValueError, match=r"name one of \['final'\], solution="):  # not the question
+        read([{"prompt": "Q", "final": "A"}], domain="x", answers=True)
     with pytest.raises(ValueError, match="it needs a question and an answer, as prompt/completion"):
         read([{"text": "a document"}], domain="x", answers=True)
 
@@ -203,14 +179,8 @@ def test_a_file_that_can_t_be_read_is_one_line(tmp_path):
 
 
 def test_a_question_is_kept_once_with_its_answer_and_what_is_left_out_counted():
-    rows = [
-        *PAIRS,
-        PAIRS[0],
-        ("what is  2 + 2?", "4"),
-        ("", "nothing"),
-        ("Why?", ""),
-        ("Why?", "So."),
-    ]
+    rows = [*PAIRS, PAIRS[0], ("what is  2 + 2?", "4"), ("", "nothing")]
+    rows += [("Why?", ""), ("Why?", "So.")]
     found = read(rows, domain="x", note=(notes := []).append)
     assert [e.answer for e in found] == ["4", "7", "4", "So."]  # of other case: another question
     assert "2 rows that are there twice, 1 rows without a question" in notes[1]
@@ -284,13 +254,13 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 NAMES = st.sampled_from([name for names in COLUMNS.values() for name in names] + list("ABC"))
-ROWS = st.lists(st.dictionaries(NAMES | TEXTS, VALUES, max_size=5) | VALUES, max_size=15)
+TABLES = st.lists(st.dictionaries(NAMES | TEXTS, VALUES, max_size=5) | VALUES, max_size=15)
 BYTES = st.binary(max_size=80) | st.text('",\n\r ab\x00é', max_size=60).map(str.encode)
 
 
 @pytest.mark.slow
 @fuzz
-@given(ROWS, BYTES)
+@given(TABLES, BYTES)
 @case([{"question": "Which?", "choices": ["a", "b"], "answer": 1}, ("Why?", "So.")], b"question\nA")
 def test_anything_is_examples_or_one_line(tmp_path, rows, data):
     made = [rows, jsonl(tmp_path / "rows.jsonl", rows)]
