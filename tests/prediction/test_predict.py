@@ -16,7 +16,7 @@ from sts_utils.prediction import probe, sources
 
 HTML = "<script>alert(1)</script> & <b>"
 TINY = {"model": "tiny", "sae": "random-8x", "dtype": "float32"}
-COMMAND = "predict --model tiny --sae random-8x --dtype float32".split()
+COMMAND = ["predict", "--model", "tiny", "--sae", "random-8x", "--dtype", "float32"]
 SMALL = {**TINY, "n": 20, "shots": 2, "queries": 6}
 
 
