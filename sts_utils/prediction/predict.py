@@ -83,7 +83,8 @@ class Prediction:
         """A row a domain, best rank first: domain; rank, by the size of the probe's change where it
         `leads`, else by `score`, with `rank_low`, `rank_high`; change with `_low` and `_high`, of a
         probe; each of SCORES with these (95% bootstrap over questions and seeds)."""
-        parts = {n: (v, *stats.interval(draws)) for n, (v, draws) in self.estimates.items()}
+        interval = partial(np.percentile, q=[2.5, 97.5], axis=0)
+        parts = {n: (v, *interval(draws)) for n, (v, draws) in self.estimates.items()}
         values, draws = self.estimates[self.score]
         if self.answers is not None:
             rows = probing.table(self.answers).set_index("domain").reindex(self.domains)
@@ -94,7 +95,7 @@ class Prediction:
                 deviations = (ends[2] - ends[1]) / 4
                 noise = np.random.default_rng(0).normal(size=(stats.DRAWS, len(values)))
                 draws = np.abs(ends[0] + deviations * noise)
-        low, high = stats.interval(1 + (draws[:, None, :] > draws[:, :, None]).sum(-1))
+        low, high = interval(1 + (draws[:, None, :] > draws[:, :, None]).sum(-1))
         columns = {"domain": self.domains, "rank": 1 + (values > values[:, None]).sum(-1)}
         columns |= {"rank_low": low.round().astype(int), "rank_high": high.round().astype(int)}
         for name, part in parts.items():
