@@ -106,7 +106,7 @@ class Prediction:
         """What will move, by how much, how sure, in short lines from the best evidence there is."""
         lines = ["No probe was run (probe=40): nothing here says by how much a domain moves."]
         if self.answers is not None:
-            lines = probing.says(self.answers)
+            lines = list(probing.says(self.answers))
         if self.leads:
             return [*lines, "Domains are ranked by the size of this change."]
         ranks = self.table[list(self.scores)].corr("spearman").to_numpy()

@@ -259,11 +259,11 @@ def answered(change, accuracy, noise=0.1):
 
 def test_what_a_probe_says():
     """The change first; a change of form before it; noise with the steps that would do."""
-    lines = probe.says(answered(-3.0, -0.2))
+    lines = list(probe.says(answered(-3.0, -0.2)))
     assert lines[0].startswith("law moves most: -3.0") and lines[1].startswith("1 of 2 intervals")
-    lines = probe.says(answered(-3.0, 0.1))
+    lines = list(probe.says(answered(-3.0, 0.1)))
     assert "accuracy does not" in lines[0] and lines[0].endswith(": law.")
-    lines = probe.says(noise := answered(0.0, 0.0, 1.0))
+    lines = list(probe.says(noise := answered(0.0, 0.0, 1.0)))
     share = max(probe.reliability(noise), 0.05)
     assert f"About {8 * (1 / share - 1) ** 0.5:.0f} steps would do" in lines[1]
     assert lines[1].endswith(f"{(1 / share - 1) ** 0.5 + 1:.0f} minutes here.")
