@@ -90,11 +90,6 @@ def parts(groups: Sequence) -> np.ndarray:
     return np.vstack([np.ones(len(group)), kept[:, group]])
 
 
-def interval(drawn: np.ndarray) -> np.ndarray:
-    """[2, …] (low, high): 95% percentile interval over the first axis, of draws [B, …]."""
-    return np.percentile(drawn, [2.5, 97.5], axis=0)
-
-
 def standard_errors(changes: Sequence[np.ndarray]) -> np.ndarray:
     """[D] standard error, over questions, of each domain's change as a mean over seeds."""
     return np.array([c.mean(0).std(ddof=1) / c.shape[1] ** 0.5 for c in changes])

@@ -84,6 +84,7 @@ def test_what_does_not_fit_is_said_before_any_model_is_loaded(tmp_path, monkeypa
         ({"model": "org/absent"}, "huggingface.co"),
         ({"layer": 2}, r"model 'tiny' has blocks 0\.\.1, not 2"),
         ({"sae": "no-such/x"}, "SAE 'no-such/x' is no folder"),
+        ({"train": "nothing"}, "unknown corpus 'nothing': choose from"),
         ({"top_n": 9999}, "top_n is 9999, but SAE 'random-8x' has 512 features"),
         ({"sft": {"batch": 10, "micro_batch": 4}}, "sft.batch 10 is not made of whole"),
         ({"sts": {"demonstrations": 6}}, "domain 'abstract algebra' has 5 demonstrations in 'mmlu"),

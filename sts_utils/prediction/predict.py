@@ -83,7 +83,8 @@ class Prediction:
         """A row a domain, best rank first: domain; rank, by the size of the probe's change where it
         `leads`, else by `score`, with `rank_low`, `rank_high`; change with `_low` and `_high`, of a
         probe; each of SCORES with these (95% bootstrap over questions and seeds)."""
-        parts = {n: (v, *stats.interval(draws)) for n, (v, draws) in self.estimates.items()}
+        interval = partial(np.percentile, q=[2.5, 97.5], axis=0)
+        parts = {n: (v, *interval(draws)) for n, (v, draws) in self.estimates.items()}
         values, draws = self.estimates[self.score]
         if self.answers is not None:
             rows = probing.table(self.answers).set_index("domain").reindex(self.domains)
@@ -94,7 +95,7 @@ class Prediction:
                 deviations = (ends[2] - ends[1]) / 4
                 noise = np.random.default_rng(0).normal(size=(stats.DRAWS, len(values)))
                 draws = np.abs(ends[0] + deviations * noise)
-        low, high = stats.interval(1 + (draws[:, None, :] > draws[:, :, None]).sum(-1))
+        low, high = interval(1 + (draws[:, None, :] > draws[:, :, None]).sum(-1))
         columns = {"domain": self.domains, "rank": 1 + (values > values[:, None]).sum(-1)}
         columns |= {"rank_low": low.round().astype(int), "rank_high": high.round().astype(int)}
         for name, part in parts.items():
@@ -105,7 +106,7 @@ class Prediction:
         """What will move, by how much, how sure, in short lines from the best evidence there is."""
         lines = ["No probe was run (probe=40): nothing here says by how much a domain moves."]
         if self.answers is not None:
-            lines = probing.says(self.answers)
+            lines = list(probing.says(self.answers))
         if self.leads:
             return [*lines, "Domains are ranked by the size of this change."]
         ranks = self.table[list(self.scores)].corr("spearman").to_numpy()
@@ -172,11 +173,8 @@ def predict(
     """
     seeds = str(seeds).split(",") if isinstance(seeds, str | int) else seeds
     seeds, notes, pairs = tuple(map(int, seeds)), [], {}
-    if (
-        min(shots, queries, len(seeds), lora or 1) < 1
-        or len(set(seeds)) < len(seeds)
-        or (probe or 2) < 2
-    ):
+    few = min(shots, queries, len(seeds), lora or 1, (probe or 2) - 1) < 1
+    if few or len(set(seeds)) < len(seeds):
         sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}, lora {lora}"
         raise ValueError(f"{sizes}: too few, or a seed twice")
     if form not in probing.FORMS:

@@ -1,7 +1,7 @@
 """A probe: a few steps of fine-tuning on people's own data, and what these change (ours)."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from string import ascii_uppercase as LETTERS
@@ -133,7 +133,7 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
     return rows.reset_index()
 
 
-def says(answers: pd.DataFrame) -> list[str]:
+def says(answers: pd.DataFrame) -> Iterator[str]:
     """What a probe found, in short lines: what moves most, or how many steps would show it."""
     rows, share, steps = table(answers), reliability(answers), int(answers.steps[0])
     name = {"gold_log_odds": "log-odds of the right option"}.get(answers.measure[0], "nats a token")
@@ -141,20 +141,16 @@ def says(answers: pd.DataFrame) -> list[str]:
     if share < stats.TESTABLE:
         factor = (1 / max(share, 0.05) - 1) ** 0.5  # signal grows with steps, noise does not
         seconds = factor * answers.seconds_of_steps[0] + 2 * answers.seconds_of_asking[0]
-        return [
-            f"The probe's {steps} steps show mostly noise: reliability {max(share, 0):.2f} of 1.",
-            f"About {steps * factor:.0f} steps would do, {seconds / 60:.0f} minutes here.",
-        ]
-    most = rows.loc[rows.change.abs().idxmax()]
-    lines = [
-        f"{most.domain} moves most: {most.change:+.2f} [{most.change_low:+.2f}, "
-        f"{most.change_high:+.2f}], {name}, after {steps} steps.",
-        f"{apart.sum()} of {len(rows)} intervals leave 0 out ({len(rows) / 20:.1f} by chance).",
-    ]
-    if len(rows) > 1:
-        lines.append(f"Reliability {share:.2f} of 1.")
+        yield f"The probe's {steps} steps show mostly noise: reliability {max(share, 0):.2f} of 1."
+        yield f"About {steps * factor:.0f} steps would do, {seconds / 60:.0f} minutes here."
+        return
     if "accuracy_after" in answers:
         accuracy = np.array([float(e.value) for e in changes(answers, "accuracy").values()])
         if odd := ", ".join(rows.domain[apart & (rows.change * accuracy <= 0)]):
-            lines.insert(0, f"Log-odds move and accuracy does not, or the other way: {odd}.")
-    return lines
+            yield f"Log-odds move and accuracy does not, or the other way: {odd}."
+    most = rows.loc[rows.change.abs().idxmax()]
+    change = f"{most.change:+.2f} [{most.change_low:+.2f}, {most.change_high:+.2f}]"
+    yield f"{most.domain} moves most: {change}, {name}, after {steps} steps."
+    yield f"{apart.sum()} of {len(rows)} intervals leave 0 out ({len(rows) / 20:.1f} by chance)."
+    if len(rows) > 1:
+        yield f"Reliability {share:.2f} of 1."

@@ -1,7 +1,6 @@
 """People's own data: a file, a `datasets.Dataset`, a list or a corpus as list[Example]."""
 
 import ast
-import hashlib
 import json
 import random
 import re
@@ -17,6 +16,7 @@ import pyarrow as pa
 import yaml
 
 from sts_utils import corpora, store
+from sts_utils.corpora.packaged import digest
 from sts_utils.examples import Example, by_domain, chat
 from sts_utils.prediction import files
 
@@ -116,7 +116,7 @@ def example(row: Mapping, column: Mapping, base: int | None, domain: str, lost: 
         solution = solution or f"The answer is ({LETTERS[gold]})."
     solution, answer = solution or answer, answer or ("" if options else solution)
     said = "\n".join((question, solution, *options))
-    name = hashlib.sha256(said.encode()).hexdigest()[:16]  # half of a character is a ValueError
+    name = digest(said, 16)  # half of a character is a ValueError
     return Example(question, solution, answer, domain, name, options=options, instruction="")
 
 

@@ -25,18 +25,6 @@ def counted(profile, folder, name, *, out):
     (out / "value").write_text(name)
 
 
-def make_together(barrier, profile):
-    """Two processes of it are at the end of one artifact at the same time."""
-    together.barrier = barrier
-    assert (together(profile) / "value").stat().st_size == 100_000
-
-
-@cached("model", folder=True)
-def together(profile, *, out):
-    (out / "value").write_text("x" * 100_000)
-    together.barrier.wait(60)
-
-
 def seen(folder, *names):
     """What the worker's variables are."""
     (Path(folder) / "seen").write_text(" ".join(os.environ.get(name, "-") for name in names))

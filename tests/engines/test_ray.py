@@ -1,6 +1,5 @@
 """Rounds of calls over a real local Ray cluster of two workers."""
 
-import multiprocessing
 import os
 import socket
 import time
@@ -64,21 +63,6 @@ def test_one_worker_computes_here_the_longest_first(monkeypatch):
     rounds = [[(made.append, (n,)) for n in (1, 3, 2)], [(made.append, (9,))]]
     parallel.compute(rounds, weight=lambda call: call[1][0])
     assert made == [3, 2, 1, 9]
-
-
-@pytest.mark.slow
-def test_two_processes_may_compute_the_same_step(profile):
-    spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(2)
-    args = barrier, profile
-    both = [spawn.Process(target=ray_steps.make_together, args=args) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(120)
-    assert [process.exitcode for process in both] == [0, 0]
-    made = [p.name for p in store.RUNS.glob("*together*")]
-    assert made == [ray_steps.together.path(profile).name]
 
 
 def test_a_dead_address_is_one_line_and_soon(monkeypatch):

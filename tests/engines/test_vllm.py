@@ -45,10 +45,8 @@ def pairs():
 
 @pytest.fixture(scope="module")
 def hooks():
-    return [
-        extract.Hook(LAYER, saes.load(SAE, 576, LAYER), 2500.0),
-        extract.Hook(7, saes.load("random-2x-layer7", 576), 2500.0),
-    ]
+    read = (LAYER, SAE), (7, "random-2x-layer7")
+    return [extract.Hook(layer, saes.load(name, 576, layer), 2500.0) for layer, name in read]
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +59,15 @@ def folder():
     return vllm.checkpoint(MODEL)
 
 
-def same_sums(ours, theirs):
-    np.testing.assert_array_equal(ours.n, theirs.n)
-    for field in ("h", "h2", "dh2", "r", "dr2"):
-        x, y = getattr(ours, field).sum(0), getattr(theirs, field).sum(0)
-        assert np.linalg.norm(x - y) < 0.01 * np.linalg.norm(y), field
-
-
 def test_both_engines_read_the_same_features(pairs, hooks, folder, backbone):
     ours = vllm.feature_stats(pairs, folder, hooks)
     theirs = extract.feature_stats(pairs, backbone, hooks)
     for a, b in zip(ours, theirs, strict=True):
         assert a.ids == b.ids == tuple(p.example_id for p, _ in pairs)
-        same_sums(a, b)
+        np.testing.assert_array_equal(a.n, b.n)
+        for field in ("h", "h2", "dh2", "r", "dr2"):
+            x, y = getattr(a, field).sum(0), getattr(b, field).sum(0)
+            assert np.linalg.norm(x - y) < 0.01 * np.linalg.norm(y), field
     a, b = ours[0].dh2.sum(0), theirs[0].dh2.sum(0)
     top = np.argsort(-b)[:100]
     missed = np.setdiff1d(top, np.argsort(-a)[:100])

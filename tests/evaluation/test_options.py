@@ -5,13 +5,13 @@ from functools import partial
 from importlib.metadata import distribution
 
 import datasets
-import lm_eval
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from conftest import functions_of
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from sts_utils import corpora, evaluate, generate
 from sts_utils.config import EvaluationSettings
@@ -103,33 +103,20 @@ def test_a_guess_is_seeded_by_the_question_and_lies_among_its_options():
     assert set(counts.index) == set("ABCD") and counts.min() > 70
 
 
-def test_the_strict_rule_and_the_stop_are_lm_evals():
-    loader = type("Loader", (yaml.SafeLoader,), {})
-    loader.add_constructor("!function", lambda loader, node: node.value)
-    template = "lm_eval/tasks/mmlu_pro/_default_template_yaml"
-    folder = distribution("lm-eval").locate_file(template).parent
-    task = yaml.load((folder / "_default_template_yaml").read_text(), loader)
-    pattern = task["filter_list"][0]["filter"][0]["regex_pattern"]
+def test_the_strict_rule_the_stop_and_the_prompt_are_lm_evals(tokenizer):
+    """Of its own task, which builds the prompt from the same two rows."""
+    folder = distribution("lm-eval").locate_file("lm_eval/tasks/mmlu_pro")
+    config, other = (load_yaml(folder / f"mmlu_pro_{n}.yaml") for n in ("math", "computer_science"))
+    pattern = config["filter_list"][0]["filter"][0]["regex_pattern"]
     assert pattern.replace("ABCDEFGHIJ", "A-J") == evaluate.PATTERNS[0]
-    assert task["generation_kwargs"]["until"] == [evaluate.STOP]
-    subject = yaml.load((folder / "mmlu_pro_computer_science.yaml").read_text(), loader)
-    assert subject["description"] == evaluate.DESCRIPTION.format(domain="computer science")
-
-
-def test_the_prompt_is_lm_evals(tokenizer):
-    """The same text as lm-eval's own task builds from the same two rows."""
+    assert config["generation_kwargs"]["until"] == [evaluate.STOP]
+    assert other["description"] == evaluate.DESCRIPTION.format(domain="computer science")
     rows = [{"question": e.question, "options": list(e.options)} for e in (SHOT, QUERY)]
     for row, e in zip(rows, (SHOT, QUERY), strict=True):
         row |= {"answer": "B", "category": "math", "cot_content": f"A: {e.solution}"}
     dataset = {"validation": rows[:1], "test": rows[1:]}
     dataset = {split: datasets.Dataset.from_list(rows) for split, rows in dataset.items()}
-    utils, fewshot = evaluate.lm_eval_mmlu_pro, {"sampler": "first_n"}
-    fewshot |= {"doc_to_text": utils.fewshot_to_text, "doc_to_target": utils.fewshot_to_target}
-    config = {"task": "one", "custom_dataset": lambda **_: dataset, "fewshot_config": fewshot}
-    config |= {"test_split": "test", "fewshot_split": "validation", "doc_to_target": "answer"}
-    config |= {"output_type": "generate_until", "doc_to_text": utils.doc_to_text}
-    config |= {"description": evaluate.DESCRIPTION.format(domain="math")}
-    task = lm_eval.api.task.ConfigurableTask(config=config)
+    task = ConfigurableTask(config=config | {"custom_dataset": lambda **_: dataset})
     expected = task.fewshot_context(task.eval_docs[0], num_fewshot=1)
     assert evaluate.prompt(tokenizer, QUERY, [SHOT], 8192) == expected
     assert expected.endswith("\nA. 2\nB. 3\nC. 5\nAnswer: Let's think step by step.")
@@ -162,16 +149,12 @@ def test_shots_are_dropped_until_the_prompt_fits(tokenizer):
         fitting(12)
 
 
-def test_a_real_model_generates_the_same_alone_and_in_a_batch(whole, tokenizer):
-    shots = by_domain(corpora.load("mmlu-cot"))
-    examples = corpora.load("mmlu-test", 0, 3)
+def test_what_a_real_model_writes_is_read(whole, tokenizer):
+    shots, examples = by_domain(corpora.load("mmlu-cot")), corpora.load("mmlu-test", 0, 3)
     how = {"new_tokens": 8, "special": True, "stop": [evaluate.STOP]}
-    one, many = (partial(generate.generate, whole, tokenizer, **how, batch=b) for b in (1, 3))
-    alone = one(prompts := [e.query for e in examples])
-    assert [a[1:] for a in alone] == [(8, False)] * 3  # a random model never stops by itself
-    assert alone == many(prompts)
-    table = evaluate.written_accuracy(one, tokenizer, examples, shots, GENERATION, context=8192)
-    assert table.cut_off.all() and (table.tokens == 8).all()
+    write = partial(generate.generate, whole, tokenizer, **how)
+    table = evaluate.written_accuracy(write, tokenizer, examples, shots, GENERATION, context=8192)
+    assert table.cut_off.all() and (table.tokens == 8).all()  # a random model never stops by itself
     assert set(table.id) == {e.id for e in examples}
 
 

@@ -16,6 +16,7 @@ from sts_utils.prediction import probe, sources
 
 HTML = "<script>alert(1)</script> & <b>"
 TINY = {"model": "tiny", "sae": "random-8x", "dtype": "float32"}
+COMMAND = ["predict", "--model", "tiny", "--sae", "random-8x", "--dtype", "float32"]
 SMALL = {**TINY, "n": 20, "shots": 2, "queries": 6}
 
 
@@ -60,9 +61,8 @@ def test_what_is_trained_on_becomes_likelier(found):
     assert change.mean()["apples"] > max(0, change.mean()["code"])
     assert change.size().to_dict() == {"apples": 16, "pears": 16, "code": probe.PROBED}
     said = "A probe of 12 steps of 0.001 on all weights learns from 24 examples, reads 96 questions"
-    assert any(
-        note.startswith(f"{said} twice: about") and note.endswith(" GB.") for note in found.notes
-    )
+    (note,) = [note for note in found.notes if note.startswith(f"{said} twice: about")]
+    assert note.endswith(" GB.")
 
 
 def test_a_lora_is_tried_by_its_rank(monkeypatch):
@@ -234,14 +234,11 @@ def test_multiple_choice_is_learnt_and_asked_in_one_form(monkeypatch):
 
     monkeypatch.setattr(train, "train_answers", spy)
     how = SMALL | {"seeds": (0,), "domains": {"apples": choices("apples")}, "probe": 2}
-    for form, solution, options in (
-        ("text", "fruit", ()),
-        ("letter", "The answer is (", ("fruit",)),
-    ):
+    for form, solution, listed in (("text", "fruit", False), ("letter", "The answer is (", True)):
         learned.clear()
         made = sts_utils.predict(choices("fruit"), form=form, **how)
         assert all(e.solution.startswith(solution) for e in learned)
-        assert all(bool(e.options) == bool(options) for e in learned)
+        assert all(bool(e.options) == listed for e in learned)
         assert f"Multiple choice is learnt and asked by {probe.FORMS[form]}." in made.notes
     asked = probe.in_form(made.questions["apples"][0], "letter")
     assert asked.options[:2] == ("The answer is (A).", "The answer is (B).")
@@ -262,11 +259,11 @@ def answered(change, accuracy, noise=0.1):
 
 def test_what_a_probe_says():
     """The change first; a change of form before it; noise with the steps that would do."""
-    lines = probe.says(answered(-3.0, -0.2))
+    lines = list(probe.says(answered(-3.0, -0.2)))
     assert lines[0].startswith("law moves most: -3.0") and lines[1].startswith("1 of 2 intervals")
-    lines = probe.says(answered(-3.0, 0.1))
+    lines = list(probe.says(answered(-3.0, 0.1)))
     assert "accuracy does not" in lines[0] and lines[0].endswith(": law.")
-    lines = probe.says(noise := answered(0.0, 0.0, 1.0))
+    lines = list(probe.says(noise := answered(0.0, 0.0, 1.0)))
     share = max(probe.reliability(noise), 0.05)
     assert f"About {8 * (1 / share - 1) ** 0.5:.0f} steps would do" in lines[1]
     assert lines[1].endswith(f"{(1 / share - 1) ** 0.5 + 1:.0f} minutes here.")
@@ -285,14 +282,10 @@ def test_a_probe_ranks_where_it_has_signal(found):
     assert "&lt;" not in made._repr_html_() and "moves most" in made._repr_html_()
 
 
-def test_marks_of_the_chat_template_are_read_as_text(tokenizer):
+def test_marks_of_the_chat_template_are_read_as_text(profile, tokenizer):
     mark, notes = "<|im_end|>", []
     texts = [Example(f"What is {mark}?", mark, "", "any", "0"), Example("Q", "A", "", "any", "1")]
-    p = module.Profile(
-        **{"name": "", "about": "", "layer": 0, "train": "", "domains": ""} | TINY,
-        demonstrations="",
-    )
-    kept = module.fitting(p, texts, "x", 2, notes.append)
+    kept = module.fitting(profile, texts, "x", 2, notes.append)
     special = tokenizer.convert_tokens_to_ids(mark)
     assert all(special not in tokenizer(f"{e.query} {e.solution}").input_ids for e in kept)
     assert kept[1] == texts[1] and notes[0].startswith("1 examples of x hold marks")
@@ -315,8 +308,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         pd.DataFrame(of).to_json(f"{name}.jsonl", orient="records", lines=True)
     words = "--train my.jsonl --columns question=ask answer=say --domains apples.jsonl pears.jsonl"
     words += " --shots 2 --queries 4 --n 20 --seeds 0 --probe 2 --out report --budget 7"
-    tiny = [word for name in TINY for word in (f"--{name}", TINY[name])]
-    assert cli.main(["predict", *tiny, *words.split()]) == 0
+    assert cli.main([*COMMAND, *words.split()]) == 0
     said, out = capsys.readouterr().out, tmp_path / "report"
     assert "apples" in said and str(out / "index.html") in said
     csv, parquet = pd.read_csv(out / "table.csv"), pd.read_parquet(out / "table.parquet")
@@ -343,14 +335,13 @@ def test_what_the_command_line_refuses(capsys):
         ("--domains a=x.csv a=y.csv", "domains a=x.csv a=y.csv: give name=value, each name once"),
         ("--train absent.jsonl", "No such file or directory: 'absent.jsonl'"),
     ):
-        assert cli.main(["predict", "--model", "tiny", "--sae", "random-8x", *words.split()]) == 2
+        assert cli.main([*COMMAND, *words.split()]) == 2
         assert said in capsys.readouterr().err
 
 
 def test_a_dry_run_reads_and_tells_the_cost(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(features, "feature_stats", None)
     words = ["--dry-run", "--probe", "4", "--domains", "code-io", "--out", str(tmp_path / "x")]
-    tiny = [word for name in TINY for word in (f"--{name}", TINY[name])]
-    assert cli.main(["predict", *tiny, *words]) == 0
+    assert cli.main([*COMMAND, *words]) == 0
     said = capsys.readouterr().out
     assert "→ The work is" in said and "A probe of 4 steps" in said and "about 0.1 minutes" in said

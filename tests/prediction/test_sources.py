@@ -4,10 +4,12 @@ import gzip
 import json
 import os
 import tracemalloc
+from pathlib import Path
 
 import datasets
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import example as case
 from hypothesis import strategies as st
@@ -18,10 +20,9 @@ from sts_utils.prediction.sources import COLUMNS, read, read_domains
 
 PAIRS = [("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")]
 CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-THANKS = {"role": "user", "content": "thanks"}
 EARLIER = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
 NAMED = {"question": "ask", "context": "bg"}
-PARTS = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in CHAT]
+ROWS = yaml.safe_load(Path(__file__).with_name("rows.yaml").read_text(encoding="utf-8"))
 
 
 def jsonl(path, rows):
@@ -30,25 +31,7 @@ def jsonl(path, rows):
 
 
 def test_columns_are_recognised(tmp_path):
-    for row in (
-        {"question": "Q", "solution": "A", "answer": "7"},
-        {"prompt": "Q", "completion": "A"},
-        {"prompt": CHAT[:1], "completion": CHAT[1:]},
-        {"instruction": "Q", "input": "", "output": "A"},
-        # where a file holds both kinds, Arrow gives every turn the keys of all, with null
-        {"messages": [CHAT[0] | {"from": None, "value": None}, {"from": "gpt", "value": "A"}]},
-        {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
-        {"messages": [*CHAT, THANKS]},
-        {"Prompt": "Q", "chosen": "A", "rejected": "B"},
-        {"chosen": CHAT, "rejected": EARLIER},
-        {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "no"},
-        {"prompt": "Q", "completion": "A", "label": True},
-        {"question": "Q", "answers": {"text": ["A", "a"], "answer_start": [0, 1]}},
-        {"messages": PARTS},
-        {"messages": json.dumps(CHAT)},
-        {"prompt": "not this", "messages": CHAT},
-        {"prompt": "p", "messages": CHAT, "label": "safe"},
-    ):
+    for row in ROWS["columns"]:
         file = jsonl(tmp_path / "x.jsonl", [row])
         for source in ([row], file, datasets.Dataset.from_list([row])):
             (e,) = read(source, domain="mine", answers=True)
@@ -60,6 +43,7 @@ def test_columns_are_recognised(tmp_path):
 def test_all_that_stands_before_an_answer_belongs_to_its_question():
     system, last = {"role": "system", "content": "s"}, CHAT[1] | {"weight": 0}
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}
+    called = [CHAT[0], call, {"role": "tool", "content": "4"}, CHAT[1]]
     told = "User: x\n\nAssistant: y\n\nUser: Q"
     for row, question, answer in (
         ({"messages": [system, *CHAT]}, "s\n\nQ", "A"),
@@ -67,11 +51,7 @@ def test_all_that_stands_before_an_answer_belongs_to_its_question():
         ({"messages": [*EARLIER, CHAT[0], last]}, "x", "y"),  # a turn of weight 0 is no answer
         ({"history": [["x", "y"]], "prompt": "Q", "response": "A"}, told, "A"),
         ({"system": "s", "passage": "p", "question": "Q", "answer": "A"}, "s\np\nQ", "A"),
-        (
-            {"messages": [CHAT[0], call, {"role": "tool", "content": "4"}, CHAT[1]]},
-            'User: Q\n\nAssistant: [{"name": "f"}]\n\nTool: 4',
-            "A",
-        ),
+        ({"messages": called}, 'User: Q\n\nAssistant: [{"name": "f"}]\n\nTool: 4', "A"),
     ):
         (e,) = read([row], domain="x", answers=True)
         assert (e.question, e.solution) == (question, answer)
@@ -90,34 +70,7 @@ def test_all_that_stands_before_an_answer_belongs_to_its_question():
 
 
 def test_multiple_choice():
-    for row in (
-        {"choices": ["air", "iron"], "answer": 1},
-        {"options": ["air", "iron"], "answer": "B"},
-        {"options": ["air", "iron"], "answer": "iron"},
-        {"options": '["air", "iron"]', "answer": "1"},
-        {"options": {"A": "air", "B": "iron"}, "answer_idx": "B"},
-        {"A": "air", "B": "iron", "answer": "(B)"},
-        {"choices": {"text": ["air", "iron"], "label": ["1", "2"]}, "answerKey": "2"},
-        {"A": "air", "B": "iron", "C": "", "D": None, "answer": "B"},
-        # `datasets` and parquet fill missing fields of a struct with null
-        {"choices": ["air", "iron", None, ""], "answer": "B"},
-        {"choices": {"text": ["air", "iron"], "label": None}, "answer": "B"},
-        {"choices": ["air", "iron"], "answer": "b"},
-        {"choices": ["air", "iron"], "answer": "B. iron"},
-        {"choices": "['air', 'iron']", "answer": "B"},
-        {"choices": "['air' 'iron']", "answer": "B"},
-        {"choices": "A. air\nB. iron", "answer": "B"},
-        {
-            "choices": [{"label": "A", "text": "air"}, {"label": "B", "text": "iron"}],
-            "answerKey": "B",
-        },
-        {"choices": [{"text": "air"}, {"text": "iron", "correct": True}], "answer": None},
-        {"mc1_targets": {"choices": ["air", "iron"], "labels": [0, 1]}},
-        {"option_a": "air", "option_b": "iron", "Answer": "b"},
-        {"opa": "air", "opb": "iron", "cop": 1},
-        {"option1": "air", "option2": "iron", "answer": "2"},
-        {"sol1": "air", "sol2": "iron", "answer_number": 2},
-    ):
+    for row in ROWS["choices"]:
         (e,) = read([{"question": "Which is a metal?", **row}], domain="x")
         found = e.answer, e.options, e.solution
         assert found == ("iron", ("air", "iron"), "The answer is (B).")
@@ -202,9 +155,8 @@ def test_columns_can_be_named():
         said = r"a column of \['ask', 'say'" if named else r"question; it has \['ask', 'say'"
         with pytest.raises(ValueError, match=said):
             read(rows, domain="x", columns=named)
-    for row, free in (({"prompt": "Q", "final": "A"}, r"name one of \['final'\], solution="),):
-        with pytest.raises(ValueError, match=free):  # never the question itself
-            read([row], domain="x", answers=True)
+    with pytest.raises(ValueError, match=r"name one of \['final'\], solution="):  # not the question
+        read([{"prompt": "Q", "final": "A"}], domain="x", answers=True)
     with pytest.raises(ValueError, match="it needs a question and an answer, as prompt/completion"):
         read([{"text": "a document"}], domain="x", answers=True)
 
@@ -227,14 +179,8 @@ def test_a_file_that_can_t_be_read_is_one_line(tmp_path):
 
 
 def test_a_question_is_kept_once_with_its_answer_and_what_is_left_out_counted():
-    rows = [
-        *PAIRS,
-        PAIRS[0],
-        ("what is  2 + 2?", "4"),
-        ("", "nothing"),
-        ("Why?", ""),
-        ("Why?", "So."),
-    ]
+    rows = [*PAIRS, PAIRS[0], ("what is  2 + 2?", "4"), ("", "nothing")]
+    rows += [("Why?", ""), ("Why?", "So.")]
     found = read(rows, domain="x", note=(notes := []).append)
     assert [e.answer for e in found] == ["4", "7", "4", "So."]  # of other case: another question
     assert "2 rows that are there twice, 1 rows without a question" in notes[1]
@@ -286,10 +232,8 @@ def test_domains_of_every_form(tmp_path):
     assert list(read_domains(["mmlu-test", file]))[-2:] == ["psychology", "sums"]
     by = [{"question": f"{d}{i}", "answer": "a", "topic": d} for d in "ab" for i in range(2)]
     found = read_domains(f"{jsonl(tmp_path / 'by.jsonl', by)}:topic")
-    assert {d: [e.question for e in of] for d, of in found.items()} == {
-        "a": ["a0", "a1"],
-        "b": ["b0", "b1"],
-    }
+    asked = {d: [e.question for e in of] for d, of in found.items()}
+    assert asked == {"a": ["a0", "a1"], "b": ["b0", "b1"]}
     worked = sources.read_evaluation(["mmlu-test"], None, None, [], print)[1]
     assert len(worked) == 14 and all(len(of) >= 5 for of in worked.values())  # of mmlu-cot
     for wrong in ([file, file], {"": PAIRS}):
@@ -310,13 +254,13 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 NAMES = st.sampled_from([name for names in COLUMNS.values() for name in names] + list("ABC"))
-ROWS = st.lists(st.dictionaries(NAMES | TEXTS, VALUES, max_size=5) | VALUES, max_size=15)
+TABLES = st.lists(st.dictionaries(NAMES | TEXTS, VALUES, max_size=5) | VALUES, max_size=15)
 BYTES = st.binary(max_size=80) | st.text('",\n\r ab\x00é', max_size=60).map(str.encode)
 
 
 @pytest.mark.slow
 @fuzz
-@given(ROWS, BYTES)
+@given(TABLES, BYTES)
 @case([{"question": "Which?", "choices": ["a", "b"], "answer": 1}, ("Why?", "So.")], b"question\nA")
 def test_anything_is_examples_or_one_line(tmp_path, rows, data):
     made = [rows, jsonl(tmp_path / "rows.jsonl", rows)]

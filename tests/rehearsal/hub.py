@@ -46,11 +46,11 @@ def snapshot(cache: Path, repository: str, commit: str) -> Path:
     return release / "snapshots" / commit
 
 
-def model(family: str, folder: Path) -> None:
-    """A random model of the family: its config class, its depth, few narrow heads."""
+def model(family: str, folder: Path, **changes) -> None:
+    """A random model of the family: its config class, its depth, few narrow heads; or `changes`."""
     made, dims = families.PUBLIC[family]
     tokenizer = families.tokenizer(family, WORDS)
-    ends = tokenizer.convert_tokens_to_ids(families.ENDS[family])
+    ends = tokenizer.convert_tokens_to_ids(families.FAMILIES[family]["ends"])
     ids = {"eos_token_id": ends, "bos_token_id": tokenizer.bos_token_id}
     small = dims | SMALL | ids | {"vocab_size": len(tokenizer)}
     small["pad_token_id"] = tokenizer.pad_token_id
@@ -58,7 +58,7 @@ def model(family: str, folder: Path) -> None:
         small["sliding_window"] = 256  # shorter than the demonstrations, as 4,096 is than LIMO's
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        whole = AutoModelForCausalLM.from_config(made(**small)).to(torch.bfloat16)
+        whole = AutoModelForCausalLM.from_config(made(**small | changes)).to(torch.bfloat16)
         whole.generation_config = GenerationConfig(**ids)
         whole.save_pretrained(folder, max_shard_size="1MB")  # several files and an index
     tokenizer.save_pretrained(folder)

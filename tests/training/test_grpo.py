@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sts_utils import corpora, grpo, models
+from sts_utils import corpora, generate, grpo, models
 from sts_utils.config import GrpoSettings
 
 
@@ -94,7 +94,7 @@ def test_bfloat16_sampled_in_parts_with_activations_recomputed(base, monkeypatch
 def test_accuracy_is_the_reward_of_greedy_text(whole, tokenizer, monkeypatch):
     seen, examples = [], corpora.load("gsm-symbolic", 0, 5)
     monkeypatch.setattr(grpo, "reward", lambda text, answer: seen.append(text) or 1.0)
-    table = grpo.accuracy(whole, tokenizer, examples, 4, 2)
+    table = grpo.accuracy(whole, tokenizer, examples, 4)
     assert table.id.tolist() == [e.id for e in examples] and (table.accuracy == 1.0).all()
-    grpo.accuracy(whole, tokenizer, examples, 4, 1)
-    assert seen[:5] == seen[5:]
+    asked = [e.query for e in examples]
+    assert seen == generate.completions(whole, tokenizer, asked, 4)
