@@ -44,7 +44,6 @@ import seaborn as sns
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils import config, corpora, features, generate, models, questions, results, run, stats
-from sts_utils.corpora import skills
 from sts_utils.experiments import transfer
 from sts_utils.features import FeatureStats
 from sts_utils.scores import cosine, over_domains, shifted_dims
@@ -97,7 +96,7 @@ def kinds_of(names: Sequence[str], domains: Sequence[str]) -> np.ndarray:
     """[T, D] of KINDS, or "" where the types of the answers differ."""
     found = np.full((len(names), len(domains)), "", dtype=object)
     for t, d in np.ndindex(found.shape):
-        if skills.comparable(names[t], domains[d]):
+        if corpora.comparable(names[t], domains[d]):
             (skill, surface), (other, words) = names[t].split(", "), domains[d].split(", ")
             found[t, d] = KINDS[2 * (skill != other) + (surface != words)]
     return found

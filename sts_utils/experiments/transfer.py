@@ -11,7 +11,6 @@ import torch
 from sts_utils import corpora, evaluate, interventions, prompts, questions, run, saes
 from sts_utils.cache import cached
 from sts_utils.config import Profile
-from sts_utils.corpora import skills
 from sts_utils.examples import Example, by_domain
 from sts_utils.generate import chat_text
 
@@ -92,7 +91,7 @@ def answer_pairs(p: Profile, seed: int, domain: str | None = None) -> prompts.Pa
 def comparable(p: Profile) -> tuple[str, ...]:
     """The domains whose answers are of the training set's type, as far as that is known."""
     own = p.train.partition("/")[2]
-    return tuple(d for d in corpora.domains(p.domains) if skills.comparable(own, d))
+    return tuple(d for d in corpora.domains(p.domains) if corpora.comparable(own, d))
 
 
 def _asked(p: Profile, first: int, last: int | None) -> tuple[Example, ...]:

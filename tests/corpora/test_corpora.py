@@ -12,13 +12,12 @@ import pytest
 import yaml
 
 from sts_utils import check, config, corpora
-from sts_utils.corpora import skills
-from sts_utils.corpora.packaged import boxed
+from sts_utils.corpora import packaged
 from sts_utils.examples import Example, by_domain, split
 from sts_utils.store import ROOT
 
 DIGESTS = yaml.safe_load((ROOT / "tests/corpora/digests.yaml").read_text())
-ASKED = skills.PARTS["asked"].stop
+ASKED = packaged.PARTS["asked"].stop
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ def test_training_set_is_split_by_template_and_ordered_by_seed():
 def test_boxed_drops_calculator_notes_and_trivial_lines():
     chain = "He has 2*3=<<2*3=6>>6 apples.\n48=48\nSo 12=12.5 is kept.\n#### 6"
     left = "He has 2*3=6 apples.\nSo 12=12.5 is kept.\nThe final answer is \\boxed{6}."
-    assert boxed(chain, "6") == left
+    assert packaged.boxed(chain, "6") == left
     for text, inside in (("none", None), (r"\boxed{a{b}c} d", "a{b}c"), (r"\boxed{open", None)):
         assert corpora.last_boxed(text) == inside
 
@@ -158,10 +157,10 @@ def test_a_run_on_public_datasets_fits():
     check.prepare(config.load("smol-hub"))
 
 
-@pytest.mark.parametrize("half", skills.HALVES)
+@pytest.mark.parametrize("half", packaged.HALVES)
 def test_every_skill_is_asked_on_every_surface_and_not_told_by_the_options(half):
     cells, shown = (by_domain(corpora.load(f"skills-{half}{part}")) for part in ("", "-shown"))
-    words = skills.HALVES[half]
+    words = packaged.HALVES[half]
     asked = [list(surface["ask"]) for surface in words["surfaces"].values()]
     crossed = {f"{skill}, {surface}" for surface in words["surfaces"] for skill in asked[0]}
     assert len(asked) == 4 and cells.keys() == shown.keys() == crossed
@@ -177,9 +176,9 @@ def test_every_skill_is_asked_on_every_surface_and_not_told_by_the_options(half)
 
 
 def test_the_halves_share_no_skill_no_surface_and_no_name():
-    design, judgement = (half["surfaces"] for half in skills.HALVES.values())
+    design, judgement = (half["surfaces"] for half in packaged.HALVES.values())
     assert not design.keys() & judgement.keys()
-    for told, every in (("ask", skills.SKILLS.keys()), ("names", None)):
+    for told, every in (("ask", packaged.SKILLS.keys()), ("names", None)):
         one, other = ({n for x in of.values() for n in x[told]} for of in (design, judgement))
         assert not one & other and every in (None, one | other)
 

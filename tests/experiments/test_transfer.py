@@ -9,7 +9,7 @@ import torch
 from conftest import functions_of
 
 from sts_utils import config, corpora, evaluate, interventions, plan, questions, run
-from sts_utils.corpora import skills
+from sts_utils.corpora import packaged
 from sts_utils.experiments import transfer
 from sts_utils.features import FeatureStats, Hook
 
@@ -38,7 +38,7 @@ def test_what_is_trained_on_is_neither_asked_nor_shown_and_the_same_type_is_aske
     listed = questions.training_examples(one, 0, listed=True)[0]
     assert [e.question for e in listed] == [e.question for e in learnt] and listed[0].options
     chosen = transfer._asked(one, 0, 2)
-    assert {skills.SKILLS[e.domain.split(", ")[0]][0] for e in chosen} == {"name"}
+    assert {packaged.SKILLS[e.domain.split(", ")[0]][0] for e in chosen} == {"name"}
     assert len(chosen) == 2 * 12 == 2 * len(transfer.comparable(one))
 
 
