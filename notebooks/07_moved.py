@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from sts_utils import config, questions, results, scores, stats
-from sts_utils.experiments import ablation
+from sts_utils.experiments import selective
 from sts_utils.measured import Run
 from sts_utils.results import Claim
 from sts_utils.run import mathematics_measure
@@ -121,7 +121,7 @@ results.judge(profile, [claim])
 
 # %%
 seed = profile.seeds[0]
-zeroed = ablation.zero_features(profile, seed, run.models[seed])
+zeroed = selective.zero_features(profile, seed, run.models[seed])
 column, name, unit, asked = mathematics_measure(profile)
 zeroed.groupby(["count", "features"])[column].mean().unstack().round(3)
 
@@ -129,7 +129,7 @@ zeroed.groupby(["count", "features"])[column].mean().unstack().round(3)
 # The same questions are read each time, so each is compared with itself, intact.
 
 # %%
-lost = ablation.changes(zeroed, column, questions.templates(profile))
+lost = selective.changes(zeroed, column, questions.templates(profile))
 counts = sorted({count for _, count in lost})
 k = min(counts, key=lambda count: abs(count - n))
 ranked_ids, active_h = scores.shifted_dims(run.actual[0], None).ids, run.actual[0].mean("h")

@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from sts_utils import config, questions, results, run
-from sts_utils.experiments import mixtures
+from sts_utils.experiments import trainings
 from sts_utils.measured import Run
 from sts_utils.results import Claim
 from sts_utils.stats import Jackknife
@@ -66,7 +66,7 @@ table.assign(**{"questions for training": halves}).sort_values("STS_ICL", ascend
 # that is within one example of the half it is the half, and one model stands for both.
 
 # %%
-ends, extra = mixtures.mixtures(profile)
+ends, extra = trainings.mixtures(profile)
 high, low = ends
 print(f"highest STS_ICL: {high}, lowest: {low}")
 pd.DataFrame(extra, [f"extra examples of {high}", f"of {low}"]).T
@@ -76,7 +76,7 @@ pd.DataFrame(extra, [f"extra examples of {high}", f"of {low}"]).T
 # them, sampled at temperature 1, and it is these answers that are trained on. One of them:
 
 # %%
-example = mixtures.with_answers(profile, high)[0]
+example = trainings.with_answers(profile, high)[0]
 print(example.query, "\n---\n", example.solution, sep="")
 
 # %% [markdown]
@@ -87,7 +87,7 @@ print(example.query, "\n---\n", example.solution, sep="")
 # the last step:
 
 # %%
-models = {name: (mixtures.mixed, seed, ends, of) for name, of in extra.items()}
+models = {name: (trainings.mixed, seed, ends, of) for name, of in extra.items()}
 logs = run.training_logs(profile, models)
 table = logs.groupby("run", sort=False).loss.agg(["first", "last"]).round(3)
 table.rename_axis("mixture").rename(columns={"first": "first step", "last": "last step"})
@@ -114,8 +114,8 @@ def gains_of(changes: pd.DataFrame, domains: Sequence[str], templates: Mapping[s
     return estimates
 
 
-before = mixtures.evaluated(profile, None)
-change = {name: mixtures.evaluated(profile, name) - before for name in extra}
+before = trainings.evaluated(profile, None)
+change = {name: trainings.evaluated(profile, name) - before for name in extra}
 changes = pd.concat(change, names=["mixture"]).rename("change").reset_index()
 gains = gains_of(changes, ends, questions.templates(profile))  # mixture -> domain -> Jackknife
 pd.DataFrame(gains).T.map(str)

@@ -30,7 +30,7 @@ import pandas as pd
 import seaborn as sns
 
 from sts_utils import config, generate, questions, results, run, scores
-from sts_utils.experiments import reinforced
+from sts_utils.experiments import trainings
 from sts_utils.grpo import reward
 from sts_utils.measured import Run
 from sts_utils.results import CHANCE_COLOUR, PALETTE, SAE_COLOUR, Claim
@@ -50,7 +50,7 @@ g, n, seed = profile.grpo, profile.top_n, profile.seeds[0]
 # One question, and some of the untouched model's answers to such questions, with their rewards:
 
 # %%
-like = reinforced.supervised(profile)  # the run on the same questions; GRPO's own settings too
+like = trainings.supervised(profile)  # the run on the same questions; GRPO's own settings too
 train, held_out = questions.training_examples(like, seed)
 print(f"{g.steps} steps of {g.prompts} {g.train} questions, {g.generations} answers each")
 print(train[0].query, "\n---\nanswer:", train[0].answer)
@@ -70,7 +70,7 @@ results.shown(pd.DataFrame(columns | {"reward": rewards}).groupby("reward").head
 # (`grpo.completion_tokens`) means that the samples are cut off there.
 
 # %%
-models = {s: (reinforced.reinforced, s) for s in like.seeds}  # trained now, if they are not yet
+models = {s: (trainings.reinforced, s) for s in like.seeds}  # trained now, if they are not yet
 grpo = models[seed]
 log = run.training_logs(like, {"GRPO": grpo})
 figure, axes = plt.subplots(1, 2, figsize=(6, 2.2))
@@ -83,7 +83,7 @@ for axis, (column, label) in zip(axes, {"reward": "reward", "length": "length, t
 
 # %%
 solved = {
-    when: reinforced.accuracy(like, model).accuracy
+    when: trainings.accuracy(like, model).accuracy
     for when, model in (("before", None), ("after", grpo))
 }
 pd.DataFrame({when: right.agg(["mean", "count"]) for when, right in solved.items()}).T.round(3)

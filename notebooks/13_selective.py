@@ -30,7 +30,7 @@ import pandas as pd
 from IPython.display import display
 
 from sts_utils import config, questions, results, run
-from sts_utils.experiments import ablation, selective
+from sts_utils.experiments import selective
 from sts_utils.results import CHANCE_COLOUR, SAE_COLOUR, Claim
 
 profile = config.load(PROFILE, SEEDS)
@@ -77,7 +77,7 @@ tables = [before.assign(features="none", count=0, draw=0)]
 for (which, n, draw), model in trained.items():
     table = pd.read_parquet(run.folder(profile, model) / "table.parquet")
     tables.append(table.assign(features=which, count=n, draw=draw))
-changes = ablation.changes(pd.concat(tables), column, questions.templates(profile))
+changes = selective.changes(pd.concat(tables), column, questions.templates(profile))
 sizes = sorted({n for _, n in changes})
 print(f"{name} of {source}, {unit}:", {f"{n} {which}": str(e) for (which, n), e in changes.items()})
 

@@ -4,14 +4,14 @@ A call needs only what calls of earlier rounds left in the store."""
 
 from sts_utils import corpora, fsdp, questions, run
 from sts_utils.config import Profile
-from sts_utils.experiments import ablation, labels, mixtures, reinforced, selective, transfer
+from sts_utils.experiments import labels, selective, trainings, transfer
 from sts_utils.parallel import Call
 
 
 def gpus(call: Call) -> int:
     """GPUs that a call holds, where there are any: of a fine-tuning all of its launcher's."""
     function, (p, *_) = call
-    if function not in (run.finetuned, mixtures.evaluated, transfer.outcome) or not p.launcher:
+    if function not in (run.finetuned, trainings.evaluated, transfer.outcome) or not p.launcher:
         return 1
     launched = fsdp.launched(p.launcher, p.sft)
     return 0 if launched.get("use_cpu") else launched["num_processes"]
@@ -21,11 +21,11 @@ def rounds(p: Profile) -> list[list[Call]]:
     """The paper's experiments: what the untouched model gives, and the plain fine-tunings; what
     these changed, and trainings that need scores; what is left of these."""
     asked = {name[:2] for name in p.stages} or {f"{number:02}" for number in range(1, 17)}
-    seed, like, plain = p.seeds[0], reinforced.supervised(p), questions.as_asked(p)
+    seed, like, plain = p.seeds[0], trainings.supervised(p), questions.as_asked(p)
     others = questions.sets(p) if asked & {"08", "17"} else []
     runs = [*([p] if asked - {"16", "17"} else []), *others, *([like] if "12" in asked else [])]
     tuned = [(q, s, (run.finetuned, s)) for q in runs for s in q.seeds]
-    rl = [(reinforced.reinforced, s) for s in like.seeds if "12" in asked]
+    rl = [(trainings.reinforced, s) for s in like.seeds if "12" in asked]
     tuned += [(like, s, model) for s, model in zip(like.seeds, rl, strict=False)]
     domains = [(p, d, s) for s in p.seeds for d in corpora.domains(p.domains)]
 
@@ -50,12 +50,12 @@ def rounds(p: Profile) -> list[list[Call]]:
         after += [(run.actual_features, (q, s, model)) for q, s, model in tuned]
     if "07" in asked:
         before += [(run.prose_features, (p, s)) for s in p.seeds]
-        last.append((ablation.zero_features, (p, seed, (run.finetuned, seed))))
+        last.append((selective.zero_features, (p, seed, (run.finetuned, seed))))
     if "10" in asked:
         after += [(run.domain_after, (q, d, s, (run.finetuned, s))) for q, d, s in domains]
     if "11" in asked:
-        after += [(mixtures.evaluated, (p, name)) for name in (None, *mixtures.NAMES[:-1])]
-        last.append((mixtures.evaluated, (p, mixtures.NAMES[-1])))  # where it is the half: there
+        after += [(trainings.evaluated, (p, name)) for name in (None, *trainings.NAMES[:-1])]
+        last.append((trainings.evaluated, (p, trainings.NAMES[-1])))  # where it is the half: there
     if "17" in asked:
         before += [(transfer.gradients, (q, seed)) for q in others]
         before += [(transfer.gradients, (others[0], seed, d)) for d in corpora.domains(p.domains)]
@@ -74,6 +74,6 @@ def rounds(p: Profile) -> list[list[Call]]:
         after += [(run.train_features, cell), (run.train_features, behind)]
         after.append((transfer.answer_features, behind))
     if "12" in asked:
-        before.append((reinforced.accuracy, (like, None)))
-        after.append((reinforced.accuracy, (like, rl[0])))
+        before.append((trainings.accuracy, (like, None)))
+        after.append((trainings.accuracy, (like, rl[0])))
     return [before, after, last]

@@ -1,19 +1,60 @@
-"""Fig 7, Table 11: selective fine-tuning, which trains only what chosen features decode to."""
+"""Acting on chosen features alone. Fig 1b: mathematics while SAE features are zeroed in the
+fine-tuned model. Fig 7, Table 11: selective fine-tuning trains only what features decode to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 
 from sts_utils import models, questions, run, scores, train
 from sts_utils.cache import cached
-from sts_utils.config import Profile
+from sts_utils.config import AblationSettings, Profile
 from sts_utils.features import FeatureStats
-from sts_utils.interventions import SelectiveMaps, edited
+from sts_utils.interventions import SelectiveMaps, edited, zeroed
+from sts_utils.stats import Jackknife
 
 READ = (*run.SHOWN, *run.HELD_OUT, *run.SOLVED, "definition", "sft")
+
+
+@cached(*run.READ, "train", "shift", "ablation", "sft.max_length", "evaluation.dtype", *run.SOLVED)
+def zero_features(p: Profile, seed: int, model: run.Model) -> pd.DataFrame:
+    """Columns of `run.solve` while features of a fine-tuned model, those `to_zero`, are zeroed."""
+    examples = questions.mathematics(p, p.ablation.questions)
+    actual = FeatureStats.from_arrays(run.actual_features(p, seed, model, part=p.sae))
+    hook = run.hook(p)  # before the whole model, which takes the place of the backbone it needs
+    whole, frames = run.whole(p, model), []
+    for (which, count, draw), ids in to_zero(actual, p.ablation).items():
+        edits = {hook.layer: zeroed(hook.sae, ids, hook.sink_norm)} if count else {}
+        with edited(whole, edits):
+            frame = run.solve(p, examples, whole)
+        frames.append(frame.assign(features=which, count=count, draw=draw))
+    return pd.concat(frames, ignore_index=True)
+
+
+def to_zero(actual: FeatureStats, settings: AblationSettings) -> dict:
+    """(which, how many, draw) -> ids of features to zero: "none", "shifted" (by SFT, most first),
+    "random". (Others as active as the shifted ones can't be had: those are the most active.)"""
+    ranked, found = scores.shifted_dims(actual, None).ids, {("none", 0, 0): np.array([], int)}
+    for count in (c for c in settings.counts if c <= len(ranked)):
+        found["shifted", count, 0] = ranked[:count]
+        for draw in range(settings.draws):
+            rng = np.random.default_rng((count, draw))
+            found["random", count, draw] = rng.choice(len(ranked), count, replace=False)
+    return found
+
+
+def changes(table: pd.DataFrame, column: str, templates: Mapping[str, str]) -> dict:
+    """(which features, how many) -> Jackknife of the mean change of a column of `zero_features`
+    against none zeroed: paired by question, over draws of features."""
+    intact = table[table.features == "none"].set_index("id")[column]
+    groups, found = [templates.get(i, i) for i in intact.index], {}
+    for choice, rows in table[table.features != "none"].groupby(["features", "count"]):
+        after = rows.pivot(index="draw", columns="id", values=column)[intact.index]
+        found[choice] = Jackknife.mean((after - intact).to_numpy(), groups)
+    return found
 
 
 def choices(p: Profile) -> list[tuple[str, int, int]]:
@@ -23,7 +64,7 @@ def choices(p: Profile) -> list[tuple[str, int, int]]:
     return [(which, n, draw) for n in sizes for which, draw in draws]
 
 
-def chosen(ranked: np.ndarray, which: str, n: int, stream: Sequence[int] = ()) -> np.ndarray:
+def to_train(ranked: np.ndarray, which: str, n: int, stream: Sequence[int] = ()) -> np.ndarray:
     """`n` features of an SAE: the first of `ranked`, all of its features by their shift, or random
     ones, of the generator's `stream`. Raises ValueError where it has fewer."""
     if n > len(ranked):
@@ -39,7 +80,7 @@ def tuned(p: Profile, seed: int, which: str, n: int, draw: int, *, out: Path) ->
     for q in layers:
         features = FeatureStats.from_arrays(run.train_features(p, seed, part=q.sae))
         ranked = scores.shifted_dims(features, None, p.definition).ids
-        ids[q.layer] = chosen(ranked, which, n, (q.layer, n, draw))
+        ids[q.layer] = to_train(ranked, which, n, (q.layer, n, draw))
     sinks = {q.layer: run.hook(q).sink_norm for q in layers}
     run.release()  # the truncated models that read these: they and the whole one need not fit
     torch.manual_seed(seed)

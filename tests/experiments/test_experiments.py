@@ -13,7 +13,7 @@ from tokenizers.processors import TemplateProcessing
 
 from sts_utils import questions, scores
 from sts_utils.config import AblationSettings, TrainingSet
-from sts_utils.experiments import ablation, labels, mixtures, reinforced, selective
+from sts_utils.experiments import labels, selective, trainings
 from sts_utils.features import Hook
 from sts_utils.stats import Correlation, Jackknife
 
@@ -25,7 +25,7 @@ R = Correlation(0.1, np.zeros(14), np.ones(14), reliability=0.9, seeds=2)
 
 def test_features_to_zero_are_the_most_moved_or_drawn(random_stats):
     actual, settings = random_stats(features=40), AblationSettings(counts=(10, 99), draws=3)
-    chosen = ablation.chosen(actual, settings)  # 40 features only
+    chosen = selective.to_zero(actual, settings)  # 40 features only
     assert len(chosen) == 1 + 1 + 3 and len(chosen["none", 0, 0]) == 0
     assert set(chosen["shifted", 10, 0]) == set(np.argsort(-actual.dh2.sum(0))[:10])
     draws = [chosen["random", 10, draw] for draw in range(3)]
@@ -39,8 +39,8 @@ def test_changes_are_paired_by_question():
     wide = pd.DataFrame(values, list("abcdef")).rename_axis("id")
     table = wide.rename_axis(["features", "count", "draw"], axis=1).unstack().rename("loglik")
     table = table.reset_index().sample(frac=1, random_state=0)
-    lost = ablation.changes(table, "loglik", {})
-    alike = ablation.changes(table, "loglik", dict.fromkeys("abcdef", "one template"))
+    lost = selective.changes(table, "loglik", {})
+    alike = selective.changes(table, "loglik", dict.fromkeys("abcdef", "one template"))
     assert np.isnan(alike["shifted", 2].half)  # of one template nothing is known
     intact, shifted = values["none", 0, 0], values["shifted", 2, 0]
     assert lost["shifted", 2].value == pytest.approx((shifted - intact).mean())
@@ -77,11 +77,11 @@ def test_losses_are_paired_by_question(run):
 
 def test_features_to_tune_are_the_estimated_or_drawn():
     ranked = np.random.default_rng(0).permutation(40)
-    np.testing.assert_array_equal(selective.chosen(ranked, "estimated", 8), ranked[:8])
-    draws = [selective.chosen(ranked, "random", 8, (0, 8, draw)) for draw in range(4)]
+    np.testing.assert_array_equal(selective.to_train(ranked, "estimated", 8), ranked[:8])
+    draws = [selective.to_train(ranked, "random", 8, (0, 8, draw)) for draw in range(4)]
     assert len({frozenset(d) for d in draws}) == 4 and all(len(set(d)) == 8 for d in draws)
     with pytest.raises(ValueError, match=r"selective.dims holds 41, but an SAE has 40 features"):
-        selective.chosen(ranked, "random", 41, (0, 41, 0))
+        selective.to_train(ranked, "random", 41, (0, 41, 0))
 
 
 def test_a_training_for_each_choice_of_dims(profile):
@@ -117,18 +117,18 @@ def test_truncated_models_go_before_the_whole_comes(profile, monkeypatch, random
 def test_sft_like_grpo_has_its_steps_and_rate_and_trains_no_model_by_rl_again(profile):
     """The key of RL is the same whichever of the runs on that training set asks."""
     g = profile.grpo.model_copy(update={"steps": 12, "prompts": 6, "lr": 3e-6, "dtype": "float32"})
-    like = reinforced.supervised(profile.model_copy(update={"grpo": g}))
+    like = trainings.supervised(profile.model_copy(update={"grpo": g}))
     sft = like.sft
     assert (like.train, like.seeds) == ("chain-sum", profile.seeds[:2])
     assert (sft.examples, sft.epochs, sft.batch, sft.micro_batch) == (72, 1, 6, 2)
     assert (sft.lr, sft.dtype) == (3e-6, "float32")
     assert len(questions.training_examples(like, 0)[0]) >= sft.examples
-    like = reinforced.supervised(profile)
+    like = trainings.supervised(profile)
     other = questions.trained_on(profile, TrainingSet(train="chain-sum"))
     assert like.sft != other.sft
-    assert reinforced.reinforced.path(like, 0) == reinforced.reinforced.path(other, 0)
+    assert trainings.reinforced.path(like, 0) == trainings.reinforced.path(other, 0)
     longer = like.model_copy(update={"grpo": like.grpo.model_copy(update={"steps": 3})})
-    assert reinforced.reinforced.path(like, 0) != reinforced.reinforced.path(longer, 0)
+    assert trainings.reinforced.path(like, 0) != trainings.reinforced.path(longer, 0)
 
 
 def test_r_is_of_the_dims_that_demonstrations_find_or_training_moved(run):
@@ -183,17 +183,17 @@ def test_a_probe_never_sees_the_category_it_predicts():
 
 
 def test_domains_are_chosen_by_their_score_and_have_questions_enough(run, monkeypatch):
-    monkeypatch.delattr(mixtures.run, "performance")  # no outcome is read
+    monkeypatch.delattr(trainings.run, "performance")  # no outcome is read
     monkeypatch.setattr(run, "change_arrays", None)
-    monkeypatch.setattr(mixtures, "Run", lambda _: run)
+    monkeypatch.setattr(trainings, "Run", lambda _: run)
     sts = run.scores[run.scores.metric == "sts_icl"].groupby("domain").value.mean().to_dict()
     first, second, *_, last = sorted(sts, key=sts.get, reverse=True)
-    chosen = mixtures.mixtures.__wrapped__
+    chosen = trainings.mixtures.__wrapped__
     ends, extra = chosen(run.profile)
     assert ends == (first, last)
     assert extra["STS"][0] == round(4 * sts[first] / (sts[first] + sts[last])) > 3
     pools = dict.fromkeys(sts, range(4)) | {first: range(3)}  # mixture.extra is 4
-    monkeypatch.setattr(mixtures.questions, "halves", lambda _, d: (pools[d], ()))
+    monkeypatch.setattr(trainings.questions, "halves", lambda _, d: (pools[d], ()))
     assert chosen(run.profile)[0] == (second, last)
     pools = {d: range(3 + (d == last)) for d in sts}
     with pytest.raises(ValueError, match=r"mixture.extra is 4, but fewer than two domains have"):
@@ -201,12 +201,12 @@ def test_domains_are_chosen_by_their_score_and_have_questions_enough(run, monkey
 
 
 def test_the_sts_split_is_in_the_ratio_of_sts():
-    sizes = mixtures.sizes(48, 3.3, 1.2)
+    sizes = trainings.sizes(48, 3.3, 1.2)
     assert sizes["STS"] == (35, 13)  # 48 × 3.3 / 4.5 = 35.2
     assert sizes["none"] == (0, 0) and sizes["half"] == (24, 24)
     assert sizes["all high"] == (48, 0) and sizes["all low"] == (0, 48)
     for high, first in ((1.0, 24), (1.09, 24), (1.15, 26), (1.3, 27)):  # 24, 25.03, 25.7, 27.1
-        assert mixtures.sizes(48, high, 1.0)["STS"] == (first, 48 - first)
+        assert trainings.sizes(48, high, 1.0)["STS"] == (first, 48 - first)
 
 
 def test_a_mixture_s_model_is_named_by_what_it_trains_on(profile):
@@ -216,10 +216,10 @@ def test_a_mixture_s_model_is_named_by_what_it_trains_on(profile):
     def name(section=None, ends=ENDS, extra=(2, 2), **changes):
         nested = getattr(profile, section).model_copy(update=changes) if section else None
         p = profile.model_copy(update={section: nested} if section else changes)
-        return mixtures.mixed.path(p, 0, ends, extra).name
+        return trainings.mixed.path(p, 0, ends, extra).name
 
-    assert len({name(extra=of) for of in mixtures.sizes(8, 1.1, 1.0).values()}) == 4
-    assert len({name(extra=of) for of in mixtures.sizes(8, 3.0, 1.0).values()}) == 5
+    assert len({name(extra=of) for of in trainings.sizes(8, 1.1, 1.0).values()}) == 4
+    assert len({name(extra=of) for of in trainings.sizes(8, 3.0, 1.0).values()}) == 5
     assert name("mixture", questions=7) == name() == name(ends=("law", "math"))
     others = [name("evaluation", dtype="bfloat16"), name(domains="benchmarks"), name("sft", lr=0.1)]
     others += [name("mixture", answer_tokens=5), name(ends=("law", "health"))]

@@ -1,6 +1,8 @@
-"""SFT with extra data of the domain of highest STS_ICL, and of the lowest (Fig 5, Table 10). A
-mixture's model is (mixed, seed, ends, extra examples of each): those of the same sizes are one."""
+"""Other trainings. Fig 5, Table 10: SFT with extra data of the domain of highest STS_ICL, and of
+the lowest; a mixture's model is (mixed, seed, ends, extra examples of each): those of the same
+sizes are one. Fig 6: GRPO and SFT on the same questions, by functions of `supervised(p)`."""
 
+import math
 import random
 from dataclasses import replace
 from functools import cache
@@ -10,13 +12,14 @@ import pandas as pd
 
 from sts_utils import generate, questions, run
 from sts_utils.cache import cached
-from sts_utils.config import Profile
+from sts_utils.config import Profile, TrainingSet
 from sts_utils.examples import Example
 from sts_utils.measured import Run
 
 NAMES = ("none", "all low", "half", "all high", "STS")
 POOLS = (*run.MODEL, "domains", "demonstrations", "evaluation.dtype")
 POOLS += ("mixture.extra", "mixture.answer_tokens")
+LEARNT = (*run.MODEL, "train", "grpo", "shift.held_out")
 
 
 @cache
@@ -75,3 +78,30 @@ def evaluated(p: Profile, name: str | None) -> pd.Series:
     asked = run.performance(p, model, None, tests).set_index(["domain", "id"])
     solved = run.mathematics(p, model).assign(domain="mathematics").set_index(["domain", "id"])
     return pd.concat([asked[p.evaluation.measure], solved[run.mathematics_measure(p)[0]]])
+
+
+def supervised(p: Profile) -> Profile:
+    """The run that fine-tunes on GRPO's training set: its first two seeds, and GRPO's steps,
+    questions a step (with more, SFT would learn from others), learning rate and precision."""
+    g, other = p.grpo, questions.trained_on(p, TrainingSet(train=p.grpo.train, seeds=2))
+    size = {"examples": g.steps * g.prompts, "epochs": 1, "batch": g.prompts}
+    size |= {"micro_batch": math.gcd(g.prompts, other.sft.micro_batch), "lr": g.lr}
+    sft = other.sft.model_copy(update=size | {"dtype": g.dtype})
+    return other.model_copy(update={"sft": sft})
+
+
+@cached(*LEARNT, "engine", folder=True)
+def reinforced(p: Profile, seed: int, *, out: Path) -> None:
+    """The model after GRPO on the questions that SFT learns from."""
+    asked = p.grpo.steps * p.grpo.prompts
+    run.grpo(p, questions.training_examples(p, seed)[0][:asked], seed, out)
+
+
+@cached(*LEARNT, "evaluation.held_out", "evaluation.dtype")
+def accuracy(p: Profile, model: run.Model) -> pd.DataFrame:
+    """Greedy accuracy on held-out questions before (None) or after RL; columns id, accuracy."""
+    from sts_utils import grpo  # TRL takes seconds to import
+
+    examples = questions.training_examples(p, 0)[1][: p.evaluation.held_out]
+    whole, read = run.whole(p, model), questions.tokenizer(p)
+    return grpo.accuracy(whole, read, examples, p.grpo.completion_tokens)
