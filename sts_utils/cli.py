@@ -12,7 +12,7 @@ from pathlib import Path
 
 from papermill.exceptions import PapermillExecutionError
 
-from sts_utils import check, config, notebooks, parallel, plan, run, store
+from sts_utils import check, config, notebooks, plan, store
 from sts_utils.prediction.predict import EXAMPLE, SCORES, compare, predict
 from sts_utils.prediction.probe import FORMS
 from sts_utils.store import FIGURES, RUNS
@@ -77,11 +77,11 @@ def reproduce(chosen: argparse.Namespace) -> int:
     began = time.time()
     for name, profile in profiles.items():
         check.prepare(profile)
-        workers, how = check.workers(profile), {"weight": check.seconds, "gpus": plan.gpus}
-        how |= {"over_ray": profile.executor == "ray" or workers > 1, "release": run.release}
+        workers = check.workers(profile)
+        over_ray = profile.executor == "ray" or workers > 1
         done: dict[str, Path] = {}
         for part in notebooks.parts(profile):
-            parallel.compute(plan.rounds(part), workers, **how)
+            plan.compute(plan.rounds(part), workers, over_ray=over_ray, weight=check.seconds)
             done = notebooks.run(part, name, done)
             notebooks.pages(profile, done, began)
         if chosen.command == "render":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray_steps
 
-from sts_utils import parallel, store
+from sts_utils import plan, store
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[scale]')")
 HERE = str(Path(__file__).parent)
@@ -17,7 +17,7 @@ HERE = str(Path(__file__).parent)
 @pytest.fixture(scope="module")
 def workers():
     """A local cluster of two workers."""
-    os.environ.update(parallel.PATIENCE, PYTHONPATH=f"{store.ROOT}:{HERE}")
+    os.environ.update(plan.PATIENCE, PYTHONPATH=f"{store.ROOT}:{HERE}")
     ray.init("local", num_cpus=2, num_gpus=0, log_to_driver=False, include_dashboard=False)
     yield ray
     ray.shutdown()
@@ -30,7 +30,7 @@ def test_a_killed_worker_loses_nothing(workers, profile, tmp_path):
     calls = [(ray_steps.killed_once, (profile, folder))]
     calls += [(ray_steps.counted, (profile, folder, name)) for name in "abc"]
     for _ in range(2):  # the second time everything is done
-        parallel.compute([calls], over_ray=True)
+        plan.compute([calls], over_ray=True)
     assert [(tmp_path / name).read_text() for name in "abc"] == ["made\n"] * 3
     made = ray_steps.killed_once.path(profile, folder)
     assert (made / "pid").read_text() != (tmp_path / "first").read_text()
@@ -41,7 +41,7 @@ def test_an_error_is_one_line_and_the_round_ends(workers, profile, tmp_path):
     first, here = [(ray_steps.wrong, (profile, 3))], (profile, str(tmp_path))
     first.append((ray_steps.counted, (*here, "d")))
     with pytest.raises(ValueError) as caught:
-        parallel.compute([first, [(ray_steps.counted, (*here, "e"))]], over_ray=True)
+        plan.compute([first, [(ray_steps.counted, (*here, "e"))]], over_ray=True)
     said = "corpus 'x' is empty: choose another (1 of 2 steps failed; the others are stored)"
     assert str(caught.value) == f"wrong tiny 3: {said}"
     assert (tmp_path / "d").exists() and not (tmp_path / "e").exists()
@@ -53,7 +53,7 @@ def test_a_worker_finds_what_this_process_finds(workers, tmp_path, monkeypatch):
     names = "HF_HUB_CACHE", "STS_MIRROR"
     for name in names:
         monkeypatch.setenv(name, f"/of/{name}")
-    parallel.compute([[(ray_steps.seen, (str(tmp_path), *names))]], over_ray=True)
+    plan.compute([[(ray_steps.seen, (str(tmp_path), *names))]], over_ray=True)
     assert (tmp_path / "seen").read_text() == "/of/HF_HUB_CACHE /of/STS_MIRROR"
 
 
@@ -61,7 +61,7 @@ def test_one_worker_computes_here_the_longest_first(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     made = []
     rounds = [[(made.append, (n,)) for n in (1, 3, 2)], [(made.append, (9,))]]
-    parallel.compute(rounds, weight=lambda call: call[1][0])
+    plan.compute(rounds, weight=lambda call: call[1][0])
     assert made == [3, 2, 1, 9]
 
 
@@ -74,7 +74,7 @@ def test_a_dead_address_is_one_line_and_soon(monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", address)
         start = time.monotonic()
         with pytest.raises(ValueError, match=f"^RAY_ADDRESS='{address}': no cluster") as error:
-            parallel.compute([])
+            plan.compute([])
         assert time.monotonic() - start < 20 and "\n" not in str(error.value)
 
 
@@ -82,5 +82,6 @@ def test_a_step_for_more_gpus_than_any_node_has_is_one_line(monkeypatch):
     nodes = [{"Resources": {"GPU": 4.0}}, {"Resources": {"CPU": 8.0}}]
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(plan, "gpus", lambda call: 8)
     with pytest.raises(ValueError, match="a step wants 8 GPUs, a node has 4: lower num_processes"):
-        parallel.compute([[(print, ())]], over_ray=True, gpus=lambda call: 8)
+        plan.compute([[(print, ())]], over_ray=True)

@@ -73,7 +73,7 @@ def over_nodes(words: list[str], environment: dict, folder: Path, nodes: int) ->
     what the run before stored is there; 0 if its tables are that run's, to the bit."""
     from ray.cluster_utils import Cluster
 
-    from sts_utils.parallel import PATIENCE
+    from sts_utils.plan import PATIENCE
 
     start, out = time.time(), folder / "nodes"
     with mock.patch.dict(os.environ, environment | PATIENCE):  # of the nodes
