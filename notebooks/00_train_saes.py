@@ -48,7 +48,7 @@ from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.mixing_buffer import mixing_buffer
 from sae_lens.training.sae_trainer import SAETrainer
 
-from sts_utils import batches, check, config, interventions, models, run, saes
+from sts_utils import batches, check, config, models, run, saes
 from sts_utils.corpora import packaged
 from sts_utils.examples import chat
 from sts_utils.store import ROOT, atomic_folder
@@ -279,7 +279,7 @@ def token_loss(model, layer, sequences, replace) -> float:
         return hidden
 
     losses = []
-    with interventions.edited(model, {layer: edit}):
+    with saes.edited(model, {layer: edit}):
         for sequence in sequences:
             ids = torch.tensor([sequence], device=model.device)
             logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()

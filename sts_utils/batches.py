@@ -6,11 +6,9 @@ import timeit
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
-from math import inf
 
 import psutil
 import torch
-from torch.nn.functional import linear
 
 A100 = 6e13  #: FLOP/s of an A100 on average.
 
@@ -27,7 +25,7 @@ def greedy(items: Iterable, fits: Callable[[list, object], bool]) -> Iterator[li
         yield batch
 
 
-def by_length(lengths: Sequence[int], tokens: int, most: float = inf) -> Iterator[list[int]]:
+def by_length(lengths: Sequence[int], tokens: int, most: float = torch.inf) -> Iterator[list[int]]:
     """Indices, shortest first: `most` of so many padded `tokens` at once, or a longer one alone."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     return greedy(order, lambda b, i: len(b) < most and (len(b) + 1) * lengths[i] <= tokens)
@@ -59,7 +57,7 @@ def _seconds(dtype: str) -> float:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     a, b = (torch.ones(n, 512, dtype=getattr(torch, dtype)) for n in (256, 1024))
-    timer = timeit.Timer(partial(linear, a, b), timer=time.thread_time)
+    timer = timeit.Timer(partial(torch.nn.functional.linear, a, b), timer=time.thread_time)
     seconds = min(timer.repeat(repeat=7, number=1))
     torch.set_num_threads(threads)
     return seconds

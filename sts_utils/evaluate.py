@@ -17,7 +17,6 @@ import torch
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks.mmlu_pro import utils as lm_eval_mmlu_pro
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
@@ -141,7 +140,7 @@ def solution_loglik(model, tokenizer, examples: Sequence[Example], max_length: i
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         targets = batch.pop("labels")[:, 1:]
         answer = targets != -100
-        hidden = models.final_states(model, **batch, keep=pad(answer, (0, 1)))
+        hidden = models.final_states(model, **batch, keep=torch.nn.functional.pad(answer, (0, 1)))
         picked = token_logliks(model, hidden, targets[answer]).split(answer.sum(1).tolist())
         values |= {examples[i].id: of.mean().item() for i, of in zip(chosen, picked, strict=True)}
     return pd.DataFrame({"id": list(values), "solution_loglik": list(values.values())})

@@ -1,7 +1,6 @@
 """Pairs of prompts -> rows of SAE features -> sums. Nothing dense is kept: O(features) memory."""
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import torch
 from sae_lens import SAE
 from tqdm import tqdm
 
-from sts_utils import batches, generate, saes
+from sts_utils import batches, saes
 from sts_utils.models import context_cache, query_residuals
 from sts_utils.prompts import Pairs, Prompt
 
@@ -101,11 +100,11 @@ def feature_stats(
 
 def by_context(pairs: Pairs) -> dict[tuple, list[int]]:
     """(context a, context b) -> indices of the pairs behind them."""
-    groups = defaultdict(list)
+    groups = {}
     for index, (a, b) in enumerate(pairs):
         if (a.query, a.tail) != (b.query, b.tail):
             raise ValueError(f"question {a.example_id}: query tokens differ between the conditions")
-        groups[a.context, b.context].append(index)
+        groups.setdefault((a.context, b.context), []).append(index)
     return groups
 
 
@@ -221,10 +220,3 @@ def stream_stats(pairs: Pairs, model, hook: Hook, max_rows=10_000, generated=Non
     every, sides = hook._replace(sink_norm=np.inf), [stream[:size] for stream in streams]
     add_sums(sums, range(len(lengths)), lengths, sides, every, None, names)
     return stacked(sums, names, hook.sae)
-
-
-def continuations(model, tokenizer, prompts: Sequence[Prompt], new_tokens: int) -> dict:
-    """(example id, condition) -> ids of the whole model's greedy continuation of a prompt."""
-    greedy, ids = {"do_sample": False, "max_new_tokens": new_tokens}, [p.ids for p in prompts]
-    rows = generate.continued(model, tokenizer, ids, 1, **greedy)
-    return {(p.example_id, p.condition): row for p, row in zip(prompts, rows, strict=True)}

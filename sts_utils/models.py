@@ -52,7 +52,7 @@ def resolve(name: str) -> Path | str:
     if (folder / "config.json").exists():
         return folder
     if name in PACKAGED:  # converted from GGUF, about 20 s
-        from gguf import GGUFReader  # seconds to import, as peft
+        from gguf import GGUFReader  # takes seconds
 
         file = Path(distribution(PACKAGED[name][0]).locate_file(PACKAGED[name][1]))
         read = dict(pretrained_model_name_or_path=file.parent, gguf_file=file.name)
@@ -111,14 +111,6 @@ def size(name: str, revision: str | None = None) -> int:
     config = config_of(name, revision)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config).num_parameters()
-
-
-def add_lora(model, rank: int) -> None:
-    """Freeze `model` (in place) but a LoRA of each linear map, the head aside; alpha is 2 rank."""
-    import peft
-
-    how = {"r": rank, "lora_alpha": 2 * rank, "target_modules": "all-linear"}
-    peft.inject_adapter_in_model(peft.LoraConfig(**how), model)
 
 
 def device() -> str:

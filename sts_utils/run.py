@@ -11,23 +11,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from sts_utils import (
-    batches,
-    corpora,
-    evaluate,
-    features,
-    fsdp,
-    models,
-    questions,
-    saes,
-    train,
-    vllm,
-)
+from sts_utils import batches, corpora, evaluate, features, models, questions, saes, train, vllm
 from sts_utils.cache import cached
 from sts_utils.config import Profile, SftSettings
 from sts_utils.examples import Example, by_domain
 from sts_utils.features import FeatureStats, Hook
-from sts_utils.generate import generate
+from sts_utils.fsdp import launch
+from sts_utils.generate import continued, generate
 from sts_utils.prompts import chat_prompt
 from sts_utils.questions import tokenizer
 
@@ -127,12 +117,12 @@ def read(p: Profile, pairs: Sequence, desc: str | None, names: Sequence = (), af
 
 
 def _stream(p: Profile, pairs: Sequence) -> FeatureStats:
-    """The released code's alignment: whole prompts with generated tokens, row by row."""
-    written = {}
-    if p.shift.generated_tokens:
-        model = models.load_model(p.model, p.dtype, p.revision)
-        flat = [prompt for pair in pairs for prompt in pair]
-        written = features.continuations(model, tokenizer(p), flat, p.shift.generated_tokens)
+    """The released code's alignment: whole prompts with tokens generated greedily, row by row."""
+    written, flat = {}, [prompt for pair in pairs for prompt in pair]
+    if n := p.shift.generated_tokens:
+        model, ids = models.load_model(p.model, p.dtype, p.revision), [q.ids for q in flat]
+        rows = continued(model, tokenizer(p), ids, 1, do_sample=False, max_new_tokens=n)
+        written = {(q.example_id, q.condition): of for q, of in zip(flat, rows, strict=True)}
     return features.stream_stats(pairs, backbone(p), hook(p), p.shift.stream_rows, written)
 
 
@@ -181,7 +171,7 @@ def sft(p: Profile, settings: SftSettings, examples: Sequence, seed: int, out: P
     release()
     if p.launcher:
         model = {"model": p.model, "revision": p.revision, "seed": seed, "steps": steps}
-        log = fsdp.launch(p.launcher, settings, examples, out, **model)
+        log = launch(p.launcher, settings, examples, out, **model)
     else:
         log = train.sft(p.model, p.revision, settings, examples, seed, out, steps)
     log.to_parquet(out / "log.parquet", index=False)
@@ -194,8 +184,11 @@ def briefly_tuned(p: Profile, examples, lr: float, seed: int, desc: str, steps=N
     size = dict.fromkeys(("batch", "micro_batch"), train.QUICK_BATCH) | {"epochs": 1}
     release()
     model = models.load_model(p.model, p.sft.dtype, p.revision)
-    if lora:
-        models.add_lora(model, lora)
+    if lora:  # of each linear map, the head aside; all else is frozen
+        import peft  # takes seconds
+
+        rank = {"r": lora, "lora_alpha": 2 * lora, "target_modules": "all-linear"}
+        peft.inject_adapter_in_model(peft.LoraConfig(**rank), model)
     how = p.sft.model_copy(update=size), examples, lr, seed, desc, steps
     train.train_answers(model.train(), tokenizer(p), *how, warmup=0)
     return model.eval().to(getattr(torch, p.evaluation.dtype))

@@ -19,7 +19,6 @@ from sts_utils.examples import MATH_INSTRUCTION, Example
 from sts_utils.store import DATA, digest
 
 TABLE = yaml.safe_load((DATA / "corpora.yaml").read_text("utf-8"))
-READERS = vars(packaged)  #: The functions that read packages or make examples, by name.
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def _read(name: str) -> tuple[Example, ...]:
     elif row.of:
         found = chain.from_iterable(map(_read, row.of))
     else:
-        found = READERS[row.reader](*row.part) if row.reader else _from_columns(row)
+        found = getattr(packaged, row.reader)(*row.part) if row.reader else _from_columns(row)
     examples = {e.id: e for e in found}
     if not examples:
         raise ValueError(f"corpus {name!r} is empty")

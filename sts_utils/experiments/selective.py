@@ -13,7 +13,7 @@ from sts_utils import models, questions, run, scores, train
 from sts_utils.cache import cached
 from sts_utils.config import AblationSettings, Profile
 from sts_utils.features import FeatureStats
-from sts_utils.interventions import SelectiveMaps, edited, zeroed
+from sts_utils.saes import SelectiveMaps, edited, zeroed
 from sts_utils.stats import Jackknife
 
 READ = (*run.SHOWN, *run.HELD_OUT, *run.SOLVED, "definition", "sft")

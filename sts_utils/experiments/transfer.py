@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sts_utils import corpora, evaluate, interventions, prompts, questions, run, saes
+from sts_utils import corpora, evaluate, generate, prompts, questions, run, saes
 from sts_utils.cache import cached
 from sts_utils.config import Profile
 from sts_utils.examples import Example, by_domain
-from sts_utils.generate import chat_text
 
 READ = (*run.READ, "train", "shift", *run.DOMAINS)
 OUTCOME = (*run.ASKED, "train", "shift.held_out", "sft", "evaluation.asked")
@@ -44,8 +43,8 @@ def pulls(p: Profile, chosen: Sequence[Example]) -> dict[str, np.ndarray]:
         for e in chosen[start : start + TOGETHER]:
             options = [e.answer, *(option for option in e.options if option != e.answer)]
             asked, options = (e.question, options) if e.options else (e.query, [e.solution])
-            rows.append(lm.pieces(chat_text(tokenizer, asked), options))
-        with interventions.edited(model, {hook.layer: leaf}):
+            rows.append(lm.pieces(generate.chat_text(tokenizer, asked), options))
+        with saes.edited(model, {hook.layer: leaf}):
             scores = lm.score(rows)  # of each question: the gold option's, then the others'
         loglik, at = sum(options[0] for options in scores), leaves.pop()
         others = [options[1:].logsumexp(0) for options in scores if len(options) > 1]

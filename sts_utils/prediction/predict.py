@@ -17,7 +17,6 @@ from sts_utils import batches, features, models, prompts, questions, run, saes, 
 from sts_utils.cache import cached, versions
 from sts_utils.config import Profile
 from sts_utils.examples import Example, split
-from sts_utils.features import FeatureStats
 from sts_utils.prediction import probe as probing
 from sts_utils.prediction.sources import drawn, read, read_evaluation
 
@@ -46,7 +45,7 @@ class Prediction:
     scores: Sequence[str]  # that can be had
     n: int
     score: str
-    stats: Mapping[tuple[str, int, str], FeatureStats]
+    stats: Mapping[tuple[str, int, str], features.FeatureStats]
     answers: pd.DataFrame | None  # of a probe, as probe.tried gives them
 
     @cached_property
@@ -226,7 +225,7 @@ def predict(
     found, answers = {}, None
     if not dry_run:
         bar = tqdm(pairs.items(), desc="features", unit="set")
-        found = {at: FeatureStats.from_arrays(prompt_features(p, of)) for at, of in bar}
+        found = {at: features.FeatureStats.from_arrays(prompt_features(p, of)) for at, of in bar}
         answers = probing.tried(*run_it) if probe else None
     data = own, asked, worked, notes, seeds, tuple(asked), possible
     return Prediction(p, *data, n, score, found, answers)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import functions_of
 
-from sts_utils import config, corpora, evaluate, interventions, plan, questions, run
+from sts_utils import config, corpora, evaluate, plan, questions, run, saes
 from sts_utils.corpora import packaged
 from sts_utils.experiments import transfer
 from sts_utils.features import FeatureStats, Hook
@@ -68,7 +68,7 @@ def test_the_gradient_is_how_the_log_odds_move(one, whole, tokenizer, sae, monke
     found = transfer.gradients.function(one, 0, OTHER)
     direction, ends = torch.randn(64, generator=torch.Generator().manual_seed(0)), []
     for step in (1e-3 * direction, -1e-3 * direction):
-        with interventions.edited(whole, {0: lambda r, step=step: r + step.to(r.device)}):
+        with saes.edited(whole, {0: lambda r, step=step: r + step.to(r.device)}):
             ends.append(evaluate.option_likelihoods(whole, tokenizer, examples).gold_log_odds)
     slope = (ends[0] - ends[1]).mean() / 2e-3
     assert slope == pytest.approx(float(direction @ torch.tensor(found["odds"])), rel=0.02)

@@ -5,7 +5,7 @@ import psutil
 import pytest
 import torch
 
-from sts_utils import corpora, models, prompts, saes
+from sts_utils import corpora, generate, models, prompts, saes
 from sts_utils import features as extract
 from sts_utils.features import FeatureStats, Hook, feature_stats
 
@@ -203,9 +203,9 @@ def test_stream_compares_row_i_with_row_i(pairs, backbone, sae):
 
 
 def test_generation_continues_the_whole_prompt(pairs, whole, tokenizer):
-    found = extract.continuations(whole, tokenizer, [pairs[0][0]], 3)
     ids = list(pairs[0][0].ids)
-    for token in found[pairs[0][0].example_id, "plain"]:
+    (found,) = generate.continued(whole, tokenizer, [ids], 1, do_sample=False, max_new_tokens=3)
+    for token in found:
         with torch.inference_mode():
             logits = whole(torch.tensor([ids], device=whole.device)).logits
         assert logits[0, -1].argmax().item() == token

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sts_utils import corpora, models, saes, train
-from sts_utils.interventions import SelectiveMaps, edited, zeroed
+from sts_utils.saes import SelectiveMaps, edited, zeroed
 
 IDS = torch.tensor([[5, 900, 17, 4000, 33, 2], [8, 12, 700, 61, 9, 1500]]).to(models.device())
 
