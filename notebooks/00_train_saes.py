@@ -50,7 +50,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 
 from sts_utils import batches, check, config, models, run, saes
 from sts_utils.corpora import packaged
-from sts_utils.examples import chat
+from sts_utils.prompts import chat
 from sts_utils.store import ROOT, atomic_folder
 
 # %%

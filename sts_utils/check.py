@@ -13,9 +13,10 @@ import torch
 import yaml
 from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_load_from_cache
 
-from sts_utils import config, corpora, examples, models, plan, questions, saes, store, train
+from sts_utils import config, corpora, models, plan, questions, saes, store, train
 from sts_utils.batches import A100, cpu_threads, flops_a_second
 from sts_utils.config import Profile
+from sts_utils.prompts import by_domain
 
 #: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy), a
 #: factor for activations and caches, and GB of a process beside all that: with CUDA, and without.
@@ -37,7 +38,7 @@ def prepare(p: Profile) -> None:
     for name in corpora_of(p):
         corpora.load(name)
     for q in {q.domains: q for q in (p, *questions.sets(p, elsewhere=True))}.values():
-        shown = examples.by_domain(corpora.load(q.demonstrations))
+        shown = by_domain(corpora.load(q.demonstrations))
         for domain in questions.evaluation_questions(q):
             if (n := len(shown.get(domain, ()))) < p.sts.demonstrations:
                 few = f"domain {domain!r} has {n} demonstrations in {q.demonstrations!r}"

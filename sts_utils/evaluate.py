@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from sts_utils import batches, generate, models
-from sts_utils.examples import Example, by_domain
+from sts_utils.prompts import Example, by_domain
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from sts_utils.examples import Example, chat
+from sts_utils.prompts import Example, chat
 
 
 def chat_text(tokenizer, question: str) -> str:

@@ -11,7 +11,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from trl import GRPOConfig, GRPOTrainer
 
 from sts_utils import generate, models, train
-from sts_utils.examples import chat
+from sts_utils.prompts import chat
 
 #: Seconds for reading an answer, and for each comparison with the gold one; questions sampled
 #: together, at most: the key-value caches of all completions are held.

@@ -60,8 +60,9 @@ class Run:
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
-        """MMLU-Pro's category of each domain that is a subject; of others themselves."""
-        return tuple(map(packaged.category, self.domain_names))
+        """MMLU-Pro's category of each domain that is an MMLU subject; of others themselves."""
+        known = packaged.mmlu_domains()
+        return tuple(known.get(name.replace(" ", "_"), name) for name in self.domain_names)
 
     @cached_property
     def ranked(self) -> list[ShiftedDims]:

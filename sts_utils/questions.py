@@ -9,9 +9,8 @@ from functools import cache
 from sts_utils import corpora, models, prompts
 from sts_utils.config import Profile, SweepSettings, TrainingSet
 from sts_utils.corpora import packaged
-from sts_utils.examples import Example, by_domain, split, unlisted, with_answer, with_wrong_answer
 from sts_utils.features import ROWS
-from sts_utils.prompts import Pairs
+from sts_utils.prompts import Example, Pairs, by_domain, split, with_answer
 
 log = logging.getLogger(__name__)
 _tokenizer = cache(models.load_tokenizer)
@@ -121,7 +120,7 @@ def domain_pairs(p: Profile, domain: str, seed: int) -> Pairs:
     shown = by_domain(corpora.load(p.demonstrations))[domain]
     asked = domain_queries(p, domain, seed)
     if not p.sts.options:
-        shown, asked = ([unlisted(e) for e in examples] for examples in (shown, asked))
+        shown, asked = ([prompts.unlisted(e) for e in examples] for examples in (shown, asked))
     return pairs(p, asked, prompts.choose_demonstrations(shown, p.sts.demonstrations, 1, seed))
 
 
@@ -137,7 +136,7 @@ def pairs(p: Profile, queries: Sequence[Example], sets: Sequence[Sequence[Exampl
 def answer_pairs(p: Profile, queries: Sequence, sets: Sequence, rng: random.Random) -> Pairs:
     """(wrong, right) prompts of `queries`: behind demonstrations with wrong or right answers."""
     queries = [with_answer(e) for e in queries]
-    wrong = [[with_wrong_answer(rng, e) for e in group] for group in sets]
+    wrong = [[prompts.with_wrong_answer(rng, e) for e in group] for group in sets]
     right = [[with_answer(e) for e in group] for group in sets]
     both = [pairs(p, queries, shown) for shown in (wrong, right)]
     return [(a, b) for (_, a), (_, b) in zip(*both, strict=True)]

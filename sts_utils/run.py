@@ -14,11 +14,10 @@ import torch
 from sts_utils import batches, corpora, evaluate, features, models, questions, saes, train, vllm
 from sts_utils.cache import cached
 from sts_utils.config import Profile, SftSettings
-from sts_utils.examples import Example, by_domain
 from sts_utils.features import FeatureStats, Hook
 from sts_utils.fsdp import launch
 from sts_utils.generate import continued, generate
-from sts_utils.prompts import chat_prompt
+from sts_utils.prompts import Example, by_domain, chat_prompt
 from sts_utils.questions import tokenizer
 
 Model = tuple | None

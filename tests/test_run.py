@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sts_utils import config, corpora, grpo, plan, questions, run
-from sts_utils.examples import by_domain
 from sts_utils.features import FeatureStats
 from sts_utils.measured import Run
+from sts_utils.prompts import by_domain
 
 
 def test_halves_are_disjoint_and_whole(profile):

@@ -15,7 +15,7 @@ import yaml
 from pyarrow import parquet
 
 from sts_utils.corpora import packaged
-from sts_utils.examples import MATH_INSTRUCTION, Example
+from sts_utils.prompts import MATH_INSTRUCTION, Example
 from sts_utils.store import DATA, digest
 
 TABLE = yaml.safe_load((DATA / "corpora.yaml").read_text("utf-8"))

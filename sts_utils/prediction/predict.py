@@ -16,9 +16,9 @@ from tqdm import tqdm
 from sts_utils import batches, features, models, prompts, questions, run, saes, scores, stats, store
 from sts_utils.cache import cached, versions
 from sts_utils.config import Profile
-from sts_utils.examples import Example, split
 from sts_utils.prediction import probe as probing
 from sts_utils.prediction.sources import drawn, read, read_evaluation
+from sts_utils.prompts import Example, split
 
 #: The worked example: 60 problems of school physics and chemistry, written for this project.
 EXAMPLE = str(store.DATA / "example.jsonl")

@@ -14,8 +14,8 @@ from sts_utils import batches, evaluate, generate, models, questions, run, stats
 from sts_utils import train as sft
 from sts_utils.cache import cached
 from sts_utils.config import Profile
-from sts_utils.examples import Example, chat, with_answer
 from sts_utils.prediction.sources import drawn
+from sts_utils.prompts import Example, chat, with_answer
 from sts_utils.stats import Jackknife
 
 #: How multiple choice is learnt and asked: by …

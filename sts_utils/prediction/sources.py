@@ -17,8 +17,8 @@ import yaml
 
 from sts_utils import corpora, store
 from sts_utils.corpora.packaged import digest
-from sts_utils.examples import Example, by_domain, chat
 from sts_utils.prediction import files
+from sts_utils.prompts import Example, by_domain, chat
 
 #: What a column is for -> the names it is recognised by. A name in a chat -> who speaks.
 COLUMNS = yaml.safe_load((store.DATA / "columns.yaml").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ import yaml
 
 from sts_utils import check, config, corpora
 from sts_utils.corpora import packaged
-from sts_utils.examples import Example, by_domain, split
+from sts_utils.prompts import Example, by_domain, split
 from sts_utils.store import ROOT
 
 DIGESTS = yaml.safe_load((ROOT / "tests/corpora/digests.yaml").read_text())

@@ -9,7 +9,7 @@ import transformers
 from test_options import option_logliks
 
 from sts_utils import evaluate, features, generate, models, train
-from sts_utils.examples import Example
+from sts_utils.prompts import Example
 
 SIZE = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4)
 SIZE |= dict(num_key_value_heads=2, vocab_size=49_152, head_dim=16, pad_token_id=0)

@@ -15,7 +15,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from sts_utils import corpora, evaluate, generate
 from sts_utils.config import EvaluationSettings
-from sts_utils.examples import Example, by_domain
+from sts_utils.prompts import Example, by_domain
 
 GENERATION = EvaluationSettings(mode="generation", measure="accuracy", shots=2, max_new_tokens=8)
 CHAIN = "Let's think step by step. It is 4. The answer is (B)."

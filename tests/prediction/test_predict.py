@@ -10,9 +10,9 @@ import torch
 
 import sts_utils
 from sts_utils import cli, corpora, features, models, run, scores, store, train
-from sts_utils.examples import Example
 from sts_utils.prediction import predict as module
 from sts_utils.prediction import probe, sources
+from sts_utils.prompts import Example
 
 HTML = "<script>alert(1)</script> & <b>"
 TINY = {"model": "tiny", "sae": "random-8x", "dtype": "float32"}

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import example as case
 from hypothesis import strategies as st
 
-from sts_utils.examples import Example
 from sts_utils.prediction import sources
 from sts_utils.prediction.sources import COLUMNS, read, read_domains
+from sts_utils.prompts import Example
 
 PAIRS = [("What is 2 + 2?", "4"), ("What is 3 + 4?", "7")]
 CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
