@@ -82,8 +82,7 @@ def reproduce(chosen: argparse.Namespace) -> int:
         done: dict[str, Path] = {}
         for part in notebooks.parts(profile):
             parallel.compute(plan.rounds(part), workers, **how)
-            done = notebooks.run(part, name, done)
-            notebooks.pages(profile, done, began)
+            notebooks.run(part, profile, name, done, began)
         if chosen.command == "render":
             for other in notebooks.OTHERS:
                 parameters = {} if other == "predict" else {"PROFILE": name}

@@ -117,11 +117,11 @@ def provenance(p: Profile, began: float, missing: Sequence[str]) -> str:
     """What a page says of itself: the code, day, machine and time; what is still to come."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    code = f"commit {commit}" if commit else f"version {version('sts_utils')}"
-    where = f"{cpu_threads()} cores of {platform.machine()}, {models.device()}"
-    took = f"{date.today()}, {where}, {(time.time() - began) / 60:.0f} min in this start"
-    said = f"Profile {p.name}, domains {p.domains}, seeds {', '.join(map(str, p.seeds))}; {code}; "
-    return said + took + (f". Still to come: {', '.join(missing)}" if missing else "")
+    said = f"Profile {p.name}, domains {p.domains}, seeds {', '.join(map(str, p.seeds))}; "
+    said += f"commit {commit}; " if commit else f"version {version('sts_utils')}; "
+    said += f"{date.today()}, {cpu_threads()} cores of {platform.machine()}, {models.device()}, "
+    said += f"{(time.time() - began) / 60:.0f} min in this start"
+    return said + (f". Still to come: {', '.join(missing)}" if missing else "")
 
 
 def parts(p: Profile) -> list[Profile]:
@@ -132,28 +132,22 @@ def parts(p: Profile) -> list[Profile]:
     return [*(p.model_copy(update={"stages": names}) for names in early), p]
 
 
-def run(p: Profile, name: str, done: Mapping[str, Path]) -> dict[str, Path]:
-    """Execute the notebooks of a profile, loaded by its `name`, that are not `done`, and the last
-    one. On a CPU two run at a time: half of each one's time is a kernel that starts. A GPU may have
-    room for the models of one alone."""
-    asked, place = stages(p), RUNS / "notebooks" / p.name
+def run(part: Profile, p: Profile, name: str, done: dict[str, Path], began: float) -> None:
+    """Execute the notebooks of a part of profile `p` (loaded by its `name`) that are not `done`,
+    and its last one; make a page of all done in figures/<profile>/, the last as index.html. On a
+    CPU two run at a time: half of each one's time is a kernel that starts. A GPU may have room for
+    the models of one alone."""
+    asked = stages(part)
     parameters = {"PROFILE": name, "SEEDS": ",".join(map(str, p.seeds))}
 
-    def made(stage: str) -> Path:
-        print(f"[{asked.index(stage) + 1}/{len(asked)}] {stage}", flush=True)
-        return execute(stage, parameters, place)
+    def make(stage: str) -> None:
+        print(f"[{stages(p).index(stage) + 1}/{len(stages(p))}] {stage}", flush=True)
+        done[stage] = execute(stage, parameters, RUNS / "notebooks" / p.name)
 
-    todo = [stage for stage in asked[:-1] if stage not in done]
     with ThreadPoolExecutor(1 if models.device() == "cuda" else 2) as pool:
-        new = dict(zip(todo, pool.map(made, todo), strict=True))
-    return {**done, **new, asked[-1]: made(asked[-1])}
-
-
-def pages(p: Profile, done: Mapping[str, Path], began: float) -> None:
-    """A page of each notebook done, in figures/<profile>/; the last, of a whole run the central
-    one, is index.html."""
-    *others, last = sorted(done, key=STAGES.index)
-    about = provenance(p, began, [s for s in stages(p) if s not in done])
-    links = {"index": done[last]} | {name: done[name] for name in others}
-    for link, executed in links.items():
-        page(executed, FIGURES / p.name / f"{link}.html", list(links), about)
+        list(pool.map(make, [stage for stage in asked[:-1] if stage not in done]))
+    make(asked[-1])
+    links = {"index": asked[-1]} | {stage: stage for stage in asked[:-1]}
+    about = provenance(p, began, [stage for stage in stages(p) if stage not in done])
+    for link, stage in links.items():
+        page(done[stage], FIGURES / p.name / f"{link}.html", list(links), about)
