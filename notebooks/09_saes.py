@@ -97,6 +97,11 @@ for name, (panel, label, theirs) in drawn.items():
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
     results.r_points(axis, rows)
     axis.set_xlabel(label)
+    if name == "fig4c":  # at the places of its L0s on a log scale, between ours
+        theirs_at = results.paper("table12_sparsity")
+        places = np.interp(np.log(theirs_at.l0), np.log(list(panels[panel])), range(len(rows)))
+        look = {"color": results.CHANCE_COLOUR, "mfc": "white", "ms": 5}
+        axis.plot(places, theirs_at.pearson, "D--", label="the paper", **look)
     figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
     caption = (
         f"Fig {name[3:]}. r of score and absolute change over {profile.domains}, for SAEs "

@@ -1,6 +1,9 @@
 """How figures, tables and claims look, how claims are judged, and the files they leave."""
 
+import base64
 import fcntl
+import html
+import io
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -22,6 +25,16 @@ from sts_utils.store import DATA, FIGURES
 
 PALETTE = sns.color_palette("colorblind", 7)  #: Colour-blind safe.
 SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
+#: A domain has the colour and marker of its family in every figure; by MMLU-Pro's category.
+FAMILIES = {
+    "science": ("math", "physics", "chemistry", "engineering", "computer science"),
+    "life, medicine": ("biology", "health"),
+    "law, humanities": ("law", "history", "philosophy"),
+    "society, business": ("business", "economics", "psychology", "other"),
+    "benchmark": (),  # every other domain
+}
+COLOURS = [*(PALETTE[i] for i in (0, 2, 1, 4)), "0.3"]
+LOOKS = dict(zip(FAMILIES, zip(COLOURS, "os^Dv", strict=True), strict=True))
 METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
 MEASURES = yaml.safe_load((DATA / "measures.yaml").read_text(encoding="utf-8"))
 MEASURE_NAMES, SHORT_NAMES = ({k: m[n] for k, m in MEASURES.items()} for n in ("name", "axis"))
@@ -70,6 +83,30 @@ def r_points(axis: Axes, rows: dict, rotate: int = 0) -> None:
     axis.set(ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
 
 
+def family(category: str) -> str:
+    """The family of a category of domains: LOOKS has its colour and marker."""
+    return next((name for name, its in FAMILIES.items() if category in its), "benchmark")
+
+
+def hovering(figure: Figure) -> HTML | Figure:
+    """A figure whose points have words (their gid) says them where it is pointed at: spots of HTML
+    over the picture. Where a notebook is not trusted the spots go, and the picture stays."""
+    points, spots, png = figure.findobj(lambda artist: artist.get_gid()), "", io.BytesIO()
+    if not points:
+        return figure
+    figure.savefig(png, metadata={"Software": None})
+    for point in points:
+        pixels = point.get_transform().transform(point.get_xydata()[0])
+        x, y = 100 * figure.transFigure.inverted().transform(pixels)
+        where = f"left: {x - 0.8:.2f}%; top: {99.2 - y:.2f}%; width: 1.6%; aspect-ratio: 1"
+        spots += (
+            f'<i title="{html.escape(point.get_gid())}" style="position: absolute; {where}"></i>'
+        )
+    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    box = f"position: relative; max-width: {figure.get_figwidth() * figure.dpi:.0f}px"
+    return HTML(f'<div style="{box}"><img src="{source}" style="width: 100%">{spots}</div>')
+
+
 def numbers(e: Estimate) -> dict[str, float]:
     """The cells of an estimate in a table."""
     return {"value": e.value, "low": e.low, "high": e.high}
@@ -84,7 +121,7 @@ def shown(table: pd.DataFrame) -> HTML:
 
 def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -> None:
     """Save a figure (pdf, png) or table (csv, md, tex) with its caption (txt), and show it."""
-    display(shown(thing) if isinstance(thing, pd.DataFrame) else thing)
+    display(shown(thing) if isinstance(thing, pd.DataFrame) else hovering(thing))
     display(Markdown(f"**{caption}**"))
     path, whole = FIGURES / p.name / name, f"{caption} {setting(p)}"
     path.parent.mkdir(parents=True, exist_ok=True)
