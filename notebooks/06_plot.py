@@ -36,8 +36,7 @@ from ipywidgets import Dropdown, HBox
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
-from scipy.stats import PermutationMethod, pearsonr, spearmanr
-from scipy.stats import f as f_distribution
+from scipy.stats import PermutationMethod, f, pearsonr, spearmanr
 
 from sts_utils import config, evaluate, questions, results, scores, stats
 from sts_utils.experiments import labels
@@ -60,11 +59,11 @@ WORDS = {
     "weaker": "below the paper's smallest",
     "inconclusive": "too wide to tell",
 }
-found = []
+NAMES, found = {"sts_act": "STS_act", "sts_icl": "STS_ICL"}, []
 for metric, e in r.items():
     low, high = theirs.loc[metric]
     said = WORDS[results.verdict(e.low, e.high, "above", low)]
-    said = f"r of {results.METRIC_NAMES[metric]} is {e}: {said} (paper: {low:.2f} to {high:.2f})"
+    said = f"r of {NAMES[metric]} is {e}: {said} (paper: {low:.2f} to {high:.2f})"
     found.append(said.replace("-", "−"))
 signal = r["sts_icl"].reliability
 doubt = "so noise is not what hides a correlation"
@@ -91,10 +90,12 @@ def scatter(axis, seen: stats.Observations, measure: str, kind: str = "absolute"
     sns.regplot(x=x, y=y, ax=axis, scatter=False, seed=0, color="0.4", line_kws={"lw": 1})
     axis.errorbar(x, y, yerr=error, fmt="none", ecolor="0.88", elinewidth=0.8, zorder=0)
     for i, domain in enumerate(seen.domains):
-        colour, marker = results.LOOKS[results.family(seen.categories[i])]
-        said = f"{domain} ({seen.categories[i]})\nscore {x[i]:.4g}, change {change[i]:+.1f} "
+        family = results.family(seen.categories[i])
+        look = results.FAMILIES[family]
+        said = f"{domain} ({family})\nscore {x[i]:.4g}, change {change[i]:+.1f} "
         said += f"± {error[i]:.1f}\n{seen.changes[i].shape[1]} questions"
-        axis.plot(x[i], y[i], marker, color=colour, ms=4, mec="white", mew=0.4, gid=said)
+        dot = {"color": look["colour"], "ms": 4, "mec": "white", "mew": 0.4, "gid": said}
+        axis.plot(x[i], y[i], look["marker"], **dot)
     axis.set(ylabel=f"{kind} change of\n{results.SHORT_NAMES[measure]}")
     axis.set_title(f"r = {stats.correlate(seen, kind)}".replace("-", "−"), loc="left")
     if kind == "absolute":
@@ -135,7 +136,8 @@ def name_points(axis, points: np.ndarray, names) -> None:
 
 # %%
 LAYOUT = [["sts_act"] * 3 + ["sts_icl"] * 3, [*"aabbdd"], ["signed act"] * 3 + ["signed icl"] * 3]
-figure, axes = plt.subplot_mosaic(LAYOUT, figsize=(5.4, 7.4), height_ratios=(3, 1.7, 2.2))
+figure = Figure(figsize=(5.4, 7.4))  # not pyplot's: shown once, when it is whole
+axes = figure.subplot_mosaic(LAYOUT, height_ratios=(3, 1.7, 2.2))
 placed = {}
 for metric, seen in observed.items():
     signed = f"signed {metric[4:]}"
@@ -158,9 +160,9 @@ for (panel, metric, model), of in panels:
     x, y = placed[panel].T
     sns.regplot(x=x, y=y, ax=axis, scatter=False, ci=None, color="0.7", line_kws={"lw": 1})
     for domain, *point in zip(of.domain, x, y):
-        colour, marker = results.LOOKS[results.family(domain)]
+        look = results.FAMILIES[results.family(domain)]
         said = "{} (the paper)\nscore {:g}, |change| {:g} points".format(domain, *point)
-        axis.plot(*point, marker, color=colour, ms=4, alpha=0.6, gid=said)
+        axis.plot(*point, look["marker"], color=look["colour"], ms=4, alpha=0.6, gid=said)
     axis.set(xlabel=METRIC_NAMES[metric], ylim=(-1, 15), yticks=(0, 5, 10))
     axis.set_title(f"{model.rsplit('-', 1)[0]}, r = {printed[metric, model]:.2f}", loc="left")
     axis.set_ylabel("the paper: |change|\nof accuracy, points" if panel == "a" else "")
@@ -169,8 +171,8 @@ for (panel, metric, model), of in panels:
 # %%
 look = {"ls": "", "ms": 5, "mec": "white"}
 handles = [
-    Line2D([], [], color=colour, marker=marker, label=name, **look)
-    for name, (colour, marker) in results.LOOKS.items()
+    Line2D([], [], color=its["colour"], marker=its["marker"], label=name, **look)
+    for name, its in results.FAMILIES.items()
 ]
 where = {"loc": "outside upper center", "ncols": 3, "columnspacing": 1, "handletextpad": 0.2}
 figure.legend(handles=handles, frameon=False, **where)
@@ -233,7 +235,7 @@ if len(profile.seeds) > 1:  # how much each score's r varies over seeds; wide wi
     freedom = len(profile.seeds) - 1
     act, icl = (by_seed(seen).var(ddof=1) for seen in observed.values())
     ratio = np.log(act / icl)
-    low, high = np.log(f_distribution.ppf([0.025, 0.975], freedom, freedom))
+    low, high = np.log(f.ppf([0.025, 0.975], freedom, freedom))
     ratio = SimpleNamespace(value=ratio, low=ratio - high, high=ratio - low)
     ratio.reliability, ratio.testable = r["sts_icl"].reliability, r["sts_icl"].testable
     words = "log of the variance of r over seeds, sts_act minus sts_icl"
@@ -336,6 +338,9 @@ def each_seed(seen, kind: str, selection: str) -> dict[str, float]:
     return row
 
 
+TRUE = ["r_with_true_change", "r_with_true_change_low", "r_with_true_change_high"]
+
+
 def of_means(seen, kind: str) -> dict[str, float]:
     """r over all domains of the means over seeds, and how sure it is."""
     r, method = stats.correlate(seen, kind), PermutationMethod(2000, rng=np.random.default_rng(0))
@@ -346,7 +351,7 @@ def of_means(seen, kind: str) -> dict[str, float]:
     for part in ("between", "within"):
         row[f"r_{part}"] = str(stats.correlate(seen, kind, part))
     if r.testable:
-        row |= dict(zip(("r_with_true_change", "true_low", "true_high"), r.with_true_change))
+        row |= dict(zip(TRUE, r.with_true_change))
     return row
 
 
@@ -367,14 +372,14 @@ theirs |= {"change": "absolute"}
 about = ["source", "model", "domains", "metric", "selection", "change", "n"]
 columns = ["r_mean", "r_sd", "r", "low", "high", "fisher_low", "fisher_high", "rho", "p"]
 columns += ["r_between", "r_within", "reliability"]
-columns += ["r_with_true_change", "true_low", "true_high"]
+columns += TRUE
 their_r = results.paper("table06_pearson")
 their_r = their_r.rename(columns={"pearson_mean": "r_mean", "pearson_sd": "r_sd"}).assign(**theirs)
 caption = (
-    "Table 6. Pearson r of score and change over domains. r_mean, r_sd: over seeds, as the paper "
-    "reports. r: of means over seeds, [low, high] with other categories drawn, [fisher_low, "
-    "fisher_high] as if domains were independent, Spearman ρ, permutation p. r_between: of the "
-    "categories' means; r_within: of domains less these. r_with_true_change: without the "
+    "Table 6. Pearson r of score and change over domains. r mean, r sd: over seeds, as the paper "
+    "reports. r: of means over seeds, low to high with other categories drawn, Fisher's low to "
+    "high as if domains were independent, Spearman's rho, permutation p. r between: of the "
+    "categories' means; r within: of domains less these. r with true change: without the "
     "questions' noise, r and its interval over √reliability. Selection paper: eight domains "
     "chosen by the outcome."
 )
@@ -483,12 +488,13 @@ def restricted(seen: stats.Observations, which: str, measure: str) -> stats.Obse
 
 def picture(measure: str, which: str, n: int):
     """Fig 3's upper row for these choices."""
-    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(5.4, 3.2))
     seen = measured.observations(dims=[dims[:n] for dims in measured.ranked])
     for axis, (metric, of) in zip(figure.subplots(1, 2, sharey=True), seen.items()):
         of = restricted(of, which, measure)
         points = scatter(axis, of, measure)
-        axis.set(xlabel=METRIC_NAMES[metric], ylabel=axis.get_ylabel() * (metric == "sts_act"))
+        axis.set(xlabel=METRIC_NAMES[metric])
+        axis.label_outer()
         name_points(axis, points, of.domains)
     figure.suptitle(f"{measure}, {which} ({len(of.domains)} domains), N = {n}", fontsize=9)
     return results.hovering(figure)

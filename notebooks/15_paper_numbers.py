@@ -38,8 +38,8 @@ printed = results.paper("table06_pearson")  # a row a model and score: r over 8 
 points = results.paper("figure3_digitized")  # three of Fig 3's six panels, read off the picture
 colours = dict(zip(printed.model.unique(), results.PALETTE))
 markers = {"sts_act": "o", "sts_icl": "s"}
-figure = Figure(figsize=(9.6, 3.1))  # not pyplot's: shown once, when it is whole
-a, b, c = figure.subplots(1, 3, width_ratios=(1, 1.1, 1))
+figure = Figure(figsize=(5.4, 6))  # not pyplot's: shown once, when it is whole
+a, b, c = figure.subplot_mosaic("ac;bb", height_ratios=(1, 1.2)).values()
 printed
 
 # %% [markdown]

@@ -25,18 +25,9 @@ from sts_utils.store import DATA, FIGURES
 
 PALETTE = sns.color_palette("colorblind", 7)  #: Colour-blind safe.
 SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
-#: A domain has the colour and marker of its family in every figure; by MMLU-Pro's category.
-FAMILIES = {
-    "science": ("math", "physics", "chemistry", "engineering", "computer science"),
-    "life, medicine": ("biology", "health"),
-    "law, humanities": ("law", "history", "philosophy"),
-    "society, business": ("business", "economics", "psychology", "other"),
-    "benchmark": (),  # every other domain
-}
-COLOURS = [*(PALETTE[i] for i in (0, 2, 1, 4)), "0.3"]
-LOOKS = dict(zip(FAMILIES, zip(COLOURS, "os^Dv", strict=True), strict=True))
 METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
 MEASURES = yaml.safe_load((DATA / "measures.yaml").read_text(encoding="utf-8"))
+FAMILIES = yaml.safe_load((DATA / "families.yaml").read_text(encoding="utf-8"))
 MEASURE_NAMES, SHORT_NAMES = ({k: m[n] for k, m in MEASURES.items()} for n in ("name", "axis"))
 LOOK = {"pdf.fonttype": 42, "figure.dpi": 120, "savefig.dpi": 200, "axes.titlesize": 9}
 LOOK |= {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
@@ -84,8 +75,10 @@ def r_points(axis: Axes, rows: dict, rotate: int = 0) -> None:
 
 
 def family(category: str) -> str:
-    """The family of a category of domains: LOOKS has its colour and marker."""
-    return next((name for name, its in FAMILIES.items() if category in its), "benchmark")
+    """The family of a category of domains: FAMILIES has its colour and marker."""
+    return next(
+        (name for name, of in FAMILIES.items() if category in of["categories"]), "benchmark"
+    )
 
 
 def hovering(figure: Figure) -> HTML | Figure:
@@ -98,13 +91,20 @@ def hovering(figure: Figure) -> HTML | Figure:
     for point in points:
         pixels = point.get_transform().transform(point.get_xydata()[0])
         x, y = 100 * figure.transFigure.inverted().transform(pixels)
-        where = f"left: {x - 0.8:.2f}%; top: {99.2 - y:.2f}%; width: 1.6%; aspect-ratio: 1"
-        spots += (
-            f'<i title="{html.escape(point.get_gid())}" style="position: absolute; {where}"></i>'
-        )
+        where = f"position: absolute; left: {x:.2f}%; top: {100 - y:.2f}%; width: 1.6%"
+        where += "; aspect-ratio: 1; transform: translate(-50%, -50%)"
+        spots += f'<i title="{html.escape(point.get_gid())}" style="{where}"></i>'
     source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
     box = f"position: relative; max-width: {figure.get_figwidth() * figure.dpi:.0f}px"
-    return HTML(f'<div style="{box}"><img src="{source}" style="width: 100%">{spots}</div>')
+    picture = f'<img src="{source}" style="display: block; width: 100%">'
+    return HTML(f'<div style="{box}">{picture}{spots}</div>')
+
+
+def worded(column: str) -> str:
+    """A column's name as a reader has it: measures by their names, no underscores."""
+    for key, words in SHORT_NAMES.items():
+        column = column.replace(key, words)
+    return column.replace("_", " ")
 
 
 def numbers(e: Estimate) -> dict[str, float]:
@@ -121,12 +121,13 @@ def shown(table: pd.DataFrame) -> HTML:
 
 def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -> None:
     """Save a figure (pdf, png) or table (csv, md, tex) with its caption (txt), and show it."""
-    display(shown(thing) if isinstance(thing, pd.DataFrame) else hovering(thing))
+    table = isinstance(thing, pd.DataFrame)
+    display(shown(thing.rename(columns=worded)) if table else hovering(thing))
     display(Markdown(f"**{caption}**"))
     path, whole = FIGURES / p.name / name, f"{caption} {setting(p)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = {"txt": f"{caption}\n{setting(p)}\n"}
-    if isinstance(thing, Figure):
+    if not table:
         thing.savefig(f"{path}.pdf", metadata={"CreationDate": None})
         thing.savefig(f"{path}.png", metadata={"Software": None})
         plt.close(thing)
