@@ -264,7 +264,7 @@ for place, predictor in enumerate((*METRICS, *PROBES)):
 
 # %%
 axis.plot([], [], "D", color="0.4", mfc="white", ms=5, label="the paper's r (not a skill)")
-axis.legend(frameon=False, loc="lower left")
+figure.legend(frameon=False, loc="outside upper right")
 axis.axhline(0, color=results.CHANCE_COLOUR, ls="--", lw=0.8)
 axis.set_xticks(range(4), [*map(results.METRIC_NAMES.get, METRICS), "raw\nprobe", "SAE\nprobe"])
 axis.set(ylabel="skill on left-out domains\n(1 is perfect, 0 is the mean)", xlim=(-0.5, 3.5))

@@ -102,8 +102,8 @@ def hovering(figure: Figure) -> HTML | Figure:
 
 def worded(column: str) -> str:
     """A column's name as a reader has it: measures by their names, no underscores."""
-    for key, words in SHORT_NAMES.items():
-        column = column.replace(key, words)
+    for key, measure in MEASURES.items():
+        column = column.replace(key, measure["column"])
     return column.replace("_", " ")
 
 
