@@ -212,7 +212,8 @@ caption = (
     f"Below {stats.TESTABLE} no correlation with it is testable. The run's scores are correlated "
     f"with {results.MEASURE_NAMES[measure]}: {rule}, signed."
 )
-results.publish(profile, "reliability", reliability, caption)
+named = reliability.replace({"measure": results.MEASURE_NAMES})
+results.publish(profile, "reliability", named, caption)
 
 # %% [markdown]
 # ## Is a drop lost knowledge?

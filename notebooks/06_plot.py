@@ -54,23 +54,28 @@ print(f"{len(measured.domain_names)} domains in {len({*measured.categories})} ca
 r = {metric: stats.correlate(seen) for metric, seen in observed.items()}
 theirs = results.paper("table06_pearson").groupby("metric").pearson_mean.agg(["min", "max"])
 WORDS = {
-    "agrees": "above 0, as in the paper",
-    "does not": "below 0, against the paper",
-    "weaker": "below the paper's smallest",
-    "inconclusive": "too wide to tell",
+    "agrees": "above 0, like the paper's",
+    "does not": "below 0, unlike the paper's",
+    "weaker": "below all of the paper's",
+    "inconclusive": "which may be 0 or the paper's",
 }
-NAMES, found = {"sts_act": "STS_act", "sts_icl": "STS_ICL"}, []
+NAMES, found, verdicts = {"sts_act": "STS_act", "sts_icl": "STS_ICL"}, [], set()
 for metric, e in r.items():
     low, high = theirs.loc[metric]
-    said = WORDS[results.verdict(e.low, e.high, "above", low)]
-    said = f"r of {NAMES[metric]} is {e}: {said} (paper: {low:.2f} to {high:.2f})"
+    verdicts.add(one := results.verdict(e.low, e.high, "above", low))
+    said = f"{e} for {NAMES[metric]}, {WORDS[one]} ({low:.2f} to {high:.2f})"
     found.append(said.replace("-", "−"))
+answer = "Yes" if verdicts == {"agrees"} else "It can't be told"
+answer = "No, not as in the paper" if verdicts <= {"does not", "weaker"} else answer
+
+# %%
 signal = r["sts_icl"].reliability
 doubt = "so noise is not what hides a correlation"
 doubt = doubt if signal >= stats.TESTABLE else "so nothing can be tested"
 Markdown(
     "**Question.** Do the scores foretell how much each domain moves?\n\n"
-    f"**Answer.** Over {len(measured.domain_names)} domains {'; '.join(found)}.\n\n"
+    f"**Answer.** {answer}. Over {len(measured.domain_names)} domains the correlation r of score "
+    f"and absolute change is {' and '.join(found)}.\n\n"
     "**How sure.** Brackets are 95% intervals, other categories of domains drawn. Of the change's "
     f"variance {signal:.0%} is signal, {doubt}."
 )
@@ -405,7 +410,7 @@ for of in evaluate.MEASURES:
         for metric, seen in (observed | measured.observations(["cosine"])).items():
             e = stats.correlate(replace(seen, changes=changes), change)
             if e.testable:
-                row = {"measure": of, "change": change, "metric": metric}
+                row = {"measure": results.MEASURE_NAMES[of], "change": change, "metric": metric}
                 rows.append(row | results.numbers(e) | {"reliability": e.reliability})
 columns = ["measure", "change", "metric", "value", "low", "high", "reliability"]
 caption = (

@@ -392,7 +392,7 @@ GROUPS = {
         FIXED: "SAE features (fixed)",
         FIXED.replace(",", ", residual,"): "residual stream",
     },
-    "gradients": {label: label.replace("gradient of ", "of ") for label in GRADIENTS},
+    "gradients": dict(zip(GRADIENTS, ("of the answers", "of the log-odds", "by SAE features"))),
     "without an SAE": {"token overlap": "overlap of words", "quick probe": "short fine-tuning"},
 }
 
@@ -478,10 +478,10 @@ results.publish(judged_on, "control_aucs", figure, caption)
 
 # %%
 CAPTION = (
-    "Positive control, skill or words, {half} half ({skills}): `auc`, how often a score puts the "
-    "trained skill's cells above the trained surface's; `r` with the change off the own cells, "
-    "less what overlap of words, surface, length of answers and the training set's mean say; 95% "
-    "over training sets and seeds (`auc`) and over skills (`r`), p by permuting training sets. "
+    "Positive control, skill or words, {half} half ({skills}). AUC: how often a score puts the "
+    "trained skill's cells above the trained surface's. r: with the change off the own cells, "
+    "less what overlap of words, surface, length of answers and the training set's mean say. 95% "
+    "over training sets and seeds (AUC) and over skills (r); p by permuting training sets. "
     "{ours}."
 )
 
@@ -530,7 +530,7 @@ results.publish(
     judged_on,
     "control_goals",
     pd.DataFrame(rows),
-    f"Positive control, judgement half: goals set before, and what {FIXED} reached. `cost`: what "
+    f"Positive control, judgement half: goals set before, and what {FIXED} reached. Cost: what "
     "it reads of a training set, of what fine-tuning on that computes (tokens × blocks); the "
     "domains are read once for all training sets, and not in it, nor is the evaluation in "
     f"fine-tuning's. {ours}.",
