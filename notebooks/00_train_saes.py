@@ -166,7 +166,7 @@ with torch.inference_mode():
         norms.append(hidden[0].float().norm(dim=-1).cpu())
 norms = torch.cat(norms)
 figure, axis = plt.subplots(figsize=(5, 2.2))
-bins = torch.logspace(0, norms.max().log10().item(), 80)
+bins = torch.logspace(0, norms.max().log10().ceil().item(), 80)
 axis.hist(norms.clip(1), bins=bins, log=True, color="0.6")
 axis.axvline(saes.SINK_FACTOR * norms.median(), color="C3", ls="--", label="sink threshold")
 axis.set(xscale="log", xlabel=f"norm of the residual row after block {max(layers)}")
@@ -329,9 +329,9 @@ with torch.inference_mode():
 frequency = sum(fired).float().cpu() / sum(map(len, rows[profile.layer]))
 figure, axis = plt.subplots(figsize=(5, 2.2))
 bins = torch.logspace(-6, 0, 60)
-axis.hist(frequency.clip(1e-6), bins=bins, color=results.SAE_COLOUR)
+axis.hist(frequency.clip(bins[0]), bins=bins, color=results.SAE_COLOUR)
 axis.set(xscale="log", xlabel="share of tokens on which a feature fires", ylabel="features")
-_ = axis.set_title("at the left end: 1e-6 or never", loc="left")
+_ = axis.set_title("the bar at the left: never", loc="left")
 
 # %%
 main = quality.iloc[0]

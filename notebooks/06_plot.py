@@ -501,16 +501,21 @@ def picture(measure: str, which: str, n: int):
         axis.set(xlabel=METRIC_NAMES[metric])
         axis.label_outer()
         name_points(axis, points, of.domains)
-    figure.suptitle(f"{measure}, {which} ({len(of.domains)} domains), N = {n}", fontsize=9)
+    figure.suptitle(
+        f"{results.worded(measure)}, {which} ({len(of.domains)} domains), N = {n}", fontsize=9
+    )
     return results.hovering(figure)
 
 
 # %%
 sizes = [n for n in (10, 30, 100, 300, 1000) if n < len(measured.ranked[0])]
 sizes = sorted({*sizes, profile.top_n})
-which = ["all", "subjects", "benchmarks", "paper"]
+which = ["all", "paper"]
+if len({results.family(category) == "benchmark" for category in measured.categories}) == 2:
+    which += ["subjects", "benchmarks"]
+columns = [(results.MEASURES[of]["column"], of) for of in evaluate.MEASURES]
 pickers = [
-    Dropdown(options=list(evaluate.MEASURES), value=measure, description="measure"),
+    Dropdown(options=columns, value=measure, description="measure"),
     Dropdown(options=which, description="domains"),
     Dropdown(options=sizes, value=profile.top_n, description="N"),
 ]
