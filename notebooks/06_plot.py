@@ -63,7 +63,7 @@ NAMES, found, verdicts = {"sts_act": "STS_act", "sts_icl": "STS_ICL"}, [], set()
 for metric, e in r.items():
     low, high = theirs.loc[metric]
     verdicts.add(one := results.verdict(e.low, e.high, "above", low))
-    said = f"{e} for {NAMES[metric]}, {WORDS[one]} ({low:.2f} to {high:.2f})"
+    said = f"For {NAMES[metric]} it is {e}, {WORDS[one]} ({low:.2f} to {high:.2f})."
     found.append(said.replace("-", "−"))
 answer = "Yes" if verdicts == {"agrees"} else "It can't be told"
 answer = "No, not as in the paper" if verdicts <= {"does not", "weaker"} else answer
@@ -74,8 +74,8 @@ doubt = "so noise is not what hides a correlation"
 doubt = doubt if signal >= stats.TESTABLE else "so nothing can be tested"
 Markdown(
     "**Question.** Do the scores foretell how much each domain moves?\n\n"
-    f"**Answer.** {answer}. Over {len(measured.domain_names)} domains the correlation r of score "
-    f"and absolute change is {' and '.join(found)}.\n\n"
+    f"**Answer.** {answer}. r is the correlation of score and absolute change over "
+    f"{len(measured.domain_names)} domains. {' '.join(found)}\n\n"
     "**How sure.** Brackets are 95% intervals, other categories of domains drawn. Of the change's "
     f"variance {signal:.0%} is signal, {doubt}."
 )
