@@ -72,7 +72,8 @@ answer = "No, not as in the paper" if verdicts <= {"does not", "weaker"} else an
 signal = r["sts_icl"].reliability
 doubt = "so noise is not what hides a correlation"
 if not r["sts_icl"].testable:  # mostly noise, or a single training run
-    answer, doubt = "It can't be told", f"of {len(profile.seeds)} training run(s): too little to tell"
+    answer = "It can't be told"
+    doubt = f"of {len(profile.seeds)} training run(s): too little to tell"
 Markdown(
     "**Question.** Do the scores foretell how much each domain moves?\n\n"
     f"**Answer.** {answer}. r is the correlation of score and absolute change over "
