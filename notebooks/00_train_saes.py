@@ -48,7 +48,7 @@ from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.mixing_buffer import mixing_buffer
 from sae_lens.training.sae_trainer import SAETrainer
 
-from sts_utils import batches, check, config, interventions, models, run, saes
+from sts_utils import batches, check, config, interventions, models, results, run, saes
 from sts_utils.corpora import packaged
 from sts_utils.examples import chat
 from sts_utils.store import ROOT, atomic_folder
@@ -166,9 +166,11 @@ with torch.inference_mode():
         norms.append(hidden[0].float().norm(dim=-1).cpu())
 norms = torch.cat(norms)
 figure, axis = plt.subplots(figsize=(5, 2.2))
-axis.hist(norms.clip(1), bins=80, log=True, color="0.6")
+bins = torch.logspace(0, norms.max().log10().ceil().item(), 80)
+axis.hist(norms.clip(1), bins=bins, log=True, color="0.6")
 axis.axvline(saes.SINK_FACTOR * norms.median(), color="C3", ls="--", label="sink threshold")
-axis.set(xscale="log", xlabel=f"residual norm after block {max(layers)}", ylabel="tokens")
+axis.set(xscale="log", xlabel=f"norm of the residual row after block {max(layers)}")
+axis.set_ylabel("tokens")
 _ = axis.legend(frameon=False)
 
 # %% [markdown]
@@ -326,8 +328,10 @@ with torch.inference_mode():
     fired = [(saes.encode(sae, chunk.float()) > 0).sum(0) for chunk in rows[profile.layer]]
 frequency = sum(fired).float().cpu() / sum(map(len, rows[profile.layer]))
 figure, axis = plt.subplots(figsize=(5, 2.2))
-axis.hist(frequency.clip(1e-6).log10(), bins=60, color="C0")
-_ = axis.set(xlabel="log10 of the share of tokens on which a feature fires", ylabel="features")
+bins = torch.logspace(-6, 0, 60)
+axis.hist(frequency.clip(bins[0]), bins=bins, color=results.SAE_COLOUR)
+axis.set(xscale="log", xlabel="share of tokens on which a feature fires", ylabel="features")
+_ = axis.set_title("the bar at the left: never", loc="left")
 
 # %%
 main = quality.iloc[0]
