@@ -39,10 +39,9 @@ from matplotlib.transforms import Bbox
 from scipy.stats import PermutationMethod, f, pearsonr, spearmanr
 
 from sts_utils import config, evaluate, questions, results, scores, stats
-from sts_utils.experiments import labels
 from sts_utils.features import FeatureStats
-from sts_utils.measured import Run
 from sts_utils.results import FIGURES, METRIC_NAMES, Claim
+from sts_utils.shipped import Run
 
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
@@ -279,8 +278,8 @@ results.shown(summed[shown].sort_values(["corrected", "verdict"]))
 # %% [markdown]
 # `corrected` is the verdict by Holm's correction: with many claims and nothing true, some interval
 # leaves 0 out by chance; corrected, that happens in 5% of such runs, over all statistics of the
-# paper's claims. A correlation's interval leaves out each category of domains in turn (on Fisher's
-# scale), that of a ratio of variances is F's, else it is a bootstrap over questions (variants of a
+# paper's claims. A correlation's interval leaves out each category of domains in turn, on Fisher's
+# scale. That of a ratio of variances is F's. Else it is a bootstrap over questions (variants of a
 # template together), seeds or random draws. A claim with several statistics agrees when all of them
 # do. The rule judges claims, not digits: the run may be of another scale than the paper's. Where
 # the paper's column in `claims.csv` says "not reported", the claim is ours.
@@ -424,57 +423,6 @@ caption = (
 results.publish(profile, "table6_measures", pd.DataFrame(rows, columns=columns), caption)
 
 # %% [markdown]
-# Does it depend on what the score reads? Three variants (ours), each fixed beforehand, and none
-# chosen by its r:
-#
-# - *as asked*: the scores read questions with lettered options, as the paper's do; the outcome here
-#   is asked without. Here the scores read the questions as they are asked (first seed).
-# - *dense left out*: $D_N$ without features of density above 0.5 on the training questions.
-# - *own spread*: activations and shifts in units of each feature's standard deviation over the
-#   training questions' tokens, for $D_N$ and for the scores.
-
-
-# %%
-def in_own_spread(of: FeatureStats, spread: np.ndarray) -> FeatureStats:
-    """Sums of features [Q, F] in units of their `spread` [F]; what never moves stays 0."""
-    unit = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
-    scaled = {field: getattr(of, field) * unit for field in ("h", "dh")}
-    return replace(of, **scaled, h2=of.h2 * unit**2, dh2=of.dh2 * unit**2)
-
-
-asked = Run(questions.as_asked(profile))
-asked.train, asked.changes = measured.train[:1], measured.changes
-sparse, dims = labels.density(profile)["share"] <= 0.5, []
-for one in measured.ranked:
-    kept = sparse[one.ids]
-    dims.append(scores.ShiftedDims(one.ids[kept], one.shift[kept])[: profile.top_n])
-spread = [np.sqrt((t.mean("h2") - t.mean("h") ** 2).clip(0)) for t in measured.train]
-scaled = Run(profile)
-scaled.train = [in_own_spread(of, s) for of, s in zip(measured.train, spread)]
-scaled.domains = [
-    {domain: in_own_spread(of, s) for domain, of in seed.items()}
-    for seed, s in zip(measured.domains, spread)
-]
-variants = {"the paper's": observed, "as asked": asked.observations()}
-variants |= {"dense left out": measured.observations(dims=dims)}
-variants |= {"own spread": scaled.observations()}
-
-# %%
-rows = [
-    {"scores": name, "metric": metric, "change": change}
-    | results.numbers(stats.correlate(seen, change))
-    for name, of in variants.items()
-    for metric, seen in of.items()
-    for change in stats.CHANGES
-]
-caption = (
-    "Table 6 by what the score reads (ours): r over all domains with the change, 95% with other "
-    "categories drawn. as asked: options not listed, first seed's queries; dense left out: D_N "
-    "without features of density above 0.5; own spread: features in units of their own deviation."
-)
-results.publish(profile, "table6_variants", pd.DataFrame(rows), caption)
-
-# %% [markdown]
 # ## Play with it
 #
 # Another measure, other domains, another N: how many of the most shifted features $D_N$ holds. In
@@ -525,6 +473,62 @@ still = display(picture(*(picker.value for picker in pickers)), display_id=True)
 for picker in pickers:
     picker.observe(lambda _: still.update(picture(*(p.value for p in pickers))), "value")
 display(HBox(pickers))
+
+# %% [markdown]
+# ## Does it depend on what the score reads?
+#
+# Three variants (ours), each fixed beforehand, and none
+# chosen by its r:
+#
+# - *as asked*: the scores read questions with lettered options, as the paper's do; the outcome here
+#   is asked without. Here the scores read the questions as they are asked (first seed).
+# - *dense left out*: $D_N$ without features of density above 0.5 on the training questions.
+# - *own spread*: activations and shifts in units of each feature's standard deviation over the
+#   training questions' tokens, for $D_N$ and for the scores.
+#
+# These need every question's features. From a clone that has only the shipped sums, they are
+# computed here, which takes an hour or more.
+
+
+# %%
+def in_own_spread(of: FeatureStats, spread: np.ndarray) -> FeatureStats:
+    """Sums of features [Q, F] in units of their `spread` [F]; what never moves stays 0."""
+    unit = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+    scaled = {field: getattr(of, field) * unit for field in ("h", "dh")}
+    return replace(of, **scaled, h2=of.h2 * unit**2, dh2=of.dh2 * unit**2)
+
+
+whole, asked = measured.computed(), Run(questions.as_asked(profile))
+asked.train, asked.changes = measured.train[:1], measured.changes
+sparse, dims = measured.density <= 0.5, []
+for one in measured.ranked:
+    kept = sparse[one.ids]
+    dims.append(scores.ShiftedDims(one.ids[kept], one.shift[kept])[: profile.top_n])
+spread = [np.sqrt((t.mean("h2") - t.mean("h") ** 2).clip(0)) for t in whole.train]
+scaled = whole.with_sae(profile.sae)
+scaled.train = [in_own_spread(of, s) for of, s in zip(whole.train, spread)]
+scaled.domains = [
+    {domain: in_own_spread(of, s) for domain, of in seed.items()}
+    for seed, s in zip(whole.domains, spread)
+]
+variants = {"the paper's": observed, "as asked": asked.observations()}
+variants |= {"dense left out": whole.observations(dims=dims)}
+variants |= {"own spread": scaled.observations()}
+
+# %%
+rows = [
+    {"scores": name, "metric": metric, "change": change}
+    | results.numbers(stats.correlate(seen, change))
+    for name, of in variants.items()
+    for metric, seen in of.items()
+    for change in stats.CHANGES
+]
+caption = (
+    "Table 6 by what the score reads (ours): r over all domains with the change, 95% with other "
+    "categories drawn. as asked: options not listed, first seed's queries; dense left out: D_N "
+    "without features of density above 0.5; own spread: features in units of their own deviation."
+)
+results.publish(profile, "table6_variants", pd.DataFrame(rows), caption)
 
 # %%
 print(f"Fig 3, Tables 6 and 9, {len(every)} judged statistics: figures/{profile.name}/.")

@@ -16,9 +16,9 @@
 #
 # The scores read the model through one SAE, at one layer, and keep the first N features of a
 # ranking. How much hangs on these choices? Fig 4a to c and Table 12 repeat the main correlation
-# through SAEs that differ in one thing: **width** (how many features), **layer** (the block whose
-# output is read) and **sparsity** (L0: how many features are active at a token). Fig 4d takes later
-# features of the ranking in the place of $D_N$.
+# through SAEs that differ in one thing. It is **width** (how many features), **layer** (the block
+# whose output is read) or **sparsity** (L0: how many features are active at a token). Fig 4d takes
+# later features of the ranking in the place of $D_N$.
 #
 # Nothing is trained again: the model and its changes are the same throughout.
 

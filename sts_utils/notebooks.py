@@ -45,7 +45,8 @@ PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block body_header %}{{ super() }}
 <style>body { max-width: 60rem; margin: 0 auto; padding: 0 1rem; overflow-wrap: anywhere; }
-.jp-OutputArea-output { max-width: 100%; max-height: 44rem; overflow: auto; }
+.jp-OutputArea-output { max-width: 100%; overflow: auto; }
+.jp-OutputArea-output:has(table) { max-height: 44rem; }
 img, svg { max-width: 100%; height: auto; } p.about { font-size: small; opacity: .7; }
 table { overflow-wrap: normal; } thead th { position: sticky; top: 0; z-index: 1; }
 th:first-child, td:first-child { position: sticky; left: 0; max-width: 11rem; }
