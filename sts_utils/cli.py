@@ -13,6 +13,7 @@ from pathlib import Path
 from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import check, config, notebooks, parallel, plan, run, store
+from sts_utils.batches import flops_a_second
 from sts_utils.prediction.predict import EXAMPLE, SCORES, compare, predict
 from sts_utils.prediction.probe import FORMS
 from sts_utils.store import FIGURES, RUNS
@@ -77,7 +78,9 @@ def reproduce(chosen: argparse.Namespace) -> int:
     began = time.time()
     for name, profile in profiles.items():
         check.prepare(profile)
-        workers, how = check.workers(profile), {"weight": check.seconds, "gpus": plan.gpus}
+        minutes = check.estimate(profile).flops.sum() / flops_a_second(profile.dtype) / 60
+        print(f"{name}: about {minutes:.0f} minutes, less what is kept of them", flush=True)
+        workers, how = check.workers(profile), {"weight": check.flops, "gpus": plan.gpus}
         how |= {"over_ray": profile.executor == "ray" or workers > 1, "release": run.release}
         done: dict[str, Path] = {}
         for part in notebooks.parts(profile):

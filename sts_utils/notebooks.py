@@ -23,7 +23,7 @@ from nbconvert import HTMLExporter
 from sts_utils import models
 from sts_utils.batches import cpu_threads
 from sts_utils.config import Profile
-from sts_utils.store import FIGURES, ROOT, RUNS
+from sts_utils.store import DATA, FIGURES, ROOT, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
 CONTROL, MATRIX, CENTRAL = "16_control", "17_matrix", "06_plot"
@@ -38,23 +38,12 @@ CELL_SECONDS = 6 * 3600  #: A cell that takes longer hangs: an error, not a nigh
 #: Rendered for readers too: how the SAEs were trained, and a prediction.
 OTHERS = ("00_train_saes", "predict")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.S)
-#: nbconvert's own page: code folded, links to the other pages, tables and pictures in their column;
-#: dark where the reader's system is.
+#: nbconvert's own page: code folded, links to the other pages, the look of data/page.css.
 PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block body_header %}{{ super() }}
-<style>body { max-width: 60rem; margin: 0 auto; padding: 0 1rem; overflow-wrap: anywhere; }
-.jp-OutputArea-output { max-width: 100%; overflow: auto; }
-.jp-OutputArea-output:has(table) { max-height: 44rem; }
-img, svg { max-width: 100%; height: auto; } p.about { font-size: small; opacity: .7; }
-table { overflow-wrap: normal; } thead th { position: sticky; top: 0; z-index: 1; }
-th:first-child, td:first-child { position: sticky; left: 0; max-width: 11rem; }
-thead th, th:first-child, td:first-child { background: var(--jp-layout-color0); }
-pre { font-family: monospace; } summary { opacity: .6; cursor: pointer; }
-nav a { display: inline-block; margin-right: 1rem; }
-@media (prefers-color-scheme: dark) { html, img { filter: invert(.9) hue-rotate(180deg); } }
-.jp-InputPrompt, .jp-OutputPrompt { display: none; }</style>
+<style>{{ resources.css }}</style>
 <nav>{% for name in resources.pages %}<a href="{{ name }}.html">{{ name }}</a>{% endfor %}</nav>
 <p class="about">{{ resources.about | escape }}</p>
 {% endblock %}
@@ -108,8 +97,9 @@ def page(executed: Path, target: Path, others: list[str], about: str = "") -> No
         )
     loader = [DictLoader({"page.html.j2": PAGE})]
     exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=loader)
-    about = {"pages": others, "about": about, "metadata": {"name": executed.stem}}
-    html, _ = exporter.from_notebook_node(notebook, about)
+    more = {"pages": others, "about": about, "metadata": {"name": executed.stem}}
+    more["css"] = (DATA / "page.css").read_text(encoding="utf-8")
+    html, _ = exporter.from_notebook_node(notebook, more)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(html, encoding="utf-8")
 

@@ -21,7 +21,7 @@ PATIENCE |= {"RAY_worker_register_timeout_seconds": "300", "RAY_USAGE_STATS_ENAB
 def compute(
     rounds, workers=1, *, over_ray=False, gpus=lambda _: 1, weight=lambda _: 1, release=gc.collect
 ) -> None:
-    """Make the Calls of each round, those of most `weight(call)` (its seconds here) first; a round
+    """Make the Calls of each round, those of most `weight(call)` (share of the time) first; a round
     begins when the one before it has ended. Here, one after the other, with one worker, no
     RAY_ADDRESS and not `over_ray`. Else over the cluster in use, at RAY_ADDRESS, or a new one of
     `workers` processes: a call holds `gpus(call)`, if there are any, and is followed by
@@ -35,8 +35,7 @@ def compute(
     import ray
 
     shown = {"bar_format": "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]", "smoothing": 0}
-    total = sum(map(weight, every))
-    bar = tqdm(total=total, desc=f"steps (about {total / 60:.0f} min)", **shown)
+    bar = tqdm(total=sum(map(weight, every)), desc="steps", **shown)
     with contextlib.nullcontext() if ray.is_initialized() else _connect(ray, workers), bar:
         most = max(node["Resources"].get("GPU", 0) for node in ray.nodes())
         if 0 < most < (n := max(map(gpus, every), default=0)):  # it would wait for ever
