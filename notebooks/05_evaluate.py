@@ -154,9 +154,15 @@ results.publish(profile, "changes", changes, caption)
 
 # %%
 rows = changes.sort_values(f"{measure} change")
-figure, axis = plt.subplots(figsize=(5.5, 0.8 + 0.15 * len(rows)))
-value, look = rows[f"{measure} change"], {"fmt": "o", "color": "C0", "ms": 3}
-axis.errorbar(value, rows.domain, xerr=[value - rows.low, rows.high - value], **look)
+figure, axis = plt.subplots(figsize=(5.4, 0.9 + 0.15 * len(rows)))
+for family, of in rows.groupby(rows.category.map(results.family)):
+    style = results.FAMILIES[family]
+    value, look = of[f"{measure} change"], {"fmt": style["marker"], "color": style["colour"]}
+    axis.errorbar(
+        value, of.domain, xerr=[value - of.low, of.high - value], ms=4, label=family, **look
+    )
+axis.set_yticks(list(rows.domain), list(rows.domain))
+figure.legend(frameon=False, loc="outside upper center", ncols=3, columnspacing=1)
 axis.axvline(0, color="0.5", lw=0.8)
 _ = axis.set(
     xlabel=f"change of {results.SHORT_NAMES[measure]} (95% interval)", ylim=(-1, len(rows))
@@ -206,7 +212,8 @@ caption = (
     f"Below {stats.TESTABLE} no correlation with it is testable. The run's scores are correlated "
     f"with {results.MEASURE_NAMES[measure]}: {rule}, signed."
 )
-results.publish(profile, "reliability", reliability, caption)
+named = reliability.replace({"measure": results.MEASURE_NAMES})
+results.publish(profile, "reliability", named, caption)
 
 # %% [markdown]
 # ## Is a drop lost knowledge?

@@ -14,13 +14,10 @@
 # %% [markdown]
 # # 06 · The central result, and every claim
 #
-# **The question**: do two scores that are read before any training foretell how much each domain's
-# performance moves in it? **The answer** is Fig 3 below. **How sure**: each statistic has a 95%
-# interval, and a verdict. The run **agrees** with a claim when the interval lies on the claim's
-# side, and **does not** when it lies on the other. When it holds 0, it may still be below the
-# smallest value that the paper reports: then what there is is **weaker** than the paper's. Else it
-# is **inconclusive**. A correlation with an outcome that is mostly noise, or of a single training
-# run, is **not testable**.
+# Two scores are read from the untouched model; then it is fine-tuned, and each domain's performance
+# moves. This notebook puts the two side by side. A **domain** is a set of questions on one subject.
+# Its **score** says how strongly its questions drive the shifted features (notebooks 02 and 03).
+# Its **change** is its performance after fine-tuning less that before (05).
 
 # %% tags=["parameters"]
 PROFILE = "smol"
@@ -34,15 +31,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import display
-from scipy.stats import PermutationMethod, pearsonr, spearmanr
-from scipy.stats import f as f_distribution
+from IPython.display import Markdown, display
+from ipywidgets import Dropdown, HBox
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
+from scipy.stats import PermutationMethod, f, pearsonr, spearmanr
 
 from sts_utils import config, evaluate, questions, results, scores, stats
-from sts_utils.experiments import labels
 from sts_utils.features import FeatureStats
-from sts_utils.measured import Run
 from sts_utils.results import FIGURES, METRIC_NAMES, Claim
+from sts_utils.shipped import Run
 
 profile = config.load(PROFILE, SEEDS)
 print(f"Profile {profile.name}: {profile.about}")
@@ -50,11 +49,170 @@ measured, measure = Run(profile), profile.evaluation.measure
 observed = measured.observations()
 print(f"{len(measured.domain_names)} domains in {len({*measured.categories})} categories")
 
+# %%
+r = {metric: stats.correlate(seen) for metric, seen in observed.items()}
+theirs = results.paper("table06_pearson").groupby("metric").pearson_mean.agg(["min", "max"])
+WORDS = {
+    "agrees": "above 0, like the paper's",
+    "does not": "below 0, unlike the paper's",
+    "weaker": "below all of the paper's",
+    "inconclusive": "which may be 0 or the paper's",
+}
+NAMES, found, verdicts = {"sts_act": "STS_act", "sts_icl": "STS_ICL"}, [], set()
+for metric, e in r.items():
+    low, high = theirs.loc[metric]
+    verdicts.add(one := results.verdict(e.low, e.high, "above", low))
+    said = f"For {NAMES[metric]} it is {e}, {WORDS[one]} ({low:.2f} to {high:.2f})."
+    found.append(said.replace("-", "−"))
+answer = "Yes" if verdicts == {"agrees"} else "It can't be told"
+answer = "No, not as in the paper" if verdicts <= {"does not", "weaker"} else answer
+
+# %%
+signal = r["sts_icl"].reliability
+doubt = "so noise is not what hides a correlation"
+if not r["sts_icl"].testable:  # mostly noise, or a single training run
+    answer = "It can't be told"
+    doubt = f"of {len(profile.seeds)} training run(s): too little to tell"
+Markdown(
+    "**Question.** Do the scores foretell how much each domain moves?\n\n"
+    f"**Answer.** {answer}. r is the correlation of score and absolute change over "
+    f"{len(measured.domain_names)} domains. {' '.join(found)}\n\n"
+    "**How sure.** Brackets are 95% intervals, other categories of domains drawn. Of the change's "
+    f"variance {signal:.0%} is signal, {doubt}."
+)
+
+# %% [markdown]
+# ## Fig 3: the score before training, the change after it
+#
+# `observed` holds, for each score, the scores [seeds, domains] and the changes of every question. A
+# point is a domain: its score across, its change upward.
+
+
+# %%
+def scatter(axis, seen: stats.Observations, measure: str, kind: str = "absolute") -> np.ndarray:
+    """[D, 2] the points drawn: score and change × 100, means over seeds; with the fitted line."""
+    change, error = 100 * seen.mean_changes().mean(0), 196 * stats.standard_errors(seen.changes)
+    x, y = seen.scores.mean(0), stats.CHANGES[kind](change)
+    sns.regplot(x=x, y=y, ax=axis, scatter=False, seed=0, color="0.4", line_kws={"lw": 1})
+    axis.errorbar(x, y, yerr=error, fmt="none", ecolor="0.88", elinewidth=0.8, zorder=0)
+    for i, domain in enumerate(seen.domains):
+        family = results.family(seen.categories[i])
+        look = results.FAMILIES[family]
+        said = f"{domain} ({family})\nscore {x[i]:.4g}, change {change[i]:+.1f} "
+        said += f"± {error[i]:.1f}\n{seen.changes[i].shape[1]} questions"
+        dot = {"color": look["colour"], "ms": 4, "mec": "white", "mew": 0.4, "gid": said}
+        axis.plot(x[i], y[i], look["marker"], **dot)
+    axis.set(ylabel=f"{kind} change of\n{results.SHORT_NAMES[measure]}")
+    axis.set_title(f"r = {stats.correlate(seen, kind)}".replace("-", "−"), loc="left")
+    if kind == "absolute":
+        axis.set_ylim(bottom=-0.04 * axis.get_ylim()[1])
+    return np.column_stack([x, y])
+
+
+# %% [markdown]
+# Names stand beside their points, the outermost first, as many as cover nothing. A pointer shows
+# the others.
+
+# %%
+SIDES = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1)]
+ALIGN = {-1: ("right", "top"), 0: ("center", "center"), 1: ("left", "bottom")}
+
+
+def name_points(axis, points: np.ndarray, names) -> None:
+    """Name the outermost of [D, 2] `points` first, and each one whose name then covers nothing."""
+    axis.figure.draw_without_rendering()
+    spots = axis.transData.transform(points)
+    taken = [Bbox([spot - 3, spot + 3]) for spot in spots]
+    for i in np.argsort(-np.linalg.norm((spots - spots.mean(0)) / spots.std(0), axis=1)):
+        for x, y in SIDES:
+            how = {"ha": ALIGN[x][0], "va": ALIGN[y][1], "textcoords": "offset points"}
+            text = axis.annotate(names[i], points[i], (5 * x, 5 * y), fontsize=8, **how)
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            inside = axis.bbox.contains(*box.min) and axis.bbox.contains(*box.max)
+            if inside and not box.count_overlaps(taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+# %% [markdown]
+# The paper's own points are read off its picture: three of its six panels, of eight domains each.
+# Its scores and its changes (of accuracy, in points) have scales of their own.
+
+# %%
+LAYOUT = [["sts_act"] * 3 + ["sts_icl"] * 3, [*"aabbdd"], ["signed act"] * 3 + ["signed icl"] * 3]
+figure = Figure(figsize=(5.4, 7.4))  # not pyplot's: shown once, when it is whole
+axes = figure.subplot_mosaic(LAYOUT, height_ratios=(3, 1.7, 2.2))
+placed = {}
+for metric, seen in observed.items():
+    signed = f"signed {metric[4:]}"
+    placed[metric] = scatter(axes[metric], seen, measure)
+    placed[signed] = scatter(axes[signed], seen, measure, "signed")
+    for name in (metric, signed):
+        axes[name].set_xlabel(METRIC_NAMES[metric])
+for left, right in (("sts_act", "sts_icl"), ("signed act", "signed icl")):
+    axes[right].sharey(axes[left])
+    axes[right].set_ylabel("")
+    axes[right].tick_params(labelleft=False)
+
+# %%
+printed = results.paper("table06_pearson").set_index(["metric", "model"]).pearson_mean
+names = dict.fromkeys(placed, seen.domains)  # of the points in each panel
+panels = results.paper("figure3_digitized").groupby(["panel", "metric", "model"])
+for (panel, metric, model), of in panels:
+    axis, names[panel] = axes[panel], of.domain.tolist()
+    placed[panel] = of[["sts_read_off_picture", "abs_change_percent"]].to_numpy()
+    x, y = placed[panel].T
+    sns.regplot(x=x, y=y, ax=axis, scatter=False, ci=None, color="0.7", line_kws={"lw": 1})
+    for domain, *point in zip(of.domain, x, y):
+        look = results.FAMILIES[results.family(domain)]
+        said = "{} (the paper)\nscore {:g}, |change| {:g} points".format(domain, *point)
+        axis.plot(*point, look["marker"], color=look["colour"], ms=4, alpha=0.6, gid=said)
+    axis.set(xlabel=METRIC_NAMES[metric], ylim=(-1, 15), yticks=(0, 5, 10))
+    axis.set_title(f"{model.rsplit('-', 1)[0]}, r = {printed[metric, model]:.2f}", loc="left")
+    axis.set_ylabel("the paper: |change|\nof accuracy, points" if panel == "a" else "")
+    axis.tick_params(labelleft=panel == "a")
+
+# %%
+look = {"ls": "", "ms": 5, "mec": "white"}
+handles = [
+    Line2D([], [], color=its["colour"], marker=its["marker"], label=name, **look)
+    for name, its in results.FAMILIES.items()
+]
+where = {"loc": "outside upper center", "ncols": 3, "columnspacing": 1, "handletextpad": 0.2}
+figure.legend(handles=handles, frameon=False, **where)
+for name, points in placed.items():
+    name_points(axes[name], points, names[name])
+caption = (
+    "Fig 3. Score before training, change after it: a point a domain, mean over seeds. Top: the "
+    "absolute change, as in the paper; middle: the paper's own points, read off its picture, 8 "
+    "domains chosen by the outcome; bottom: the signed change. Line: least squares, its band 95% "
+    "with domains drawn again. Grey bars: 95% over questions. r: 95% with other categories drawn. "
+    f"Reliability of the absolute change: {signal:.2f} (below {stats.TESTABLE} nothing can be "
+    f"tested). The paper's r: {theirs['min'].min():.2f} to {theirs['max'].max():.2f}."
+)
+results.publish(profile, "fig3", figure, caption)
+
+# %%
+columns = {metric: seen.scores.mean(0) for metric, seen in observed.items()}
+columns |= {"change": 100 * seen.mean_changes().mean(0)}
+columns |= {"se": 100 * stats.standard_errors(seen.changes), "category": measured.categories}
+points = pd.DataFrame(columns, pd.Index(seen.domains, name="domain")).reset_index()
+caption = (
+    f"The points of Fig 3: both scores and the change of {results.MEASURE_NAMES[measure]} × 100, "
+    "means over seeds, with its standard error over questions."
+)
+results.publish(profile, "table6_points", points, caption)
+
 # %% [markdown]
 # ## The claims about Fig 3
 #
-# `observed` holds, for each score, the scores [seeds, domains] and the changes of every question.
-# Their correlations:
+# A verdict is read off a 95% interval. The run **agrees** with a claim when the interval lies on
+# the claim's side, and **does not** when it lies on the other. An interval that holds 0 may still
+# lie below the smallest value that the paper reports: then what there is is **weaker** than the
+# paper's. Else it is **inconclusive**. An outcome that is mostly noise, or a single training run,
+# is **not testable**.
 
 
 # %%
@@ -77,14 +235,13 @@ def by_seed(
 
 
 # %%
-r = {metric: stats.correlate(seen) for metric, seen in observed.items()}
 ids = {"sts_act": "fig3-act", "sts_icl": "fig3-icl"}
 claims = [Claim(ids[metric], "r over all domains", e) for metric, e in r.items()]
 if len(profile.seeds) > 1:  # how much each score's r varies over seeds; wide with three of them
     freedom = len(profile.seeds) - 1
     act, icl = (by_seed(seen).var(ddof=1) for seen in observed.values())
     ratio = np.log(act / icl)
-    low, high = np.log(f_distribution.ppf([0.025, 0.975], freedom, freedom))
+    low, high = np.log(f.ppf([0.025, 0.975], freedom, freedom))
     ratio = SimpleNamespace(value=ratio, low=ratio - high, high=ratio - low)
     ratio.reliability, ratio.testable = r["sts_icl"].reliability, r["sts_icl"].testable
     words = "log of the variance of r over seeds, sts_act minus sts_icl"
@@ -121,13 +278,14 @@ results.shown(summed[shown].sort_values(["corrected", "verdict"]))
 # %% [markdown]
 # `corrected` is the verdict by Holm's correction: with many claims and nothing true, some interval
 # leaves 0 out by chance; corrected, that happens in 5% of such runs, over all statistics of the
-# paper's claims. A correlation's interval leaves out each category of domains in turn (on Fisher's
-# scale), that of a ratio of variances is F's, else it is a bootstrap over questions (variants of a
+# paper's claims. A correlation's interval leaves out each category of domains in turn, on Fisher's
+# scale. That of a ratio of variances is F's. Else it is a bootstrap over questions (variants of a
 # template together), seeds or random draws. A claim with several statistics agrees when all of them
 # do. The rule judges claims, not digits: the run may be of another scale than the paper's. Where
 # the paper's column in `claims.csv` says "not reported", the claim is ours.
-#
-# ## Fig 3: the score before training, the change after it
+
+# %% [markdown]
+# ## One r, from its two vectors
 #
 # Two vectors of as many numbers as there are domains. The score $\mathrm{STS}_{ICL}$, read from the
 # untouched model; and the change of performance, after − before, measured once the model was
@@ -168,53 +326,6 @@ if one.testable:
     print("r with the true change: {:.2f} [{:.2f}, {:.2f}]".format(*one.with_true_change))
 
 # %% [markdown]
-# The same for both scores, with the absolute change as in the paper, and with the signed one.
-
-# %%
-figure, axes = plt.subplots(2, 2, figsize=(7.4, 5.6), sharex="col", sharey="row")
-palette = dict(zip(sorted({*measured.categories}), sns.husl_palette(len({*measured.categories}))))
-colours = [palette[category] for category in measured.categories]
-for row, kind in zip(axes, stats.CHANGES):
-    for axis, (metric, seen) in zip(row, observed.items()):
-        x = seen.scores.mean(0)
-        y = 100 * stats.CHANGES[kind](seen.mean_changes().mean(0))
-        sns.regplot(x=x, y=y, ax=axis, scatter=False, color="0.4", line_kws={"lw": 1})
-        axis.errorbar(
-            x, y, yerr=196 * stats.standard_errors(seen.changes), fmt="none", ecolor="0.85"
-        )
-        axis.scatter(x, y, c=colours, s=14, zorder=3)
-        for i in np.argsort(-abs(y - np.median(y)))[:6]:
-            axis.annotate(
-                seen.domains[i], (x[i], y[i]), fontsize=6, xytext=(3, 2), textcoords="offset points"
-            )
-        axis.set_title(f"r = {stats.correlate(seen, kind)}", loc="left", fontsize=8)
-        axis.set_xlabel(METRIC_NAMES[metric] if kind == "signed" else "")
-    row[0].set_ylabel(f"{kind} change of\n{results.SHORT_NAMES[measure]}")
-
-# %%
-theirs = results.paper("table06_pearson").pearson_mean
-caption = (
-    "Fig 3. Score before training, change after it: a point a domain, mean over seeds, a colour a "
-    "category, the six furthest named; grey bars are 95% intervals over questions, those of r over "
-    "categories of domains. "
-    f"Reliability of the absolute change: {r['sts_icl'].reliability:.2f} (below {stats.TESTABLE} "
-    "nothing can be tested). The paper, absolute, over 8 domains: r = "
-    f"{theirs.min():.2f} to {theirs.max():.2f}."
-)
-results.publish(profile, "fig3", figure, caption)
-
-# %%
-columns = {metric: seen.scores.mean(0) for metric, seen in observed.items()}
-columns |= {"change": 100 * seen.mean_changes().mean(0)}
-columns |= {"se": 100 * stats.standard_errors(seen.changes), "category": measured.categories}
-points = pd.DataFrame(columns, pd.Index(seen.domains, name="domain")).reset_index()
-caption = (
-    f"The points of Fig 3: both scores and the change of {results.MEASURE_NAMES[measure]} × 100, "
-    "means over seeds, with its standard error over questions."
-)
-results.publish(profile, "table6_points", points, caption)
-
-# %% [markdown]
 # ## Tables 6 and 9: r and R²
 #
 # Beside the paper's numbers, which are over eight domains that were **selected by the outcome**:
@@ -233,6 +344,9 @@ def each_seed(seen, kind: str, selection: str) -> dict[str, float]:
     return row
 
 
+TRUE = ["r_with_true_change", "r_with_true_change_low", "r_with_true_change_high"]
+
+
 def of_means(seen, kind: str) -> dict[str, float]:
     """r over all domains of the means over seeds, and how sure it is."""
     r, method = stats.correlate(seen, kind), PermutationMethod(2000, rng=np.random.default_rng(0))
@@ -243,7 +357,7 @@ def of_means(seen, kind: str) -> dict[str, float]:
     for part in ("between", "within"):
         row[f"r_{part}"] = str(stats.correlate(seen, kind, part))
     if r.testable:
-        row |= dict(zip(("r_with_true_change", "true_low", "true_high"), r.with_true_change))
+        row |= dict(zip(TRUE, r.with_true_change))
     return row
 
 
@@ -264,14 +378,14 @@ theirs |= {"change": "absolute"}
 about = ["source", "model", "domains", "metric", "selection", "change", "n"]
 columns = ["r_mean", "r_sd", "r", "low", "high", "fisher_low", "fisher_high", "rho", "p"]
 columns += ["r_between", "r_within", "reliability"]
-columns += ["r_with_true_change", "true_low", "true_high"]
+columns += TRUE
 their_r = results.paper("table06_pearson")
 their_r = their_r.rename(columns={"pearson_mean": "r_mean", "pearson_sd": "r_sd"}).assign(**theirs)
 caption = (
-    "Table 6. Pearson r of score and change over domains. r_mean, r_sd: over seeds, as the paper "
-    "reports. r: of means over seeds, [low, high] with other categories drawn, [fisher_low, "
-    "fisher_high] as if domains were independent, Spearman ρ, permutation p. r_between: of the "
-    "categories' means; r_within: of domains less these. r_with_true_change: without the "
+    "Table 6. Pearson r of score and change over domains. r mean, r sd: over seeds, as the paper "
+    "reports. r: of means over seeds, low to high with other categories drawn, Fisher's low to "
+    "high as if domains were independent, Spearman's rho, permutation p. r between: of the "
+    "categories' means; r within: of domains less these. r with true change: without the "
     "questions' noise, r and its interval over √reliability. Selection paper: eight domains "
     "chosen by the outcome."
 )
@@ -297,7 +411,7 @@ for of in evaluate.MEASURES:
         for metric, seen in (observed | measured.observations(["cosine"])).items():
             e = stats.correlate(replace(seen, changes=changes), change)
             if e.testable:
-                row = {"measure": of, "change": change, "metric": metric}
+                row = {"measure": results.MEASURE_NAMES[of], "change": change, "metric": metric}
                 rows.append(row | results.numbers(e) | {"reliability": e.reliability})
 columns = ["measure", "change", "metric", "value", "low", "high", "reliability"]
 caption = (
@@ -309,7 +423,61 @@ caption = (
 results.publish(profile, "table6_measures", pd.DataFrame(rows, columns=columns), caption)
 
 # %% [markdown]
-# Does it depend on what the score reads? Three variants (ours), each fixed beforehand, and none
+# ## Play with it
+#
+# Another measure, other domains, another N: how many of the most shifted features $D_N$ holds. In
+# JupyterLab the three pickers redraw the picture; a rendered page shows this run's own choice.
+
+
+# %%
+def restricted(seen: stats.Observations, which: str, measure: str) -> stats.Observations:
+    """The observations of some domains, with the change of another measure."""
+    changes = measured.changes_of(measure)
+    kinds = np.array([results.family(category) == "benchmark" for category in seen.categories])
+    kept = {"all": kinds | True, "subjects": ~kinds, "benchmarks": kinds}
+    ids = select(np.array([c.mean() for c in changes]), "paper" if which == "paper" else "all")
+    ids = ids if which == "paper" else np.flatnonzero(kept[which])
+    names, categories = ([of[i] for i in ids] for of in (seen.domains, seen.categories))
+    return stats.Observations(names, categories, seen.scores[:, ids], [changes[i] for i in ids])
+
+
+def picture(measure: str, which: str, n: int):
+    """Fig 3's upper row for these choices."""
+    figure = Figure(figsize=(5.4, 3.2))
+    seen = measured.observations(dims=[dims[:n] for dims in measured.ranked])
+    for axis, (metric, of) in zip(figure.subplots(1, 2, sharey=True), seen.items()):
+        of = restricted(of, which, measure)
+        points = scatter(axis, of, measure)
+        axis.set(xlabel=METRIC_NAMES[metric])
+        axis.label_outer()
+        name_points(axis, points, of.domains)
+    figure.suptitle(
+        f"{results.worded(measure)}, {which} ({len(of.domains)} domains), N = {n}", fontsize=9
+    )
+    return results.hovering(figure)
+
+
+# %%
+sizes = [n for n in (10, 30, 100, 300, 1000) if n < len(measured.ranked[0])]
+sizes = sorted({*sizes, profile.top_n})
+which = ["all", "paper"]
+if len({results.family(category) == "benchmark" for category in measured.categories}) == 2:
+    which += ["subjects", "benchmarks"]
+columns = [(results.MEASURES[of]["column"], of) for of in evaluate.MEASURES]
+pickers = [
+    Dropdown(options=columns, value=measure, description="measure"),
+    Dropdown(options=which, description="domains"),
+    Dropdown(options=sizes, value=profile.top_n, description="N"),
+]
+still = display(picture(*(picker.value for picker in pickers)), display_id=True)
+for picker in pickers:
+    picker.observe(lambda _: still.update(picture(*(p.value for p in pickers))), "value")
+display(HBox(pickers))
+
+# %% [markdown]
+# ## Does it depend on what the score reads?
+#
+# Three variants (ours), each fixed beforehand, and none
 # chosen by its r:
 #
 # - *as asked*: the scores read questions with lettered options, as the paper's do; the outcome here
@@ -317,6 +485,9 @@ results.publish(profile, "table6_measures", pd.DataFrame(rows, columns=columns),
 # - *dense left out*: $D_N$ without features of density above 0.5 on the training questions.
 # - *own spread*: activations and shifts in units of each feature's standard deviation over the
 #   training questions' tokens, for $D_N$ and for the scores.
+#
+# These need every question's features. From a clone that has only the shipped sums, they are
+# computed here, which takes an hour or more.
 
 
 # %%
@@ -327,21 +498,21 @@ def in_own_spread(of: FeatureStats, spread: np.ndarray) -> FeatureStats:
     return replace(of, **scaled, h2=of.h2 * unit**2, dh2=of.dh2 * unit**2)
 
 
-asked = Run(questions.as_asked(profile))
+whole, asked = measured.computed(), Run(questions.as_asked(profile))
 asked.train, asked.changes = measured.train[:1], measured.changes
-sparse, dims = labels.density(profile)["share"] <= 0.5, []
+sparse, dims = measured.density <= 0.5, []
 for one in measured.ranked:
     kept = sparse[one.ids]
     dims.append(scores.ShiftedDims(one.ids[kept], one.shift[kept])[: profile.top_n])
-spread = [np.sqrt((t.mean("h2") - t.mean("h") ** 2).clip(0)) for t in measured.train]
-scaled = Run(profile)
-scaled.train = [in_own_spread(of, s) for of, s in zip(measured.train, spread)]
+spread = [np.sqrt((t.mean("h2") - t.mean("h") ** 2).clip(0)) for t in whole.train]
+scaled = whole.with_sae(profile.sae)
+scaled.train = [in_own_spread(of, s) for of, s in zip(whole.train, spread)]
 scaled.domains = [
     {domain: in_own_spread(of, s) for domain, of in seed.items()}
-    for seed, s in zip(measured.domains, spread)
+    for seed, s in zip(whole.domains, spread)
 ]
 variants = {"the paper's": observed, "as asked": asked.observations()}
-variants |= {"dense left out": measured.observations(dims=dims)}
+variants |= {"dense left out": whole.observations(dims=dims)}
 variants |= {"own spread": scaled.observations()}
 
 # %%

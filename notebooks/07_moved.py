@@ -134,7 +134,13 @@ counts = sorted({count for _, count in lost})
 k = min(counts, key=lambda count: abs(count - n))
 ranked_ids, active_h = scores.shifted_dims(run.actual[0], None).ids, run.actual[0].mean("h")
 others = np.sort(active_h[ranked_ids[k:]])[-k:].sum() / active_h[ranked_ids[:k]].sum()
-control = f"The {k} most active others have {others:.0%} of the activity of the {k} shifted."
+silent = (active_h < 0.01 * active_h[ranked_ids[:k]].mean()).mean()
+control = (
+    f"{silent:.0%} of all features, so of random ones, are nearly silent: below 1% of the mean "
+    f"activity of the {k} shifted. The {k} most active others have {others:.0%} of theirs."
+)
+
+# %%
 caption = (
     f"Fig 1b. {name.capitalize()} of {asked} (fine-tuned model, first seed) "
     "with SAE features taken out of the residual stream, reconstruction error kept; bands: "
@@ -226,8 +232,9 @@ raw_k = max(1, round(n / moved.shape[-1] * raw_size))
 same_fraction = overlap(raw, raw_moved, raw_k)
 said = {name: percent(e) for name, e in at_n.items()}
 caption = (
-    f"Fig 2a. Share of each ranking's top dims that are among SFT's; bands: 95% intervals; "
-    f"dashed: chance. Top {n}: demonstrations {said['SAE']} (chance {chance['SAE']:.0%}), "
+    "Fig 2a. Share of each ranking's top dims that are among SFT's; bands and bars: 95% intervals; "
+    "dashed: chance of features. Left: as many dims; right: as large a fraction. "
+    f"Top {n}: demonstrations {said['SAE']} (chance {chance['SAE']:.0%}), "
     f"most active features {said['active']}, prose {said['prose']}, raw dims {said['raw']} (chance "
     f"{chance['raw']:.0%}). Same fraction, {raw_k} raw dims: {percent(same_fraction)}. "
     "The paper: 57% at 100, raw far lower."
@@ -235,19 +242,26 @@ caption = (
 print(f"{raw_k} of {raw_size} raw dims: {percent(same_fraction)}, chance {raw_k / raw_size:.0%}")
 
 # %%
-figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.1), sharey=True)
-for axis in (left, right):
-    for name, (*_, label, colour) in rankings.items():
-        curve = curves[name]
-        x = curve.k if axis is left else 100 * curve.chance
-        axis.plot(x, curve.overlap, color=colour, label=label)
-        axis.fill_between(x, curve.low, curve.high, color=colour, alpha=0.2, lw=0)
-        if name in ("SAE", "raw"):  # the others are SAE features too
-            axis.plot(x, curve.chance, color=colour, ls="--", lw=0.8)
+figure, (left, right) = plt.subplots(1, 2, figsize=(5.4, 3.4), sharey=True)
+for place, (name, (*_, label, colour)) in enumerate(rankings.items()):
+    curve, e = curves[name].query("k >= 10"), at_n[name]  # of fewer an overlap is a coin's toss
+    left.plot(curve.k, curve.overlap, color=colour, lw=1, label=label)
+    bar = {"fmt": "o^sD"[place], "color": colour, "ms": 5, "capsize": 2, "mec": "white"}
+    at = min(n, curve.k.max()) * 1.12 ** (place - 1.5)  # beside one another
+    left.errorbar(at, e.value, yerr=results.bars([e]), **bar)
+    if name in ("SAE", "raw"):  # the others are SAE features too
+        right.plot(100 * curve.chance, curve.overlap, color=colour)
+        right.fill_between(100 * curve.chance, curve.low, curve.high, color=colour, alpha=0.2, lw=0)
+for axis, x in ((left, curves["SAE"].k), (right, 100 * curves["SAE"].chance)):
+    axis.plot(x, curves["SAE"].chance, color=results.CHANCE_COLOUR, ls="--", lw=0.8)
     axis.set(xscale="log", ylim=(0, 1.02))
-left.set(xlabel="top dims taken", ylabel="overlap with what SFT moves")
-right.set(xlabel="top dims taken (% of all)")
-look = {"ncols": 2, "columnspacing": 1.5, "handlelength": 1.5, "frameon": False}
+left.axvline(n, color="0.8", lw=0.8, zorder=0)
+theirs = results.paper("claims").set_index("id").loc["fig2a-found", "size"]
+look = {"marker": "*", "ms": 9, "mfc": "white", "color": "0.3", "ls": "", "zorder": 4}
+left.plot(100, theirs, label=f"the paper: {theirs:.0%} at 100", **look)
+left.set(xlabel="top dims taken", ylabel="overlap with what SFT moves", xlim=(9, None))
+right.set(xlabel="top dims taken (% of all)", xlim=(0.1, None))
+look = {"ncols": 2, "columnspacing": 1, "handlelength": 1.2, "frameon": False}
 figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", **look)
 results.publish(profile, "fig2a", figure, caption)
 

@@ -16,9 +16,9 @@
 #
 # The scores read the model through one SAE, at one layer, and keep the first N features of a
 # ranking. How much hangs on these choices? Fig 4a to c and Table 12 repeat the main correlation
-# through SAEs that differ in one thing: **width** (how many features), **layer** (the block whose
-# output is read) and **sparsity** (L0: how many features are active at a token). Fig 4d takes later
-# features of the ranking in the place of $D_N$.
+# through SAEs that differ in one thing. It is **width** (how many features), **layer** (the block
+# whose output is read) or **sparsity** (L0: how many features are active at a token). Fig 4d takes
+# later features of the ranking in the place of $D_N$.
 #
 # Nothing is trained again: the model and its changes are the same throughout.
 
@@ -97,7 +97,11 @@ for name, (panel, label, theirs) in drawn.items():
     figure, axis = plt.subplots(figsize=(3.4, 2.6))
     results.r_points(axis, rows)
     axis.set_xlabel(label)
-    figure.legend(frameon=False, loc="outside upper center", ncols=len(axis.containers))
+    if name == "fig4c":  # at the places of its L0s on a log scale, between ours
+        at = results.paper("table12_sparsity")
+        places = np.interp(np.log(at.l0), np.log(list(panels[panel])), range(len(rows)))
+        axis.plot(places, at.pearson, "D--", color="0.5", mfc="white", label="the paper")
+    figure.legend(frameon=False, loc="outside upper center", ncols=3, columnspacing=1)
     caption = (
         f"Fig {name[3:]}. r of score and absolute change over {profile.domains}, for SAEs "
         f"{differ[panel].format(len(rows))}; bars: 95% intervals, other categories drawn. "

@@ -247,17 +247,32 @@ pd.Series(skills, name="skill").map(str).to_frame()
 # ## Fig 4e
 
 # %%
-figure, axis = plt.subplots(figsize=(3.4, 2.6))
-of = [skills[predictor] for predictor in (*METRICS, *PROBES)]
-look = {"fmt": "o", "color": results.PALETTE[0], "ms": 5, "capsize": 2}
-axis.errorbar(range(4), [e.value for e in of], yerr=results.bars(of), **look)
+figure, axis = plt.subplots(figsize=(4.2, 3))
+theirs = results.paper("table13_probes").set_index("predictor").pearson.rename({"sts": "sts_icl"})
+look = {"color": results.SAE_COLOUR, "ms": 5, "capsize": 2}
+for place, predictor in enumerate((*METRICS, *PROBES)):
+    e = skills[predictor]
+    if e.high - e.low < 0.01:  # the penalty took all: no precision, nothing was learnt
+        axis.annotate(
+            "answers\nthe mean", (place, 0), (0, 8), textcoords="offset points", ha="center"
+        )
+        axis.plot(place, e.value, "o", mfc="white", **{k: look[k] for k in ("color", "ms")})
+    else:
+        axis.errorbar(place, e.value, yerr=results.bars([e]), fmt="o", **look)
+    if predictor in theirs:
+        axis.plot(place + 0.2, theirs[predictor], "D", color="0.4", mfc="white", ms=5)
+
+# %%
+axis.plot([], [], "D", color="0.4", mfc="white", ms=5, label="the paper's r (not a skill)")
+figure.legend(frameon=False, loc="outside upper right")
 axis.axhline(0, color=results.CHANCE_COLOUR, ls="--", lw=0.8)
 axis.set_xticks(range(4), [*map(results.METRIC_NAMES.get, METRICS), "raw\nprobe", "SAE\nprobe"])
-axis.set(ylabel="skill on left-out domains")
+axis.set(ylabel="skill on left-out domains\n(1 is perfect, 0 is the mean)", xlim=(-0.5, 3.5))
 caption = (
     "Fig 4e. How well a ridge regression on each predictor foretells the |change| of domains "
     "left out: 1 − squared error over that of the other domains' mean (dashed: no better than "
-    "that), 95% intervals over categories. The paper shows r: STS 0.79, probes 0.03 and 0.08."
+    "that), 95% intervals over categories. Hollow: a regression that learned nothing and answers "
+    "the mean. The paper shows r, which is no skill: it is drawn beside."
 )
 results.publish(profile, "fig4e", figure, caption)
 

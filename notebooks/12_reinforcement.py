@@ -142,17 +142,18 @@ sure = [f"{rs['actual'][PAPER_SCORES[0]].reliability:.2f}" for rs in r.values()]
 caption = (
     f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, {len(models)} seed(s) (pale: main "
     f"SFT). GRPO: accuracy {solved['before'].mean():.0%}, then {solved['after'].mean():.0%}; "
-    f"completions {log.length.iloc[0]:.0f}, then {log.length.iloc[-1]:.0f} tokens. a: overlap of "
-    "estimated and actual dims (dashed: chance); Σ squared shifts. b: r; reliability of the change "
+    f"completions {log.length.iloc[0]:.0f}, then {log.length.iloc[-1]:.0f} tokens, cut at "
+    f"{g.completion_tokens}. a: overlap of estimated and actual dims (dashed: chance); Σ: "
+    "shift of all features by training, squared activation. b: r, 95%; reliability of the change "
     f"{sure[0]} (SFT), {sure[1]} (GRPO). The paper: overlap lower for RL; r low with estimated "
     "dims, high with actual ones."
 )
 
 # %%
 trained = dict(zip(runs, (profile.train, g.train, g.train)))
-labels = [f"{k} on\n{on}\nshift {float(f'{moved[k]:.3g}'):,g}" for k, on in trained.items()]
+labels = [f"{k}\n{on}\nΣ {float(f'{moved[k]:.3g}'):,g}" for k, on in trained.items()]
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(7.0, 2.9))
+figure, (left, right) = plt.subplots(1, 2, figsize=(5.4, 3.2))
 look = {"capsize": 3, "color": [SAE_COLOUR, SAE_COLOUR, PALETTE[4]], "width": 0.6}
 heights, bars = [e.value for e in overlap.values()], results.bars(overlap.values())
 drawn = left.bar(range(3), heights, yerr=bars, **look)
@@ -160,9 +161,12 @@ drawn[0].set_alpha(0.5)  # on another set, with other steps
 left.axhline(n / len(base.train[0].features), color=CHANCE_COLOUR, ls="--", lw=0.8)
 left.set_xticks(range(3), labels)
 left.set(ylabel=f"overlap of the top {n}", ylim=(0, 1), title="a")
+left.set_xlabel("training, its set, total shift in\nsquared activation a token")
+left.tick_params(axis="x", labelsize=8)
+right.tick_params(axis="x", labelsize=8)
 results.r_points(right, {f"{k}\n{dims}": rs for k in r for dims, rs in r[k].items()})
-right.set(xlabel="dims", title="b")
-right.legend(frameon=False, loc="lower right", ncols=2)
+right.set(xlabel="training, dims read", title="b")
+right.legend(frameon=False, loc="lower center", ncols=2, columnspacing=1, handletextpad=0.2)
 results.publish(profile, "fig6", figure, caption)
 
 # %% [markdown]

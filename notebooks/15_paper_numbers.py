@@ -38,8 +38,9 @@ printed = results.paper("table06_pearson")  # a row a model and score: r over 8 
 points = results.paper("figure3_digitized")  # three of Fig 3's six panels, read off the picture
 colours = dict(zip(printed.model.unique(), results.PALETTE))
 markers = {"sts_act": "o", "sts_icl": "s"}
-figure = Figure(figsize=(9.6, 3.1))  # not pyplot's: shown once, when it is whole
-a, b, c = figure.subplots(1, 3, width_ratios=(1, 1.1, 1))
+figure = Figure(figsize=(5.4, 6))  # not pyplot's: shown once, when it is whole
+axes = figure.subplot_mosaic("ab;cc", height_ratios=(1, 1.2))
+a, b, c = (axes[panel] for panel in "abc")
 printed
 
 # %% [markdown]
@@ -104,13 +105,13 @@ for row in table.itertuples():
     place = cells.index((row.metric, row.model)) + (0 if whole else 0.28)
     look = {"fmt": markers[row.metric], "color": colours[row.model], "ms": 5, "capsize": 2}
     look |= {} if whole else {"mfc": "white"}
-    bar = b.errorbar(row.r, place, xerr=[[row.r - row.low], [row.high - row.r]], **look)
+    bar = c.errorbar(row.r, place, xerr=[[row.r - row.low], [row.high - row.r]], **look)
     bar.lines[2][0].set_linestyle("-" if whole else "--")
-b.axvline(0, color="0.8", lw=0.8, zorder=0)
+c.axvline(0, color="0.8", lw=0.8, zorder=0)
 names = [f"{model.split('-')[0]} {results.METRIC_NAMES[metric]}" for metric, model in cells]
-b.set_yticks(range(len(cells)), names)
-b.invert_yaxis()
-_ = b.set(title="b", xlabel="r with |change|", xlim=(-0.6, 1.02))
+c.set_yticks(range(len(cells)), names)
+c.invert_yaxis()
+_ = c.set(title="c", xlabel="r with |change|", xlim=(-0.6, 1.02))
 
 # %% [markdown]
 # ## Chosen by the outcome
@@ -157,14 +158,16 @@ printed.round(2)
 
 # %%
 for name, ls in (("of one sign", "-"), ("folded at 0", "--")):
-    c.plot(curves[name]["all"], curves[name].chosen, color="0.3", ls=ls, label=f"changes {name}")
-c.plot([0, 1], [0, 1], color=results.CHANCE_COLOUR, ls=":", lw=0.8, label="no inflation")
+    b.plot(curves[name]["all"], curves[name].chosen, color="0.3", ls=ls, label=f"changes {name}")
+b.plot([0, 1], [0, 1], color=results.CHANCE_COLOUR, ls=":", lw=0.8, label="no inflation")
 for _, row in printed.iterrows():
     look = {"marker": markers[row.metric], "color": colours[row.model], "ls": "", "ms": 5}
-    c.plot(row["over all"], row.pearson_mean, **look)
-c.legend(frameon=False, loc="lower right", handlelength=1.5)
-c.set(title="c", xlabel="mean r over all 14 domains", xlim=(0, 1), ylim=(0, 1.02))
-_ = c.set_ylabel("mean r over the chosen 8")
+    b.plot(row["over all"], row.pearson_mean, **look)
+b.legend(frameon=False, loc="upper left", handlelength=1.5, fontsize=8)
+b.set(
+    title="b", xlabel="mean r over all 14 domains", xlim=(0, 1), ylim=(0, 1.45), yticks=(0, 0.5, 1)
+)
+_ = b.set_ylabel("mean r over the chosen 8")
 
 # %% [markdown]
 # ## The picture
@@ -175,11 +178,11 @@ look = {"color": "0.3", "ms": 5, "ls": ""}
 for metric, marker in markers.items():
     handles.append(Line2D([], [], marker=marker, label=results.METRIC_NAMES[metric], **look))
 handles.append(Line2D([], [], label=f"without {EXTREME}", color="0.3", ls="--"))
-figure.legend(handles=handles, frameon=False, loc="outside upper center", ncols=len(handles))
+figure.legend(handles=handles, frameon=False, loc="outside upper center", ncols=3)
 caption = (
     "Computed from the paper's printed numbers, not from a run. a: reliability of its absolute "
-    "changes if a share of answers flips, each domain evaluated once (dotted: 0.5). b: its r "
-    "over 8 domains and, where Fig 3 can be read off, without engineering; Fisher's 95%. c: "
-    "mean r over 8 domains chosen by the outcome; markers: printed r."
+    "changes if a share of answers flips, each domain evaluated once (dotted: 0.5). b: "
+    "mean r over 8 domains chosen by the outcome; markers: printed r. c: its r over 8 domains "
+    "and, where Fig 3 can be read off, without engineering; Fisher's 95%."
 )
 results.publish(profile, "paper_numbers", figure, caption)

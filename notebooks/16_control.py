@@ -40,7 +40,6 @@ from functools import lru_cache
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils import config, corpora, features, generate, models, questions, results, run, stats
@@ -374,26 +373,54 @@ for half, (p, *_) in halves.items():
         rows.append(row | interval("r", r) | {"p": p_value})
     judged[half] = pd.DataFrame(rows)
 
+# %% [markdown]
+# The picture names the scores by what they read.
+
 # %%
-rows = len(judged["judgement"])
-figure, axes = plt.subplots(1, 2, figsize=(8.4, 1.0 + 0.22 * rows), sharey=True)
+READ = {
+    "sts_act": "STS_act (the paper's)",
+    "sts_icl": "STS_ICL (the paper's)",
+    "cosine": "cosine of the shifts",
+    "sts_act of the most active": "most active features",
+    "residual similarity": "residual stream",
+}
+GROUPS = {
+    "after training": {"the change itself": "the change itself"},
+    "at the question": READ,
+    "at the answer": {f"{score}, at the answer": words for score, words in READ.items()},
+    "right − wrong answers": {
+        FIXED: "SAE features (fixed)",
+        FIXED.replace(",", ", residual,"): "residual stream",
+    },
+    "gradients": dict(zip(GRADIENTS, ("of the answers", "of the log-odds", "by SAE features"))),
+    "without an SAE": {"token overlap": "overlap of words", "quick probe": "short fine-tuning"},
+}
+
+# %%
+places, labels = {}, {}  # score -> row; row -> label
+for group, its in GROUPS.items():
+    labels[len(labels)] = group
+    for score, words in its.items():
+        places[score], labels[len(labels)] = len(labels), words
+figure, axes = plt.subplots(1, 2, figsize=(5.4, 0.9 + 0.17 * len(labels)), sharey=True)
 for axis, (half, table) in zip(axes, judged.items(), strict=True):
-    colours = [results.SAE_COLOUR if score == FIXED else "0.35" for score in table.score]
-    axis.hlines(range(rows), table.auc_low, table.auc_high, colors=colours, lw=1.2)
-    axis.scatter(table.auc, range(rows), s=16, c=colours, zorder=2)
+    for score, row in table.set_index("score").loc[list(places)].iterrows():
+        colour = results.SAE_COLOUR if score == FIXED else "0.35"
+        axis.hlines(places[score], row.auc_low, row.auc_high, colors=colour, lw=1.2)
+        axis.plot(row.auc, places[score], "o", color=colour, ms=4)
     axis.axvline(0.5, color=results.CHANCE_COLOUR, ls="--", lw=0.9)
-    axis.set(xlim=(-0.03, 1.03), ylim=(rows - 0.5, -0.5), title=f"{half} half")
-    axis.set(xlabel="← follows words    follows skill →")
-    axis.set_yticks(range(rows), list(table.score))
-results.publish(
-    judged_on,
-    "control_aucs",
-    figure,
-    "Positive control, skill or words? How often each score puts the trained skill in other words "
-    "above another skill in the trained words; 0 follows words, 1 follows skill; 95% over "
-    "training sets and seeds. Coloured: the score fixed on the design half before the judgement "
-    f"half was scored. {ours}.",
+    axis.set(xlim=(-0.05, 1.05), ylim=(len(labels) - 0.5, -0.7), title=f"{half} half")
+    axis.set(xticks=(0, 0.5, 1), xlabel="← words      skill →")
+axes[0].set_yticks(list(labels), list(labels.values()))
+for text in axes[0].get_yticklabels():
+    text.set(fontsize=8, fontweight="bold" if text.get_text() in GROUPS else "normal")
+caption = (
+    "Positive control, skill or words? How often (AUC) each score puts the trained skill in other "
+    "words above another skill in the trained words. 0 follows words, 1 follows skill, dashed is "
+    "chance; 95% over training sets and seeds. Coloured: the score fixed on the design half before "
+    f"the judgement half was scored. {ours}."
 )
+results.publish(judged_on, "control_aucs", figure, caption)
 
 # %% [markdown]
 # ## Design: what was tried
@@ -451,10 +478,10 @@ results.publish(
 
 # %%
 CAPTION = (
-    "Positive control, skill or words, {half} half ({skills}): `auc`, how often a score puts the "
-    "trained skill's cells above the trained surface's; `r` with the change off the own cells, "
-    "less what overlap of words, surface, length of answers and the training set's mean say; 95% "
-    "over training sets and seeds (`auc`) and over skills (`r`), p by permuting training sets. "
+    "Positive control, skill or words, {half} half ({skills}). AUC: how often a score puts the "
+    "trained skill's cells above the trained surface's. r: with the change off the own cells, "
+    "less what overlap of words, surface, length of answers and the training set's mean say. 95% "
+    "over training sets and seeds (AUC) and over skills (r); p by permuting training sets. "
     "{ours}."
 )
 
@@ -503,48 +530,47 @@ results.publish(
     judged_on,
     "control_goals",
     pd.DataFrame(rows),
-    f"Positive control, judgement half: goals set before, and what {FIXED} reached. `cost`: what "
+    f"Positive control, judgement half: goals set before, and what {FIXED} reached. Cost: what "
     "it reads of a training set, of what fine-tuning on that computes (tokens × blocks); the "
     "domains are read once for all training sets, and not in it, nor is the evaluation in "
     f"fine-tuning's. {ours}.",
 )
 
 # %% [markdown]
-# The paper's activity score, the score that was fixed, and the change itself, cell by cell.
+# The paper's activity score, the score that was fixed, and the change itself, cell by cell: each
+# in its training set's own standard deviations. A score that follows skill lifts the second column,
+# one that follows words the third.
 
 # %%
-heat = {label: found["judgement"][label].mean(1) for label in ("sts_act", FIXED)}
+heat = {"STS_act": found["judgement"]["sts_act"].mean(1), "right − wrong": None}
+heat["right − wrong"] = found["judgement"][FIXED].mean(1)
 heat["change by fine-tuning"] = np.stack([c.mean((1, 2)) for c in changes["judgement"]], -1)
-marks = {  # of the cells: the one trained on, its skill, its words
-    "own": {"marker": "s", "facecolor": "none", "edgecolor": "black", "s": 42, "lw": 1.2},
-    "skill": {"marker": "o", "color": "black", "s": 5},
-    "words": {"marker": "x", "color": "black", "s": 9, "lw": 0.7},
-}
-height, width = kinds["judgement"].shape
-size = (1.8 + 0.21 * width, 1.6 + 3 * (0.5 + 0.17 * height))
-style = {"cmap": "RdBu_r", "linewidths": 0.3, "linecolor": "white", "cbar": False}
-style |= {"vmin": -2, "vmax": 2, "xticklabels": 1, "yticklabels": 1}
+figure, axes = plt.subplots(1, 3, figsize=(5.4, 3.2), sharey=True)
+kind, rng = kinds["judgement"], np.random.default_rng(0)
+aside = rng.uniform(-0.25, 0.25, kind.shape)  # so that points lie beside one another
+for axis, (title, values) in zip(axes, heat.items(), strict=True):
+    table = pd.DataFrame(values).where(kind != "")
+    table = table.sub(table.mean(axis=1), axis=0).div(table.std(axis=1), axis=0).to_numpy()
+    for column, name in enumerate(KINDS):
+        for t, d in np.argwhere(kind == name):
+            said = f"trained on {names['judgement'][t]}\nasked {domains['judgement'][d]}\n"
+            dot = {"color": results.PALETTE[column], "alpha": 0.4, "ms": 3, "mew": 0}
+            said += f"{table[t, d]:+.2f} standard deviations"
+            axis.plot(column + aside[t, d], table[t, d], "os^D"[column], gid=said, **dot)
+        middle = table[kind == name].mean()
+        axis.hlines(middle, column - 0.35, column + 0.35, color="0.1", lw=1.5, zorder=4)
+    axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+    axis.set_xticks(range(len(KINDS)), KINDS, rotation=40, ha="right")
+    axis.set_title(title)
 
 # %%
-figure, axes = plt.subplots(3, 1, figsize=size, sharex=True)
-for axis, (title, values) in zip(axes, heat.items(), strict=True):
-    table = pd.DataFrame(values, names["judgement"], domains["judgement"])
-    table = table.where(kinds["judgement"] != "")
-    table = table.sub(table.mean(axis=1), axis=0).div(table.std(axis=1), axis=0)
-    sns.heatmap(table, ax=axis, **style)
-    for kind, mark in marks.items():
-        y, x = np.nonzero(kinds["judgement"] == kind)
-        axis.scatter(x + 0.5, y + 0.5, **mark)
-    axis.set_title(title, loc="left")
-    axis.set(xlabel="domain" if axis is axes[-1] else "", ylabel="training set")
-label = "above or below the training set's mean, in its standard deviations"
-bar = {"location": "bottom", "shrink": 0.4, "aspect": 30, "extend": "both"}
-figure.colorbar(axes[0].collections[0], ax=axes, label=label, **bar)
+axes[0].set_ylabel("above its training set's mean,\nin standard deviations")
+figure.supxlabel("what the domain asked shares with the training set", fontsize=9)
 caption = (
-    f"Positive control: sts_act, {FIXED} and the change of the log-odds of the gold option: a row "
-    "a training set, a column a domain with the same type of answer, each row in its own standard "
-    "deviations; mean over seeds. Boxes mark the cell trained on; the dots, the same skill in "
-    f"other words; the crosses, another skill in the same words. {ours}."
+    f"Positive control: STS_act, {FIXED} and the change of the log-odds of the gold option. A "
+    "point is a training set and a domain with the same type of answer, mean over seeds; a line is "
+    "the mean. Own: the domain trained on; skill: in other words; words: another skill in the same "
+    f"words; neither. {ours}."
 )
 results.publish(judged_on, "control_heat", figure, caption)
 

@@ -93,11 +93,6 @@ def flops(call: plan.Call) -> float:
     return float(a_weight * weights(p))
 
 
-def seconds(call: plan.Call) -> float:
-    """About what a call takes of this machine's time, all cores or GPUs at work."""
-    return flops(call) / flops_a_second(call[1][0].dtype) / max(1, torch.cuda.device_count())
-
-
 def estimate(p: Profile) -> pd.DataFrame:
     """A row a function that the plan calls: calls, FLOPs and hours of one A100."""
     rows = [(call[0].__name__, 1, flops(call)) for calls in plan.rounds(p) for call in calls]

@@ -13,6 +13,7 @@ from pathlib import Path
 from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import check, config, notebooks, plan, store
+from sts_utils.batches import flops_a_second
 from sts_utils.prediction.predict import EXAMPLE, SCORES, compare, predict
 from sts_utils.prediction.probe import FORMS
 from sts_utils.store import FIGURES, RUNS
@@ -77,13 +78,14 @@ def reproduce(chosen: argparse.Namespace) -> int:
     began = time.time()
     for name, profile in profiles.items():
         check.prepare(profile)
+        minutes = check.estimate(profile).flops.sum() / flops_a_second(profile.dtype) / 60
+        print(f"{name}: about {minutes:.0f} minutes, less what is kept of them", flush=True)
         workers = check.workers(profile)
         over_ray = profile.executor == "ray" or workers > 1
         done: dict[str, Path] = {}
         for part in notebooks.parts(profile):
-            plan.compute(plan.rounds(part), workers, over_ray=over_ray, weight=check.seconds)
-            done = notebooks.run(part, name, done)
-            notebooks.pages(profile, done, began)
+            plan.compute(plan.rounds(part), workers, over_ray=over_ray, weight=check.flops)
+            notebooks.run(part, profile, name, done, began)
         if chosen.command == "render":
             for other in notebooks.OTHERS:
                 parameters = {} if other == "predict" else {"PROFILE": name}

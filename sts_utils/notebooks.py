@@ -23,7 +23,7 @@ from nbconvert import HTMLExporter
 from sts_utils import models
 from sts_utils.batches import cpu_threads
 from sts_utils.config import Profile
-from sts_utils.store import FIGURES, ROOT, RUNS
+from sts_utils.store import DATA, FIGURES, ROOT, RUNS
 
 NOTEBOOKS = ROOT / "notebooks"
 CONTROL, MATRIX, CENTRAL = "16_control", "17_matrix", "06_plot"
@@ -38,22 +38,12 @@ CELL_SECONDS = 6 * 3600  #: A cell that takes longer hangs: an error, not a nigh
 #: Rendered for readers too: how the SAEs were trained, and a prediction.
 OTHERS = ("00_train_saes", "predict")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.S)
-#: nbconvert's own page: code folded, links to the other pages, tables and pictures in their column;
-#: dark where the reader's system is.
+#: nbconvert's own page: code folded, links to the other pages, the look of data/page.css.
 PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block body_header %}{{ super() }}
-<style>body { max-width: 60rem; margin: 0 auto; padding: 0 1rem; overflow-wrap: anywhere; }
-.jp-OutputArea-output { max-width: 100%; max-height: 44rem; overflow: auto; }
-img, svg { max-width: 100%; height: auto; } p.about { font-size: small; opacity: .7; }
-table { overflow-wrap: normal; } thead th { position: sticky; top: 0; z-index: 1; }
-th:first-child, td:first-child { position: sticky; left: 0; max-width: 11rem; }
-thead th, th:first-child, td:first-child { background: var(--jp-layout-color0); }
-pre { font-family: monospace; } summary { opacity: .6; cursor: pointer; }
-nav a { display: inline-block; margin-right: 1rem; }
-@media (prefers-color-scheme: dark) { html, img { filter: invert(.9) hue-rotate(180deg); } }
-.jp-InputPrompt, .jp-OutputPrompt { display: none; }</style>
+<style>{{ resources.css }}</style>
 <nav>{% for name in resources.pages %}<a href="{{ name }}.html">{{ name }}</a>{% endfor %}</nav>
 <p class="about">{{ resources.about | escape }}</p>
 {% endblock %}
@@ -107,8 +97,9 @@ def page(executed: Path, target: Path, others: list[str], about: str = "") -> No
         )
     loader = [DictLoader({"page.html.j2": PAGE})]
     exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=loader)
-    about = {"pages": others, "about": about, "metadata": {"name": executed.stem}}
-    html, _ = exporter.from_notebook_node(notebook, about)
+    more = {"pages": others, "about": about, "metadata": {"name": executed.stem}}
+    more["css"] = (DATA / "page.css").read_text(encoding="utf-8")
+    html, _ = exporter.from_notebook_node(notebook, more)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(html, encoding="utf-8")
 
@@ -117,11 +108,11 @@ def provenance(p: Profile, began: float, missing: Sequence[str]) -> str:
     """What a page says of itself: the code, day, machine and time; what is still to come."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    code = f"commit {commit}" if commit else f"version {version('sts_utils')}"
-    where = f"{cpu_threads()} cores of {platform.machine()}, {models.device()}"
-    took = f"{date.today()}, {where}, {(time.time() - began) / 60:.0f} min in this start"
-    said = f"Profile {p.name}, domains {p.domains}, seeds {', '.join(map(str, p.seeds))}; {code}; "
-    return said + took + (f". Still to come: {', '.join(missing)}" if missing else "")
+    said = f"Profile {p.name}, domains {p.domains}, seeds {', '.join(map(str, p.seeds))}; "
+    said += f"commit {commit}; " if commit else f"version {version('sts_utils')}; "
+    said += f"{date.today()}, {cpu_threads()} cores of {platform.machine()}, {models.device()}, "
+    said += f"{(time.time() - began) / 60:.0f} min in this start"
+    return said + (f". Still to come: {', '.join(missing)}" if missing else "")
 
 
 def parts(p: Profile) -> list[Profile]:
@@ -132,28 +123,22 @@ def parts(p: Profile) -> list[Profile]:
     return [*(p.model_copy(update={"stages": names}) for names in early), p]
 
 
-def run(p: Profile, name: str, done: Mapping[str, Path]) -> dict[str, Path]:
-    """Execute the notebooks of a profile, loaded by its `name`, that are not `done`, and the last
-    one. On a CPU two run at a time: half of each one's time is a kernel that starts. A GPU may have
-    room for the models of one alone."""
-    asked, place = stages(p), RUNS / "notebooks" / p.name
+def run(part: Profile, p: Profile, name: str, done: dict[str, Path], began: float) -> None:
+    """Execute the notebooks of a part of profile `p` (loaded by its `name`) that are not `done`,
+    and its last one; make a page of all done in figures/<profile>/, the last as index.html. On a
+    CPU two run at a time: half of each one's time is a kernel that starts. A GPU may have room for
+    the models of one alone."""
+    asked = stages(part)
     parameters = {"PROFILE": name, "SEEDS": ",".join(map(str, p.seeds))}
 
-    def made(stage: str) -> Path:
-        print(f"[{asked.index(stage) + 1}/{len(asked)}] {stage}", flush=True)
-        return execute(stage, parameters, place)
+    def make(stage: str) -> None:
+        print(f"[{stages(p).index(stage) + 1}/{len(stages(p))}] {stage}", flush=True)
+        done[stage] = execute(stage, parameters, RUNS / "notebooks" / p.name)
 
-    todo = [stage for stage in asked[:-1] if stage not in done]
     with ThreadPoolExecutor(1 if models.device() == "cuda" else 2) as pool:
-        new = dict(zip(todo, pool.map(made, todo), strict=True))
-    return {**done, **new, asked[-1]: made(asked[-1])}
-
-
-def pages(p: Profile, done: Mapping[str, Path], began: float) -> None:
-    """A page of each notebook done, in figures/<profile>/; the last, of a whole run the central
-    one, is index.html."""
-    *others, last = sorted(done, key=STAGES.index)
-    about = provenance(p, began, [s for s in stages(p) if s not in done])
-    links = {"index": done[last]} | {name: done[name] for name in others}
-    for link, executed in links.items():
-        page(executed, FIGURES / p.name / f"{link}.html", list(links), about)
+        list(pool.map(make, [stage for stage in asked[:-1] if stage not in done]))
+    make(asked[-1])
+    links = {"index": asked[-1]} | {stage: stage for stage in asked[:-1]}
+    about = provenance(p, began, [stage for stage in stages(p) if stage not in done])
+    for link, stage in links.items():
+        page(done[stage], FIGURES / p.name / f"{link}.html", list(links), about)

@@ -94,7 +94,7 @@ def rounds(p: Profile) -> list[list[Call]]:
 
 
 def compute(planned, workers=1, *, over_ray=False, weight=lambda _: 1) -> None:
-    """Make the Calls of each round, those of most `weight(call)` (its seconds here) first; a round
+    """Make the Calls of each round, those of most `weight(call)` (share of the time) first; a round
     begins when the one before it has ended. Here, one after the other, with one worker, no
     RAY_ADDRESS and not `over_ray`. Else over the cluster in use, at RAY_ADDRESS, or a new one of
     `workers` processes: a call holds its `gpus`, if there are any, and gives back its memory; a
@@ -108,8 +108,7 @@ def compute(planned, workers=1, *, over_ray=False, weight=lambda _: 1) -> None:
     import ray
 
     shown = {"bar_format": "{l_bar}{bar}| [{elapsed}<{remaining}{postfix}]", "smoothing": 0}
-    total = sum(map(weight, every))
-    bar = tqdm(total=total, desc=f"steps (about {total / 60:.0f} min)", **shown)
+    bar = tqdm(total=sum(map(weight, every)), desc="steps", **shown)
     with contextlib.nullcontext() if ray.is_initialized() else _connect(ray, workers), bar:
         most = max(node["Resources"].get("GPU", 0) for node in ray.nodes())
         if 0 < most < (n := max(map(gpus, every), default=0)):  # it would wait for ever

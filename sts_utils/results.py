@@ -1,6 +1,9 @@
 """How figures, tables and claims look, how claims are judged, and the files they leave."""
 
+import base64
 import fcntl
+import html
+import io
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -24,6 +27,7 @@ PALETTE = sns.color_palette("colorblind", 7)  #: Colour-blind safe.
 SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
 METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
 MEASURES = yaml.safe_load((DATA / "measures.yaml").read_text(encoding="utf-8"))
+FAMILIES = yaml.safe_load((DATA / "families.yaml").read_text(encoding="utf-8"))
 MEASURE_NAMES, SHORT_NAMES = ({k: m[n] for k, m in MEASURES.items()} for n in ("name", "axis"))
 SEARCH = """<input placeholder="show rows with …" oninput="for (const row of
 this.nextElementSibling.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(
@@ -73,6 +77,39 @@ def r_points(axis: Axes, rows: dict, rotate: int = 0) -> None:
     axis.set(ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
 
 
+def family(category: str) -> str:
+    """The family of a category of domains: FAMILIES has its colour and marker."""
+    return next(
+        (name for name, of in FAMILIES.items() if category in of["categories"]), "benchmark"
+    )
+
+
+def hovering(figure: Figure) -> HTML | Figure:
+    """A figure whose points have words (their gid) says them where it is pointed at: spots of HTML
+    over the picture. Where a notebook is not trusted the spots go, and the picture stays."""
+    points, spots, png = figure.findobj(lambda artist: artist.get_gid()), "", io.BytesIO()
+    if not points:
+        return figure
+    figure.savefig(png, metadata={"Software": None})
+    for point in points:
+        pixels = point.get_transform().transform(point.get_xydata()[0])
+        x, y = 100 * figure.transFigure.inverted().transform(pixels)
+        where = f"position: absolute; left: {x:.2f}%; top: {100 - y:.2f}%; width: 1.6%"
+        where += "; aspect-ratio: 1; transform: translate(-50%, -50%)"
+        spots += f'<i title="{html.escape(point.get_gid())}" style="{where}"></i>'
+    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    box = f"position: relative; max-width: {figure.get_figwidth() * figure.dpi:.0f}px"
+    picture = f'<img src="{source}" style="display: block; width: 100%">'
+    return HTML(f'<div style="{box}">{picture}{spots}</div>')
+
+
+def worded(column: str) -> str:
+    """A column's name as a reader has it: measures by their names, no underscores."""
+    for key, measure in MEASURES.items():
+        column = column.replace(key, measure["column"])
+    return column.replace("_", " ")
+
+
 def numbers(e: Estimate) -> dict[str, float]:
     """The cells of an estimate in a table."""
     return {"value": e.value, "low": e.low, "high": e.high}
@@ -88,12 +125,13 @@ def shown(table: pd.DataFrame) -> HTML:
 
 def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -> None:
     """Save a figure (pdf, png) or table (csv, md, tex) with its caption (txt), and show it."""
-    display(shown(thing) if isinstance(thing, pd.DataFrame) else thing)
+    table = isinstance(thing, pd.DataFrame)
+    display(shown(thing.rename(columns=worded)) if table else hovering(thing))
     display(Markdown(f"**{caption}**"))
     path, whole = FIGURES / p.name / name, f"{caption} {setting(p)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = {"txt": f"{caption}\n{setting(p)}\n"}
-    if isinstance(thing, Figure):
+    if not table:
         thing.savefig(f"{path}.pdf", metadata={"CreationDate": None})
         thing.savefig(f"{path}.png", metadata={"Software": None})
         plt.close(thing)

@@ -94,3 +94,25 @@ def test_tables_read_back(folder, profile):
     assert r"100\% of r\_low. Model" in tex.read_text() and r"r\_low &" in tex.read_text()
     assert r"sts\_act & " in tex.read_text()  # LaTeX takes a bare _ for mathematics
     assert txt.read_text() == f"100% of r_low.\n{results.setting(profile)}\n"
+
+
+def test_points_say_their_words_where_they_lie(folder, profile, monkeypatch):
+    """A named point's spot lies on it, in percent of the picture; its words are no HTML."""
+    seen = []
+    monkeypatch.setattr(results, "display", seen.append)
+    figure, axis = plt.subplots()
+    assert results.hovering(figure) is figure
+    axis.set_position((0, 0, 1, 1))
+    axis.set(xlim=(0, 4), ylim=(0, 10))
+    axis.plot(1, 8, "o", gid='law <"1" & n = 5>')
+    results.publish(profile, "fig0", figure, "A caption.")
+    spot = seen[0].data
+    assert 'title="law &lt;&quot;1&quot; &amp; n = 5&gt;"' in spot and "data:image/png" in spot
+    assert "left: 25.00%; top: 20.00%" in spot
+
+
+def test_domains_have_families_and_columns_words():
+    assert results.family("engineering") == "science" and results.family("trivia") == "benchmark"
+    colours = {(of["colour"], of["marker"]) for of in results.FAMILIES.values()}
+    assert len(colours) == len(results.FAMILIES)
+    assert results.worded("gold_loglik change") == "log P(gold) change"
