@@ -13,10 +13,11 @@ from sts_utils import config, shipped, store
 from sts_utils.features import FeatureStats
 
 
-def ship(of: shipped.Run) -> None:
-    """Put a run's sums into data/shipped, in place of what is there."""
-    wide = [dims.ids[: shipped.WIDE * of.profile.top_n] for dims in of.ranked]
-    columns = np.unique(np.concatenate(wide))
+def ship(of: shipped.Run, wide: int = 10) -> None:
+    """Put a run's sums into data/shipped, in place of what is there: of domains those of the
+    `wide` × N most shifted features."""
+    most = [dims.ids[: wide * of.profile.top_n] for dims in of.ranked]
+    columns = np.unique(np.concatenate(most))
     files = {"density": {"share": of.density}, "peaks": of.peaks}
     for i, s in enumerate(of.seeds):
         files |= {f"{side}-{s}": summed({side: getattr(of, side)[i]}) for side in shipped.SIDES}

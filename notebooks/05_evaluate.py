@@ -155,7 +155,7 @@ results.publish(profile, "changes", changes, caption)
 # %%
 rows = changes.sort_values(f"{measure} change")
 figure, axis = plt.subplots(figsize=(5.4, 0.9 + 0.15 * len(rows)))
-for family, of in rows.groupby(rows.category.map(results.family)):
+for family, of in rows.groupby(rows.category.map(results.FAMILY).fillna("benchmark")):
     style = results.FAMILIES[family]
     value, look = of[f"{measure} change"], {"fmt": style["marker"], "color": style["colour"]}
     axis.errorbar(

@@ -96,7 +96,7 @@ def scatter(axis, seen: stats.Observations, measure: str, kind: str = "absolute"
     sns.regplot(x=x, y=y, ax=axis, scatter=False, seed=0, color="0.4", line_kws={"lw": 1})
     axis.errorbar(x, y, yerr=error, fmt="none", ecolor="0.88", elinewidth=0.8, zorder=0)
     for i, domain in enumerate(seen.domains):
-        family = results.family(seen.categories[i])
+        family = results.FAMILY.get(seen.categories[i], "benchmark")
         look = results.FAMILIES[family]
         said = f"{domain} ({family})\nscore {x[i]:.4g}, change {change[i]:+.1f} "
         said += f"± {error[i]:.1f}\n{seen.changes[i].shape[1]} questions"
@@ -166,7 +166,7 @@ for (panel, metric, model), of in panels:
     x, y = placed[panel].T
     sns.regplot(x=x, y=y, ax=axis, scatter=False, ci=None, color="0.7", line_kws={"lw": 1})
     for domain, *point in zip(of.domain, x, y):
-        look = results.FAMILIES[results.family(domain)]
+        look = results.FAMILIES[results.FAMILY.get(domain, "benchmark")]
         said = "{} (the paper)\nscore {:g}, |change| {:g} points".format(domain, *point)
         axis.plot(*point, look["marker"], color=look["colour"], ms=4, alpha=0.6, gid=said)
     axis.set(xlabel=METRIC_NAMES[metric], ylim=(-1, 15), yticks=(0, 5, 10))
@@ -433,7 +433,9 @@ results.publish(profile, "table6_measures", pd.DataFrame(rows, columns=columns),
 def restricted(seen: stats.Observations, which: str, measure: str) -> stats.Observations:
     """The observations of some domains, with the change of another measure."""
     changes = measured.changes_of(measure)
-    kinds = np.array([results.family(category) == "benchmark" for category in seen.categories])
+    kinds = np.array(
+        [results.FAMILY.get(category, "benchmark") == "benchmark" for category in seen.categories]
+    )
     kept = {"all": kinds | True, "subjects": ~kinds, "benchmarks": kinds}
     ids = select(np.array([c.mean() for c in changes]), "paper" if which == "paper" else "all")
     ids = ids if which == "paper" else np.flatnonzero(kept[which])
@@ -461,7 +463,15 @@ def picture(measure: str, which: str, n: int):
 sizes = [n for n in (10, 30, 100, 300, 1000) if n < len(measured.ranked[0])]
 sizes = sorted({*sizes, profile.top_n})
 which = ["all", "paper"]
-if len({results.family(category) == "benchmark" for category in measured.categories}) == 2:
+if (
+    len(
+        {
+            results.FAMILY.get(category, "benchmark") == "benchmark"
+            for category in measured.categories
+        }
+    )
+    == 2
+):
     which += ["subjects", "benchmarks"]
 columns = [(results.MEASURES[of]["column"], of) for of in evaluate.MEASURES]
 pickers = [

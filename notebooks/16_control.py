@@ -43,7 +43,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils import config, corpora, features, generate, models, questions, results, run, stats
-from sts_utils.experiments import transfer
+from sts_utils.experiments import trainings
 from sts_utils.features import FeatureStats
 from sts_utils.scores import cosine, over_domains, shifted_dims
 
@@ -58,7 +58,7 @@ domains = {
     half: [
         d
         for d in corpora.domains(sets[0].domains)
-        if any(d in transfer.comparable(p) for p in sets)
+        if any(d in trainings.comparable(p) for p in sets)
     ]
     for half, sets in halves.items()
 }
@@ -111,7 +111,7 @@ def kinds_of(names: Sequence[str], domains: Sequence[str]) -> np.ndarray:
 MEASURE, RELIABLE = "gold_log_odds", 0.8
 changes = {half: [] for half in halves}  # [D] arrays [T, S, Q]; NaN where it was not asked
 for half, sets in halves.items():
-    runs = [[transfer.change(p, transfer.outcome(p, s)) for s in p.seeds] for p in sets]
+    runs = [[trainings.change(p, trainings.outcome(p, s)) for s in p.seeds] for p in sets]
     cells = [[dict(list(t.groupby("domain")[MEASURE])) for t in row] for row in runs]
     for domain in domains[half]:
         unasked = np.full(sets[0].evaluation.asked, np.nan)
@@ -204,7 +204,7 @@ def of_domains(half: str, seed: int, place: str = "query", answers=False) -> lis
     """Features of the domains without and with demonstrations, or with wrong and right answers."""
     p = halves[half][0].model_copy(update={"place": place})
     if answers:
-        arrays = (transfer.answer_features(p, seed, d, part=p.sae) for d in domains[half])
+        arrays = (trainings.answer_features(p, seed, d, part=p.sae) for d in domains[half])
     else:
         arrays = (run.domain_features(p, d, seed, part=p.sae) for d in domains[half])
     return [FeatureStats.from_arrays(of) for of in arrays]
@@ -213,7 +213,7 @@ def of_domains(half: str, seed: int, place: str = "query", answers=False) -> lis
 def shift_scores(half: str, p, seed: int) -> dict[str, np.ndarray]:
     """Label -> [D]"""
     found = {}
-    for q, place in ((p, ""), (transfer.at_answer(p), ", at the answer")):
+    for q, place in ((p, ""), (trainings.at_answer(p), ", at the answer")):
         own = FeatureStats.from_arrays(run.train_features(q, seed, part=q.sae))
         others, dims = of_domains(half, seed, q.place), shifted_dims(own, p.top_n)
         for score in ("sts_act", "sts_icl", "cosine"):
@@ -245,7 +245,7 @@ def overlaps(half: str, seed: int) -> list[np.ndarray]:
 
 def probed(half: str, p, seed: int) -> np.ndarray:
     """[D] change by the quick probe; NaN where it was not asked."""
-    change = transfer.change(p, transfer.probe(p, seed)).groupby("domain")[MEASURE].mean()
+    change = trainings.change(p, trainings.probe(p, seed)).groupby("domain")[MEASURE].mean()
     return change.reindex(domains[half]).to_numpy()
 
 
@@ -262,11 +262,11 @@ GRADIENTS |= {"features × gradient of log-odds": "features"}
 
 def answer_scores(half: str, p, seed: int) -> dict[str, np.ndarray]:
     """Label -> [D]"""
-    found, q, first = {}, transfer.at_answer(p), profile.seeds[0]  # domains are read once
+    found, q, first = {}, trainings.at_answer(p), profile.seeds[0]  # domains are read once
     for label, key in GRADIENTS.items():
-        of = (transfer.gradients(halves[half][0], first, d)[key] for d in domains[half])
-        found[label] = cosine(transfer.gradients(p, seed)[key], np.stack(list(of)))
-    own = FeatureStats.from_arrays(transfer.answer_features(q, seed, part=q.sae))
+        of = (trainings.gradients(halves[half][0], first, d)[key] for d in domains[half])
+        found[label] = cosine(trainings.gradients(p, seed)[key], np.stack(list(of)))
+    own = FeatureStats.from_arrays(trainings.answer_features(q, seed, part=q.sae))
     others, dims = of_domains(half, first, q.place, True), shifted_dims(own, FIXED_N)
     residual = np.stack([other.mean("dr") for other in others])
     found[FIXED.replace(",", ", residual,")] = cosine(own.mean("dr"), residual)
@@ -511,7 +511,7 @@ publish("judgement")
 GOALS = {"auc": 0.8, "r": 0.35, "cost": 0.1}
 costs, blocks = [], models.config_of(profile.model, profile.revision).num_hidden_layers
 for p in halves["judgement"]:
-    read = features.tokens_read(transfer.answer_pairs(p, p.seeds[0])) * (p.layer + 1)
+    read = features.tokens_read(trainings.answer_pairs(p, p.seeds[0])) * (p.layer + 1)
     chosen = questions.training_examples(p, p.seeds[0])[0][: p.sft.examples]
     batch = generate.tokenize(questions.tokenizer(p), chosen, p.sft.max_length)
     trained = p.sft.epochs * sum(len(row["input_ids"]) for row in batch)

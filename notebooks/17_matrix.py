@@ -43,7 +43,7 @@ import seaborn as sns
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils import config, generate, questions, results, stats
-from sts_utils.experiments import transfer
+from sts_utils.experiments import trainings
 from sts_utils.measured import Run
 from sts_utils.results import Claim
 from sts_utils.scores import cosine, over_domains, shifted_dims
@@ -109,7 +109,7 @@ alike = np.corrcoef(change)[np.triu_indices(len(names), 1)]
 print(f"r of the changes of two sets, mean over pairs: {alike.mean():.2f}")
 
 # %%
-families = [results.family(category) for category in categories]
+families = [results.FAMILY.get(category, "benchmark") for category in categories]
 order = sorted(range(len(domains)), key=lambda d: ([*results.FAMILIES].index(families[d]), d))
 table = pd.DataFrame(100 * change[:, order].T, [domains[d] for d in order], names)
 figure, axis = plt.subplots(figsize=(5.4, 1.6 + 0.14 * len(domains)))
@@ -153,7 +153,7 @@ def probed() -> np.ndarray:
     """[T, D] change by the probe run."""
     measure, rows = profile.evaluation.measure, []
     for one in runs.values():
-        change = transfer.change(one.profile, transfer.probe(one.profile, profile.seeds[0]))
+        change = trainings.change(one.profile, trainings.probe(one.profile, profile.seeds[0]))
         rows.append(change.groupby("domain")[measure].mean()[list(domains)])
     return np.stack(rows)
 
@@ -180,8 +180,8 @@ active = [shifted_dims(replace(train, dh2=train.h), n) for train in trains]
 found["sts_act of the most active"] = rows_of("sts_act", active)
 found["overlap of words"] = words()
 seed = profile.seeds[0]
-pull = {d: transfer.gradients(first.profile, seed, d)["loglik"] for d in domains}
-pulled = [transfer.gradients(one.profile, seed)["loglik"] for one in runs.values()]
+pull = {d: trainings.gradients(first.profile, seed, d)["loglik"] for d in domains}
+pulled = [trainings.gradients(one.profile, seed)["loglik"] for one in runs.values()]
 found["gradient of answers"] = np.stack([cosine(g, np.stack(list(pull.values()))) for g in pulled])
 for score in ("sts_act", "sts_icl"):
     found[f"placebo: {score} outside D_N"] = rows_of(score, [of[n:] for of in ranked])

@@ -108,8 +108,8 @@ def provenance(p: Profile, began: float, missing: Sequence[str]) -> str:
     """What a page says of itself: the code, day, machine and time; what is still to come."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    said = f"Profile {p.name}, domains {p.domains}, seeds {', '.join(map(str, p.seeds))}; "
-    said += f"commit {commit}; " if commit else f"version {version('sts_utils')}; "
+    code = f"commit {commit}" if commit else f"version {version('sts_utils')}"
+    said = f"Profile {p.name}, domains {p.domains}, seeds {', '.join(map(str, p.seeds))}; {code}; "
     said += f"{date.today()}, {cpu_threads()} cores of {platform.machine()}, {models.device()}, "
     said += f"{(time.time() - began) / 60:.0f} min in this start"
     return said + (f". Still to come: {', '.join(missing)}" if missing else "")
@@ -118,8 +118,8 @@ def provenance(p: Profile, began: float, missing: Sequence[str]) -> str:
 def parts(p: Profile) -> list[Profile]:
     """The run in parts, first results first: the scores (01 to 03), Fig 3 (to 06), all."""
     asked = stages(p)
-    early = [tuple(s for s in asked if s[:2] <= last) for last in ("03", "06")]
-    early = [names for names in dict.fromkeys(early) if names and len(names) < len(asked)]
+    early = dict.fromkeys(tuple(s for s in asked if s[:2] <= last) for last in ("03", "06"))
+    early = [names for names in early if names and len(names) < len(asked)]
     return [*(p.model_copy(update={"stages": names}) for names in early), p]
 
 

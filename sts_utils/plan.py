@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sts_utils import batches, corpora, fsdp, questions, run
 from sts_utils.config import Profile
-from sts_utils.experiments import labels, selective, trainings, transfer
+from sts_utils.experiments import labels, selective, trainings
 
 Call = tuple[Callable, tuple]  # a function and its arguments
 PASSED = ("STS_", "HF_", "HUGGINGFACE_", "XDG_CACHE_HOME", "PYTHONPATH")  # variables, to workers
@@ -25,7 +25,7 @@ PATIENCE |= {"RAY_worker_register_timeout_seconds": "300", "RAY_USAGE_STATS_ENAB
 def gpus(call: Call) -> int:
     """GPUs that a call holds, where there are any: of a fine-tuning all of its launcher's."""
     function, (p, *_) = call
-    if function not in (run.finetuned, trainings.evaluated, transfer.outcome) or not p.launcher:
+    if function not in (run.finetuned, trainings.evaluated, trainings.outcome) or not p.launcher:
         return 1
     launched = fsdp.launched(p.launcher, p.sft)
     return 0 if launched.get("use_cpu") else launched["num_processes"]
@@ -71,22 +71,22 @@ def rounds(p: Profile) -> list[list[Call]]:
         after += [(trainings.evaluated, (p, name)) for name in (None, *trainings.NAMES[:-1])]
         last.append((trainings.evaluated, (p, trainings.NAMES[-1])))  # where it is the half: there
     if "17" in asked:
-        before += [(transfer.gradients, (q, seed)) for q in others]
-        before += [(transfer.gradients, (others[0], seed, d)) for d in corpora.domains(p.domains)]
-        after += [(transfer.probe, (q, seed)) for q in others]
+        before += [(trainings.gradients, (q, seed)) for q in others]
+        before += [(trainings.gradients, (others[0], seed, d)) for d in corpora.domains(p.domains)]
+        after += [(trainings.probe, (q, seed)) for q in others]
     elsewhere = questions.sets(p, elsewhere=True) if "16" in asked else []
     for q in {q.domains: q for q in reversed(elsewhere)}.values():
-        names, behind = corpora.domains(q.domains), transfer.at_answer(q)
+        names, behind = corpora.domains(q.domains), trainings.at_answer(q)
         before += [(run.performance, (q,))]
-        before += [(transfer.answer_features, (behind, seed, d)) for d in names]
-        before += [(transfer.gradients, (q, seed, d)) for d in names]
+        before += [(trainings.answer_features, (behind, seed, d)) for d in names]
+        before += [(trainings.gradients, (q, seed, d)) for d in names]
         both = [(at, d, s) for at in (q, behind) for d in names for s in q.seeds]
         before += [(run.domain_features, of) for of in both]
     for cell in ((q, s) for q in elsewhere for s in q.seeds):
-        behind = transfer.at_answer(cell[0]), cell[1]
-        after += [(transfer.outcome, cell), (transfer.probe, cell), (transfer.gradients, cell)]
+        behind = trainings.at_answer(cell[0]), cell[1]
+        after += [(trainings.outcome, cell), (trainings.probe, cell), (trainings.gradients, cell)]
         after += [(run.train_features, cell), (run.train_features, behind)]
-        after.append((transfer.answer_features, behind))
+        after.append((trainings.answer_features, behind))
     if "12" in asked:
         before.append((trainings.accuracy, (like, None)))
         after.append((trainings.accuracy, (like, rl[0])))

@@ -28,6 +28,7 @@ SAE_COLOUR, RAW_COLOUR, CHANCE_COLOUR = PALETTE[0], PALETTE[1], "0.5"
 METRIC_NAMES = {"sts_act": r"$\mathrm{STS}_{act}$", "sts_icl": r"$\mathrm{STS}_{ICL}$"}
 MEASURES = yaml.safe_load((DATA / "measures.yaml").read_text(encoding="utf-8"))
 FAMILIES = yaml.safe_load((DATA / "families.yaml").read_text(encoding="utf-8"))
+FAMILY = {category: name for name, of in FAMILIES.items() for category in of["categories"]}
 MEASURE_NAMES, SHORT_NAMES = ({k: m[n] for k, m in MEASURES.items()} for n in ("name", "axis"))
 SEARCH = """<input placeholder="show rows with …" oninput="for (const row of
 this.nextElementSibling.tBodies[0].rows) row.hidden = !row.textContent.toLowerCase().includes(
@@ -77,13 +78,6 @@ def r_points(axis: Axes, rows: dict, rotate: int = 0) -> None:
     axis.set(ylabel="r with |change|", ylim=(-1.05, 1.05), xlim=(-0.5, len(rows) - 0.5))
 
 
-def family(category: str) -> str:
-    """The family of a category of domains: FAMILIES has its colour and marker."""
-    return next(
-        (name for name, of in FAMILIES.items() if category in of["categories"]), "benchmark"
-    )
-
-
 def hovering(figure: Figure) -> HTML | Figure:
     """A figure whose points have words (their gid) says them where it is pointed at: spots of HTML
     over the picture. Where a notebook is not trusted the spots go, and the picture stays."""
@@ -99,8 +93,8 @@ def hovering(figure: Figure) -> HTML | Figure:
         spots += f'<i title="{html.escape(point.get_gid())}" style="{where}"></i>'
     source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
     box = f"position: relative; max-width: {figure.get_figwidth() * figure.dpi:.0f}px"
-    picture = f'<img src="{source}" style="display: block; width: 100%">'
-    return HTML(f'<div style="{box}">{picture}{spots}</div>')
+    picture = f'<img src="{source}" style="display: block; width: 100%">{spots}'
+    return HTML(f'<div style="{box}">{picture}</div>')
 
 
 def worded(column: str) -> str:

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from functools import cached_property
 
-import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
 
@@ -14,7 +13,6 @@ from sts_utils.experiments import labels
 from sts_utils.features import FeatureStats
 
 PROFILE, FOLDER = "smol", store.DATA / "shipped"
-WIDE = 10  #: The domains' sums are of the WIDE × N most shifted features.
 #: What the numbers depend on; not the precision, which is the machine's choice.
 SETTINGS = "model revision layer sae place train domains demonstrations top_n definition alignment "
 SETTINGS += "shift sts sft evaluation labels"
@@ -50,9 +48,6 @@ class Run(measured.Run):
         """The same run with every question's features: computed where only sums are shipped."""
         return measured.Run(self.profile) if self.made else self
 
-    def shifts(self, side: str, field: str = "dh2") -> np.ndarray:
-        return measured.Run.shifts(self.computed(), side, field)
-
 
 def settings(p: Profile) -> dict:
     """What the shipped numbers depend on, as JSON has it."""
@@ -64,8 +59,7 @@ def fitting(p: Profile) -> dict:
     """What data/shipped says of itself, if it is of these settings and holds the seeds; or {}."""
     path = FOLDER / "made.json"
     made = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    fits = made.get("settings") == settings(p) and {*p.seeds} <= {*made["seeds"]}
-    return made if fits else {}
+    return made if made.get("settings") == settings(p) and {*p.seeds} <= {*made["seeds"]} else {}
 
 
 def rows(of: FeatureStats) -> dict[str, FeatureStats]:

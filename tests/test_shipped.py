@@ -14,13 +14,12 @@ from sts_utils.experiments import labels
 def sums(run, tmp_path, monkeypatch):
     """The random run of `tiny`, shipped; as it is read."""
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "shipped")
-    monkeypatch.setattr(shipped, "WIDE", 2)
     changes = dict(zip(run.domain_names, run.change_arrays, strict=True)).items()
     rows = [(s, d, f"{d}-{i}", x) for d, of in changes for (s, i), x in np.ndenumerate(of)]
     table = pd.DataFrame(rows, columns=["seed", "domain", "id", "change"])
     run.changes = table.assign(measure="gold_loglik", before=1.0, after=1 + table.change)
     run.peaks, run.density = {"kinds": np.arange(3)}, np.full(40, 0.5)
-    runpy.run_path(str(shipped.store.DATA / "ship.py"))["ship"](run)
+    runpy.run_path(str(shipped.store.DATA / "ship.py"))["ship"](run, wide=2)
     return shipped.Run(run.profile)
 
 

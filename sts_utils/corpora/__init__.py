@@ -63,7 +63,7 @@ def domains(name: str) -> tuple[str, ...]:
 
 def comparable(one: str, other: str) -> bool:
     """Whether two domains have the same type of answer, as far as they are skills on surfaces."""
-    kinds = [packaged.SKILLS.get(name.split(", ")[0], ("",))[0] for name in (one, other)]
+    kinds = [packaged.KINDS.get(name.split(", ")[0]) for name in (one, other)]
     return kinds[0] == kinds[1]
 
 

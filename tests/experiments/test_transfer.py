@@ -10,7 +10,7 @@ from conftest import functions_of
 
 from sts_utils import config, corpora, evaluate, plan, questions, run, saes
 from sts_utils.corpora import packaged
-from sts_utils.experiments import transfer
+from sts_utils.experiments import trainings
 from sts_utils.features import FeatureStats, Hook
 
 OTHER = "next, runners"
@@ -37,14 +37,14 @@ def test_what_is_trained_on_is_neither_asked_nor_shown_and_the_same_type_is_aske
     assert not any(e.options for e in learnt) and learnt[0].solution == learnt[0].answer
     listed = questions.training_examples(one, 0, listed=True)[0]
     assert [e.question for e in listed] == [e.question for e in learnt] and listed[0].options
-    chosen = transfer._asked(one, 0, 2)
-    assert {packaged.SKILLS[e.domain.split(", ")[0]][0] for e in chosen} == {"name"}
-    assert len(chosen) == 2 * 12 == 2 * len(transfer.comparable(one))
+    chosen = trainings._asked(one, 0, 2)
+    assert {packaged.KINDS[e.domain.split(", ")[0]] for e in chosen} == {"name"}
+    assert len(chosen) == 2 * 12 == 2 * len(trainings.comparable(one))
 
 
 def test_wrong_answers_stand_in_the_same_demonstrations(one, tokenizer):
     for args in ((0,), (0, OTHER)):
-        for wrong, right in transfer.answer_pairs(transfer.at_answer(one), *args):
+        for wrong, right in trainings.answer_pairs(trainings.at_answer(one), *args):
             assert wrong.tail == right.tail and wrong.query == right.query
             a, b = (tokenizer.decode(side.context).splitlines() for side in (wrong, right))
             differ = [x for x, y in zip(a, b, strict=True) if x != y]
@@ -63,9 +63,9 @@ def test_the_paper_s_profiles_carry_the_design():
 def test_the_gradient_is_how_the_log_odds_move(one, whole, tokenizer, sae, monkeypatch):
     monkeypatch.setattr(run, "hook", lambda p: Hook(0, sae, float("inf")))
     monkeypatch.setattr(run, "whole", lambda p: copy.deepcopy(whole))
-    monkeypatch.setattr(transfer, "TOGETHER", 3)  # two passes
+    monkeypatch.setattr(trainings, "TOGETHER", 3)  # two passes
     examples = questions.domain_queries(one, OTHER, 0)
-    found = transfer.gradients.function(one, 0, OTHER)
+    found = trainings.gradients.function(one, 0, OTHER)
     direction, ends = torch.randn(64, generator=torch.Generator().manual_seed(0)), []
     for step in (1e-3 * direction, -1e-3 * direction):
         with saes.edited(whole, {0: lambda r, step=step: r + step.to(r.device)}):
@@ -83,10 +83,10 @@ def test_all_that_is_planned_is_computed_and_no_model_is_kept(one):
         function(*args, **({"part": p.sae} if "features" in function.__name__ else {}))
     (one,) = questions.sets(p, elsewhere=True)
     assert not run.finetuned.path(one, 0).exists()
-    for table in (transfer.outcome(one, 0), transfer.probe(one, 0)):
+    for table in (trainings.outcome(one, 0), trainings.probe(one, 0)):
         assert list(table.groupby("domain").size()) == 12 * [2]
-        assert transfer.change(one, table).gold_log_odds.any()
-    q = transfer.at_answer(one)
+        assert trainings.change(one, table).gold_log_odds.any()
+    q = trainings.at_answer(one)
     answer = FeatureStats.from_arrays(run.domain_features(q, OTHER, 0, part=q.sae))
     assert len({*answer.n}) == 1 and answer.n[0] < 12  # tokens between question and answer
 
