@@ -24,9 +24,8 @@ MANY = ("train", "domains", "demonstrations", "columns", "domain_columns")
 KINDS |= {k: {"nargs": "+"} for k in MANY} | {"dry_run": {"action": "store_true"}}
 KINDS |= {"lr": {"type": float}, "form": {"choices": FORMS}, "score": {"choices": SCORES}}
 KINDS |= {"dtype": {"choices": ("auto", "float32", "bfloat16")}}
-FILES = (
-    "index.html table.csv table.parquet probe.csv mixture.jsonl results.json compare.csv".split()
-)
+FILES = ("index.html", "table.csv", "table.parquet", "probe.csv", "mixture.jsonl", "results.json")
+FILES += ("compare.csv",)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,9 +1,7 @@
 """How figures, tables and claims look, how claims are judged, and the files they leave."""
 
-import base64
 import fcntl
 import html
-import io
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import yaml
+from IPython.core.pylabtools import print_figure
 from IPython.display import HTML, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -81,19 +80,18 @@ def r_points(axis: Axes, rows: dict, rotate: int = 0) -> None:
 def hovering(figure: Figure) -> HTML | Figure:
     """A figure whose points have words (their gid) says them where it is pointed at: spots of HTML
     over the picture. Where a notebook is not trusted the spots go, and the picture stays."""
-    points, spots, png = figure.findobj(lambda artist: artist.get_gid()), "", io.BytesIO()
+    points, spots = figure.findobj(lambda artist: artist.get_gid()), ""
     if not points:
         return figure
-    figure.savefig(png, metadata={"Software": None})
+    png = print_figure(figure, bbox_inches=None, dpi=200, base64=True)
     for point in points:
         pixels = point.get_transform().transform(point.get_xydata()[0])
         x, y = 100 * figure.transFigure.inverted().transform(pixels)
         where = f"position: absolute; left: {x:.2f}%; top: {100 - y:.2f}%; width: 1.6%"
         where += "; aspect-ratio: 1; transform: translate(-50%, -50%)"
         spots += f'<i title="{html.escape(point.get_gid())}" style="{where}"></i>'
-    source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
     box = f"position: relative; max-width: {figure.get_figwidth() * figure.dpi:.0f}px"
-    picture = f'<img src="{source}" style="display: block; width: 100%">{spots}'
+    picture = f'<img src="data:image/png;base64,{png}" style="display: block; width: 100%">{spots}'
     return HTML(f'<div style="{box}">{picture}</div>')
 
 

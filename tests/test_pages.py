@@ -20,15 +20,14 @@ parent.postMessage(JSON.stringify({...found, seen: seen.length}), "*")})</script
 FRAME = """<iframe src="page.html" style="width: {width}px; height: 900px"></iframe>
 <script>addEventListener("message", e => document.body.append("<<" + e.data + ">>"))</script>"""
 QUIET = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-QUIET += " --host-resolver-rules=MAP\u00a0*\u00a0~NOTFOUND --virtual-time-budget=20000 --dump-dom"
+QUIET += " --virtual-time-budget=20000 --dump-dom --proxy-server=127.0.0.1:9"  # nothing of the net
 
 
 def measured(html: str, width: int, folder) -> dict:
     """What MEASURE says of a page in a frame of this width."""
     (folder / "page.html").write_text(html.replace("</body>", MEASURE + "</body>"), "utf-8")
     (folder / "frame.html").write_text(FRAME.format(width=width), encoding="utf-8")
-    words = [word.replace("\u00a0", " ") for word in QUIET.split(" ")]
-    words = [BROWSER, *words, f"--user-data-dir={folder}/browser", f"file://{folder}/frame.html"]
+    words = [BROWSER, *QUIET.split(), f"--user-data-dir={folder}/browser", f"{folder}/frame.html"]
     said = subprocess.run(words, capture_output=True, text=True, timeout=120).stdout
     return json.loads(re.search("&lt;&lt;(.*)&gt;&gt;", said)[1])
 
