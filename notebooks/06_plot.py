@@ -243,6 +243,7 @@ if len(profile.seeds) > 1:  # how much each score's r varies over seeds; wide wi
     ratio = np.log(act / icl)
     low, high = np.log(f.ppf([0.025, 0.975], freedom, freedom))
     ratio = SimpleNamespace(value=ratio, low=ratio - high, high=ratio - low)
+    ratio.p = 2 * min(of(act / icl, freedom, freedom) for of in (f.cdf, f.sf))
     ratio.reliability, ratio.testable = r["sts_icl"].reliability, r["sts_icl"].testable
     words = "log of the variance of r over seeds, sts_act minus sts_icl"
     claims.append(Claim("fig3-steadier", words, ratio))

@@ -180,8 +180,8 @@ def judge(p: Profile, made: Sequence[Claim]) -> None:
         known, testable = claims.loc[id], getattr(e, "testable", True)
         found = verdict(e.low, e.high, known.side, known["size"]) if testable else "not testable"
         row = {"id": id, "figure": known.figure, "claim": known.claim, "statistic": statistic}
-        row |= numbers(e) | {"p": p_value(e), "reliability": getattr(e, "reliability", np.nan)}
-        rows.append(row | {"paper": theirs or known.paper, "verdict": found})
+        about = {"p": getattr(e, "p", p_value(e)), "reliability": getattr(e, "reliability", np.nan)}
+        rows.append(row | numbers(e) | about | {"paper": theirs or known.paper, "verdict": found})
     if not rows:
         return
     table = new = pd.DataFrame(rows)
