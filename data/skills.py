@@ -13,6 +13,7 @@ from sts_utils.store import DATA
 #: Which examples of each skill on each surface are asked, shown, and trained on.
 PARTS = {"asked": slice(300), "shown": slice(300, 320), "trained": slice(320, 620)}
 #: Of each half: the first trial's skills and surfaces, and others, to be judged once.
+HALVES = ("design", "judgement")
 TABLE = yaml.safe_load((DATA / "skills.yaml").read_text("utf-8"))
 #: Skill -> the answer to names n, numbers x and what the question names.
 SKILLS = {
@@ -73,7 +74,7 @@ def _of_skill(rng, skill: str, words: dict, asked: str, domain: str, name: str) 
 def table() -> pd.DataFrame:
     """A row an example: half, part, id, domain, question, answer, options."""
     rows = []
-    for half in ("design", "judgement"):
+    for half in HALVES:
         for part in PARTS:
             for e in skills(half, part):
                 rows.append((half, part, e.id, e.domain, e.question, e.answer, list(e.options)))

@@ -444,6 +444,7 @@ def restricted(seen: stats.Observations, which: str, measure: str) -> stats.Obse
     return stats.Observations(names, categories, seen.scores[:, ids], [changes[i] for i in ids])
 
 
+# %%
 def picture(measure: str, which: str, n: int):
     """Fig 3's upper row for these choices."""
     figure = Figure(figsize=(5.4, 3.2))
