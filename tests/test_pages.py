@@ -35,8 +35,8 @@ def measured(html: str, width: int, folder) -> dict:
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
 @pytest.mark.parametrize("width", (400, 1400))
-def test_nothing_runs_over_the_page(reproduced, tmp_path, width):
-    for page in sorted((reproduced[0] / "figures/tiny").glob("*.html")):
+def test_nothing_runs_over_the_page(tables, tmp_path, width):
+    for page in sorted(tables.glob("*.html")):
         found = measured(page.read_text(encoding="utf-8"), width, tmp_path)
         assert found["width"] == width and found["seen"] > 5, page.name
         assert found["page"] <= width and not found["over"], (page.name, found)
