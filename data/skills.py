@@ -10,6 +10,7 @@ import yaml
 from sts_utils.prompts import Example
 from sts_utils.store import DATA
 
+NAMES = ["half", "part", "id", "domain", "question", "answer", "options"]
 #: Which examples of each skill on each surface are asked, shown, and trained on.
 PARTS = {"asked": slice(300), "shown": slice(300, 320), "trained": slice(320, 620)}
 #: Of each half: the first trial's skills and surfaces, and others, to be judged once.
@@ -80,8 +81,6 @@ def table() -> pd.DataFrame:
                 rows.append((half, part, e.id, e.domain, e.question, e.answer, list(e.options)))
     return pd.DataFrame(rows, columns=NAMES)
 
-
-NAMES = ["half", "part", "id", "domain", "question", "answer", "options"]
 
 if __name__ == "__main__":
     table().to_parquet(DATA / "skills.parquet", compression="zstd", index=False)

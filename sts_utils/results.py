@@ -111,8 +111,8 @@ def shown(table: pd.DataFrame) -> HTML:
     """A table as notebooks show it: whole texts, no row numbers; of more than 30 rows at most 300,
     with a box to search them."""
     with pd.option_context("display.max_colwidth", None):
-        html = table.head(300).round(3).to_html(index=False, na_rep="", border=0)
-    return HTML(html if len(table) <= 30 else SEARCH + html)
+        rows = table.head(300).round(3).to_html(index=False, na_rep="", border=0)
+    return HTML(rows if len(table) <= 30 else SEARCH + rows)
 
 
 def publish(p: Profile, name: str, thing: Figure | pd.DataFrame, caption: str) -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 import pandas as pd
 from safetensors.numpy import load_file
 
-from sts_utils import measured, run, store
+from sts_utils import corpora, measured, run, store
 from sts_utils.config import Profile
 from sts_utils.experiments import labels
 from sts_utils.features import FeatureStats
@@ -29,7 +29,7 @@ class Run(measured.Run):
 
     def __init__(self, p: Profile):
         super().__init__(p)
-        last = run.performance.path(p, (run.finetuned, p.seeds[-1]), p.evaluation.asked)
+        last = run.domain_features.path(p, corpora.domains(p.domains)[-1], p.seeds[-1])
         self.made = {} if last.exists() else fitting(p)
         if self.made:
             print(

@@ -8,7 +8,6 @@ import subprocess
 import pytest
 
 BROWSER = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
-#: What is wider than the page, and is in nothing that scrolls.
 MEASURE = """<script>addEventListener("load", () => {
 const ways = e => getComputedStyle(e).overflowX;
 const scrolls = e => e && (/auto|scroll/.test(ways(e)) || scrolls(e.parentElement));
@@ -24,7 +23,6 @@ QUIET += " --virtual-time-budget=20000 --dump-dom --proxy-server=127.0.0.1:9"  #
 
 
 def measured(html: str, width: int, folder) -> dict:
-    """What MEASURE says of a page in a frame of this width."""
     (folder / "page.html").write_text(html.replace("</body>", MEASURE + "</body>"), "utf-8")
     (folder / "frame.html").write_text(FRAME.format(width=width), encoding="utf-8")
     words = [BROWSER, *QUIET.split(), f"--user-data-dir={folder}/browser", f"{folder}/frame.html"]

@@ -44,7 +44,6 @@ def test_every_figure_table_page_and_notebook_is_written(reproduced):
 
 
 def test_a_run_shows_its_first_results_first():
-    """The scores before anything is trained, then Fig 3; a page says what is still to come."""
     p = config.load("smol")
     scores, central, whole = notebooks.parts(p)
     assert notebooks.stages(scores) == ["01_extract", "02_shift_detect", "03_score"]

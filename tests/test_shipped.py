@@ -12,8 +12,8 @@ from sts_utils.experiments import labels
 
 @pytest.fixture
 def sums(run, tmp_path, monkeypatch):
-    """The random run of `tiny`, shipped; as it is read."""
     monkeypatch.setattr(shipped, "FOLDER", tmp_path / "shipped")
+    monkeypatch.setattr(shipped.store, "RUNS", tmp_path / "runs")  # nothing is computed yet
     changes = dict(zip(run.domain_names, run.change_arrays, strict=True)).items()
     rows = [(s, d, f"{d}-{i}", x) for d, of in changes for (s, i), x in np.ndenumerate(of)]
     table = pd.DataFrame(rows, columns=["seed", "domain", "id", "change"])
@@ -37,6 +37,9 @@ def test_only_a_run_of_these_settings_is_served(run, sums):
     assert shipped.Run(run.profile.model_copy(update={"seeds": (1,)})).train[0].ids == ("train",)
     for other in ({"top_n": 9}, {"seeds": (0, 2)}, {"train": "code-io"}, {"layer": 1}):
         assert not shipped.Run(run.profile.model_copy(update=other)).made
+    own = shipped.run.domain_features.path(run.profile, run.domain_names[-1], run.profile.seeds[-1])
+    own.mkdir(parents=True)  # as after the first part of a run, which trains nothing yet
+    assert not shipped.Run(run.profile).made
 
 
 def test_the_default_run_is_shipped_and_small():
