@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib import import_module
 
 COMMANDS = {
     "demo": "an answer in minutes: what the worked example would move, as a report",
@@ -14,18 +15,22 @@ COMMANDS = {
 }
 
 
-def main() -> int:
-    """Run the command that the process was given; 0 if it went well."""
-    words, lines = sys.argv[1:], [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
+def main(words: list[str] | None = None) -> int:
+    """Run a command; 0, or 2 with one line for what failed."""
+    words = sys.argv[1:] if words is None else words
+    lines = [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
     how = {"epilog": "\n".join(lines), "formatter_class": argparse.RawTextHelpFormatter}
     parser = argparse.ArgumentParser("sts", "sts COMMAND [--help] …", **how)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of these:")
     parser.parse_args(words[:1])
-    from sts_utils import cli
-
     if words[0] == "demo":
         words = ["predict", "--seeds", "0", "--queries", "8", "--out", "demo", *words[1:]]
-    return cli.main(words)
+    command = import_module(f"sts_utils.{'check' if words[0] in ('check', 'fetch') else 'cli'}")
+    try:
+        return command.main(words)
+    except (ValueError, OSError) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -159,9 +159,25 @@ def _memory(p: Profile) -> list[str]:
     return [] if most > each and memory > beside else [said]
 
 
-def fetch(chosen: argparse.Namespace) -> int:
-    """The command `fetch`: all of it into the hub client's cache, for HF_HUB_OFFLINE=1."""
-    for profile in map(config.load, config.members(chosen.profile)):
+def parser(command: str) -> argparse.ArgumentParser:
+    """The options of a command on profiles."""
+    options = argparse.ArgumentParser(f"sts {command}")
+    options.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
+    options.add_argument("--seeds", help="like 0,1,2; the profile's own if left out")
+    return options
+
+
+def main(words: list[str]) -> int:
+    """The commands `check` and `fetch`."""
+    command, *options = words
+    chosen = parser(command).parse_args(options)
+    profiles = [config.load(name, chosen.seeds) for name in config.members(chosen.profile)]
+    return fetch(profiles) if command == "fetch" else report(profiles)
+
+
+def fetch(profiles: list[Profile]) -> int:
+    """All that profiles read of the hub, into its client's cache, for HF_HUB_OFFLINE=1."""
+    for profile in profiles:
         for kind, repository, revision in needs(profile):
             print(snapshot_download(repository, repo_type=kind, revision=revision), flush=True)
         for corpus in corpora_of(profile):
@@ -169,11 +185,10 @@ def fetch(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def main(chosen: argparse.Namespace) -> int:
-    """The command `check`: each profile's plan and its problems; 0 if there are none."""
+def report(profiles: list[Profile]) -> int:
+    """Print each profile's plan and its problems; 0 if there are none."""
     lines = []
-    for name in config.members(chosen.profile):
-        profile = config.load(name, chosen.seeds)
+    for profile in profiles:
         table = estimate(profile)
         table.loc[len(table)] = ["total", *table.sum(numeric_only=True)]
         print(f"{profile.name}: {profile.model}, {len(profile.seeds)} seeds")

@@ -1,16 +1,13 @@
-"""The commands: `sts reproduce --profile smol --seeds 0,1,2`."""
+"""The commands that compute: `sts reproduce --profile smol --seeds 0,1,2`."""
 
 import argparse
-import contextlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-
-from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import check, config, notebooks, plan, store
 from sts_utils.batches import flops_a_second
@@ -28,44 +25,26 @@ FILES = ("index.html", "table.csv", "table.parquet", "probe.csv", "mixture.jsonl
 FILES += ("compare.csv",)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0, or 1 and 2 with one line for what failed."""
-    parser = argparse.ArgumentParser(prog="sts")
-    commands = parser.add_subparsers(dest="command", required=True)
-    runs = {"reproduce": reproduce, "render": reproduce, "check": check.main, "fetch": check.fetch}
-    for name, function in runs.items():
-        add = commands.add_parser(name)
-        add.set_defaults(run=function)
-        add.add_argument("--profile", default="smol", help="a name in profiles/, or a YAML file")
-        add.add_argument("--seeds", help="like 0,1,2; the profile's own if left out")
+def main(words: Sequence[str]) -> int:
+    """One of the commands that compute, as `python -m sts_utils` was given it; its exit status."""
+    command, *options = words
+    if command in ("reproduce", "render"):
+        return reproduce(check.parser(command).parse_args(options), command == "render")
     how = {"description": predict.__doc__, "formatter_class": argparse.RawTextHelpFormatter}
-    add = commands.add_parser("predict", **how)
-    given = {"train": [EXAMPLE], **predict.__kwdefaults__, "seeds": "0,1,2"}
-    for name, default in (given | {"out": "report", "budget": None}).items():
-        add.add_argument(f"--{name.replace('_', '-')}", default=default, **KINDS.get(name, {}))
-    add.set_defaults(run=prediction)
-    add = commands.add_parser("train-sae")
-    add.add_argument("--model", required=True, help="a folder, or a model of the hub")
-    add.add_argument("--out", required=True, help="a folder for the SAE and the page on it")
+    parser = argparse.ArgumentParser(f"sts {command}", **(how if command == "predict" else {}))
+    if command == "predict":
+        given = {"train": [EXAMPLE], **predict.__kwdefaults__, "seeds": "0,1,2"}
+        for name, value in (given | {"out": "report", "budget": None}).items():
+            parser.add_argument("--" + name.replace("_", "-"), default=value, **KINDS.get(name, {}))
+        return prediction(parser.parse_args(options))
+    parser.add_argument("--model", required=True, help="a folder, or a model of the hub")
+    parser.add_argument("--out", required=True, help="a folder for the SAE and the page on it")
     for name, default in {"layer": 12, "times": 8, "k": 32, "rows": 1_500_000}.items():
-        add.add_argument(f"--{name}", type=int, default=default, help="as notebook 00 has it")
-    add.set_defaults(run=train_sae)
-    chosen = parser.parse_args(arguments)
-    try:
-        return chosen.run(chosen)
-    except (ValueError, OSError) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
-    except PapermillExecutionError as error:
-        trace = RUNS / "last-error.txt"
-        with contextlib.suppress(OSError):  # of a full disk
-            trace.write_text("\n".join(error.traceback), encoding="utf-8")
-        said = f"{error.ename}: {error.evalue.splitlines()[0]} (whole trace: {trace})"
-        print(f"error: {said}", file=sys.stderr)
-        return 1
+        parser.add_argument(f"--{name}", type=int, default=default, help="as notebook 00 has it")
+    return train_sae(parser.parse_args(options))
 
 
-def reproduce(chosen: argparse.Namespace) -> int:
+def reproduce(chosen: argparse.Namespace, render: bool) -> int:
     """The commands `reproduce` and `render`: compute what is missing, then run the notebooks."""
     profiles = {name: config.load(name, chosen.seeds) for name in config.members(chosen.profile)}
     os.environ.setdefault("TQDM_MININTERVAL", "5")
@@ -86,7 +65,7 @@ def reproduce(chosen: argparse.Namespace) -> int:
         for part in notebooks.parts(profile):
             plan.compute(plan.rounds(part), workers, over_ray=over_ray, weight=check.flops)
             notebooks.run(part, profile, name, done, began)
-        if chosen.command == "render":
+        if render:
             for other in notebooks.OTHERS:
                 parameters = {} if other == "predict" else {"PROFILE": name}
                 done[other] = notebooks.execute(other, parameters, RUNS / "notebooks")

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sae_lens import SAE
 from tqdm import tqdm
 
 from sts_utils import batches, saes
@@ -61,7 +60,7 @@ class Hook(NamedTuple):
     """An SAE on the residual stream after block `layer`; rows above `sink_norm` are sinks."""
 
     layer: int
-    sae: SAE
+    sae: "saes.SAE"
     sink_norm: float
 
 

@@ -14,7 +14,6 @@ from huggingface_hub.utils import enable_progress_bars
 from tokenizers import pre_tokenizers
 from torch.nn.functional import linear, pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sts_utils.store import CACHE, atomic_folder
 
@@ -56,19 +55,19 @@ def resolve(name: str) -> Path | str:
 
         file = Path(distribution(PACKAGED[name][0]).locate_file(PACKAGED[name][1]))
         read = dict(pretrained_model_name_or_path=file.parent, gguf_file=file.name)
-        tokenizer = AutoTokenizer.from_pretrained(**read)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**read)
         split = PRE_TOKENIZERS[GGUFReader(file).fields["tokenizer.ggml.pre"].contents()]
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
     else:
         read = dict(pretrained_model_name_or_path=resolve(SMOL))
-        tokenizer = AutoTokenizer.from_pretrained(**read)
-    config = AutoConfig.from_pretrained(**read)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**read)
+    config = transformers.AutoConfig.from_pretrained(**read)
     config.update(RANDOM.get(name, {}))
     with atomic_folder(folder) as out, torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         if name in PACKAGED:  # what is read from GGUF refuses save_pretrained
-            loaded = AutoModelForCausalLM.from_pretrained(**read, dtype=torch.float32)
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(**read, dtype=torch.float32)
             model.load_state_dict(loaded.state_dict())
         save(model, tokenizer, out)
     return folder
@@ -80,7 +79,8 @@ def config_of(name: str, revision: str | None = None):
     if isinstance(where, Path) and (where / "adapter_config.json").exists():
         raise ValueError(f"model {name!r} is an adapter: merge it (merge_and_unload) and save that")
     try:
-        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+        how = {"revision": revision, "trust_remote_code": False}
+        return transformers.AutoConfig.from_pretrained(where, **how)
     except (ValueError, OSError, KeyError) as error:  # no such type, code of its own, no config
         raise ValueError(f"model {name!r}: {str(error).strip().splitlines()[0]}") from None
 
@@ -95,7 +95,7 @@ def check(name: str, layer: int, revision: str | None = None) -> int:
     if getattr(config, "quantization_config", None):
         raise ValueError(f"model {name!r} is quantized: give the model that it was made of")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config)
     blocks = getattr(getattr(model, "model", None), "layers", ())
     attend = [hasattr(block, "self_attn") and not hasattr(block, "mamba") for block in blocks]
     if not attend or not all(attend) or not hasattr(model, "lm_head"):
@@ -110,7 +110,7 @@ def size(name: str, revision: str | None = None) -> int:
     """Weights of model `name`, counted from its config without loading any."""
     config = config_of(name, revision)
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config).num_parameters()
+        return transformers.AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def device() -> str:
@@ -120,7 +120,7 @@ def device() -> str:
 
 def load_tokenizer(name: str, revision: str | None = None):
     """The tokenizer of model `name`, with a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve(name), revision=revision)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(resolve(name), revision=revision)
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {name!r} tells no offsets: it needs a tokenizer.json")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -138,7 +138,7 @@ def load_model(name: str, dtype: str = "float32", revision: str | None = None, c
     if device() == "cuda":  # not through main memory, which eight processes would fill
         how["device_map"] = {"": torch.cuda.current_device()}
     how |= {"revision": revision, "use_safetensors": True}
-    model, loaded = AutoModelForCausalLM.from_pretrained(resolve(name), **how)
+    model, loaded = transformers.AutoModelForCausalLM.from_pretrained(resolve(name), **how)
     if lost := sorted(loaded["missing_keys"]):  # transformers draws them at random
         raise ValueError(f"{name} lacks {len(lost)} weights, as {lost[0]}: save the model whole")
     ids = torch.arange(4, device=model.device)[None]

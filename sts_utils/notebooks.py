@@ -1,5 +1,6 @@
 """The notebooks in order: papermill runs them, nbconvert makes the pages of a run."""
 
+import contextlib
 import platform
 import re
 import subprocess
@@ -15,10 +16,11 @@ from pathlib import Path
 import jupytext
 import nbformat
 import papermill
-from jinja2 import DictLoader
+from jinja2 import FileSystemLoader
 from latex2mathml.converter import convert as mathml
 from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
 
 from sts_utils import models
 from sts_utils.batches import cpu_threads
@@ -38,16 +40,6 @@ CELL_SECONDS = 6 * 3600  #: A cell that takes longer hangs: an error, not a nigh
 #: Rendered for readers too: how the SAEs were trained, and a prediction.
 OTHERS = ("00_train_saes", "predict")
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.S)
-#: nbconvert's own page: code folded, links to the other pages, the look of data/page.css.
-PAGE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js %}{% endblock %}{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
-{% block body_header %}{{ super() }}
-<style>{{ resources.css }}</style>
-<nav>{% for name in resources.pages %}<a href="{{ name }}.html">{{ name }}</a>{% endfor %}</nav>
-<p class="about">{{ resources.about | escape }}</p>
-{% endblock %}
-{% block input_group %}<details><summary>code</summary>{{ super() }}</details>{% endblock %}"""
 
 
 def stages(p: Profile) -> list[str]:
@@ -59,7 +51,7 @@ def stages(p: Profile) -> list[str]:
 
 def execute(name: str, parameters: Mapping, out: Path) -> Path:
     """Run one notebook from its source; its executed pair lies in the folder `out`. Raises
-    ValueError where its kernel died, and papermill's error where a cell failed."""
+    ValueError, in one line, where a cell failed or its kernel died."""
     out.mkdir(parents=True, exist_ok=True)
     how = {"kernel_name": "python3", "cwd": str(NOTEBOOKS), "progress_bar": False}
     how |= {"stderr_file": sys.stderr, "extra_arguments": ["--log-level=ERROR"]}  # cells' bars
@@ -72,6 +64,12 @@ def execute(name: str, parameters: Mapping, out: Path) -> Path:
         except DeadKernelError:
             why = "its kernel was killed (too little memory?): start again, what is done is kept"
             raise ValueError(f"{name}: {why}") from None
+        except PapermillExecutionError as error:
+            trace = RUNS / "last-error.txt"
+            with contextlib.suppress(OSError):  # of a full disk
+                trace.write_text("\n".join(error.traceback), encoding="utf-8")
+            why = f"{error.ename}: {error.evalue.splitlines()[0]} (whole trace: {trace})"
+            raise ValueError(f"{name}: {why}") from None
     # without what running left: the injected cell, bars, warnings, times, ids
     cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for number, cell in enumerate(cells):
@@ -80,9 +78,8 @@ def execute(name: str, parameters: Mapping, out: Path) -> Path:
         if cell.cell_type == "code":
             shown = [o for o in cell.outputs if o.get("name") != "stderr"]  # a bar is a dead widget
             cell.outputs = [o for o in shown if "widget-view" not in str(o.get("data"))]
-    notebook.cells, meta = cells, notebook.metadata
-    keep = ("kernelspec", "language_info", "jupytext")
-    notebook.metadata = {k: meta[k] for k in keep if k in meta}
+    notebook.cells, kept = cells, {"kernelspec", "language_info", "jupytext"}
+    notebook.metadata = {k: notebook.metadata[k] for k in sorted(kept & notebook.metadata.keys())}
     nbformat.write(notebook, out / f"{name}.ipynb")
     return out / f"{name}.ipynb"
 
@@ -95,8 +92,8 @@ def page(executed: Path, target: Path, others: list[str], about: str = "") -> No
         cell.source = FORMULA.sub(
             lambda m: mathml(m[1] or m[2], display="block" if m[1] else "inline"), cell.source
         )
-    loader = [DictLoader({"page.html.j2": PAGE})]
-    exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=loader)
+    loader = FileSystemLoader(DATA)  # nbconvert's page in our frame and look
+    exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=[loader])
     more = {"pages": others, "about": about, "metadata": {"name": executed.stem}}
     more["css"] = (DATA / "page.css").read_text(encoding="utf-8")
     html, _ = exporter.from_notebook_node(notebook, more)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from sts_utils import batches, corpora, fsdp, questions, run
+from sts_utils import batches, corpora, questions, run, train
 from sts_utils.config import Profile
 from sts_utils.experiments import labels, selective, trainings
 
@@ -27,7 +27,7 @@ def gpus(call: Call) -> int:
     function, (p, *_) = call
     if function not in (run.finetuned, trainings.evaluated, trainings.outcome) or not p.launcher:
         return 1
-    launched = fsdp.launched(p.launcher, p.sft)
+    launched = train.launched(p.launcher, p.sft)
     return 0 if launched.get("use_cpu") else launched["num_processes"]
 
 

@@ -15,7 +15,6 @@ from sts_utils import batches, corpora, evaluate, features, models, questions, s
 from sts_utils.cache import cached
 from sts_utils.config import Profile, SftSettings
 from sts_utils.features import FeatureStats, Hook
-from sts_utils.fsdp import launch
 from sts_utils.generate import continued, generate
 from sts_utils.prompts import Example, by_domain, chat_prompt
 from sts_utils.questions import tokenizer
@@ -170,7 +169,7 @@ def sft(p: Profile, settings: SftSettings, examples: Sequence, seed: int, out: P
     release()
     if p.launcher:
         model = {"model": p.model, "revision": p.revision, "seed": seed, "steps": steps}
-        log = launch(p.launcher, settings, examples, out, **model)
+        log = train.launch(p.launcher, settings, examples, out, **model)
     else:
         log = train.sft(p.model, p.revision, settings, examples, seed, out, steps)
     log.to_parquet(out / "log.parquet", index=False)

@@ -2,6 +2,8 @@
 
 And changing the residual stream while a model runs: features zeroed, or decoded by new maps."""
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import json
@@ -9,16 +11,17 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from sae_lens import SAE, JumpReLUSAE, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
-from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
-from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
-from sae_lens.saes.sae import SAEMetadata
 
 from sts_utils import batches, models
 from sts_utils.store import ROOT
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
 
 #: TransformerLens's name of the residual stream after a block.
 hook_point = "blocks.{}.hook_resid_post".format
@@ -34,25 +37,31 @@ EDITED_ROWS = 4096  #: Encoded at once: all features of each are held.
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
+def sae_lens():
+    """The library, imported when it is first asked for: that takes seconds."""
+    return import_module("sae_lens")
+
+
 def load(name: str, d_in: int | None = None, layer: int | None = None) -> SAE:
     """The SAE `name`, float32: a folder, "release/sae_id" of sae-lens, or one of MADE. Raises
     ValueError if it isn't there, of another width or block, or trained on rows made otherwise."""
+    lens = sae_lens()
     if made := MADE.fullmatch(name):
-        how = {"metadata": SAEMetadata(hook_name=hook_point(int(made["layer"] or 0)))}
-        how |= {"d_in": d_in, "d_sae": int(made["of"] or 2) * d_in, "device": "cpu"}
+        how = {"d_in": d_in, "d_sae": int(made["of"] or 2) * d_in, "dtype": "float32"}
         with torch.random.fork_rng():
             torch.manual_seed(0)
             if made["of"]:
-                sae = TopKSAE(TopKSAEConfig(**how, k=int(made["k"] or 8), dtype="float32"))
+                sae = lens.TopKSAE(lens.TopKSAEConfig(**how, k=int(made["k"] or 8)))
                 sae.W_enc.data.normal_()
             else:
-                sae = StandardSAE(StandardSAEConfig(**how, dtype="float32"))
+                sae = lens.StandardSAE(lens.StandardSAEConfig(**how))
                 sae.W_dec.data = torch.cat([torch.eye(d_in), -torch.eye(d_in)])
                 sae.W_enc.data = sae.W_dec.data.T
+        sae.cfg.metadata.hook_name = hook_point(int(made["layer"] or 0))
     elif folder := folder_of(name):
-        sae = SAE.load_from_disk(folder, dtype="float32")
+        sae = lens.SAE.load_from_disk(folder, dtype="float32")
     else:
-        sae = _of_sae_lens(name, SAE.from_pretrained)
+        sae = _of_sae_lens(name, lens.SAE.from_pretrained)
     width, hook = sae.cfg.d_in, sae.cfg.metadata.hook_name
     if d_in is not None and width != d_in:
         raise ValueError(f"SAE {name!r} reads width {width}, the model's residual stream is {d_in}")
@@ -81,7 +90,8 @@ def layer(name: str) -> int:
     if folder := folder_of(name):
         cfg = json.loads((folder / "cfg.json").read_text())
     else:
-        cfg = _of_sae_lens(name, load_sae_config_from_huggingface)
+        read = sae_lens().loading.pretrained_sae_loaders.load_sae_config_from_huggingface
+        cfg = _of_sae_lens(name, read)
     hook = cfg.get("metadata", cfg).get("hook_name")  # sae-lens < 6: at the top
     if not (block := re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", hook or "")):
         raise ValueError(f"SAE {name!r} reads {hook}: choose one on the residual stream of a block")
@@ -90,15 +100,16 @@ def layer(name: str) -> int:
 
 def public(model: str) -> str:
     """Which releases of sae-lens have SAEs of a model, in words, and what stands in for them."""
-    known = get_pretrained_saes_directory().items()
-    own = [name for name, about in known if about.model.split("/")[-1] == model.split("/")[-1]]
+    known = sae_lens().loading.pretrained_saes_directory.get_pretrained_saes_directory()
+    own = [n for n, about in known.items() if about.model.split("/")[-1] == model.split("/")[-1]]
     said = f"sae-lens has {', '.join(own) or 'none of this model'}"
     return f"{said}; residual-layer12 reads the residual stream's own dims after block 12"
 
 
 def repository(name: str) -> str:
     """The hub's repository that holds the SAE "release/sae_id" of sae-lens."""
-    return _of_sae_lens(name, lambda release, _: get_pretrained_saes_directory()[release].repo_id)
+    known = sae_lens().loading.pretrained_saes_directory.get_pretrained_saes_directory()
+    return _of_sae_lens(name, lambda release, _: known[release].repo_id)
 
 
 def _of_sae_lens(name: str, read: Callable):
@@ -114,13 +125,14 @@ def encode(sae: SAE, rows: torch.Tensor, features=None) -> torch.Tensor:
     """SAE features [tokens, F] of residual rows [tokens, d_model], in the SAE's dtype; or only the
     columns `features`, without computing others where a feature does not depend on them."""
     rows = rows.to(sae.dtype)
-    if features is None or not isinstance(sae, StandardSAE | JumpReLUSAE):
+    kind = sae.cfg.architecture()
+    if features is None or kind not in ("standard", "jumprelu"):
         h = sae.encode(rows)
         return h if features is None else h[:, features]
     chosen = torch.as_tensor(features, device=rows.device)
     pre = sae.process_sae_in(rows) @ sae.W_enc[:, chosen] + sae.b_enc[chosen]
     h = sae.activation_fn(pre)
-    return h * (pre > sae.threshold[chosen]) if isinstance(sae, JumpReLUSAE) else h
+    return h * (pre > sae.threshold[chosen]) if kind == "jumprelu" else h
 
 
 def check(sae: SAE, name: str, rows: Sequence[torch.Tensor]) -> None:

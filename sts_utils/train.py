@@ -1,17 +1,20 @@
 """Supervised fine-tuning (SFT): transformers' Trainer with the paper's optimizer and schedule."""
 
+import json
 import logging
+import subprocess
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
+import transformers
+import yaml
 from torch.utils.checkpoint import checkpoint
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
-from transformers.integrations import sdpa_attention
-from transformers.utils import is_torch_tf32_available
 
-from sts_utils import generate, models
+from sts_utils import generate, models, store
 from sts_utils.config import SftSettings
 
 BETAS, WEIGHT_DECAY, CLIP, WARMUP = (0.9, 0.95), 0.01, 1.0, 0.1  #: The paper's optimizer.
@@ -48,9 +51,12 @@ def train_answers(model, tokenizer, settings, examples, lr, seed, desc, steps=No
         repeat_keys()
     precision = torch.backends.fp32_precision  # TF32, which SFT sets, is for SFT alone
     try:
-        args = on_one_gpu(TrainingArguments(**arguments(settings, seed, steps, warmup)))
+        args = arguments(settings, seed, steps, warmup)
+        args = on_one_gpu(transformers.TrainingArguments(**args))
         how = {"optimizers": (master_adamw(model, lr), None)}
-        return run(AnswerTrainer(model, args, generate.collate, rows, **how), desc)
+        trainer = transformers.Trainer(model, args, generate.collate, rows, **how)
+        trainer.compute_loss = batch_loss  # no subclass: to import its base takes seconds
+        return run(trainer, desc)
     finally:
         torch.backends.fp32_precision = precision
 
@@ -58,7 +64,7 @@ def train_answers(model, tokenizer, settings, examples, lr, seed, desc, steps=No
 def repeat_keys() -> None:
     """From now on a process gives attention as many key heads as query heads: with fewer, float32
     has no fused kernel on a GPU, and plain products hold tokens² numbers a head."""
-    sdpa_attention.use_gqa_in_sdpa = lambda *_: False
+    transformers.integrations.sdpa_attention.use_gqa_in_sdpa = lambda *_: False
 
 
 def arguments(settings: SftSettings, seed: int, steps=None, warmup=WARMUP) -> dict:
@@ -68,7 +74,7 @@ def arguments(settings: SftSettings, seed: int, steps=None, warmup=WARMUP) -> di
     how |= {"gradient_checkpointing": settings.gradient_checkpointing}
     how |= {"gradient_accumulation_steps": settings.batch // settings.micro_batch}
     how |= {"per_device_train_batch_size": settings.micro_batch}
-    how |= {"tf32": is_torch_tf32_available() or None}  # of float32 weights: 8 times as fast
+    how |= {"tf32": transformers.utils.is_torch_tf32_available() or None}  # 8 times as fast
     return plain_arguments(seed) | how
 
 
@@ -80,7 +86,7 @@ def plain_arguments(seed: int) -> dict:
     return quiet | data | where | {"seed": seed, "data_seed": seed, "max_grad_norm": CLIP}
 
 
-def on_one_gpu(arguments: TrainingArguments) -> TrainingArguments:
+def on_one_gpu(arguments):
     """The arguments without nn.DataParallel over every GPU, which would multiply the batch."""
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
@@ -92,16 +98,60 @@ def processes(settings: SftSettings, gpus: int) -> int:
     return max(even, default=0)
 
 
-def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) -> pd.DataFrame:
+def launch(launcher: str, settings, examples: Sequence, out: Path, **more) -> pd.DataFrame:
+    """`sft` over several processes, equal up to rounding: `accelerate launch` by the config at
+    `launcher`; `more`: model, revision, seed, steps. Raises ValueError, in one line, for what can't
+    be launched or a failed process."""
+    config = launched(launcher, settings)
+    n = config["num_processes"]
+    if settings.batch % (n * settings.micro_batch):
+        share = f"{n} processes x sft.micro_batch {settings.micro_batch}: lower micro_batch"
+        raise ValueError(f"sft.batch is {settings.batch}, not a multiple of {share}")
+    models.resolve(more["model"])  # converted once, not by every process
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as name:
+        job = Path(name).absolute()
+        read = models.load_tokenizer(more["model"], more["revision"])
+        more |= {"rows": generate.tokenize(read, examples, settings.max_length), "processes": n}
+        (job / "job.json").write_text(json.dumps(more | {"settings": settings.model_dump()}))
+        words = [sys.executable, "-m", "accelerate.commands.launch", "--dynamo_backend", "no"]
+        words += ["--config_file", config["path"], "--num_processes", str(n)]
+        words += ["--mixed_precision", "bf16" if settings.dtype == "bfloat16" else "no"]
+        words += ["-m", "sts_utils.fsdp", str(job)]
+        process = subprocess.Popen(words, start_new_session=True)
+        with store.watch("TERM", -process.pid):  # they hold GPUs: they end with us, even killed
+            code = process.wait()
+        if code or not (job / "log.parquet").exists():
+            error = job / "error.txt"
+            why = error.read_text() if error.exists() else f"accelerate launch ended with {code}"
+            raise ValueError(f"SFT over {n} processes: {why}")
+        for made in (job / "model").iterdir():
+            made.replace(out / made.name)
+        return pd.read_parquet(job / "log.parquet")
+
+
+def launched(launcher: str, settings: SftSettings) -> dict:
+    """An accelerate config (the project's folder is looked in too) with its `path`, and with
+    `num_processes`: where it does not say, all GPUs that share a batch evenly."""
+    places = (Path(launcher), store.ROOT / launcher)
+    if not (path := next((place for place in places if place.is_file()), None)):
+        raise ValueError(f"launcher {launcher!r} is not a file: give an accelerate config")
+    config, gpus = yaml.safe_load(path.read_text(encoding="utf-8")), torch.cuda.device_count()
+    if not (n := config.get("num_processes") or processes(settings, gpus)):
+        raise ValueError(f"launcher {launcher!r}: {gpus} GPUs share no batch: set num_processes")
+    return config | {"path": str(path), "num_processes": n}
+
+
+def run(trainer, desc: str, columns=("step", "loss", "learning_rate")) -> pd.DataFrame:
     """Train, with a bar called `desc` that shows the second of `columns`; the trainer's log."""
     shown = columns[1]
 
-    class Bar(ProgressCallback):  # one number of the log, not a printed row a step
+    class Bar(transformers.ProgressCallback):  # one number of the log, not a printed row a step
         def on_log(self, args, state, control, logs=None, **_):
             self.training_bar.set_description(desc)
             self.training_bar.set_postfix({shown: (logs or {}).get(shown)})
 
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(transformers.PrinterCallback)
     if trainer.is_world_process_zero():
         trainer.add_callback(Bar)
     trainer.train()
@@ -110,12 +160,10 @@ def run(trainer: Trainer, desc: str, columns=("step", "loss", "learning_rate")) 
     return log[list(columns)].rename(columns=names).assign(seed=trainer.args.seed)
 
 
-class AnswerTrainer(Trainer):
-    """transformers' Trainer with the head and its loss on answer tokens only."""
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, tokens = answers_loss(model, **inputs)
-        return loss / (num_items_in_batch if num_items_in_batch is not None else tokens)
+def batch_loss(model, inputs, return_outputs=False, num_items_in_batch=None) -> torch.Tensor:
+    """Trainer.compute_loss with the head and its loss on answer tokens only."""
+    loss, tokens = answers_loss(model, **inputs)
+    return loss / (num_items_in_batch if num_items_in_batch is not None else tokens)
 
 
 def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor, torch.Tensor]:

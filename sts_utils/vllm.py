@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import psutil
 import torch
+import transformers
 from huggingface_hub import snapshot_download
 from safetensors import torch as safetensors
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from sts_utils import batches, features, models, store
 from sts_utils.generate import stop_ids
@@ -117,11 +117,12 @@ def feature_stats(pairs, folder, hooks, dtype="float32", desc=None) -> list[feat
 
 def generate(folder, new_tokens: int, dtype="bfloat16", *, special=False, stop=()):
     """A function from texts to what the model writes behind them, as `generate.generate`."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     try:
-        settings = GenerationConfig.from_pretrained(folder)
+        settings = transformers.GenerationConfig.from_pretrained(folder)
     except OSError:  # a model without generation_config.json
-        settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
+        config = transformers.AutoConfig.from_pretrained(folder)
+        settings = transformers.GenerationConfig.from_model_config(config)
     stops = stop_ids(SimpleNamespace(generation_config=settings), tokenizer)
 
     def answers(texts: Sequence[str]) -> list[tuple[str, int, bool]]:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "sts_utils"
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
 #: From the lowest; a module imports those of earlier lines, or of its own further left.
 ORDER = "store batches stats config prompts corpora models saes generate features scores "
-ORDER += "train grpo evaluate fsdp vllm cache questions run measured "
+ORDER += "train fsdp grpo evaluate vllm cache questions run measured "
 ORDER += "results notebooks experiments shipped prediction plan check cli __main__ __init__"
 PAPER = ("prompts", "features", "scores")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import yaml
+from lm_eval.tasks.hendrycks_math import utils as hendrycks_math
 from pyarrow import parquet
 
 from sts_utils.corpora import packaged
@@ -129,13 +130,8 @@ def _from_columns(row: Entry) -> Iterator[Example]:
 
 def last_boxed(solution: str) -> str | None:
     """What stands in the last \\boxed{...} of a solution, braces matched; None without one."""
-    _, mark, text = solution.rpartition("\\boxed{")
-    depth = 1
-    for end, sign in enumerate(text if mark else ""):
-        depth += {"{": 1, "}": -1}.get(sign, 0)
-        if depth == 0:
-            return text[:end] or None
-    return None
+    box = hendrycks_math.last_boxed_only_string(solution)
+    return (hendrycks_math.remove_boxed(box) or None) if box else None
 
 
 def reasoned(details: Mapping | str | None, answer: str) -> str:

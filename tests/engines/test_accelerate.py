@@ -50,7 +50,7 @@ def launcher(tmp_path, monkeypatch):
 
 def launched(launcher, settings, examples, out, model="tiny"):
     told = {"model": model, "revision": None, "seed": 1, "steps": None}
-    return fsdp.launch(launcher, settings, examples, out, **told)
+    return train.launch(launcher, settings, examples, out, **told)
 
 
 @pytest.mark.slow
@@ -150,12 +150,12 @@ def test_its_processes_end_with_a_killed_starter(settings, launcher, tmp_path):
     """Or they would train on, and hold their GPUs."""
     code = f"""
 from pathlib import Path
-from sts_utils import corpora, fsdp
+from sts_utils import corpora, train
 from sts_utils.config import SftSettings
 settings = SftSettings(**{settings[1].model_dump() | {"epochs": 1000}!r})
 told = {{"model": "tiny", "revision": None, "seed": 1, "steps": None}}
 examples = corpora.load("gsm-symbolic", 0, 20)
-fsdp.launch({launcher!r}, settings, examples, Path({str(tmp_path)!r}) / "b", **told)
+train.launch({launcher!r}, settings, examples, Path({str(tmp_path)!r}) / "b", **told)
 """
     starter = psutil.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sts_utils
-from sts_utils import cli, corpora, features, models, run, scores, store, train
+from sts_utils import __main__, corpora, features, models, run, scores, store, train
 from sts_utils.prediction import predict as module
 from sts_utils.prediction import probe, sources
 from sts_utils.prompts import Example
@@ -308,7 +308,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         pd.DataFrame(of).to_json(f"{name}.jsonl", orient="records", lines=True)
     words = "--train my.jsonl --columns question=ask answer=say --domains apples.jsonl pears.jsonl"
     words += " --shots 2 --queries 4 --n 20 --seeds 0 --probe 2 --out report --budget 7"
-    assert cli.main([*COMMAND, *words.split()]) == 0
+    assert __main__.main([*COMMAND, *words.split()]) == 0
     said, out = capsys.readouterr().out, tmp_path / "report"
     assert "apples" in said and str(out / "index.html") in said
     csv, parquet = pd.read_csv(out / "table.csv"), pd.read_parquet(out / "table.parquet")
@@ -335,13 +335,13 @@ def test_what_the_command_line_refuses(capsys):
         ("--domains a=x.csv a=y.csv", "domains a=x.csv a=y.csv: give name=value, each name once"),
         ("--train absent.jsonl", "No such file or directory: 'absent.jsonl'"),
     ):
-        assert cli.main([*COMMAND, *words.split()]) == 2
+        assert __main__.main([*COMMAND, *words.split()]) == 2
         assert said in capsys.readouterr().err
 
 
 def test_a_dry_run_reads_and_tells_the_cost(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(features, "feature_stats", None)
     words = ["--dry-run", "--probe", "4", "--domains", "code-io", "--out", str(tmp_path / "x")]
-    assert cli.main([*COMMAND, *words]) == 0
+    assert __main__.main([*COMMAND, *words]) == 0
     said = capsys.readouterr().out
     assert "→ The work is" in said and "A probe of 4 steps" in said and "about 0.1 minutes" in said
