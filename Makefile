@@ -28,7 +28,7 @@ KIND     = $(shell uname -sm) $(shell $(PYTHON) -c 'import sys; print("%d.%d" % 
 CPU      = $(if $(shell command -v nvidia-smi),,$(if $(findstring Linux x86_64 3.11,$(KIND)),--extra-index-url https://download.pytorch.org/whl/cpu --retries 1))
 TORCH_CPU := 6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b
 
-.PHONY: help setup demo lock vllm reproduce quick control matrix check fetch predict rehearse bench render lab test test-all lint clean
+.PHONY: help setup demo lock vllm reproduce quick control matrix check fetch predict rehearse bench render lab test test-all lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -107,11 +107,14 @@ PYTEST  := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n
 test: lint  ## ruff, the fast tests and one run of `tiny` that they share: ten minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY) $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## the slow rest too: faults, vLLM, Ray, FSDP, the rehearsal
+test-all: types $(if $(filter Linux,$(shell uname -s)),$(VLLM_READY))  ## the slow rest too: faults, vLLM, Ray, FSDP, the rehearsal
 	$(PYTEST) -m slow --durations 12
 
 lint: $(READY)  ## ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(READY)  ## mypy over what a user's type checker sees
+	$(BIN)/mypy
 
 clean:  ## delete computed artifacts and caches (not figures/, not .venv)
 	rm -rf data/runs data/cache .pytest_cache .ruff_cache

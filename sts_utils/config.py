@@ -169,7 +169,7 @@ def load(name: str, seeds: str | int | list | tuple | None = None) -> Profile:
     if seeds not in (None, ""):
         values["seeds"] = seeds if isinstance(seeds, list | tuple) else str(seeds).split(",")
     try:
-        profile = Profile(name=title, **values)
+        profile = Profile.model_validate(values | {"name": title})
     except (ValidationError, TypeError) as error:  # a TypeError is of a key that is no name
         said = ": ".join(map(str.strip, str(error).splitlines()[1:3])) or error
         raise ValueError(f"profile {title}: {said}") from None

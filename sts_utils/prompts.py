@@ -102,7 +102,7 @@ class Prompt:
         return self.ids[len(self.context) : self.span[1]]
 
 
-Pairs = list[tuple[Prompt, Prompt]]  # (a, b) of each query: two conditions
+Pairs = Sequence[tuple[Prompt, Prompt]]  # (a, b) of each query: two conditions
 
 
 def chat_prompt(tokenizer, query: Example, demonstrations: Sequence[Example] = ()) -> Prompt:

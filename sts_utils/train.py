@@ -144,18 +144,17 @@ def launched(launcher: str, settings: SftSettings) -> dict:
 
 def run(trainer, desc: str, columns=("step", "loss", "learning_rate")) -> pd.DataFrame:
     """Train, with a bar called `desc` that shows the second of `columns`; the trainer's log."""
-    shown = columns[1]
 
     class Bar(transformers.ProgressCallback):  # one number of the log, not a printed row a step
         def on_log(self, args, state, control, logs=None, **_):
             self.training_bar.set_description(desc)
-            self.training_bar.set_postfix({shown: (logs or {}).get(shown)})
+            self.training_bar.set_postfix({columns[1]: (logs or {}).get(columns[1])})
 
     trainer.remove_callback(transformers.PrinterCallback)
     if trainer.is_world_process_zero():
         trainer.add_callback(Bar)
     trainer.train()
-    log = pd.DataFrame([row for row in trainer.state.log_history if shown in row])
+    log = pd.DataFrame([row for row in trainer.state.log_history if columns[1] in row])
     names = {"learning_rate": "lr", "completions/mean_length": "length"}
     return log[list(columns)].rename(columns=names).assign(seed=trainer.args.seed)
 

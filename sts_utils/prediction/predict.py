@@ -52,7 +52,8 @@ class Prediction:
     def estimates(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Score -> (values [D], draws [B, D] of seeds and questions by a Bayesian bootstrap), means
         over seeds; NaN of what can't be had. A draw has one weight for a question of all seeds."""
-        weights, missing = {}, np.full((1, len(self.domains)), np.nan)
+        missing = np.full((1, len(self.domains)), np.nan)
+        weights: dict[tuple[str, int], np.ndarray] = {}
         for d, domain in enumerate(self.domains):
             ids = {seed: self.stats[domain, seed, "shift"].ids for seed in self.seeds}
             every = sorted(set().union(*ids.values()))
@@ -65,8 +66,8 @@ class Prediction:
             for seed in self.seeds:
                 own = self.stats[TRAIN, seed, kind]
                 of = [self.stats[d, seed, kind] for d in self.domains]
-                how = {"dims": scores.shifted_dims(own, self.n), "towards": own.mean("dh")}
-                score = partial(scores.over_domains, called, of, **how)
+                score = partial(scores.over_domains, called, of, towards=own.mean("dh"))
+                score = partial(score, dims=scores.shifted_dims(own, self.n))
                 values.append(score())
                 draws.append(score(weights=[weights[d, seed] for d in self.domains]))
             found[name] = np.mean(values, axis=0), stats.over_seeds(np.stack(draws, 1))
@@ -170,8 +171,9 @@ def predict(
     What was read of a domain is stored (data/runs) and serves other training sets. Everything is
     drawn by the seeds alone. Raises ValueError, before features are read, for what can't be used.
     """
-    seeds = str(seeds).split(",") if isinstance(seeds, str | int) else seeds
-    seeds, notes, pairs = tuple(map(int, seeds)), [], {}
+    drawing = str(seeds).split(",") if isinstance(seeds, str | int) else seeds
+    seeds, pairs = tuple(map(int, drawing)), {}
+    notes: list[str] = []
     few = min(shots, queries, len(seeds), lora or 1, (probe or 2) - 1) < 1
     if few or len(set(seeds)) < len(seeds):
         sizes = f"seeds {seeds}, shots {shots}, queries {queries}, probe {probe}, lora {lora}"
@@ -180,10 +182,11 @@ def predict(
         raise ValueError(f"form {form!r}: choose {' or '.join(probing.FORMS)}")
     for held in (models.check, run._backbone, run._sae, run._hook, questions._tokenizer):
         held.cache_clear()  # a folder may have been written again
-    unread = {"train": "gsm-symbolic", "domains": "mmlu-test", "demonstrations": "mmlu-cot"}
+    fixed = {"name": "predict", "about": "", "dtype": dtype, "train": "gsm-symbolic"}
+    fixed |= {"domains": "mmlu-test", "demonstrations": "mmlu-cot"}  # none of which is read
     reads = {"model": os.fspath(model), "sae": os.fspath(sae), "layer": saes.layer(os.fspath(sae))}
     exact = {name: {"dtype": dtype} for name in ("sft", "evaluation")}
-    p = Profile(name="predict", about="", dtype=dtype, **exact, **reads, **unread)
+    p = Profile.model_validate(fixed | exact | reads)
     try:
         width, size = models.check(p.model, p.layer), run.sae(p).cfg.d_sae
     except ValueError as error:
@@ -191,23 +194,22 @@ def predict(
     if not 1 <= n <= size:
         raise ValueError(f"n {n}: choose 1..{size}")
     fit = partial(fitting, p, shots=shots, note=notes.append)
-
     own = read(train, domain="train", columns=columns, answers=True, note=notes.append)
     own = fit(own, what="the training set")
     asked, worked = read_evaluation(domains, demonstrations, domain_columns, own, notes.append)
     asked = {d: fit(of, what=f"domain {d!r}") for d, of in asked.items()}
     worked = {d: fit(of, what=f"demonstrations of {d!r}") for d, of in worked.items()}
     choice = bool(worked) and probing.are_choices([*own, *itertools.chain(*worked.values())])
-    lacks = {"sts_icl": not worked, "sts_answers": not choice}
-    possible = [name for name in SCORES if not lacks.get(name)]
+    needed = {"sts_act": True, "sts_icl": worked, "sts_answers": choice}
+    possible = [name for name in SCORES if needed[name]]
     if (score := score or possible[-1]) not in possible:
         raise ValueError(f"score {score!r}: choose {' or '.join(possible)}")
     for seed in seeds:
-        for name, draw in _draws(own, asked, worked, shots, queries, seed).items():
-            pairs[name, seed, "shift"] = tuple(questions.pairs(p, *draw))
+        for name, (asks, shown) in _draws(own, asked, worked, shots, queries, seed).items():
+            pairs[name, seed, "shift"] = tuple(questions.pairs(p, asks, shown))
             if choice:
                 rng, q = random.Random(f"{name} {seed}"), p.model_copy(update={"place": "answer"})
-                pairs[name, seed, "answers"] = tuple(questions.answer_pairs(q, *draw, rng))
+                pairs[name, seed, "answers"] = tuple(questions.answer_pairs(q, asks, shown, rng))
     if probe:
         rows = drawn(own, probe * probing.BATCH, seeds[0])
         learned = tuple(probing.learnt(e, form) for e in rows)
@@ -227,8 +229,8 @@ def predict(
         bar = tqdm(pairs.items(), desc="features", unit="set")
         found = {at: features.FeatureStats.from_arrays(prompt_features(p, of)) for at, of in bar}
         answers = probing.tried(*run_it) if probe else None
-    data = own, asked, worked, notes, seeds, tuple(asked), possible
-    return Prediction(p, *data, n, score, found, answers)
+    how = (tuple(asked), possible, n, score)
+    return Prediction(p, own, asked, worked, notes, seeds, *how, found, answers)
 
 
 def fitting(p: Profile, examples: list[Example], what: str, shots: int, note) -> list[Example]:
@@ -265,7 +267,7 @@ def compare(trains: Mapping[str, object], **options) -> pd.DataFrame:
         if base.answers is None:
             (a, a_draws), (b, b_draws) = (of.estimates[base.score] for of in (base, other))
             draws = zip(base.domains, b - a, (b_draws - a_draws).T, strict=True)
-            found = {domain: stats.Estimate(*more) for domain, *more in draws}
+            found: dict = {domain: stats.Estimate(*more) for domain, *more in draws}
         else:
             both = base.answers.merge(other.answers, on=["domain", "id"], suffixes=("_a", "_b"))
             sides = {when: both[f"{when}_b"] - both[f"{when}_a"] for when in ("before", "after")}
