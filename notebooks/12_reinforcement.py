@@ -65,21 +65,28 @@ columns = {"question": [e.question for e in asked], "sampled": [text[:200] for t
 results.shown(pd.DataFrame(columns | {"reward": rewards}).groupby("reward").head(2))
 
 # %% [markdown]
-# The reward of each step, and the mean length of the sampled completions. Part of what is learnt
-# may be length and form: a falling length means stopping at the answer. A length at the cap
-# (`grpo.completion_tokens`) means that the samples are cut off there.
+# The reward of each step, and the mean length of the sampled completions, a line a seed. Part of
+# what is learnt may be length and form: a falling length means stopping at the answer. A length at
+# the cap (`grpo.completion_tokens`) means that the samples are cut off there. A reward of 0 for all
+# answers of a step has nothing to learn from: they are all equally good.
 
 # %%
 models = {s: (trainings.reinforced, s) for s in like.seeds}  # trained now, if they are not yet
 grpo = models[seed]
-log = run.training_logs(like, {"GRPO": grpo})
+log = run.training_logs(like, models)
 figure, axes = plt.subplots(1, 2, figsize=(6, 2.2))
 for axis, (column, label) in zip(axes, {"reward": "reward", "length": "length, tokens"}.items()):
-    sns.lineplot(log, x="step", y=column, ax=axis)
-    axis.set(ylabel=label, xticks=log.step[::3])
+    look = {"hue": "seed", "palette": results.PALETTE[: len(models)], "legend": column == "reward"}
+    sns.lineplot(log, x="step", y=column, ax=axis, **look)
+    axis.set(ylabel=label, xticks=sorted({*log.step})[::3])
+
+# %%
+ends = {s: (of.reward[:3].mean(), of.reward[-3:].mean()) for s, of in log.groupby("seed")}
+reached = "; ".join(f"{first:.2f} → {last:.2f}" for first, last in ends.values())
+print(f"Mean reward of the first and of the last three steps, a seed: {reached}")
 
 # %% [markdown]
-# Greedy accuracy on questions held out:
+# Greedy accuracy on questions held out, first seed:
 
 # %%
 solved = {
@@ -141,9 +148,9 @@ pd.DataFrame(
 sure = [f"{rs['actual'][PAPER_SCORES[0]].reliability:.2f}" for rs in r.values()]
 caption = (
     f"Fig 6. {g.steps} steps of {g.prompts} {g.train} questions, {len(models)} seed(s) (pale: main "
-    f"SFT). GRPO: accuracy {solved['before'].mean():.0%}, then {solved['after'].mean():.0%}; "
-    f"completions {log.length.iloc[0]:.0f}, then {log.length.iloc[-1]:.0f} tokens, cut at "
-    f"{g.completion_tokens}. a: overlap of estimated and actual dims (dashed: chance); Σ: "
+    f"SFT). GRPO: reward of the first and last three steps, a seed: {reached}; accuracy of the "
+    f"first {solved['before'].mean():.0%}, then {solved['after'].mean():.0%}. a: overlap of "
+    "estimated and actual dims (dashed: chance); Σ: "
     "shift of all features by training, squared activation. b: r, 95%; reliability of the change "
     f"{sure[0]} (SFT), {sure[1]} (GRPO). The paper: overlap lower for RL; r low with estimated "
     "dims, high with actual ones."
