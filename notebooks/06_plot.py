@@ -212,8 +212,8 @@ results.publish(profile, "table6_points", points, caption)
 # A verdict is read off a 95% interval. The run **agrees** with a claim when the interval lies on
 # the claim's side, and **does not** when it lies on the other. An interval that holds 0 may still
 # lie below the smallest value that the paper reports: then what there is is **weaker** than the
-# paper's. Else it is **inconclusive**. An outcome that is mostly noise, or a single training run,
-# is **not testable**.
+# paper's. Else it is **inconclusive**. A correlation with an outcome that is mostly noise, or with
+# a single training run, is **not testable**.
 
 
 # %%
@@ -331,10 +331,10 @@ results.shown(summed[shown].sort_values(["corrected", "verdict"]))
 # `corrected` is the verdict by Holm's correction: with many claims and nothing true, some interval
 # leaves 0 out by chance; corrected, that happens in 5% of such runs, over all statistics of the
 # paper's claims. A correlation's interval leaves out each category of domains in turn, on Fisher's
-# scale. That of a ratio of variances is F's. Else it is a bootstrap over questions (variants of a
-# template together), seeds or random draws. A claim with several statistics agrees when all of them
-# do. The rule judges claims, not digits: the run may be of another scale than the paper's. Where
-# the paper's column in `claims.csv` says "not reported", the claim is ours.
+# scale. That of a ratio of variances is F's. Else it leaves out parts of the questions (variants of
+# a template together), or draws questions, seeds or features again. A claim with several statistics
+# agrees when all of them do. The rule judges claims, not digits: the run may be of another scale
+# than the paper's. Where the paper's column in `claims.csv` says "not reported", the claim is ours.
 
 # %% [markdown]
 # ## One r, from its two vectors

@@ -111,9 +111,9 @@ results.judge(profile, claims)
 # If so, another training set's demonstrations should find other features, and its scores should
 # rank the domains otherwise, as far as the actual changes differ. For each pair of sets, first
 # seeds, this shows the share of $D_N$ that both have. It also shows how their scores correlate over
-# domains, and their changes. Beside them are two **placebos** of STS_ICL, which read no training
-# set: the same sum over all features *outside* $D_N$, and the residual stream's own shift, without
-# an SAE.
+# domains, and their changes. Beside them are two **placebos** of STS_ICL. One is the same sum over
+# all features *outside* $D_N$. The other reads no training set: the residual stream's own shift,
+# without an SAE.
 
 # %%
 rows = []

@@ -20,8 +20,9 @@
 # mathematics (Table 10)?
 #
 # The score is $\mathrm{STS}_{ICL}$: how far a domain's worked examples move the features that the
-# training set moves. The domains where it is highest and lowest share a budget of extra examples in
-# several ratios. One model is fine-tuned on each **mixture**, with the first seed.
+# training set moves. Of the domains with questions enough, those where it is highest and lowest
+# share a budget of extra examples in several ratios. One model is fine-tuned on each **mixture**,
+# with the first seed.
 
 # %% tags=["parameters"]
 PROFILE = "smol"

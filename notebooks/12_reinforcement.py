@@ -122,7 +122,7 @@ moved = {
 overlap = {name: one.overlap() for name, one in runs.items()}
 both = [scores.shifted_dims(one.actual[0], n) for one in (sft, rl)]
 shared = scores.overlap(*both, n)
-print(f"SFT and GRPO share {shared:.0%} of the {n} features that each moved most")
+print(f"First seeds: SFT and GRPO share {shared:.0%} of the {n} features that each moved most")
 pd.DataFrame({"shift": moved, "overlap": {name: str(e) for name, e in overlap.items()}})
 
 # %% [markdown]
@@ -197,8 +197,8 @@ caption = (
     f"Reinforcement learning and SFT on the same set: {g.train}, {g.steps} steps of {g.prompts} "
     f"questions, learning rate {g.lr:g}. Differences are paired: 95% over questions for the "
     "overlap, over domains for r. Reliability: of the less reliable change. Total squared shift: "
-    f"of each feature, summed. They share {shared:.0%} of the top {n} that they moved. Not in the "
-    "paper."
+    f"of each feature, summed. First seeds share {shared:.0%} of the top {n} that they moved. "
+    "Not in the paper."
 )
 results.publish(profile, "rl_and_sft", pd.DataFrame(rows), caption)
 

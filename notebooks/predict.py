@@ -213,8 +213,7 @@ if REFERENCE:
 # - What your learning rate, epochs, number and order of examples do: the score knows none of them.
 # - Domains that are not listed, and reinforcement learning.
 # - That a higher score means more change, on any model: this project could not show it.
-# - That a mixture as advised helps: in our run of Fig 5 every mixture raised both of its domains
-#   less than no extra examples did.
+# - That a mixture as advised helps: in our run of Fig 5 no mixture helped either of its domains.
 #
 # ## Why? The features that your data moves most
 #
