@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats as scipy_stats
+import scipy
 
 DRAWS = 2000
 CHANGES = {"absolute": np.abs, "signed": np.positive}  #: What of it enters a correlation.
@@ -67,7 +67,7 @@ class Jackknife:
         variance, n = (GROUPS - 1) * self.left_out.var(1).mean(0), len(self.seeds)
         return np.maximum(variance, self.seeds.var(0, ddof=1) / n) if n > 1 else variance
 
-    half = property(lambda self: scipy_stats.t.ppf(0.975, GROUPS - 1) * self.variance**0.5)
+    half = property(lambda self: scipy.stats.t.ppf(0.975, GROUPS - 1) * self.variance**0.5)
     low = property(lambda self: self.value - self.half)
     high = property(lambda self: self.value + self.half)
 
@@ -136,7 +136,7 @@ class Correlation:
         """95%, other categories drawn: by leaving out each, on Fisher's scale where it is an r,
         with t of as many as are effective (domains² / sum of sizes²): 94 to 95% in simulation."""
         count = self.sizes.sum() ** 2 / (self.sizes**2).sum()
-        t = scipy_stats.t.ppf(0.975, max(count - 1, 1))
+        t = scipy.stats.t.ppf(0.975, max(count - 1, 1))
         values = np.array([self.value, *self.left_out])
         values = np.arctanh((1 - 1e-9) * values) if self.bounded else values
         width = t * np.sqrt((len(self.left_out) - 1) * values[1:].var())
@@ -172,7 +172,7 @@ def combined(statistic: Callable, rs: Sequence[Correlation]) -> Correlation:
 
 def fisher(r: float, n: int) -> tuple[float, float]:
     """Fisher's 95% interval of r over n domains, as if all were independent: the easier one."""
-    z, width = np.arctanh(np.clip(r, -1, 1)), scipy_stats.norm.ppf(0.975) / max(n - 3, 1e-9) ** 0.5
+    z, width = np.arctanh(np.clip(r, -1, 1)), scipy.stats.norm.ppf(0.975) / max(n - 3, 1e-9) ** 0.5
     return float(np.tanh(z - width)), float(np.tanh(z + width))
 
 

@@ -19,7 +19,7 @@ from sts_utils.corpora import packaged
 from sts_utils.prompts import MATH_INSTRUCTION, Example
 from sts_utils.store import DATA, digest
 
-TABLE = yaml.safe_load((DATA / "corpora.yaml").read_text("utf-8"))
+TABLE = yaml.load((DATA / "corpora.yaml").read_text("utf-8"), yaml.CSafeLoader)
 
 
 @dataclass(frozen=True)
