@@ -40,6 +40,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from sts_utils import config, generate, questions, results, stats
@@ -316,20 +317,24 @@ found |= tried
 NAMES = {"sts_act": "STS_act", "sts_icl": "STS_ICL", "cosine": "cosine of the shifts"}
 NAMES["sts_act of the most active"] = "STS_act of the most active"
 NAMES |= {f"placebo: {key} outside D_N": f"placebo: {NAMES[key]} outside D_N" for key in SCORES[:2]}
-figure, axes = plt.subplots(1, 2, figsize=(5.4, 1.1 + 0.25 * len(found)), sharey=True)
+less = [judged[label, "interaction without own domains"] for label in found]
+
+# %%
+figure = Figure(figsize=(5.4, 1.1 + 0.25 * len(found)))  # not pyplot's: shown once, when whole
+axes = figure.subplots(1, 2, sharey=True)
 for axis, what in zip(axes, ("r within sets, absolute", "interaction")):
     es = [judged[label, what] for label in found]
     values = [e.value for e in es]
     axis.errorbar(values, range(len(es)), xerr=results.bars(es), fmt="o", ms=4, capsize=2)
-    if what == "interaction":
-        es_less = [judged[label, "interaction without own domains"] for label in found]
-        at, values = np.arange(len(es)) + 0.3, [e.value for e in es_less]
-        look = {"fmt": "D", "ms": 3, "capsize": 2, "color": results.RAW_COLOUR}
-        axis.errorbar(values, at, xerr=results.bars(es_less), label="without own domains", **look)
     made = [i for i, e in enumerate(es) if e.high - e.low < 1e-6]  # 0 by its making, not precise
     axis.plot(np.take(values, made), made, "o", color="white", ms=2.5, zorder=4)
     axis.axvline(0, color="0.8", lw=0.8, zorder=0)
     axis.set(xlabel=what.replace(", absolute", "\nwith |change|"), ylim=(len(es) - 0.5, -0.5))
+look = {"fmt": "D", "ms": 3, "capsize": 2, "color": results.RAW_COLOUR}
+at, values = np.arange(len(less)) + 0.3, [e.value for e in less]
+axes[1].errorbar(values, at, xerr=results.bars(less), label="without own domains", **look)
+
+# %%
 least = results.paper("table01_other_training_sets").pearson_mean.min()
 axes[0].axvline(least, color=results.CHANCE_COLOUR, ls="--", lw=0.8, label="the paper's smallest")
 axes[0].set_yticks(range(len(found)), [NAMES.get(label, label) for label in found], fontsize=8)

@@ -123,7 +123,7 @@ def test_extraction_reads_the_block_s_output_through_any_sae(copy, pairs, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_sae_is_saved_again_and_read_in_part_as_the_whole(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(saes.SAE, "from_pretrained", lambda release, sae_id: made(kind)[0])
+    monkeypatch.setattr(saes.sae_lens().SAE, "from_pretrained", lambda *_: made(kind)[0])
     sae, rows, chosen = saes.load("release/id", 64), torch.randn(33, 64), [5, 60, 0, 17]
     sae.save_model(tmp_path / "after")  # of views safetensors writes nothing
     whole = saes.encode(saes.load(str(tmp_path / "after"), 64), rows)
