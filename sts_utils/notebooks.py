@@ -19,6 +19,7 @@ import papermill
 from jinja2 import FileSystemLoader
 from latex2mathml.converter import convert as mathml
 from nbclient.exceptions import DeadKernelError
+from nbclient.output_widget import OutputWidget
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
@@ -37,8 +38,10 @@ STAGES = (
     CENTRAL,
 )
 CELL_SECONDS = 6 * 3600  #: A cell that takes longer hangs: an error, not a night.
-#: Rendered for readers too: how the SAEs were trained, and a prediction.
-OTHERS = ("00_train_saes", "predict")
+OTHERS = ("00_train_saes", "predict")  #: Rendered too: how SAEs were trained, a prediction.
+#: Output widgets are not told what they show: nbclient sends it past asyncio, on the socket of
+#: replies, and a reply that comes just then is never seen: the kernel idles, the client waits.
+OutputWidget.sync_state = lambda _: None
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.S)
 
 

@@ -1,5 +1,4 @@
 """All that a run computes: rounds of (function, arguments), each call made once, here or over Ray.
-
 A call needs only what calls of earlier rounds left in the store, and leaves its result there."""
 
 import contextlib

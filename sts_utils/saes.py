@@ -1,5 +1,4 @@
 """Sparse autoencoders by name: load, encode, judge. The SAEs are sae-lens's own.
-
 And changing the residual stream while a model runs: features zeroed, or decoded by new maps."""
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
 """The vLLM engine: written answers, samples for GRPO, and rows of the residual stream.
-
 One engine is alive at a time and is kept for the next call; `close` ends it. vLLM runs in a process
 of its own, which loads this module for `ResidualReader`; while GRPO trains, TRL runs it in ours."""
 
