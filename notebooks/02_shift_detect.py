@@ -29,12 +29,11 @@ import html
 import inspect
 import itertools
 
+import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Code, display
-from ipywidgets import Dropdown, HBox, Textarea
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from sts_utils import config, prompts, questions, results, run, scores
@@ -169,10 +168,9 @@ if measured.made or all(run.finetuned.path(profile, s).exists() for s in profile
     sides["SFT"] = measured.actual
 
 
-def pictures(seed: int, feature: int) -> Figure:
+def pictures(seed: int, feature: int) -> plt.Figure:
     """A histogram of the feature's activation, and its shift among all features'."""
-    figure = Figure(figsize=(5.4, 2.3))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.4, 2.3))
     on = fired[feature][fired[feature] > 0]
     left.hist(on, bins=30, color=results.SAE_COLOUR)
     left.set(xlabel="activation where it is on", ylabel="tokens of 32 questions")
@@ -215,27 +213,30 @@ def contexts(feature: int, texts: int = 4, around: int = 16) -> str:
 
 
 # %% [markdown]
-# Together, for the feature that moves most among those that are not on nearly everywhere, and for
-# the one that moves most of all:
+# Together, for the feature that moves most, and for the one that moves most among those that are
+# not on nearly everywhere:
 
 
 # %%
-def dashboard(seed: int, feature: int) -> list:
+def dashboard(seed: int, feature: int):
     """All of the above on one feature of a seed's D_N."""
-    title = HTML(f"<h4>Feature {feature}, seed {seed}</h4>")
-    return [title, pictures(seed, feature), HTML(contexts(feature))]
+    display(HTML(f"<h4>Feature {feature}, seed {seed}</h4>"))
+    display(figure := pictures(seed, feature))
+    plt.close(figure)
+    display(HTML(contexts(feature)))
 
 
 rare = dims.ids[(top.density > 0.5).to_numpy().argmin()]  # the first that is not dense
-display(*dashboard(profile.seeds[0], rare))
+for one in dict.fromkeys([dims.ids[0], rare]):
+    dashboard(profile.seeds[0], one)
 
 # %% [markdown]
 # In JupyterLab any feature of $D_N$ can be picked, by seed and rank. (A page leaves the pickers
 # out: they need a running notebook.)
 
 # %%
-seed = Dropdown(options=profile.seeds, description="seed")
-feature = Dropdown(description="feature")
+seed = widgets.Dropdown(options=profile.seeds, description="seed")
+feature = widgets.Dropdown(description="feature")
 
 
 def by_rank(change=None):
@@ -246,18 +247,9 @@ def by_rank(change=None):
 
 
 by_rank()
-display(HBox([seed, feature]))
-parts = [display(part, display_id=True) for part in dashboard(seed.value, feature.value)]
-
-
-def redraw(change):
-    """The dashboard of what is picked, in the place of the one before."""
-    for part, new in zip(parts, dashboard(seed.value, feature.value)):
-        part.update(new)
-
-
 seed.observe(by_rank, "value")
-feature.observe(redraw, "value")
+display(seed, feature)
+widgets.interactive_output(dashboard, {"seed": seed, "feature": feature})
 
 # %% [markdown]
 # Your own text, coloured by the chosen feature. The first token is never read: its state carries no
@@ -265,21 +257,20 @@ feature.observe(redraw, "value")
 
 
 # %%
-def own_text(text: str, feature: int) -> HTML:
+def own_text(text: str, feature: int):
     """The text's tokens, coloured by the feature."""
     ids = tokenizer(text).input_ids[:512]
-    if len(ids) < 2:
-        return HTML("Write a few words.")
-    h = labels.activations(model, hook, ids, [feature])[:, 0].cpu().numpy()
-    return HTML(f"Feature {feature}, peak {h.max():.3g}" + labels.coloured(tokenizer, ids, h))
+    if len(ids) > 1:
+        h = labels.activations(model, hook, ids, [feature])[:, 0].cpu().numpy()
+        display(HTML(f"Feature {feature}, peak {h.max():.3g}"))
+        display(HTML(labels.coloured(tokenizer, ids, h)))
 
 
 text = "Tom has 3 boxes of 12 eggs. He drops 5 eggs. How many eggs are left? 3 × 12 − 5 = 31."
-box = Textarea(text, description="text", layout={"width": "90%"})
+own_text(text, rare)
+box = widgets.Textarea(text, description="text", layout={"width": "90%"})
 display(box)
-coloured = display(own_text(text, rare), display_id=True)
-for picker in (box, feature):
-    picker.observe(lambda _: coloured.update(own_text(box.value, feature.value)), "value")
+widgets.interactive_output(own_text, {"text": box, "feature": feature})
 
 # %%
 share = dims.shift.sum() / scores.shift(stats).sum()
