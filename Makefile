@@ -61,7 +61,7 @@ reproduce: $(READY)  ## run the paper's method end to end: figures, tables, exec
 quick: $(READY)  ## the central result alone, one seed: Fig 3, Tables 2-4, 6, 9
 	$(STS) reproduce --profile quick $(if $(SEEDS),--seeds $(SEEDS))
 
-control: $(READY)  ## does a score follow the skill or the words? The positive control (1 h 47 min on 2 cores)
+control: $(READY)  ## does a score follow the skill or the words? The positive control (2½ hours on 2 cores)
 	$(STS) reproduce --profile control
 
 matrix: $(READY)  ## which training set moves which domain? Twelve sets, 69 domains (hours on 2 cores)
