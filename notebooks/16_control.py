@@ -575,7 +575,7 @@ caption = (
 results.publish(judged_on, "control_heat", figure, caption)
 
 # %% [markdown]
-# On SmolLM2, with the profile `control`, the goals were missed, and the score fell from 0.94 on the
+# On SmolLM2, with the profile `control`, the goals were missed, and the score fell from 0.93 on the
 # design half. Part of it was not there to be foreseen. The model learned some of the new skills
 # hardly or not at all, even in the words it was trained on, and the change itself does not reach 1.
 # The residual stream does as well as the SAE's features, which are not seen to add accuracy.
