@@ -29,11 +29,12 @@ import html
 import inspect
 import itertools
 
-import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Code, display
+from ipywidgets import Dropdown, HBox, Textarea
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from sts_utils import config, prompts, questions, results, run, scores
@@ -168,9 +169,10 @@ if measured.made or all(run.finetuned.path(profile, s).exists() for s in profile
     sides["SFT"] = measured.actual
 
 
-def pictures(seed: int, feature: int) -> plt.Figure:
+def pictures(seed: int, feature: int) -> Figure:
     """A histogram of the feature's activation, and its shift among all features'."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(5.4, 2.3))
+    figure = Figure(figsize=(5.4, 2.3))
+    left, right = figure.subplots(1, 2)
     on = fired[feature][fired[feature] > 0]
     left.hist(on, bins=30, color=results.SAE_COLOUR)
     left.set(xlabel="activation where it is on", ylabel="tokens of 32 questions")
@@ -213,30 +215,27 @@ def contexts(feature: int, texts: int = 4, around: int = 16) -> str:
 
 
 # %% [markdown]
-# Together, for the feature that moves most, and for the one that moves most among those that are
-# not on nearly everywhere:
+# Together, for the feature that moves most among those that are not on nearly everywhere, and for
+# the one that moves most of all:
 
 
 # %%
-def dashboard(seed: int, feature: int):
+def dashboard(seed: int, feature: int) -> list:
     """All of the above on one feature of a seed's D_N."""
-    display(HTML(f"<h4>Feature {feature}, seed {seed}</h4>"))
-    display(figure := pictures(seed, feature))
-    plt.close(figure)
-    display(HTML(contexts(feature)))
+    title = HTML(f"<h4>Feature {feature}, seed {seed}</h4>")
+    return [title, pictures(seed, feature), HTML(contexts(feature))]
 
 
 rare = dims.ids[(top.density > 0.5).to_numpy().argmin()]  # the first that is not dense
-for one in dict.fromkeys([dims.ids[0], rare]):
-    dashboard(profile.seeds[0], one)
+display(*dashboard(profile.seeds[0], rare))
 
 # %% [markdown]
 # In JupyterLab any feature of $D_N$ can be picked, by seed and rank. (A page leaves the pickers
 # out: they need a running notebook.)
 
 # %%
-seed = widgets.Dropdown(options=profile.seeds, description="seed")
-feature = widgets.Dropdown(description="feature")
+seed = Dropdown(options=profile.seeds, description="seed")
+feature = Dropdown(description="feature")
 
 
 def by_rank(change=None):
@@ -247,9 +246,18 @@ def by_rank(change=None):
 
 
 by_rank()
+display(HBox([seed, feature]))
+parts = [display(part, display_id=True) for part in dashboard(seed.value, feature.value)]
+
+
+def redraw(change):
+    """The dashboard of what is picked, in the place of the one before."""
+    for part, new in zip(parts, dashboard(seed.value, feature.value)):
+        part.update(new)
+
+
 seed.observe(by_rank, "value")
-display(seed, feature)
-widgets.interactive_output(dashboard, {"seed": seed, "feature": feature})
+feature.observe(redraw, "value")
 
 # %% [markdown]
 # Your own text, coloured by the chosen feature. The first token is never read: its state carries no
@@ -257,20 +265,21 @@ widgets.interactive_output(dashboard, {"seed": seed, "feature": feature})
 
 
 # %%
-def own_text(text: str, feature: int):
+def own_text(text: str, feature: int) -> HTML:
     """The text's tokens, coloured by the feature."""
     ids = tokenizer(text).input_ids[:512]
-    if len(ids) > 1:
-        h = labels.activations(model, hook, ids, [feature])[:, 0].cpu().numpy()
-        display(HTML(f"Feature {feature}, peak {h.max():.3g}"))
-        display(HTML(labels.coloured(tokenizer, ids, h)))
+    if len(ids) < 2:
+        return HTML("Write a few words.")
+    h = labels.activations(model, hook, ids, [feature])[:, 0].cpu().numpy()
+    return HTML(f"Feature {feature}, peak {h.max():.3g}" + labels.coloured(tokenizer, ids, h))
 
 
 text = "Tom has 3 boxes of 12 eggs. He drops 5 eggs. How many eggs are left? 3 × 12 − 5 = 31."
-own_text(text, rare)
-box = widgets.Textarea(text, description="text", layout={"width": "90%"})
+box = Textarea(text, description="text", layout={"width": "90%"})
 display(box)
-widgets.interactive_output(own_text, {"text": box, "feature": feature})
+coloured = display(own_text(text, rare), display_id=True)
+for picker in (box, feature):
+    picker.observe(lambda _: coloured.update(own_text(box.value, feature.value)), "value")
 
 # %%
 share = dims.shift.sum() / scores.shift(stats).sum()

@@ -30,12 +30,13 @@ SEEDS = None  # like "0,1,2"; the profile's own if None
 # %%
 import inspect
 
-import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import HTML, Code, display
+from ipywidgets import Dropdown, IntSlider
+from matplotlib.figure import Figure
 
 from sts_utils import config, questions, results, run, scores
 from sts_utils.experiments import labels
@@ -165,10 +166,10 @@ pd.Series(agree, name="rank correlation").rename_axis("seed").round(2)
 
 
 # %%
-def largest(domain: str, seed: int) -> plt.Figure:
+def largest(domain: str, seed: int) -> Figure:
     """The features of a seed's D_N that make up most of the domain's scores."""
-    s, (figure, axes) = profile.seeds.index(seed), plt.subplots(1, 2, figsize=(5.4, 2.6))
-    of, dims = measured.domains[s][domain], measured.dims[s]
+    s, figure = profile.seeds.index(seed), Figure(figsize=(5.4, 2.6))
+    of, dims, axes = measured.domains[s][domain], measured.dims[s], figure.subplots(1, 2)
     for axis, (metric, field) in zip(axes, FIELDS.items()):
         means = of.mean(field)[scores.columns(of, dims)]
         top = np.argsort(-means, kind="stable")[:10][::-1]
@@ -206,31 +207,35 @@ def question(domain: str, seed: int, number: int) -> str:
 
 
 # %% [markdown]
-# Together, for the domain of the highest $\mathrm{STS}_{ICL}$:
+# Together, for the domain of the highest $\mathrm{STS}_{ICL}$. In JupyterLab any domain, seed and
+# question can be picked. (A page leaves the pickers out: they need a running notebook.)
 
 
 # %%
-def dashboard(domain: str, seed: int, number: int = 0):
+def dashboard(domain: str, seed: int, number: int) -> list:
     """All of the above on one domain."""
-    display(HTML(f"<h4>{domain}, seed {seed}</h4>"))
-    display(figure := largest(domain, seed))
-    plt.close(figure)
-    display(HTML(question(domain, seed, number)))
+    title = HTML(f"<h4>{domain}, seed {seed}</h4>")
+    return [title, largest(domain, seed), HTML(question(domain, seed, number))]
 
 
 highest = wide.sts_icl[profile.seeds[0]].idxmax()
-dashboard(highest, profile.seeds[0])
+pickers = [
+    Dropdown(options=sorted(domains), value=highest, description="domain"),
+    Dropdown(options=profile.seeds, description="seed"),
+    IntSlider(0, 0, profile.sts.queries - 1, description="question"),
+]
+display(*pickers)
+parts = [display(part, display_id=True) for part in dashboard(*(p.value for p in pickers))]
 
-# %% [markdown]
-# In JupyterLab any domain, seed and question can be picked. (A page leaves the pickers out: they
-# need a running notebook.)
 
-# %%
-options = {"domain": sorted(domains), "seed": profile.seeds}
-pickers = {name: widgets.Dropdown(options=of, description=name) for name, of in options.items()}
-pickers["number"] = widgets.IntSlider(0, 0, profile.sts.queries - 1, description="question")
-display(*pickers.values())
-widgets.interactive_output(dashboard, pickers)
+def redraw(change):
+    """The dashboard of what is picked, in the place of the one before."""
+    for part, new in zip(parts, dashboard(*(p.value for p in pickers))):
+        part.update(new)
+
+
+for picker in pickers:
+    picker.observe(redraw, "value")
 
 # %%
 print("These are the predictions. They are fixed here, before any fine-tuning has run.")

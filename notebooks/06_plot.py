@@ -251,11 +251,12 @@ if len(profile.seeds) > 1:  # how much each score's r varies over seeds; wide wi
 results.judge(profile, claims)
 
 # %% [markdown]
-# **Is it rounding?** A sum of floating-point numbers depends on its order, and training multiplies
-# such differences. The profile `smol-again` fine-tunes once more with the same seeds, examples and
-# steps; only how many rows a pass holds is another. How far does that move a domain's change? With
-# noise of this size added to the changes, 500 times: how often is the verdict another? Above 5% it
-# is **borderline**, and counted apart.
+# **Is it rounding?** A sum of floating-point numbers depends on its order and precision, and
+# training multiplies such differences. Two profiles fine-tune once more with the same seeds,
+# examples and steps: `smol-again` with another number of rows a pass, `smol-bfloat16` in the
+# coarser bfloat16. How far does either move a domain's change? With noise of this size added to the
+# changes, 500 times: how often is the verdict another? Above 5% it is **borderline**, and counted
+# apart.
 
 
 # %%
@@ -282,21 +283,29 @@ def borderline(seen: stats.Observations, size: np.ndarray, low: float) -> tuple[
 
 
 # %%
-path, shaken = ROOT / f"profiles/{profile.name}-again.yaml", {}
-again = Run(config.load(str(path))) if path.exists() else None
-asked = again and again.profile.evaluation.asked
-models = again.models.values() if again else []
-if all(run.performance.path(again.profile, model, asked).exists() for model in models) and again:
+AGAIN = {"again": "float32, sums in another order", "bfloat16": "bfloat16"}
+rows, shaken = [], dict.fromkeys(observed, 0.0)  # the largest share of other verdicts
+for suffix, how in AGAIN.items():
+    path = ROOT / f"profiles/{profile.name}-{suffix}.yaml"
+    again = Run(config.load(str(path), SEEDS)) if path.exists() else None
+    if not again or not all(
+        run.performance.path(again.profile, model, again.profile.evaluation.asked).exists()
+        for model in again.models.values()
+    ):
+        print(f"Not at hand, so nothing is marked: make reproduce PROFILE={path.stem}")
+        continue
     moved = by_rounding(measured, again)
     size = moved.to_numpy().std(axis=1)
+    row = {"fine-tuned again in": how, "moves a change × 100 by": f"{100 * size.mean():.2g}"}
+    row["at most"] = f"{100 * moved.abs().max().max():.2g}"
     for metric, seen in observed.items():
-        sd, shaken[metric] = borderline(seen, size, theirs.loc[metric, "min"])
-        print(f"{NAMES[metric]}: r ± {sd:.3f} by rounding; another verdict in {shaken[metric]:.1%}")
-    print(f"Rounding moves a domain's change × 100 by {100 * size.mean():.2g} (standard deviation")
-    print(f"of a seed), {100 * moved.abs().max().max():.2g} at most, on {asked} questions.")
-    print(f"The standard error over questions, means over seeds, is {points.se.mean():.2g}.")
-else:
-    print("The run again is not at hand (make reproduce PROFILE=smol-again): nothing is marked.")
+        sd, others = borderline(seen, size, theirs.loc[metric, "min"])
+        row[f"{NAMES[metric]}: r ±; another verdict"] = f"{sd:.2g}; {others:.1%}"
+        shaken[metric] = max(shaken[metric], others)
+    rows.append(row)
+if rows:
+    print(f"A change × 100 has a standard error of {points.se.mean():.2g} over questions.")
+    display(results.shown(pd.DataFrame(rows)))
 
 # %% [markdown]
 # ## Every claim
@@ -482,15 +491,18 @@ results.publish(profile, "table6_measures", pd.DataFrame(rows, columns=columns),
 
 
 # %%
+families = [results.FAMILY.get(category, "benchmark") for category in measured.categories]
+benchmarks = np.array(families) == "benchmark"  # [D] the others are subjects
+
+
 def restricted(seen: stats.Observations, which: str, measure: str) -> stats.Observations:
     """The observations of some domains, with the change of another measure."""
     changes = measured.changes_of(measure)
-    kinds = np.array(
-        [results.FAMILY.get(category, "benchmark") == "benchmark" for category in seen.categories]
-    )
-    kept = {"all": kinds | True, "subjects": ~kinds, "benchmarks": kinds}
-    ids = select(np.array([c.mean() for c in changes]), "paper" if which == "paper" else "all")
-    ids = ids if which == "paper" else np.flatnonzero(kept[which])
+    if which == "paper":
+        ids = select(np.array([c.mean() for c in changes]), which)
+    else:
+        wanted = {"all": True, "subjects": ~benchmarks, "benchmarks": benchmarks}[which]
+        ids = np.flatnonzero(wanted & np.ones(len(changes), bool))
     names, categories = ([of[i] for i in ids] for of in (seen.domains, seen.categories))
     return stats.Observations(names, categories, seen.scores[:, ids], [changes[i] for i in ids])
 
@@ -515,17 +527,7 @@ def picture(measure: str, which: str, n: int):
 # %%
 sizes = [n for n in (10, 30, 100, 300, 1000) if n < len(measured.ranked[0])]
 sizes = sorted({*sizes, profile.top_n})
-which = ["all", "paper"]
-if (
-    len(
-        {
-            results.FAMILY.get(category, "benchmark") == "benchmark"
-            for category in measured.categories
-        }
-    )
-    == 2
-):
-    which += ["subjects", "benchmarks"]
+which = ["all", "paper"] + ["subjects", "benchmarks"] * (0 < benchmarks.sum() < len(benchmarks))
 columns = [(results.MEASURES[of]["column"], of) for of in evaluate.MEASURES]
 pickers = [
     Dropdown(options=columns, value=measure, description="measure"),

@@ -19,7 +19,6 @@ import papermill
 from jinja2 import FileSystemLoader
 from latex2mathml.converter import convert as mathml
 from nbclient.exceptions import DeadKernelError
-from nbclient.output_widget import OutputWidget
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
@@ -39,9 +38,6 @@ STAGES = (
 )
 CELL_SECONDS = 6 * 3600  #: A cell that takes longer hangs: an error, not a night.
 OTHERS = ("00_train_saes", "predict")  #: Rendered too: how SAEs were trained, a prediction.
-#: Output widgets are not told what they show: nbclient sends it past asyncio, on the socket of
-#: replies, and a reply that comes just then is never seen: the kernel idles, the client waits.
-OutputWidget.sync_state = lambda _: None
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.S)
 
 
@@ -94,7 +90,7 @@ def page(executed: Path, target: Path, others: list[str], about: str = "") -> No
     for cell in (cell for cell in notebook.cells if cell.cell_type == "markdown"):
         cell.source = FORMULA.sub(
             lambda m: mathml(m[1] or m[2], display="block" if m[1] else "inline"), cell.source
-        )
+        ).replace("](../", "](../../")  # a link beside notebooks/, from figures/<profile>/
     loader = FileSystemLoader(DATA)  # nbconvert's page in our frame and look
     exporter = HTMLExporter(template_file="page.html.j2", extra_loaders=[loader])
     more = {"pages": others, "about": about, "metadata": {"name": executed.stem}}
