@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_loa
 from sts_utils import config, corpora, models, plan, questions, saes, store, train
 from sts_utils.batches import A100, cpu_threads, flops_a_second
 from sts_utils.config import Profile
+from sts_utils.experiments.trainings import PROBE_EXAMPLES, PROBE_QUESTIONS
 from sts_utils.prompts import by_domain
 
 #: Bytes a weight of full fine-tuning (weights, gradients, AdamW's two moments, a float32 copy), a
@@ -71,32 +72,39 @@ def weights(p: Profile) -> int:
     return known[p.model] if cached is None else models.size(p.model, p.revision)
 
 
-def flops(call: plan.Call) -> float:
-    """About what a call computes, its share of a run's time: 2 a weight and token of a forward
-    pass, 6 of a training step (8 with checkpointing); lengths are means (data/corpora.yaml)."""
-    function, (p, *_) = call
+def cost(call: plan.Call) -> tuple[float, float]:
+    """About (FLOPs, seconds on this machine) of a call, in its own precision: 2 FLOPs a weight and
+    token of a forward pass, 6 of a training step (8 with checkpointing); lengths are means
+    (data/corpora.yaml)."""
+    function, (p, *rest) = call
     (query, solution), (asked, _) = corpora.entry(p.train).tokens, corpora.entry(p.domains).tokens
     e, g, length = p.evaluation, p.grpo, min(query + solution, p.sft.max_length)
     answer = min(WRITTEN, e.max_new_tokens) if e.mode == "generation" else OPTIONS
-    many = sum(min(k, e.questions) for k in corpora.entry(p.domains).questions.values())
+    limits = {"performance": (*rest, None, None)[1], "outcome": e.asked, "probe": PROBE_QUESTIONS}
+    most = min(limits.get(function.__name__) or e.questions, e.questions)  # of a domain
+    many = sum(min(k, most) for k in corpora.entry(p.domains).questions.values())
+    asks = 2 * many * (answer + asked)
     learned = (8 if p.sft.gradient_checkpointing else 6) * p.sft.epochs * length  # of an example
-    a_weight = {
-        "train_features": 4 * (p.shift.queries * query + p.shift.sets * length),
-        "domain_features": 2 * (2 * p.sts.queries * asked + p.sts.demonstrations * length),
-        "finetuned": learned * p.sft.examples,
-        "outcome": learned * p.sft.examples,
-        "evaluated": learned * (p.mixture.examples + p.mixture.extra),
-        "tuned": learned * p.selective.examples,
-        "reinforced": 8 * g.steps * g.prompts * g.generations * g.completion_tokens,
-        "performance": 2 * many * (answer + asked),
-    }.get(function.__name__, 2 * max(e.held_out, p.sts.queries) * length)
-    return float(a_weight * weights(p))
+    rows = g.steps * g.prompts * g.generations
+    of, a_weight = {
+        "train_features": (p, 4 * (p.shift.queries * query + p.shift.sets * length)),
+        "domain_features": (p, 2 * (2 * p.sts.queries * asked + p.sts.demonstrations * length)),
+        "finetuned": (p.sft, learned * p.sft.examples),
+        "outcome": (p.sft, learned * p.sft.examples + asks),
+        "probe": (p.sft, learned * PROBE_EXAMPLES + asks),
+        "evaluated": (p.sft, learned * (p.mixture.examples + p.mixture.extra)),
+        "tuned": (p.sft, learned * p.selective.examples),
+        "reinforced": (g, 8 * rows * g.completion_tokens),
+        "performance": (e, asks),
+    }.get(function.__name__, (p, 2 * max(e.held_out, p.sts.queries) * length))
+    total = float(a_weight * weights(p))
+    return total, total / flops_a_second(of.dtype)
 
 
 def estimate(p: Profile) -> pd.DataFrame:
-    """A row a function that the plan calls: calls, FLOPs and hours of one A100."""
-    rows = [(call[0].__name__, 1, flops(call)) for calls in plan.rounds(p) for call in calls]
-    table = pd.DataFrame(rows, columns=["function", "calls", "flops"])
+    """A row a function that the plan calls: calls, FLOPs, seconds here and hours of one A100."""
+    rows = [(call[0].__name__, 1, *cost(call)) for calls in plan.rounds(p) for call in calls]
+    table = pd.DataFrame(rows, columns=["function", "calls", "flops", "seconds"])
     table = table.groupby("function", as_index=False).sum()
     return table.assign(a100_hours=table.flops / A100 / 3600)
 
@@ -143,7 +151,7 @@ def _memory(p: Profile) -> list[str]:
     if not torch.cuda.is_available():
         if shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
             return [f"CUDA: torch {torch.__version__} can't use this GPU: install a build that can"]
-        hours = estimate(p).flops.sum() / flops_a_second(p.sft.dtype) / 3600
+        hours = estimate(p).seconds.sum() / 3600
         size = f"fine-tuning takes {need:.0f} GB of {memory:.0f}, all about {hours:,.0f} hours"
         return [] if need < memory and hours < HOURS else [f"no GPU: {size}: use a CUDA machine"]
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sts_utils import check, config, notebooks, plan, store
-from sts_utils.batches import flops_a_second
 from sts_utils.prediction.predict import EXAMPLE, SCORES, compare, predict
 from sts_utils.prediction.probe import FORMS
 from sts_utils.store import FIGURES, RUNS
@@ -57,13 +56,14 @@ def reproduce(chosen: argparse.Namespace, render: bool) -> int:
     began = time.time()
     for name, profile in profiles.items():
         check.prepare(profile)
-        minutes = check.estimate(profile).flops.sum() / flops_a_second(profile.dtype) / 60
+        minutes = check.estimate(profile).seconds.sum() / 60
         print(f"{name}: about {minutes:.0f} minutes, less what is kept of them", flush=True)
         workers = check.workers(profile)
-        over_ray = profile.executor == "ray" or workers > 1
+        how = {"over_ray": profile.executor == "ray" or workers > 1}
+        how["weight"] = lambda call: check.cost(call)[1]
         done: dict[str, Path] = {}
         for part in notebooks.parts(profile):
-            plan.compute(plan.rounds(part), workers, over_ray=over_ray, weight=check.flops)
+            plan.compute(plan.rounds(part), workers, **how)
             notebooks.run(part, profile, name, done, began)
         if render:
             for other in notebooks.OTHERS:

@@ -30,12 +30,8 @@ from sts_utils.store import DATA, FIGURES, ROOT, RUNS
 NOTEBOOKS = ROOT / "notebooks"
 CONTROL, MATRIX, CENTRAL = "16_control", "17_matrix", "06_plot"
 #: In the order in which they run: the central one gathers the claims of all.
-STAGES = (
-    *("01_extract", "02_shift_detect", "03_score", "04_finetune", "05_evaluate"),
-    *("07_moved", "08_training_sets", "09_saes", "10_baselines", "11_mixtures"),
-    *("12_reinforcement", "13_selective", "14_labels", "15_paper_numbers", CONTROL, MATRIX),
-    CENTRAL,
-)
+STAGES = sorted(file.stem for file in NOTEBOOKS.glob("[01][0-9]_*.py") if file.stem[:2] != "00")
+STAGES.append(STAGES.pop(STAGES.index(CENTRAL)))
 CELL_SECONDS = 6 * 3600  #: A cell that takes longer hangs: an error, not a night.
 OTHERS = ("00_train_saes", "predict")  #: Rendered too: how SAEs were trained, a prediction.
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.S)

@@ -1,6 +1,5 @@
 """Whether a machine can run a profile, before anything is downloaded."""
 
-import argparse
 from unittest.mock import Mock
 
 import pytest
@@ -13,20 +12,19 @@ from sts_utils import check, config, models
 def machine(monkeypatch):
     """A machine with GPUs of the sizes given (GB), and main memory; no mirror and no hub."""
     monkeypatch.delenv("STS_MIRROR", raising=False)
-    monkeypatch.setattr(check, "scan_cache_dir", lambda: argparse.Namespace(repos=[]))
-    no_network = Mock(side_effect=RuntimeError("no network\nat all"))
-    monkeypatch.setattr(check.HfApi, "auth_check", no_network)
+    monkeypatch.setattr(check, "scan_cache_dir", lambda: Mock(repos=[]))
+    no_network = RuntimeError("no network\nat all")
+    monkeypatch.setattr(check.HfApi, "auth_check", Mock(side_effect=no_network))
 
     def have(*sizes, memory=256):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(sizes))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
-        properties = [argparse.Namespace(total_memory=int(size * 1e9)) for size in sizes]
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: properties[i])
-        has = argparse.Namespace(total=memory * 1e9, available=memory * 1e9)
+        sized = [Mock(total_memory=int(size * 1e9)) for size in sizes]
+        monkeypatch.setattr(torch.cuda, "get_device_properties", sized.__getitem__)
+        has = Mock(total=memory * 1e9, available=memory * 1e9)
         monkeypatch.setattr(check.psutil, "virtual_memory", lambda: has)
         monkeypatch.setattr(check.shutil, "which", lambda _: None)
-        free = argparse.Namespace(free=10**13)
-        monkeypatch.setattr(check.shutil, "disk_usage", lambda _: free)
+        monkeypatch.setattr(check.shutil, "disk_usage", lambda _: Mock(free=10**13))
         return check._memory(config.load("llama3-8b"))
 
     return have
@@ -61,10 +59,18 @@ def test_weights_of_the_table_are_those_of_the_configs_at_hand():
         assert check.weights(profile) == models.size(profile.model)
 
 
-def test_a_run_s_size_is_said_of_every_function_and_grows_with_it(profile):
-    table = check.estimate(profile).set_index("function")
+def test_a_run_s_size_is_said_of_every_function_and_grows_with_it(profile, monkeypatch):
+    monkeypatch.setattr(check, "flops_a_second", {"float32": 1e9, "bfloat16": 1e10}.get)
+
+    def estimated(part: str, **of):
+        own = getattr(profile, part).model_copy(update=of)
+        return check.estimate(profile.model_copy(update={part: own})).set_index("function")
+
+    table, thrice = estimated("sft", dtype="float32"), estimated("sft", epochs=3)
     assert {"finetuned", "performance", "train_features"} <= set(table.index)
-    more = profile.model_copy(update={"sft": profile.sft.model_copy(update={"epochs": 3})})
-    twice = check.estimate(more).set_index("function")
-    assert twice.flops.finetuned > 2 * table.flops.finetuned
-    assert twice.flops.performance == table.flops.performance
+    assert thrice.flops.finetuned > 2 * table.flops.finetuned
+    assert thrice.flops.performance == table.flops.performance
+    assert estimated("evaluation", asked=2).flops.performance < table.flops.performance
+    coarse = estimated("sft", dtype="bfloat16")  # each part at the speed of its own precision
+    assert table.seconds.finetuned > 2 * coarse.seconds.finetuned  # GRPO's baseline has GRPO's
+    assert table.seconds.performance == coarse.seconds.performance

@@ -118,20 +118,17 @@ def recipe(path: Path) -> dict:
 
 def changes_of(runs: Path) -> dict[int, pd.Series]:
     """Each seed's change of the gold text's log-likelihood by domain."""
-    gold = {}
+    gold, domains = {}, "mmlu-and-benchmarks"
     for path in runs.glob("performance-*"):
-        told = recipe(path)
-        model, asked, given = told["arguments"] + ["None"] * (3 - len(told["arguments"]))
-        if told["settings"]["domains"] == "mmlu-and-benchmarks" and given == "None":
-            seed = None
-            if model.startswith("finetuned"):
-                made = recipe(runs / model)
-                plain = made["settings"]["train"] == "gsm-symbolic" and asked == "None"
-                seed = int(made["arguments"][0]) if plain else "other"
+        made = recipe(path)
+        model, *rest = made["arguments"] + ["None"] * 3
+        tuned = recipe(runs / model) if model.startswith("finetuned") else {}
+        plain = not tuned or tuned["settings"]["train"] == "gsm-symbolic"
+        if made["settings"]["domains"] == domains and plain and rest[:2] == ["None", "None"]:
             frame = pd.read_parquet(path / "table.parquet").set_index(["id", "domain"])
-            if model in ("None",) or seed in (0, 1):
-                gold[seed] = frame.gold_loglik
-    return {s: (gold[s] - gold[None]).groupby("domain").mean() for s in (0, 1)}
+            gold[int(tuned["arguments"][0]) if tuned else model] = frame.gold_loglik
+    none = gold["None"]
+    return {s: (gold[s] - none).groupby("domain").mean() for s in (0, 1)}
 
 
 def scores_of(runs: Path, seed: int, field: str, n: int = 20) -> pd.Series:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -122,16 +123,9 @@ def test_without_room_for_the_weights_once_more_transformers_samples(monkeypatch
 
 def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatch):
     """What vLLM said of a token's probability is what the trained weights say; nothing is left."""
-    logged, asked = [], []
-
-    def logging(trainer, *how, run=sft.run):
-        log = run(trainer, *how)
-        logged.extend(trainer.state.log_history)
-        return log
-
-    monkeypatch.setattr(sft, "run", logging)
-    told = grpo.GRPOConfig
-    monkeypatch.setattr(grpo, "GRPOConfig", lambda **of: asked.append(of) or told(**of))
+    trains, configured = Mock(wraps=sft.run), Mock(wraps=grpo.GRPOConfig)
+    monkeypatch.setattr(sft, "run", trains)
+    monkeypatch.setattr(grpo, "GRPOConfig", configured)
     monkeypatch.setattr(grpo, "reward", lambda text, answer: float(sum(map(ord, text)) % 2))
     settings = {"steps": 2, "prompts": 2, "generations": 2, "completion_tokens": 24, "lr": 1e-3}
     profile = config.load("smol").model_copy(update={"grpo": GrpoSettings(**settings)})
@@ -142,7 +136,8 @@ def test_grpo_samples_by_vllm_from_the_weights_of_each_step(tmp_path, monkeypatc
     assert dict(os.environ) == before and not torch.distributed.is_initialized()
     assert torch.backends.cuda.matmul.fp32_precision == precision
     assert list(log.step) == [1, 2] and (log.length > 1).all()
-    assert asked[0]["vllm_max_model_length"] < 400  # the model's own is 8192
+    assert configured.call_args.kwargs["vllm_max_model_length"] < 400  # the model's own is 8192
+    logged = trains.call_args.args[0].state.log_history
     steps = [logs for logs in logged if "sampling/sampling_logp_difference/mean" in logs]
     assert len(steps) == 2
     for logs in steps:  # bfloat16 on both sides: some hundredths

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -226,17 +227,12 @@ def test_what_is_measured():
 
 
 def test_multiple_choice_is_learnt_and_asked_in_one_form(monkeypatch):
-    learned, real = [], train.train_answers
-
-    def spy(model, tokenizer, settings, examples, *rest, **how):
-        learned.extend(examples)
-        return real(model, tokenizer, settings, examples, *rest, **how)
-
-    monkeypatch.setattr(train, "train_answers", spy)
+    learns = Mock(wraps=train.train_answers)
+    monkeypatch.setattr(train, "train_answers", learns)
     how = SMALL | {"seeds": (0,), "domains": {"apples": choices("apples")}, "probe": 2}
     for form, solution, listed in (("text", "fruit", False), ("letter", "The answer is (", True)):
-        learned.clear()
         made = sts_utils.predict(choices("fruit"), form=form, **how)
+        learned = learns.call_args.args[3]
         assert all(e.solution.startswith(solution) for e in learned)
         assert all(bool(e.options) == listed for e in learned)
         assert f"Multiple choice is learnt and asked by {probe.FORMS[form]}." in made.notes
