@@ -81,10 +81,8 @@ def test_a_key_holds_the_code_that_it_reaches(profile, monkeypatch):
 
 
 def test_words_are_not_code():
-    one = cache.ast.parse('def f(x):\n    """One."""\n    return x  # why')
-    other = cache.ast.parse('def f(x):\n    """Other words."""\n\n    return x')
-    for tree in (one, other):
-        cache.without_docstrings(tree)
+    texts = [f'def f(x):\n    """{w}"""\n    return x  # {w!r}' for w in ("One.", "Other.\n")]
+    one, other = (cache.without_docstrings(cache.ast.parse(text)) for text in texts)
     assert cache.ast.dump(one) == cache.ast.dump(other)
 
 

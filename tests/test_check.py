@@ -54,8 +54,7 @@ def test_an_unusable_gpu_is_one_line(machine, monkeypatch):
 
 
 def test_weights_of_the_table_are_those_of_the_configs_at_hand():
-    for name in ("tiny", "smol"):
-        profile = config.load(name)
+    for profile in map(config.load, ("tiny", "smol")):
         assert check.weights(profile) == models.size(profile.model)
 
 

@@ -38,8 +38,8 @@ def test_every_figure_table_page_and_notebook_is_written(reproduced):
     assert html.count("<details>") > 10  # the code is folded, and pages link to each other
     assert 'src="http' not in html and "<math" in html and "Still to come" not in html
     assert re.search(r"domains mmlu-and-benchmarks, seeds 0, 1; (commit|version) \w+", html)
-    links = set(re.findall(r"<nav>(.*?)</nav>", html, flags=re.S)[0].split('href="')[1:])
-    names = {link.split('"')[0] for link in links}
+    (nav,) = re.findall(r"<nav>(.*?)</nav>", html, flags=re.S)
+    names = set(re.findall('href="(.*?)"', nav))
     assert len(names) > 10 and all((out / "figures/tiny" / name).exists() for name in names)
 
 
@@ -84,13 +84,20 @@ def test_a_notebook_that_hangs_ends(tmp_path, monkeypatch):
         notebooks.execute("long", {}, tmp_path)
 
 
-def test_one_notebook_runs_alone_by_papermill(reproduced, tmp_path):
-    out = tmp_path / "out.ipynb"
-    words = [Path(sys.executable).parent / "papermill", "notebooks/06_plot.ipynb", out]
+def test_one_notebook_runs_alone_by_papermill_and_redraws_what_is_picked(reproduced, tmp_path):
+    notebook = nbformat.read(notebooks.NOTEBOOKS / "02_shift_detect.ipynb", as_version=4)
+    picks = "seed.value = 1; feature.index = 2; box.value = 'two words'; print(feature.value)"
+    notebook.cells.append(nbformat.v4.new_code_cell(picks))
+    nbformat.write(notebook, out := tmp_path / "out.ipynb")
+    words = [Path(sys.executable).parent / "papermill", out, out, "--cwd", "notebooks"]
     words += ["-p", "PROFILE", "tiny", "-p", "SEEDS", "0,1"]
     environment = os.environ | {"STS_OUT": str(reproduced[0])}
     done = subprocess.run(words, env=environment, cwd=store.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+    *cells, last = nbformat.read(out, as_version=4).cells
+    shown = str([cell.get("outputs") for cell in cells])
+    picked = last.outputs[0].text.strip()
+    assert f"Feature {picked}, seed 1" in shown and f"Feature {picked}, peak" in shown
 
 
 def test_tables_hold_what_the_artifacts_hold(reproduced):
