@@ -295,8 +295,9 @@ for suffix, how in AGAIN.items():
         print(f"Not at hand, so nothing is marked: make reproduce PROFILE={path.stem}")
         continue
     moved = by_rounding(measured, again)
-    size = moved.to_numpy().std(axis=1)
-    row = {"fine-tuned again in": how, "moves a change × 100 by": f"{100 * size.mean():.2g}"}
+    size = np.sqrt((moved**2).mean(axis=1)).to_numpy()
+    row = {"fine-tuned again in": how, "asked in": again.profile.evaluation.dtype}
+    row |= {"moves a change × 100 by": f"{100 * size.mean():.2g}"}
     row["at most"] = f"{100 * moved.abs().max().max():.2g}"
     for metric, seen in observed.items():
         sd, others = borderline(seen, size, theirs.loc[metric, "min"])

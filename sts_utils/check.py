@@ -73,9 +73,8 @@ def weights(p: Profile) -> int:
 
 
 def cost(call: plan.Call) -> tuple[float, float]:
-    """About (FLOPs, seconds on this machine) of a call, in its own precision: 2 FLOPs a weight and
-    token of a forward pass, 6 of a training step (8 with checkpointing); lengths are means
-    (data/corpora.yaml)."""
+    """About (FLOPs, seconds here in its precision) of a call: 2 a weight and token of a forward
+    pass, 6 of a training step (8 with checkpointing); lengths are means (data/corpora.yaml)."""
     function, (p, *rest) = call
     (query, solution), (asked, _) = corpora.entry(p.train).tokens, corpora.entry(p.domains).tokens
     e, g, length = p.evaluation, p.grpo, min(query + solution, p.sft.max_length)
@@ -85,7 +84,6 @@ def cost(call: plan.Call) -> tuple[float, float]:
     many = sum(min(k, most) for k in corpora.entry(p.domains).questions.values())
     asks = 2 * many * (answer + asked)
     learned = (8 if p.sft.gradient_checkpointing else 6) * p.sft.epochs * length  # of an example
-    rows = g.steps * g.prompts * g.generations
     of, a_weight = {
         "train_features": (p, 4 * (p.shift.queries * query + p.shift.sets * length)),
         "domain_features": (p, 2 * (2 * p.sts.queries * asked + p.sts.demonstrations * length)),
@@ -94,7 +92,7 @@ def cost(call: plan.Call) -> tuple[float, float]:
         "probe": (p.sft, learned * PROBE_EXAMPLES + asks),
         "evaluated": (p.sft, learned * (p.mixture.examples + p.mixture.extra)),
         "tuned": (p.sft, learned * p.selective.examples),
-        "reinforced": (g, 8 * rows * g.completion_tokens),
+        "reinforced": (g, 8 * g.steps * g.prompts * g.generations * g.completion_tokens),
         "performance": (e, asks),
     }.get(function.__name__, (p, 2 * max(e.held_out, p.sts.queries) * length))
     total = float(a_weight * weights(p))

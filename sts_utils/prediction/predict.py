@@ -220,7 +220,7 @@ def predict(
     unread = [of for of in pairs.values() if not prompt_features.path(p, of).exists()]
     share = (p.layer + 1) / models.config_of(p.model).num_hidden_layers
     tokens = share * sum(map(features.tokens_read, unread))
-    seconds = 3.6 * models.size(p.model) * tokens / batches.flops_a_second(p.dtype)  # measured
+    seconds = 3.0 * models.size(p.model) * tokens / batches.flops_a_second(p.dtype)  # measured
     notes.append(f"Reading features takes about {max(seconds / 60, 0.1):.1f} minutes.")
     for said in notes:
         logging.getLogger(__name__).warning(said)
