@@ -63,8 +63,8 @@ def execute(name: str, parameters: Mapping, out: Path) -> Path:
             trace = RUNS / "last-error.txt"
             with contextlib.suppress(OSError):  # of a full disk
                 trace.write_text("\n".join(error.traceback), encoding="utf-8")
-            why = f"{error.ename}: {error.evalue.splitlines()[0]} (whole trace: {trace})"
-            raise ValueError(f"{name}: {why}") from None
+            said = f"{error.ename}: {error.evalue}".splitlines()[0].rstrip(": ")
+            raise ValueError(f"{name}: {said} (whole trace: {trace})") from None
     # without what running left: the injected cell, bars, warnings, times, ids
     cells = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
     for number, cell in enumerate(cells):

@@ -76,12 +76,14 @@ def test_again_nothing_is_computed(reproduced):
     assert before == {p: p.stat().st_mtime_ns for p in runs.glob("*-*/made.json")}
 
 
-def test_a_notebook_that_hangs_ends(tmp_path, monkeypatch):
-    (tmp_path / "long.py").write_text("# %%\nimport time\n\ntime.sleep(99)\n")
+def test_a_notebook_that_hangs_or_fails_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(notebooks, "CELL_SECONDS", 2)
-    with pytest.raises(TimeoutError, match="timed out"):
-        notebooks.execute("long", {}, tmp_path)
+    hangs, fails = "import time; time.sleep(99)", r"^x: AssertionError \(whole trace: "
+    for code, error in ((hangs, "timed out"), ("assert 0", fails)):
+        (tmp_path / "x.py").write_text(f"# %%\n{code}\n")
+        with pytest.raises((TimeoutError, ValueError), match=error):
+            notebooks.execute("x", {}, tmp_path)
 
 
 def test_one_notebook_runs_alone_by_papermill_and_redraws_what_is_picked(reproduced, tmp_path):
