@@ -528,7 +528,7 @@ def picture(measure: str, which: str, n: int):
 # %%
 sizes = [n for n in (10, 30, 100, 300, 1000) if n < len(measured.ranked[0])]
 sizes = sorted({*sizes, profile.top_n})
-which = ["all", "paper"] + ["subjects", "benchmarks"] * (0 < benchmarks.sum() < len(benchmarks))
+which = ["all", "paper", *(["subjects", "benchmarks"] if len({*benchmarks}) == 2 else [])]
 columns = [(results.MEASURES[of]["column"], of) for of in evaluate.MEASURES]
 pickers = [
     Dropdown(options=columns, value=measure, description="measure"),

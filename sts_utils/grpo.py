@@ -49,7 +49,7 @@ def grpo(model, revision, settings, examples, seed, out, recompute=False, sampli
 
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(model, revision)
-    whole = models.load_model(model, settings.dtype, revision).train()
+    whole = models.load_model(model, "float32", revision).train()
     whole.generation_config.eos_token_id = stops = generate.stop_ids(whole, tokenizer)
     together = max(n for n in range(1, TOGETHER + 1) if settings.prompts % n == 0)
     how = train.plain_arguments(seed) | {"gradient_checkpointing": recompute}
@@ -66,9 +66,9 @@ def grpo(model, revision, settings, examples, seed, out, recompute=False, sampli
         how |= {"steps_per_generation": settings.prompts}
         how |= {"generation_kwargs": {"stop_token_ids": stops}}
     rows = Dataset.from_list([{"prompt": chat(e.query), "answer": e.answer} for e in examples])
-    optimizer, config = train.master_adamw(whole, settings.lr), train.on_one_gpu(GRPOConfig(**how))
+    optimizer = train.master_adamw(whole, settings.lr, settings.dtype)
     more = {"processing_class": tokenizer, "optimizers": (optimizer, None)}
-    trainer = GRPOTrainer(whole, rewards, config, rows, **more)
+    trainer = GRPOTrainer(whole, rewards, train.on_one_gpu(GRPOConfig(**how)), rows, **more)
     columns = ("step", "reward", "reward_sd", "completions/mean_length")
     log = train.run(trainer, f"GRPO seed {seed}", columns)
     models.save(whole, tokenizer, out)

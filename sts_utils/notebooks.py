@@ -118,8 +118,7 @@ def parts(p: Profile) -> list[Profile]:
 def run(part: Profile, p: Profile, name: str, done: dict[str, Path], began: float) -> None:
     """Execute the notebooks of a part of profile `p` (loaded by its `name`) that are not `done`,
     and its last one; make a page of all done in figures/<profile>/, the last as index.html. On a
-    CPU two run at a time: half of each one's time is a kernel that starts. A GPU may have room for
-    the models of one alone."""
+    CPU two run at a time: half of each one's time is a kernel that starts. A GPU may hold one."""
     asked = stages(part)
     parameters = {"PROFILE": name, "SEEDS": ",".join(map(str, p.seeds))}
 

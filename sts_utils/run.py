@@ -181,7 +181,7 @@ def briefly_tuned(p: Profile, examples, lr: float, seed: int, desc: str, steps=N
     batches, with no warm-up. A step of AdamW is as long as its learning rate in any batch."""
     size = dict.fromkeys(("batch", "micro_batch"), train.QUICK_BATCH) | {"epochs": 1}
     release()
-    model = models.load_model(p.model, p.sft.dtype, p.revision)
+    model = models.load_model(p.model, "float32", p.revision)
     if lora:  # of each linear map, the head aside; all else is frozen
         import peft  # takes seconds
 
@@ -207,8 +207,7 @@ def grpo(p: Profile, examples: Sequence[Example], seed: int, out: Path) -> None:
     if batches.engine(p.engine) == "vllm":
         vllm.close()
         name = str(vllm.checkpoint(p.model, p.revision))
-        numbers = models.size(name)
-        weights = numbers * getattr(torch, p.grpo.dtype).itemsize
+        weights = (numbers := models.size(name)) * getattr(torch, p.grpo.dtype).itemsize
         beside = 2 * weights  # their gradients, too
         if torch.cuda.is_available():
             beside += train.masters_beside(numbers, torch.cuda.mem_get_info()[0] - weights)

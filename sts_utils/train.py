@@ -30,7 +30,7 @@ def sft(model, revision, settings, examples, seed: int, out: Path, steps=None) -
     was trained in; the log: step, loss, lr, seed. `steps` stand in for the settings' epochs."""
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(model, revision)
-    whole = models.load_model(model, settings.dtype, revision).train()
+    whole = models.load_model(model, "float32", revision).train()
     how = settings, examples, settings.lr, seed, f"SFT seed {seed}", steps
     log = train_answers(whole, tokenizer, *how)
     models.save(whole, tokenizer, out)
@@ -53,7 +53,7 @@ def train_answers(model, tokenizer, settings, examples, lr, seed, desc, steps=No
     try:
         args = arguments(settings, seed, steps, warmup)
         args = on_one_gpu(transformers.TrainingArguments(**args))
-        how = {"optimizers": (master_adamw(model, lr), None)}
+        how = {"optimizers": (master_adamw(model, lr, settings.dtype), None)}
         trainer = transformers.Trainer(model, args, generate.collate, rows, **how)
         trainer.compute_loss = batch_loss  # no subclass: to import its base takes seconds
         return run(trainer, desc)
@@ -186,15 +186,17 @@ def answers_loss(model, input_ids, attention_mask, labels) -> tuple[torch.Tensor
     return torch.cat(each).sum(), learnt.sum()
 
 
-def master_adamw(model, lr: float) -> torch.optim.AdamW:
-    """AdamW over the trainable weights in float32, written back to the model at each step:
-    bfloat16 weights lose updates below their last bit, as those of a learning rate of 1e-5 are."""
+def master_adamw(model, lr: float, dtype: str) -> torch.optim.AdamW:
+    """AdamW over a float32 model's trainable weights, from which the model is rounded to `dtype`,
+    at once and after each step: bfloat16 weights of their own lose updates below their last bit."""
     weights = [p for p in model.parameters() if p.requires_grad]
     device, numbers = weights[0].device, sum(w.numel() for w in weights)
     if device.type == "cuda" and not masters_beside(numbers, torch.cuda.mem_get_info(device)[0]):
         size, device = f"{MASTER_BYTES * numbers / 1e9:.0f} GB", torch.device("cpu")
         logging.getLogger(__name__).warning("AdamW's %s go to main memory: slower", size)
     masters = [w.detach().to(device, torch.float32) for w in weights]  # of float32 no copy
+    for weight in model.parameters() if next(model.parameters()).dtype == torch.float32 else ():
+        weight.data = weight.data.to(getattr(torch, dtype))  # buffers stay as exact as they are
     groups = [{"params": [m], "weight_decay": WEIGHT_DECAY * (m.ndim > 1)} for m in masters]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=True)
 
