@@ -131,9 +131,10 @@ def changes_of(runs: Path) -> dict[int, pd.Series]:
     for path in runs.glob("performance-*"):
         made = recipe(path)
         model, *rest = made["arguments"] + ["None"] * 3
+        if made["settings"]["domains"] != domains or rest[:2] != ["None", "None"]:
+            continue  # of the control's no model is kept
         tuned = recipe(runs / model) if model.startswith("finetuned") else {}
-        plain = not tuned or tuned["settings"]["train"] == "gsm-symbolic"
-        if made["settings"]["domains"] == domains and plain and rest[:2] == ["None", "None"]:
+        if not tuned or tuned["settings"]["train"] == "gsm-symbolic":
             frame = pd.read_parquet(path / "table.parquet").set_index(["id", "domain"])
             gold[int(tuned["arguments"][0]) if tuned else model] = frame.gold_loglik
     none = gold["None"]
