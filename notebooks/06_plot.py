@@ -282,7 +282,8 @@ def verdicts(observed: dict) -> dict[str, str]:
         e = stats.correlate(seen)
         found[ids[metric]] = results.verdict(e.low, e.high, "above", theirs.loc[metric, "min"])
     if len(profile.seeds) > 1:
-        found["fig3-steadier"] = results.verdict(steadier(observed).low, steadier(observed).high)
+        ratio = steadier(observed)
+        found["fig3-steadier"] = results.verdict(ratio.low, ratio.high)
     return found
 
 

@@ -1,5 +1,6 @@
 """Whether a machine can run a profile, before anything is downloaded."""
 
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -12,19 +13,19 @@ from sts_utils import check, config, models
 def machine(monkeypatch):
     """A machine with GPUs of the sizes given (GB), and main memory; no mirror and no hub."""
     monkeypatch.delenv("STS_MIRROR", raising=False)
-    monkeypatch.setattr(check, "scan_cache_dir", lambda: Mock(repos=[]))
+    monkeypatch.setattr(check, "scan_cache_dir", lambda: SimpleNamespace(repos=[]))
     no_network = RuntimeError("no network\nat all")
     monkeypatch.setattr(check.HfApi, "auth_check", Mock(side_effect=no_network))
 
     def have(*sizes, memory=256):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(sizes))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
-        sized = [Mock(total_memory=int(size * 1e9)) for size in sizes]
+        sized = [SimpleNamespace(total_memory=int(size * 1e9)) for size in sizes]
         monkeypatch.setattr(torch.cuda, "get_device_properties", sized.__getitem__)
-        has = Mock(total=memory * 1e9, available=memory * 1e9)
+        has = SimpleNamespace(total=memory * 1e9, available=memory * 1e9)
         monkeypatch.setattr(check.psutil, "virtual_memory", lambda: has)
         monkeypatch.setattr(check.shutil, "which", lambda _: None)
-        monkeypatch.setattr(check.shutil, "disk_usage", lambda _: Mock(free=10**13))
+        monkeypatch.setattr(check.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**13))
         return check._memory(config.load("llama3-8b"))
 
     return have

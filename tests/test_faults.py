@@ -16,8 +16,10 @@ STAGES = "[05_evaluate, 07_moved, 06_plot]"
 
 def wait_for(pattern: str, runs: Path, process: subprocess.Popen) -> None:
     """Until `pattern` is in the store, which the process fills."""
+    deadline = time.time() + 600
     while not list(runs.glob(pattern)):
         assert process.poll() is None, f"the run ended without {pattern}: {process.stderr.read()}"
+        assert time.time() < deadline, f"no {pattern} in ten minutes"
         time.sleep(0.02)
 
 

@@ -79,24 +79,35 @@ def test_again_nothing_is_computed(reproduced):
 def test_a_notebook_that_hangs_or_fails_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(notebooks, "CELL_SECONDS", 2)
-    hangs, fails = "import time; time.sleep(99)", r"^x: AssertionError \(whole trace: "
-    for code, error in ((hangs, "timed out"), ("assert 0", fails)):
+    for code, error, said in (
+        ("import time; time.sleep(99)", TimeoutError, "timed out"),
+        ("assert 0", ValueError, r"^x: AssertionError \(whole trace: "),
+    ):
         (tmp_path / "x.py").write_text(f"# %%\n{code}\n")
-        with pytest.raises((TimeoutError, ValueError), match=error):
+        with pytest.raises(error, match=said):
             notebooks.execute("x", {}, tmp_path)
 
 
-def test_one_notebook_runs_alone_by_papermill_and_redraws_what_is_picked(reproduced, tmp_path):
+def by_papermill(notebook: Path | str, out: Path, store_of: Path) -> list:
+    """The cells of a notebook of `tiny`, run as the README has it."""
+    words = [Path(sys.executable).parent / "papermill", notebook, out]
+    words += ["-p", "PROFILE", "tiny", "-p", "SEEDS", "0,1"]
+    environment = os.environ | {"STS_OUT": str(store_of)}
+    done = subprocess.run(words, env=environment, cwd=store.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return nbformat.read(out, as_version=4).cells
+
+
+def test_one_notebook_runs_alone_by_papermill(reproduced, tmp_path):
+    assert by_papermill("notebooks/06_plot.ipynb", tmp_path / "out.ipynb", reproduced[0])
+
+
+def test_what_is_picked_takes_the_place_of_what_was_drawn(reproduced, tmp_path):
     notebook = nbformat.read(notebooks.NOTEBOOKS / "02_shift_detect.ipynb", as_version=4)
     picks = "seed.value = 1; feature.index = 2; box.value = 'two words'; print(feature.value)"
     notebook.cells.append(nbformat.v4.new_code_cell(picks))
-    nbformat.write(notebook, out := tmp_path / "out.ipynb")
-    words = [Path(sys.executable).parent / "papermill", out, out, "--cwd", "notebooks"]
-    words += ["-p", "PROFILE", "tiny", "-p", "SEEDS", "0,1"]
-    environment = os.environ | {"STS_OUT": str(reproduced[0])}
-    done = subprocess.run(words, env=environment, cwd=store.ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    *cells, last = nbformat.read(out, as_version=4).cells
+    nbformat.write(notebook, changed := tmp_path / "changed.ipynb")
+    *cells, last = by_papermill(changed, tmp_path / "out.ipynb", reproduced[0])
     shown = str([cell.get("outputs") for cell in cells])
     picked = last.outputs[0].text.strip()
     assert f"Feature {picked}, seed 1" in shown and f"Feature {picked}, peak" in shown

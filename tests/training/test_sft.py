@@ -69,7 +69,20 @@ def test_the_precision_of_training_is_for_training_alone(profile, examples, tmp_
 
 
 def test_float32_copies_keep_updates_that_bfloat16_loses():
-    """A step of 1e-5 is seen in the mean of rounded weights, from the first on."""
+    plain = torch.nn.Linear(8, 8, dtype=torch.bfloat16)
+    plain.weight.data.fill_(1.0)
+    optimizer = train.master_adamw(plain, 1e-5, "bfloat16")
+    for _ in range(400):
+        plain.weight.grad = torch.ones_like(plain.weight)
+        optimizer.step()
+    master = optimizer.param_groups[0]["params"][0]
+    assert master.dtype == torch.float32
+    assert master.mean().item() == pytest.approx(1 - 400e-5, abs=2e-4)
+    assert torch.equal(plain.weight, master.bfloat16()) and plain.weight.float().mean().item() < 1.0
+    assert torch.tensor(1.0, dtype=torch.bfloat16) - 1e-5 == 1.0  # without a copy
+
+
+def test_a_small_step_is_seen_in_the_mean_of_rounded_weights():
     torch.manual_seed(0)
     optimizer = train.master_adamw(layer := torch.nn.Linear(512, 512), 1e-5, "bfloat16")
     start = layer.weight.float()
